@@ -1,0 +1,49 @@
+"""ResNet for Keras 3: the paper's networks, equal on every backend."""
+
+# Imported for its optimizer, without which Keras could not load the models
+# that the recipes save.
+from keras_resnet import training
+from keras_resnet.blocks import BatchNormalization, Convolution, ResidualBlock
+from keras_resnet.complexity import Complexity, LayerComplexity, complexity
+from keras_resnet.resnet import (
+    ResNet,
+    ResNet18,
+    ResNet20,
+    ResNet32,
+    ResNet34,
+    ResNet44,
+    ResNet50,
+    ResNet56,
+    ResNet101,
+    ResNet110,
+    ResNet152,
+    ResNet1202,
+    ResNetCIFAR,
+    ResNetImageNet,
+)
+from keras_resnet.version import __version__
+
+__all__ = [
+    "BatchNormalization",
+    "Complexity",
+    "Convolution",
+    "LayerComplexity",
+    "ResNet",
+    "ResNet18",
+    "ResNet20",
+    "ResNet32",
+    "ResNet34",
+    "ResNet44",
+    "ResNet50",
+    "ResNet56",
+    "ResNet101",
+    "ResNet110",
+    "ResNet152",
+    "ResNet1202",
+    "ResNetCIFAR",
+    "ResNetImageNet",
+    "ResidualBlock",
+    "__version__",
+    "complexity",
+    "training",
+]

@@ -1,0 +1,383 @@
+"""Convolution, normalization, and the residual block made of them."""
+
+import keras
+from keras import ops
+
+from keras_resnet import backend, shortcuts
+
+# He et al. 2015b ("Delving Deep into Rectifiers"), which section 3.4 refers
+# to: a plain Gaussian with variance 2 / fan_in. Keras's "he_normal" has the
+# same variance but cuts the tails off.
+KERNEL_INITIALIZER = {
+    "class_name": "VarianceScaling",
+    "config": {
+        "scale": 2.0,
+        "mode": "fan_in",
+        "distribution": "untruncated_normal",
+    },
+}
+MOMENTUM = 0.9
+EPSILON = 1e-5
+EXPANSION = 4
+BOTTLENECK_STRIDES = ("1x1", "3x3")
+DATA_FORMATS = ("channels_last", "channels_first")
+
+register = keras.saving.register_keras_serializable(package="keras_resnet")
+
+
+@register
+class Convolution(keras.layers.Conv2D):
+    """2-D convolution without bias, padded alike on all sides.
+
+    At stride 1 this is `keras.layers.Conv2D(padding="same")`. At a larger
+    stride Keras pads one row more after the image than before it, while the
+    paper's code and all published ResNet weights pad `kernel_size // 2` zeros
+    on every side: the same output shape, other outputs. This layer does the
+    latter.
+
+    Args:
+        filters: Integer, number of output channels.
+        kernel_size: Odd integer, or a pair of them.
+        strides: Integer or pair of integers. Defaults to `1`.
+        use_bias: Boolean, defaults to `False`: a normalization follows, whose
+            offset does the same.
+        kernel_initializer: Defaults to the paper's, Gaussian with variance
+            `2 / fan_in`.
+        **kwargs: Other arguments of `keras.layers.Conv2D`, except `padding`.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        use_bias=False,
+        kernel_initializer=KERNEL_INITIALIZER,
+        **kwargs,
+    ):
+        padding = kwargs.pop("padding", "same")
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            **kwargs,
+        )
+        if padding != "same" or any(k % 2 == 0 for k in self.kernel_size):
+            raise ValueError(
+                "Convolution pads kernel_size // 2 zeros on each side, so "
+                "`padding` must be 'same' and `kernel_size` odd. Received: "
+                f"padding={padding!r}, kernel_size={kernel_size!r}"
+            )
+
+    def convolution_op(self, inputs, kernel):
+        return backend.convolution(
+            inputs,
+            kernel,
+            strides=self.strides,
+            margins=[
+                k // 2 * d
+                for k, d in zip(
+                    self.kernel_size, self.dilation_rate, strict=True
+                )
+            ],
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+@register
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization with the defaults of residual networks.
+
+    The same weights and numbers as `keras.layers.BatchNormalization`, whose
+    moving variance is the biased one, by fused operations where the backend
+    has faster ones than Keras.
+
+    Args:
+        axis: Integer, the channels. Defaults to those of Keras's image data
+            format.
+        momentum: Float, decay of the moving statistics. Defaults to `0.9`.
+        epsilon: Float added to the variance. Defaults to `1e-5`.
+        **kwargs: Other arguments of `keras.layers.BatchNormalization`.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+
+    def __init__(self, axis=None, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
+        if axis is None:
+            axis = channel_axis(keras.config.image_data_format())
+        super().__init__(
+            axis=axis, momentum=momentum, epsilon=epsilon, **kwargs
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        fused = (
+            backend.fuses_batch_normalization()
+            and mask is None
+            and self.scale
+            and self.center
+            and not self.renorm
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 1, 3)
+        )
+        if not fused:
+            return super().call(inputs, training=training, mask=mask)
+        x = ops.cast(inputs, self.compute_dtype)
+        gamma, beta, mean, variance = map(
+            ops.convert_to_tensor,
+            (self.gamma, self.beta, self.moving_mean, self.moving_variance),
+        )
+        if not (training and self.trainable):
+            return backend.normalization(
+                x, mean, variance, gamma, beta, self.epsilon, self.axis
+            )
+        outputs, batch_mean, batch_variance = backend.batch_normalization(
+            x, gamma, beta, self.epsilon, self.axis
+        )
+        m = self.momentum
+        self.moving_mean.assign(mean * m + batch_mean * (1 - m))
+        self.moving_variance.assign(variance * m + batch_variance * (1 - m))
+        return outputs
+
+
+def channel_axis(data_format):
+    """Returns the axis of the channels: -1, or 1 for channels first."""
+    return -1 if data_format == "channels_last" else 1
+
+
+@register
+class ResidualBlock(keras.layers.Layer):
+    """Residual block, basic or bottleneck, or its plain twin.
+
+    Computes `relu(F(x) + shortcut(x))`. The residual branch `F` is
+
+    - basic: 3x3, 3x3;
+    - bottleneck: 1x1, 3x3, 1x1, the last with four times the channels;
+
+    each a convolution without bias followed by batch normalization, with a
+    ReLU between them. The plain twin computes `relu(F(x))`.
+
+    The sublayers are `conv1`, `bn1`, `conv2`, `bn2` (and `conv3`, `bn3`), and
+    `shortcut_conv`, `shortcut_bn` where the shortcut is a projection.
+
+    Args:
+        filters: Integer, the width: channels of the 3x3 convolutions. A basic
+            block outputs `filters` channels, a bottleneck `4 * filters`.
+        stride: Integer, step of the block in rows and columns. Defaults to
+            `1`.
+        shortcut: `"A"`: identity, with parameter-free striding and zero
+            channels where the shape changes. `"B"` (default): identity, with
+            a projection (1x1 convolution and normalization) where the shape
+            changes. `"C"`: always a projection. A plain block has none,
+            whatever is given here.
+        bottleneck: Boolean, defaults to `False`.
+        residual: Boolean. `False` makes the plain twin: the same layers
+            without the shortcut. Defaults to `True`.
+        bottleneck_stride: Which convolution of a bottleneck strides: `"3x3"`
+            (default), as all weights published for PyTorch do, or `"1x1"`,
+            the first one, as in the paper and `keras.applications`. A basic
+            block always strides in its first convolution.
+        zero_init_residual: Boolean. `True` initializes the scale of the
+            branch's last normalization to zero, so that the block begins as
+            its shortcut alone. Defaults to `False`.
+        momentum: Float, decay of the moving statistics. Defaults to `0.9`.
+        epsilon: Float added to the variance. Defaults to `1e-5`.
+        kernel_initializer: Initializer of the convolutions. Defaults to the
+            paper's, Gaussian with variance `2 / fan_in`.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to
+            Keras's global setting.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: 4-D tensor, `(batch, height, width, channels)` or, channels
+            first, `(batch, channels, height, width)`.
+        training: Boolean. `True` normalizes with the batch's statistics and
+            updates the moving ones, `False` uses the moving ones.
+
+    Output shape: `ceil(height / stride)` rows, `ceil(width / stride)`
+    columns, `filters` or `4 * filters` channels.
+
+    Raises:
+        ValueError: For an unknown shortcut or stride placement, and where
+            option A would have to drop channels.
+
+    Reference: He et al. 2015, sections 3.2, 3.3 and 4.1, figures 2 and 5.
+    """
+
+    def __init__(
+        self,
+        filters,
+        *,
+        stride=1,
+        shortcut="B",
+        bottleneck=False,
+        residual=True,
+        bottleneck_stride="3x3",
+        zero_init_residual=False,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        kernel_initializer=KERNEL_INITIALIZER,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for argument, value in (("filters", filters), ("stride", stride)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{argument}` must be a positive integer. "
+                    f"Received: {argument}={value!r}"
+                )
+        if bottleneck_stride not in BOTTLENECK_STRIDES:
+            raise ValueError(
+                "`bottleneck_stride` must be '1x1' (the paper's) or '3x3'. "
+                f"Received: bottleneck_stride={bottleneck_stride!r}"
+            )
+        if data_format is None:
+            data_format = keras.config.image_data_format()
+        if data_format not in DATA_FORMATS:
+            raise ValueError(
+                "`data_format` must be 'channels_last' or 'channels_first'. "
+                f"Received: data_format={data_format!r}"
+            )
+        self.filters = filters
+        self.stride = stride
+        self.shortcut = shortcuts.check(shortcut)
+        self.bottleneck = bottleneck
+        self.residual = residual
+        self.bottleneck_stride = bottleneck_stride
+        self.zero_init_residual = zero_init_residual
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.data_format = data_format
+        self.out_channels = filters * (EXPANSION if bottleneck else 1)
+
+        if bottleneck:
+            first, second = (
+                (stride, 1) if bottleneck_stride == "1x1" else (1, stride)
+            )
+            plan = ((filters, 1, first), (filters, 3, second))
+            plan += ((self.out_channels, 1, 1),)
+        else:
+            plan = ((filters, 3, stride), (filters, 3, 1))
+        for i, (channels, kernel_size, step) in enumerate(plan, start=1):
+            conv = self._convolution(channels, kernel_size, step, f"conv{i}")
+            last = i == len(plan)
+            bn = self._normalization(
+                f"bn{i}", "zeros" if last and zero_init_residual else "ones"
+            )
+            setattr(self, conv.name, conv)
+            setattr(self, bn.name, bn)
+        self.shortcut_conv = None
+        self.shortcut_bn = None
+
+    def _convolution(self, filters, kernel_size, stride, name):
+        return Convolution(
+            filters,
+            kernel_size,
+            strides=stride,
+            # A Keras initializer object gives the same values each time it
+            # is used, so every layer gets its own.
+            kernel_initializer=self.kernel_initializer.clone(),
+            data_format=self.data_format,
+            dtype=self.dtype_policy,
+            # A frozen normalization keeps its statistics, so a block made
+            # frozen, as one read from a file, must tell its sublayers.
+            trainable=self.trainable,
+            name=name,
+        )
+
+    def _normalization(self, name, gamma_initializer="ones"):
+        return BatchNormalization(
+            axis=channel_axis(self.data_format),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            gamma_initializer=gamma_initializer,
+            dtype=self.dtype_policy,
+            trainable=self.trainable,
+            name=name,
+        )
+
+    def residual_branch(self):
+        """Returns the branch's (convolution, normalization) pairs, in order.
+
+        A method and not an attribute, because Keras names a layer in a weight
+        file after the first attribute that holds it.
+        """
+        pairs = [(self.conv1, self.bn1), (self.conv2, self.bn2)]
+        return pairs + [(self.conv3, self.bn3)] if self.bottleneck else pairs
+
+    def build(self, input_shape):
+        in_channels = input_shape[channel_axis(self.data_format)]
+        projects = self.residual and shortcuts.projects(
+            self.shortcut, in_channels, self.out_channels, self.stride
+        )
+        if projects:
+            self.shortcut_conv = self._convolution(
+                self.out_channels, 1, self.stride, "shortcut_conv"
+            )
+            self.shortcut_bn = self._normalization("shortcut_bn")
+            self.shortcut_conv.build(input_shape)
+            self.shortcut_bn.build(
+                self.shortcut_conv.compute_output_shape(input_shape)
+            )
+        elif self.residual and in_channels > self.out_channels:
+            raise ValueError(
+                "Shortcut 'A' can only add channels, and this block would "
+                f"drop some: it gets {in_channels} and outputs "
+                f"{self.out_channels}. Use shortcut 'B' or 'C', or more "
+                "filters."
+            )
+        shape = input_shape
+        for conv, bn in self.residual_branch():
+            conv.build(shape)
+            shape = conv.compute_output_shape(shape)
+            bn.build(shape)
+
+    def call(self, inputs, training=None):
+        x = inputs
+        for conv, bn in self.residual_branch():
+            if conv is not self.conv1:
+                x = ops.relu(x)
+            x = bn(conv(x), training=training)
+        if self.residual:
+            x = ops.add(x, self._shortcut(inputs, training))
+        return ops.relu(x)
+
+    def _shortcut(self, inputs, training):
+        if self.shortcut_conv is not None:
+            return self.shortcut_bn(
+                self.shortcut_conv(inputs), training=training
+            )
+        return shortcuts.zero_padding_shortcut(
+            inputs, self.out_channels, self.stride, self.data_format
+        )
+
+    def compute_output_shape(self, input_shape):
+        shape = input_shape
+        for conv, _ in self.residual_branch():
+            shape = conv.compute_output_shape(shape)
+        return shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "stride": self.stride,
+            "shortcut": self.shortcut,
+            "bottleneck": self.bottleneck,
+            "residual": self.residual,
+            "bottleneck_stride": self.bottleneck_stride,
+            "zero_init_residual": self.zero_init_residual,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "kernel_initializer": keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            "data_format": self.data_format,
+        }

@@ -1,0 +1,311 @@
+"""What a network costs: parameters and multiply-adds, layer by layer."""
+
+import contextlib
+import dataclasses
+import math
+
+import keras
+from keras import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerComplexity:
+    """Cost of one layer: a leaf of the model, such as a convolution.
+
+    Attributes:
+        name: Path of the layer in the model, `"stage1_block1/conv1"`.
+        kind: Name of its class.
+        output_shape: Shape of its output for one image, without the batch.
+        parameters: Number of its weights, moving statistics included.
+        trainable_parameters: Number of its trainable weights.
+        macs: Multiply-adds for one image; 0 for what is neither a
+            convolution nor a dense layer.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple
+    parameters: int
+    trainable_parameters: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Complexity:
+    """Cost of a model, in all and per layer. Printed, it is a table.
+
+    Attributes:
+        name: Name of the model.
+        parameters: Number of weights, moving statistics included, as
+            `model.count_params()`.
+        trainable_parameters: Number of trainable weights, what PyTorch calls
+            the parameter count.
+        macs: Multiply-adds of convolutions and dense layers for one image:
+            what the paper's table 1 calls FLOPs.
+        layers: Tuple of `LayerComplexity`, in the order of execution.
+    """
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+    macs: int
+    layers: tuple
+
+    def __str__(self):
+        header = ("layer", "kind", "output", "parameters", "multiply-adds")
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                "x".join(map(str, layer.output_shape)),
+                f"{layer.parameters:,}",
+                f"{layer.macs:,}",
+            )
+            for layer in self.layers
+            if layer.parameters or layer.macs
+        ]
+        total = (
+            self.name,
+            "",
+            "",
+            f"{self.parameters:,}",
+            f"{self.macs:,}",
+        )
+        widths = [
+            max(map(len, column))
+            for column in zip(header, *rows, total, strict=True)
+        ]
+        rule = tuple("-" * width for width in widths)
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i > 2 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (header, rule, *rows, rule, total)
+        ]
+        lines.append(
+            f"trainable parameters: {self.trainable_parameters:,}; "
+            f"multiply-adds of one image: {self.macs / 1e9:.4g} G"
+        )
+        return "\n".join(lines)
+
+
+def complexity(model, input_shape=None):
+    """Counts the parameters and multiply-adds of a built model.
+
+    The model is traced symbolically for one image, so that layers nested in
+    other layers or models, layers called twice, and subclassed models are
+    all counted as often as they run. Nothing is computed and no weight
+    changes.
+
+    Multiply-adds are those of convolutions and dense layers, as the paper
+    counts them: additions of biases and shortcuts, normalization, pooling and
+    activations are left out. (Some authors call twice this number FLOPs.)
+
+    Args:
+        model: A built `keras.Model` or layer.
+        input_shape: Shape of one image, without the batch; a list of shapes
+            for several inputs. Defaults to the model's own, and must be given
+            where that leaves rows and columns open.
+
+    Returns:
+        A `Complexity`.
+
+    Raises:
+        ValueError: If the model is not built, or its input shape is open.
+
+    Reference: He et al. 2015, table 1 and section 3.3.
+    """
+    if not model.built:
+        raise ValueError(
+            f"Model {model.name!r} is not built: call it on a batch, or "
+            "`model.build(input_shape)`, first."
+        )
+    inputs = _one_image(model, input_shape)
+    leaves = dict(_leaves(model, ""))
+    calls = _Trace(model, leaves)(inputs)
+    rows = []
+    seen = set()
+    for layer, output_shape, macs in calls:
+        shared = id(layer) in seen
+        seen.add(id(layer))
+        rows.append(
+            LayerComplexity(
+                name=leaves[layer],
+                kind=type(layer).__name__,
+                output_shape=output_shape,
+                # The weights of a layer that runs twice exist once.
+                parameters=0 if shared else layer.count_params(),
+                trainable_parameters=0
+                if shared
+                else _size(layer.trainable_variables),
+                macs=macs,
+            )
+        )
+    return Complexity(
+        name=model.name,
+        parameters=model.count_params(),
+        trainable_parameters=_size(model.trainable_variables),
+        macs=sum(row.macs for row in rows),
+        layers=tuple(rows),
+    )
+
+
+def _size(variables):
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _one_image(model, input_shape):
+    """Returns symbolic inputs of the model for a batch of one."""
+    if input_shape is not None:
+        several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
+        shapes = input_shape if several else [input_shape]
+        shapes = [tuple(shape) for shape in shapes]
+        dtypes = [None] * len(shapes)
+    elif getattr(model, "inputs", None):
+        several = len(model.inputs) > 1
+        shapes = [tensor.shape[1:] for tensor in model.inputs]
+        dtypes = [tensor.dtype for tensor in model.inputs]
+    else:
+        raise ValueError(
+            f"Model {model.name!r} does not know its input's shape. "
+            "Give `input_shape`, the shape of one image."
+        )
+    if any(size is None for shape in shapes for size in shape):
+        raise ValueError(
+            f"The input shape of model {model.name!r} is open: "
+            f"{shapes if several else shapes[0]}. Give `input_shape`, the "
+            "shape of one image, such as (224, 224, 3)."
+        )
+    tensors = [
+        keras.KerasTensor((1, *shape), dtype=dtype or keras.config.floatx())
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    return tensors if several else tensors[0]
+
+
+def _children(layer):
+    return getattr(layer, "layers", None) or layer._layers
+
+
+def _leaves(layer, path):
+    """Yields (leaf layer, path) for all layers that have no sublayers."""
+    for child in _children(layer):
+        child_path = f"{path}/{child.name}" if path else child.name
+        if not _is_leaf(child):
+            yield from _leaves(child, child_path)
+        else:
+            yield child, child_path
+
+
+def _is_leaf(layer):
+    return _macs_of(layer) is not None or not _children(layer)
+
+
+class _Trace(keras.Operation):
+    """Runs a model on symbolic inputs and notes each call of its leaves."""
+
+    def __init__(self, model, leaves):
+        super().__init__(name="complexity")
+        self.model = model
+        self.leaves = leaves
+        self.calls = []
+
+    def call(self, inputs):
+        # Some backends trace more than once; the last time counts.
+        self.calls.clear()
+        return self.model(inputs)
+
+    def __call__(self, inputs):
+        with contextlib.ExitStack() as stack:
+            for leaf in self.leaves:
+                stack.enter_context(_noted(leaf, self.calls))
+            self.compute_output_spec(inputs)
+        return list(self.calls)
+
+
+@contextlib.contextmanager
+def _noted(layer, calls):
+    """While it lasts, calls of `layer` are appended to `calls`."""
+    original = layer.call
+
+    def call(*args, **kwargs):
+        outputs = original(*args, **kwargs)
+        shapes = [
+            tuple(tensor.shape)
+            for tensor in keras.tree.flatten(outputs)
+            if hasattr(tensor, "shape")
+        ]
+        output_shape = shapes[0] if shapes else ()
+        count = _macs_of(layer)
+        macs = 0
+        if count is not None:
+            source = args[0] if args else next(iter(kwargs.values()))
+            macs = count(layer, tuple(source.shape), output_shape)
+        calls.append((layer, output_shape[1:], macs))
+        return outputs
+
+    object.__setattr__(layer, "call", call)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
+
+
+def _spatial(layer, shape):
+    """Number of positions in a feature map of this shape."""
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return math.prod(shape[1:-1] if last else shape[2:])
+
+
+def _convolution_macs(layer, input_shape, output_shape):
+    return _spatial(layer, output_shape) * math.prod(layer.kernel.shape)
+
+
+def _transposed_macs(layer, input_shape, output_shape):
+    return _spatial(layer, input_shape) * math.prod(layer.kernel.shape)
+
+
+def _separable_macs(layer, input_shape, output_shape):
+    return _spatial(layer, output_shape) * (
+        math.prod(layer.depthwise_kernel.shape)
+        + math.prod(layer.pointwise_kernel.shape)
+    )
+
+
+def _dense_macs(layer, input_shape, output_shape):
+    return math.prod(output_shape[1:-1]) * math.prod(layer.kernel.shape)
+
+
+def _einsum_macs(layer, input_shape, output_shape):
+    # Every output element is a sum over the indices that it lacks.
+    operands, output = layer.equation.replace("...", "").split("->")
+    source, kernel = operands.split(",")
+    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
+    summed = [sizes[index] for index in kernel if index not in output]
+    return math.prod(output_shape[1:]) * math.prod(summed)
+
+
+_MACS = (
+    (
+        (
+            layers.Conv1DTranspose,
+            layers.Conv2DTranspose,
+            layers.Conv3DTranspose,
+        ),
+        _transposed_macs,
+    ),
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution_macs),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _convolution_macs),
+    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable_macs),
+    ((layers.Dense,), _dense_macs),
+    ((layers.EinsumDense,), _einsum_macs),
+)
+
+
+def _macs_of(layer):
+    """Returns the function that counts this layer, `None` where none does."""
+    for kinds, count in _MACS:
+        if isinstance(layer, kinds):
+            return count
+    return None

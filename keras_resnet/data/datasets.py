@@ -1,0 +1,167 @@
+"""The small image datasets: CIFAR-10, MNIST, and scikit-learn's digits."""
+
+import dataclasses
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+
+class DataUnavailableError(RuntimeError):
+    """The data are neither prepared nor can they be downloaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Part of a dataset.
+
+    Attributes:
+        images: uint8 array, `(n, rows, columns, channels)`.
+        labels: Integer array, `(n,)`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A dataset in memory, and how the paper would augment it.
+
+    Attributes:
+        name: Name of the dataset.
+        train: `Split` to train on.
+        validation: `Split` to choose by, taken from the training images.
+        test: `Split` to look at once, at the end.
+        class_names: Tuple of strings.
+        margin: Pixels of padding for the random crop: an eighth of the rows.
+        mirror: Whether a mirrored image shows the same thing.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple
+    margin: int
+    mirror: bool
+
+    @property
+    def mean(self):
+        """Mean of each pixel over the training images, float32."""
+        return self.train.images.mean(axis=0, dtype="float64").astype("float32")
+
+
+def cifar10(data_dir=None):
+    """CIFAR-10 by TensorFlow Datasets: 45k / 5k / 10k images of 32x32x3.
+
+    The last 5,000 training images, in the order of TensorFlow Datasets, are
+    the validation images.
+
+    Reference: He et al. 2015, section 4.2.
+    """
+    return _from_tfds("cifar10", data_dir, margin=4, mirror=True)
+
+
+def mnist(data_dir=None):
+    """MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
+    return _from_tfds("mnist", data_dir, margin=3, mirror=False)
+
+
+def digits(data_dir=None):
+    """scikit-learn's handwritten digits: 1257 / 180 / 360 images of 8x8x1.
+
+    1,797 real digits that come with scikit-learn (the test set of UCI's
+    "Optical Recognition of Handwritten Digits"). The split is random, the
+    same each time.
+    """
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = np.round(source.images * (255 / 16)).astype("uint8")[..., None]
+    data = Split(images, source.target)
+    data = data[np.random.default_rng(0).permutation(len(data))]
+    return ImageData(
+        name="digits",
+        train=data[:1257],
+        validation=data[1257:1437],
+        test=data[1437:],
+        class_names=tuple(map(str, source.target_names)),
+        margin=1,
+        mirror=False,
+    )
+
+
+DATASETS = {"cifar10": cifar10, "digits": digits, "mnist": mnist}
+
+
+def load(name, data_dir=None):
+    """Loads a dataset by name.
+
+    Args:
+        name: `"cifar10"`, `"digits"` or `"mnist"`.
+        data_dir: Folder of TensorFlow Datasets. Defaults to the environment
+            variable `TFDS_DATA_DIR`, else to `~/tensorflow_datasets`.
+
+    Returns:
+        An `ImageData`.
+
+    Raises:
+        DataUnavailableError: If the data are neither prepared nor can they be
+            downloaded.
+        ValueError: For an unknown name.
+    """
+    if name not in DATASETS:
+        raise ValueError(
+            f"`name` must be one of {', '.join(DATASETS)}. Received: {name!r}"
+        )
+    return DATASETS[name](data_dir)
+
+
+def _from_tfds(name, data_dir, *, margin, mirror, held_out=5000):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        _check_download(builder)
+        builder.download_and_prepare()
+    train, test = (
+        Split(*map(np.asarray, pair))
+        for pair in builder.as_dataset(
+            split=["train", "test"], batch_size=-1, as_supervised=True
+        )
+    )
+    return ImageData(
+        name=name,
+        train=train[:-held_out],
+        validation=train[-held_out:],
+        test=test,
+        class_names=tuple(builder.info.features["label"].names),
+        margin=margin,
+        mirror=mirror,
+    )
+
+
+def _check_download(builder, timeout=5):
+    """Raises within seconds where TFDS would retry for minutes."""
+    url = next(iter(builder.url_infos))
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        folder = builder.data_path.parent.parent
+        raise DataUnavailableError(
+            f"{builder.name} is not prepared in {folder} and cannot be "
+            f"downloaded from {url} ({reason}). Connect to the "
+            "internet; or name a folder that holds "
+            f"{builder.name}/{builder.version} by --data-dir or "
+            "TFDS_DATA_DIR; or take the digits, which need no download: "
+            "--dataset digits."
+        ) from error

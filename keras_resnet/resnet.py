@@ -1,0 +1,618 @@
+"""The networks: stem, stages of blocks and head as a functional graph."""
+
+import os
+
+import keras
+from keras import layers
+
+from keras_resnet import blocks, shortcuts
+
+# The rows of the paper's table 1: depth -> (bottleneck, blocks per stage).
+IMAGENET_SPECS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+CIFAR_WIDTHS = (16, 32, 64)
+STEMS = ("imagenet", "cifar")
+POOLINGS = (None, "avg", "max")
+
+
+def ResNet(
+    depths,
+    widths=IMAGENET_WIDTHS,
+    *,
+    bottleneck=False,
+    stem="imagenet",
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet",
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """Builds a residual network of any depths and widths.
+
+    All other networks of this package are calls of this function. The model
+    is a Keras functional graph: a stem (`stem_conv`, `stem_bn`, ...), stages
+    of blocks (`stage1_block1`, ...; the paper's conv2_x is stage 1) and a
+    head (`avg_pool`, `head`). Features come by layer name:
+    `model.get_layer("stage3_block6").output`. The first block of each stage
+    but the first strides by 2.
+
+    The dtype policy and the image data format are Keras's global settings.
+    The head computes in float32 under every policy.
+
+    Args:
+        depths: Sequence of integers, blocks per stage.
+        widths: Sequence of integers, as many as `depths`: `filters` of each
+            stage's blocks. The stem has `widths[0]` filters. Defaults to
+            `(64, 128, 256, 512)`.
+        bottleneck: Boolean, bottleneck blocks instead of basic ones. Defaults
+            to `False`.
+        stem: `"imagenet"` (default): a 7x7 convolution and a 3x3 max pooling,
+            each striding by 2. `"cifar"`: a 3x3 convolution.
+        include_top: Boolean, whether to end in global average pooling and a
+            dense classifier. Defaults to `True`.
+        weights: `None` (default) for random weights, or the path of a
+            `.weights.h5` or `.keras` file of the same architecture.
+        input_tensor: Keras tensor to build the network on, for example the
+            output of a preprocessing layer. Defaults to a new input.
+        input_shape: Shape of one image, without the batch, in the image data
+            format; rows and columns may be `None`. Defaults to that of
+            `input_tensor`, else to 224x224x3 (`stem="imagenet"`, with top),
+            any size x 3 (`stem="imagenet"`, without), or 32x32x3
+            (`stem="cifar"`).
+        pooling: What a network without top ends in: `None` (default), the
+            4-D output of the last block; `"avg"` or `"max"`, global pooling
+            of it.
+        classes: Integer, number of classes. Defaults to `1000`.
+        classifier_activation: Activation of the classifier; `None` gives
+            logits. Defaults to `"softmax"`.
+        name: String, name of the model. Defaults to `"resnet"`.
+        shortcut: `"A"`, `"B"` (default) or `"C"`: see `ResidualBlock`.
+        residual: Boolean. `False` builds the plain twin: the same layers
+            without shortcuts, so that `shortcut` then has no effect. Defaults
+            to `True`.
+        bottleneck_stride: `"3x3"` (default) or `"1x1"` (the paper's): see
+            `ResidualBlock`.
+        zero_init_residual: Boolean, whether every block begins as its
+            shortcut alone. Defaults to `False`.
+        momentum: Float, decay of the moving statistics. Defaults to `0.9`.
+        epsilon: Float added to the variances. Defaults to `1e-5`.
+        kernel_initializer: Initializer of convolutions and classifier.
+            Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        block: What makes a block: `ResidualBlock` (default), a subclass, or
+            any callable with its keyword arguments that returns a layer.
+
+    Returns:
+        A `keras.Model`. Its input is `(batch, *input_shape)`, its output
+        `(batch, classes)`, `(batch, channels)` or the last block's.
+
+    Raises:
+        ValueError: For arguments that do not fit together, naming them.
+
+    Reference: He et al. 2015, sections 3.3 and 4.2, table 1.
+    """
+    depths, widths = _check_stages(depths, widths)
+    shortcuts.check(shortcut)
+    if stem not in STEMS:
+        raise ValueError(
+            f"`stem` must be 'imagenet' or 'cifar'. Received: stem={stem!r}"
+        )
+    if pooling not in POOLINGS:
+        raise ValueError(
+            "`pooling` must be None, 'avg' or 'max'. "
+            f"Received: pooling={pooling!r}"
+        )
+    if include_top and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(
+            "`classes` must be a positive integer. "
+            f"Received: classes={classes!r}"
+        )
+    weights = _check_weights(weights)
+
+    data_format = keras.config.image_data_format()
+    common = {"momentum": momentum, "epsilon": epsilon}
+    x = _input(input_tensor, input_shape, stem, include_top, data_format)
+    inputs = x if input_tensor is None else keras.utils.get_source_inputs(x)
+
+    x = blocks.Convolution(
+        widths[0],
+        7 if stem == "imagenet" else 3,
+        strides=2 if stem == "imagenet" else 1,
+        kernel_initializer=keras.initializers.get(kernel_initializer).clone(),
+        name="stem_conv",
+    )(x)
+    x = blocks.BatchNormalization(name="stem_bn", **common)(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    if stem == "imagenet":
+        # Zeros never win a maximum over what a ReLU lets through.
+        x = layers.ZeroPadding2D(1, name="stem_pad")(x)
+        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+    for stage, (depth, width) in enumerate(
+        zip(depths, widths, strict=True), start=1
+    ):
+        for i in range(1, depth + 1):
+            x = block(
+                width,
+                stride=2 if stage > 1 and i == 1 else 1,
+                shortcut=shortcut,
+                bottleneck=bottleneck,
+                residual=residual,
+                bottleneck_stride=bottleneck_stride,
+                zero_init_residual=zero_init_residual,
+                kernel_initializer=kernel_initializer,
+                name=f"stage{stage}_block{i}",
+                **common,
+            )(x)
+
+    if include_top:
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = layers.Dense(
+            classes,
+            activation=classifier_activation,
+            kernel_initializer=keras.initializers.get(
+                kernel_initializer
+            ).clone(),
+            dtype="float32",
+            name="head",
+        )(x)
+    elif pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+def _check_stages(depths, widths):
+    depths, widths = tuple(depths), tuple(widths)
+    if not depths or len(depths) != len(widths):
+        raise ValueError(
+            "`depths` and `widths` must have one entry per stage. Received: "
+            f"depths={depths}, widths={widths}"
+        )
+    if any(not isinstance(d, int) or d < 1 for d in depths):
+        raise ValueError(
+            "`depths` must be positive integers, the blocks of each stage. "
+            f"Received: depths={depths}"
+        )
+    if any(not isinstance(w, int) or w < 1 for w in widths):
+        raise ValueError(
+            "`widths` must be positive integers, the filters of each stage. "
+            f"Received: widths={widths}"
+        )
+    return depths, widths
+
+
+def _check_weights(weights):
+    if (
+        weights is None
+        or isinstance(weights, os.PathLike)
+        or (isinstance(weights, str) and os.path.exists(weights))
+    ):
+        return weights
+    raise ValueError(
+        "`weights` must be None or the path of a '.weights.h5' or '.keras' "
+        f"file, and there is no file {weights!r}. Published weights cannot "
+        "be downloaded by this version."
+    )
+
+
+def _input(input_tensor, input_shape, stem, include_top, data_format):
+    """Returns the tensor that the stem reads, as `keras.applications` does."""
+    if input_shape is not None and len(input_shape) != 3:
+        raise ValueError(
+            "`input_shape` must have three entries, those of one image. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    if input_tensor is not None:
+        if not keras.utils.is_keras_tensor(input_tensor):
+            raise ValueError(
+                "`input_tensor` must be a Keras tensor, such as "
+                "`keras.Input(...)` or a layer's output. Received: "
+                f"{type(input_tensor).__name__}"
+            )
+        actual = tuple(input_tensor.shape[1:])
+        if input_shape is not None and tuple(input_shape) != actual:
+            raise ValueError(
+                f"`input_shape` {tuple(input_shape)} is not that of "
+                f"`input_tensor`, {actual}."
+            )
+        return input_tensor
+    if input_shape is None:
+        if stem == "cifar":
+            rows, columns = 32, 32
+        elif include_top:
+            rows, columns = 224, 224
+        else:
+            rows, columns = None, None
+        input_shape = (
+            (rows, columns, 3)
+            if data_format == "channels_last"
+            else (3, rows, columns)
+        )
+    return layers.Input(input_shape, name="image")
+
+
+def ResNetImageNet(
+    depth,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ImageNet network of depth 18, 34, 50, 101 or 152.
+
+    Args:
+        depth: Integer, the number of weighted layers.
+        include_top: Boolean, whether to end in global average pooling and a
+            dense classifier. Defaults to `True`.
+        weights: `None` (default) for random weights, or the path of a
+            `.weights.h5` or `.keras` file of the same architecture.
+        input_tensor: Keras tensor to build the network on. Defaults to a new
+            input.
+        input_shape: Shape of one image. Defaults to 224x224x3 with top, any
+            size x 3 without.
+        pooling: `None` (default), `"avg"` or `"max"`: what a network without
+            top ends in.
+        classes: Integer, number of classes. Defaults to `1000`.
+        classifier_activation: Activation of the classifier; `None` gives
+            logits. Defaults to `"softmax"`.
+        name: String, name of the model. Defaults to `"resnet50"` for depth
+            50, and so on.
+        shortcut: `"A"`, `"B"` (default) or `"C"`: see `ResidualBlock`.
+        residual: Boolean, `False` for the plain twin. Defaults to `True`.
+        bottleneck_stride: `"3x3"` (default) or `"1x1"` (the paper's), where
+            the bottlenecks of depths 50 and more stride. The weight shapes
+            are the same, the outputs are not.
+        zero_init_residual: Boolean, whether every block begins as its
+            shortcut alone. Defaults to `False`.
+        **kwargs: Other arguments of `ResNet`.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If `depth` is none of the five.
+
+    Reference: He et al. 2015, section 3.3, table 1.
+    """
+    if depth not in IMAGENET_SPECS:
+        raise ValueError(
+            "An ImageNet network has "
+            f"{', '.join(map(str, IMAGENET_SPECS))} layers. "
+            f"Received: depth={depth!r}. `ResNet` builds others."
+        )
+    bottleneck, depths = IMAGENET_SPECS[depth]
+    return ResNet(
+        depths,
+        bottleneck=bottleneck,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=f"resnet{depth}" if name is None else name,
+        shortcut=shortcut,
+        residual=residual,
+        bottleneck_stride=bottleneck_stride,
+        zero_init_residual=zero_init_residual,
+        **kwargs,
+    )
+
+
+def ResNetCIFAR(
+    depth,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """CIFAR network of any depth 6n+2.
+
+    A 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
+    filters on maps of 32, 16 and 8 rows, global average pooling, a classifier.
+
+    Args:
+        depth: Integer, the number of weighted layers: 8, 14, 20, 26, ...
+        include_top, weights, input_tensor, input_shape, pooling, classes,
+        classifier_activation: See `ResNet`. `classes` defaults to `10`,
+            `input_shape` to 32x32x3.
+        name: String, name of the model. Defaults to `"resnet20"` for depth
+            20, and so on.
+        shortcut: `"A"` (default, the paper's), `"B"` or `"C"`: see
+            `ResidualBlock`.
+        residual: Boolean, `False` for the plain twin. Defaults to `True`.
+        zero_init_residual: Boolean, whether every block begins as its
+            shortcut alone. Defaults to `False`.
+        **kwargs: Other arguments of `ResNet`.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If `depth` is not 6n+2.
+
+    Reference: He et al. 2015, section 4.2.
+    """
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+        raise ValueError(
+            "A CIFAR network has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, "
+            f"56, ..., 110, ..., 1202, ... Received: depth={depth!r}"
+        )
+    return ResNet(
+        [(depth - 2) // 6] * 3,
+        CIFAR_WIDTHS,
+        stem="cifar",
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=f"resnet{depth}" if name is None else name,
+        shortcut=shortcut,
+        residual=residual,
+        zero_init_residual=zero_init_residual,
+        **kwargs,
+    )
+
+
+def _named(build, depth, arguments):
+    """Calls `build` for one depth with a factory's own arguments."""
+    return build(depth, **arguments.pop("kwargs"), **arguments)
+
+
+def ResNet18(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet18",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-18 for ImageNet. `ResNetImageNet` describes the arguments."""
+    return _named(ResNetImageNet, 18, locals())
+
+
+def ResNet34(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet34",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-34 for ImageNet. `ResNetImageNet` describes the arguments."""
+    return _named(ResNetImageNet, 34, locals())
+
+
+def ResNet50(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet50",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-50 for ImageNet. `ResNetImageNet` describes the arguments."""
+    return _named(ResNetImageNet, 50, locals())
+
+
+def ResNet101(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet101",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-101 for ImageNet. `ResNetImageNet` describes the arguments."""
+    return _named(ResNetImageNet, 101, locals())
+
+
+def ResNet152(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet152",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride="3x3",
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-152 for ImageNet. `ResNetImageNet` describes the arguments."""
+    return _named(ResNetImageNet, 152, locals())
+
+
+def ResNet20(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet20",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-20 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 20, locals())
+
+
+def ResNet32(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet32",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-32 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 32, locals())
+
+
+def ResNet44(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet44",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-44 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 44, locals())
+
+
+def ResNet56(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet56",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-56 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 56, locals())
+
+
+def ResNet110(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet110",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-110 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 110, locals())
+
+
+def ResNet1202(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet1202",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    **kwargs,
+):
+    """ResNet-1202 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
+    return _named(ResNetCIFAR, 1202, locals())

@@ -1,0 +1,58 @@
+"""The paper's shortcut options A, B and C (section 3.3 and table 3).
+
+This is the only file that knows what tells them apart. A block asks two
+questions: does this shortcut project, and if not, what does it look like.
+"""
+
+from keras import ops
+
+OPTIONS = ("A", "B", "C")
+
+
+def check(option):
+    """Returns `option` if it is "A", "B" or "C", else raises `ValueError`."""
+    if option not in OPTIONS:
+        raise ValueError(
+            f"`shortcut` must be one of {', '.join(map(repr, OPTIONS))}. "
+            f"Received: shortcut={option!r}"
+        )
+    return option
+
+
+def projects(option, in_channels, out_channels, stride):
+    """Whether a shortcut is a projection (1x1 convolution + normalization).
+
+    Option C projects in every block, option B where the block changes the
+    shape of its input, option A never.
+    """
+    changes_shape = stride != 1 or in_channels != out_channels
+    return option == "C" or (option == "B" and changes_shape)
+
+
+def zero_padding_shortcut(x, out_channels, stride, data_format):
+    """Identity where nothing changes, else option A: stride and zero channels.
+
+    Every `stride`-th row and column is kept, beginning with the first, and
+    zero channels are appended after the existing ones. There are no
+    parameters.
+
+    Args:
+        x: 4-D tensor, channels last or first as `data_format` says.
+        out_channels: Number of channels of the result, at least that of `x`.
+        stride: Integer, the step in rows and columns.
+        data_format: `"channels_last"` or `"channels_first"`.
+    """
+    channel_axis = -1 if data_format == "channels_last" else 1
+    if stride != 1:
+        step = slice(None, None, stride)
+        x = (
+            x[:, step, step, :]
+            if data_format == "channels_last"
+            else x[:, :, step, step]
+        )
+    missing = out_channels - x.shape[channel_axis]
+    if missing:
+        padding = [[0, 0]] * 4
+        padding[channel_axis] = [0, missing]
+        x = ops.pad(x, padding)
+    return x

@@ -1,0 +1,234 @@
+"""The folder that a training run leaves."""
+
+import csv
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import keras
+
+from keras_resnet.backend import accelerators
+from keras_resnet.training.callbacks import (
+    Checkpoint,
+    FailOnDivergence,
+    Interruptible,
+    Pace,
+    StopAt,
+    save_atomically,
+)
+from keras_resnet.version import __version__
+
+
+class RunError(RuntimeError):
+    """A run cannot start, or cannot go on, in the folder it was given."""
+
+
+class Run:
+    """Folder of one training run: what it was asked, where it is, what came.
+
+    - `settings.json`: what was asked.
+    - `last.keras`: the model after the last whole epoch, with optimizer.
+    - `best.keras`: the model with the lowest validation error so far.
+    - `final.keras`: the model at the end.
+    - `history.csv`: a line for each epoch. `tensorboard/`: the same.
+    - `curves.png`: errors against iterations.
+    - `result.json`: one line with everything that a table needs.
+
+    Files are replaced whole or not at all. `last.keras` and `history.csv` are
+    all that resuming needs; the step is the optimizer's.
+
+    Args:
+        path: Path of the folder. It is made if need be.
+        settings: Dictionary of JSON values: what must be the same for a run
+            to go on.
+        resume: Boolean, whether to go on with a run that is in the folder.
+            Defaults to `False`, and the folder must then be new or empty.
+
+    Raises:
+        RunError: If the folder holds something and `resume` is false, if it
+            holds no run and `resume` is true, or one of other settings.
+    """
+
+    def __init__(self, path, settings, resume=False):
+        self.path = Path(path)
+        self.settings = settings
+        stored = self.path / "settings.json"
+        if resume:
+            if not stored.exists():
+                raise RunError(
+                    f"there is no run to resume in {self.path}: "
+                    "leave out --resume, or name its folder by --output"
+                )
+            self._check_settings(json.loads(stored.read_text()))
+        else:
+            if self.path.exists() and (
+                not self.path.is_dir() or any(self.path.iterdir())
+            ):
+                raise RunError(
+                    f"{self.path} exists already: go on with --resume, "
+                    "or choose another folder by --output"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(stored, json.dumps(settings, indent=1) + "\n")
+
+    def __truediv__(self, name):
+        return self.path / name
+
+    def _check_settings(self, stored):
+        current = json.loads(json.dumps(self.settings))
+        differences = [
+            f"{key} was {stored.get(key)!r} and is {current.get(key)!r}"
+            for key in sorted({*stored, *current})
+            if stored.get(key) != current.get(key)
+        ]
+        if differences:
+            raise RunError(
+                f"{self.path} holds a run of other settings: "
+                f"{'; '.join(differences)}"
+            )
+
+    @property
+    def finished(self):
+        """Whether the run has reached its end."""
+        return (self / "result.json").exists()
+
+    def load_last(self):
+        """Returns the model after the last whole epoch, `None` before one."""
+        if not (self / "last.keras").exists():
+            # Stopped in its first epoch: what that left is not part of a run.
+            (self / "history.csv").unlink(missing_ok=True)
+            return None
+        model = keras.models.load_model(self / "last.keras")
+        self._forget_after(int(model.optimizer.iterations))
+        return model
+
+    def _forget_after(self, iterations):
+        """Drops epochs from the history that `last.keras` has not seen."""
+        path = self / "history.csv"
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [r for r in reader if int(r["iterations"]) <= iterations]
+        lines = [",".join(reader.fieldnames)]
+        lines += [",".join(row.values()) for row in rows]
+        write_atomically(path, "\n".join(lines) + "\n")
+
+    def history(self):
+        """Returns the history as a dictionary of lists, a value per epoch."""
+        path = self / "history.csv"
+        if not path.exists():
+            return {}
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        return {
+            key: [float(row[key]) for row in rows]
+            for key in reader.fieldnames or ()
+        }
+
+    def callbacks(self, batch_size, steps):
+        """Returns the callbacks that keep this folder up to date, in order.
+
+        Args:
+            batch_size: Integer, images per step.
+            steps: Integer, steps of the whole run.
+        """
+        best = min(self.history().get("val_error", []), default=float("inf"))
+        return [
+            Interruptible(),
+            StopAt(steps),
+            FailOnDivergence(),
+            Pace(batch_size),
+            keras.callbacks.CSVLogger(self / "history.csv", append=True),
+            keras.callbacks.TensorBoard(
+                str(self / "tensorboard"), write_graph=False
+            ),
+            Checkpoint(self / "best.keras", monitor="val_error", best=best),
+            # Last, so that whatever it vouches for has been written.
+            Checkpoint(self / "last.keras"),
+        ]
+
+    def finish(self, model, **results):
+        """Saves the final model and the result line, and returns the line.
+
+        Args:
+            model: The trained `keras.Model`.
+            **results: JSON values to put into the line, such as
+                `test_error=0.08`.
+        """
+        save_atomically(model, self / "final.keras")
+        history = self.history()
+        rates = history["images_per_second"]
+        result = {
+            "command": command(),
+            "settings": self.settings,
+            **environment(),
+            "parameters": sum(
+                int(keras.ops.size(v)) for v in model.trainable_variables
+            ),
+            "iterations": int(model.optimizer.iterations),
+            "seconds": round(sum(history["seconds"]), 1),
+            "images_per_second": round(statistics.median(rates), 1),
+            **results,
+        }
+        write_atomically(self / "result.json", json.dumps(result) + "\n")
+        return result
+
+
+def write_atomically(path, text):
+    """Writes a text file so that `path` holds the old text or the new one."""
+    path = Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def command():
+    """Returns the command line that runs this process, with its backend."""
+    return (
+        f"KERAS_BACKEND={keras.backend.backend()} python {shlex.join(sys.argv)}"
+    )
+
+
+def environment():
+    """Returns backend, versions and device, as a dictionary."""
+    backend = keras.backend.backend()
+    distributions = {
+        "tensorflow": ("tensorflow", "tensorflow-cpu"),
+        "jax": ("jax", "jaxlib"),
+        "torch": ("torch",),
+    }[backend]
+    versions = {
+        "python": platform.python_version(),
+        "keras_resnet": __version__,
+        "keras": keras.__version__,
+        "numpy": metadata.version("numpy"),
+    }
+    for name in distributions:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"backend": backend, "versions": versions, "device": _device()}
+
+
+def _device():
+    cores = os.cpu_count()
+    return "; ".join([*accelerators(), f"{_processor()}, {cores} cores"])
+
+
+def _processor():
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,54 @@
+"""Learning rates, as Keras schedules: functions of the step alone."""
+
+from keras.optimizers import schedules
+
+
+def step_decay(learning_rate, steps, warmup_steps=0, warmup_rate=None):
+    """The paper's: divided by 10 after 1/2 and after 3/4 of all steps.
+
+    With 64k steps that is at 32k and 48k.
+
+    Args:
+        learning_rate: Float, where to begin.
+        steps: Integer, steps in all.
+        warmup_steps: Integer, steps at `warmup_rate` before that. Defaults
+            to `0`.
+        warmup_rate: Float. Defaults to a tenth of `learning_rate`.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Reference: He et al. 2015, section 4.2.
+    """
+    # Keras counts from 0 and changes after the boundary.
+    boundaries = [steps // 2 - 1, steps * 3 // 4 - 1]
+    rates = [learning_rate, learning_rate / 10, learning_rate / 100]
+    if warmup_steps:
+        boundaries.insert(0, warmup_steps - 1)
+        rates.insert(
+            0, learning_rate / 10 if warmup_rate is None else warmup_rate
+        )
+    return schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
+def one_cycle(learning_rate, steps, warmup=0.25):
+    """Linear from 0 up to the peak, then along a half cosine down to 0.
+
+    Args:
+        learning_rate: Float, the peak.
+        steps: Integer, steps in all.
+        warmup: Float, share of the steps that go up. Defaults to `0.25`.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Reference: Smith and Topin 2017, "Super-Convergence" (there the way down
+    is linear too).
+    """
+    up = round(warmup * steps)
+    return schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps - up),
+        warmup_target=learning_rate,
+        warmup_steps=up,
+    )

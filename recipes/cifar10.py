@@ -1,0 +1,340 @@
+"""CIFAR-10 by the paper's procedure (He et al. 2015, section 4.2).
+
+KERAS_BACKEND=jax python recipes/cifar10.py                   # ResNet-20
+python recipes/cifar10.py --depth 110 --seed 1
+python recipes/cifar10.py --plain --depth 56
+python recipes/cifar10.py --preset fast                       # for a CPU
+python recipes/cifar10.py --preset fast --dataset digits      # no download
+"""
+
+import dataclasses
+import sys
+
+import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines a run. The defaults are the paper's procedure."""
+
+    preset: str = "paper"
+    dataset: str = "cifar10"
+    depth: int = 20
+    shortcut: str = "A"
+    plain: bool = False
+    steps: int | None = 64_000
+    epochs: int | None = None
+    batch_size: int = 128
+    schedule: str = "step-decay"
+    learning_rate: float = 0.1
+    weight_decay: float = 1e-4
+    seed: int = 0
+    precision: str = "float32"
+
+
+# A preset states only what differs from the paper.
+PRESETS = {
+    "paper": {},
+    "fast": {
+        "steps": None,
+        "epochs": 12,
+        "schedule": "one-cycle",
+        "learning_rate": 0.2,
+        "weight_decay": 5e-4,
+    },
+}
+# The digits are 1,257 images: smaller batches, for enough steps.
+PRESETS_BY_DATASET = {("fast", "digits"): {"batch_size": 32}}
+
+# Section 4.2: ResNet-110 begins at 0.01 for about 400 iterations, because 0.1
+# is "slightly too large to start converging".
+WARMUP_STEPS = 400
+WARMUP_FROM_DEPTH = 110
+
+
+def make_parser():
+    """Returns the parser of this recipe's flags."""
+    d = Settings()
+    fast = PRESETS["fast"]
+    parser = cli.Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="paper: 64k steps as in section 4.2 (default); fast: "
+        f"{fast['epochs']} epochs of one cycle with rate "
+        f"{fast['learning_rate']} and weight decay {fast['weight_decay']}",
+    )
+    add(
+        "--dataset",
+        choices=("cifar10", "digits", "mnist"),
+        help=f"what to train on (default: {d.dataset}); digits come with "
+        "scikit-learn and need no download",
+    )
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+    )
+    add(
+        "--depth",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"weighted layers, 6n+2 (default: {d.depth})",
+    )
+    add(
+        "--shortcut",
+        choices=("A", "B", "C"),
+        help="A: zero padding; B: projection where the shape changes; "
+        f"C: projection everywhere (default: {d.shortcut})",
+    )
+    add(
+        "--plain",
+        action="store_true",
+        help="the plain twin, without shortcuts (default: residual)",
+    )
+    add(
+        "--steps",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"optimizer steps in all (default: {d.steps}; fast: by --epochs)",
+    )
+    add(
+        "--epochs",
+        type=cli.positive_int,
+        metavar="N",
+        help="passes over the training images, instead of --steps "
+        f"(default: by --steps; fast: {fast['epochs']})",
+    )
+    add(
+        "--batch-size",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"images per step (default: {d.batch_size}; fast on digits: 32)",
+    )
+    add(
+        "--schedule",
+        choices=("step-decay", "one-cycle"),
+        help="step-decay: divided by 10 after 1/2 and 3/4 of the steps; "
+        "one-cycle: up for a quarter, then down to 0 "
+        f"(default: {d.schedule}; fast: {fast['schedule']})",
+    )
+    add(
+        "--learning-rate",
+        type=cli.positive_float,
+        metavar="R",
+        help="initial rate, or the cycle's peak "
+        f"(default: {d.learning_rate}; fast: {fast['learning_rate']})",
+    )
+    add(
+        "--weight-decay",
+        type=cli.non_negative_float,
+        metavar="D",
+        help="the paper's, part of the gradient "
+        f"(default: {d.weight_decay}; fast: {fast['weight_decay']})",
+    )
+    add(
+        "--seed",
+        type=cli.seed,
+        metavar="N",
+        help="of weights, order and augmentation; the same seed gives "
+        f"other weights on another backend (default: {d.seed})",
+    )
+    add(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help=f"of the computation; weights are float32 (default: "
+        f"{d.precision})",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        help="folder for what the run leaves (default: "
+        "runs/DATASET-NET-PRESET-BACKEND-seedN)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in that folder, from its last whole epoch",
+    )
+    return parser
+
+
+def settle(arguments):
+    """Returns the `Settings` that flags and preset add up to."""
+    given = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(Settings)
+        if hasattr(arguments, field.name)
+    }
+    if "steps" in given and "epochs" in given:
+        raise cli.UsageError("give --steps or --epochs, not both")
+    depth = given.get("depth", Settings.depth)
+    if depth < 8 or (depth - 2) % 6:
+        raise cli.UsageError(
+            f"argument --depth: {depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
+        )
+    preset = given.get("preset", Settings.preset)
+    dataset = given.get("dataset", Settings.dataset)
+    values = PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
+    if "steps" in given or "epochs" in given:
+        values = values | {"steps": None, "epochs": None}
+    return Settings(**values | given)
+
+
+def build(settings, data, steps):
+    """Returns the compiled model. It takes raw pixels and returns logits."""
+    import keras
+    import numpy as np
+
+    import keras_resnet
+    from keras_resnet import training
+
+    keras.utils.set_random_seed(settings.seed)
+    policy = settings.precision
+    keras.config.set_dtype_policy(
+        policy if policy == "float32" else f"mixed_{policy}"
+    )
+    image = keras.Input(data.train.images.shape[1:], name="image")
+    # "Per-pixel mean subtracted", inside the model: whoever loads it later
+    # needs no statistics. In float32, which raw pixels need.
+    centered = keras.layers.Normalization(
+        axis=(1, 2, 3),
+        mean=data.mean,
+        variance=np.ones_like(data.mean),
+        dtype="float32",
+        name="per_pixel_mean",
+    )(image)
+    model = keras_resnet.ResNetCIFAR(
+        settings.depth,
+        input_tensor=centered,
+        classes=len(data.class_names),
+        classifier_activation=None,
+        shortcut=settings.shortcut,
+        residual=not settings.plain,
+    )
+    if settings.schedule == "one-cycle":
+        rate = training.one_cycle(settings.learning_rate, steps)
+    else:
+        deep = settings.depth >= WARMUP_FROM_DEPTH
+        rate = training.step_decay(
+            settings.learning_rate,
+            steps,
+            warmup_steps=WARMUP_STEPS if deep else 0,
+        )
+    model.compile(
+        optimizer=training.CoupledSGD(
+            rate, momentum=0.9, coupled_decay=settings.weight_decay
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def main(arguments):
+    """Trains one network and leaves everything about it in one folder."""
+    settings = settle(arguments)
+    import keras
+
+    from keras_resnet import data as image_data
+    from keras_resnet import plots, training
+
+    net = "plain" if settings.plain else "resnet"
+    option = "" if settings.plain else settings.shortcut
+    name = (
+        f"{settings.dataset}-{net}{settings.depth}{option}-{settings.preset}-"
+        f"{keras.backend.backend()}-seed{settings.seed}"
+    )
+    data = image_data.load(
+        settings.dataset, getattr(arguments, "data_dir", None)
+    )
+    run = training.Run(
+        getattr(arguments, "output", f"runs/{name}"),
+        dataclasses.asdict(settings) | {"backend": keras.backend.backend()},
+        resume=getattr(arguments, "resume", False),
+    )
+    if run.finished:
+        print(f"{run.path} is finished: see result.json")
+        return
+
+    n, batch_size = len(data.train), settings.batch_size
+    steps_per_epoch = max(1, round(n / batch_size))
+    steps = settings.steps or settings.epochs * steps_per_epoch
+    steps_per_epoch = min(steps_per_epoch, steps)
+    epochs = -(-steps // steps_per_epoch)
+    model = run.load_last() or build(settings, data, steps)
+    start = int(model.optimizer.iterations)
+    try:
+        if start < steps:
+            model.fit(
+                image_data.training_batches(
+                    data.train,
+                    batch_size,
+                    mean=data.mean,
+                    margin=data.margin,
+                    mirror=data.mirror,
+                    seed=settings.seed,
+                    start=start,
+                ),
+                shuffle=False,  # the batches are shuffled already
+                steps_per_epoch=steps_per_epoch,
+                initial_epoch=start // steps_per_epoch,
+                epochs=epochs,
+                validation_data=image_data.evaluation_batches(data.validation),
+                callbacks=run.callbacks(batch_size, steps),
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+    except KeyboardInterrupt:
+        draw(plots, run, settings)
+        reached = run.history().get("iterations", [0])[-1]
+        print(
+            f"\nInterrupted. {run.path} holds the run up to iteration "
+            f"{reached:.0f}; the same command with --resume goes on from there."
+        )
+        raise
+
+    evaluation = model.evaluate(
+        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
+    )
+    history = run.history()
+    result = run.finish(
+        model,
+        training_error=round(history["error"][-1], 4),
+        validation_error=round(history["val_error"][-1], 4),
+        best_validation_error=round(min(history["val_error"]), 4),
+        test_error=round(1 - evaluation["accuracy"], 4),
+        test_loss=round(evaluation["loss"], 4),
+        test_images=len(data.test),
+    )
+    draw(plots, run, settings, test_error=result["test_error"])
+    print(
+        f"test error {100 * result['test_error']:.2f} % "
+        f"({result['test_images']:,} images), validation error "
+        f"{100 * result['validation_error']:.2f} %, "
+        f"{result['images_per_second']:.0f} images/s, "
+        f"{result['seconds']:.0f} s; everything is in {run.path}"
+    )
+
+
+def draw(plots, run, settings, **point):
+    """Draws the learning curves of a run, if it has any yet."""
+    history = run.history()
+    if not history.get("iterations"):
+        return
+    if settings.plain:
+        label, color = f"plain-{settings.depth}", plots.PLAIN
+    else:
+        label = f"ResNet-{settings.depth} ({settings.shortcut})"
+        color = plots.RESIDUAL
+    figure = plots.learning_curves(
+        [{"label": label, "color": color} | history | point],
+        title=f"{settings.dataset}, preset {settings.preset}, "
+        f"seed {settings.seed}",
+    )
+    figure.savefig(run / "curves.png")
+
+
+if __name__ == "__main__":
+    cli.run(make_parser(), main)

@@ -1,0 +1,113 @@
+"""What the recipes' command lines share: flags, errors, exit statuses.
+
+Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted. An error is
+one line that says what is wrong and what to do; `--debug` adds the traceback.
+Nothing here imports Keras, so that `--help` and a mistyped flag answer at
+once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+
+class UsageError(Exception):
+    """Flags that do not fit together."""
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` that reports errors in one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # A flag that was not given is absent: a preset may set it.
+            argument_default=argparse.SUPPRESS,
+            **kwargs,
+        )
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=False,
+            help="show the traceback of an error",
+        )
+
+    def error(self, message):
+        self.exit(
+            2, f"{self.prog}: error: {message} (--help lists the flags)\n"
+        )
+
+
+def positive_int(text):
+    """Parses an integer above zero."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def positive_float(text):
+    """Parses a finite number above zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def non_negative_float(text):
+    """Parses a finite number, zero or above."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def seed(text):
+    """Parses a seed: an integer from 0 to 2**31 - 1."""
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise ValueError
+    return value
+
+
+positive_int.__name__ = "positive whole number"
+positive_float.__name__ = "positive number"
+non_negative_float.__name__ = "number of at least 0"
+seed.__name__ = "seed (whole number from 0 to 2147483647)"
+
+
+def run(parser, main, argv=None):
+    """Parses the command line, calls `main(arguments)`, and exits."""
+    arguments = parser.parse_args(argv)
+    debug = arguments.debug
+    del arguments.debug
+    # TensorFlow's notes on its own start, and those of TensorFlow Datasets on
+    # folders it does not find, say nothing that an error does not say better.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UsageError as error:
+        parser.error(str(error))
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        parser.exit(
+            1,
+            f"{parser.prog}: error: {error}: install what the recipes need, "
+            "pip install 'keras3-resnet[recipes]', and the backend\n",
+        )
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        # Errors of this project say all there is to say; others need a name.
+        known = type(error).__module__.startswith("keras_resnet")
+        message = " ".join(str(error).split())
+        message = message if known else f"{kind}: {message}"
+        hint = "" if known else " (--debug shows the traceback)"
+        parser.exit(1, f"{parser.prog}: error: {message}{hint}\n")

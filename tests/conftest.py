@@ -1,0 +1,90 @@
+"""What all tests share."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("tensorflow", "jax", "torch")
+INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
+
+# Without the variable Keras takes TensorFlow and fails where there is none.
+os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The real data, where they lie prepared beside the checkout.
+PREPARED = ROOT.parent / "shared" / "tensorflow_datasets"
+if "TFDS_DATA_DIR" not in os.environ and PREPARED.is_dir():
+    os.environ["TFDS_DATA_DIR"] = str(PREPARED)
+
+
+def gradients(layer, x, **kwargs):
+    """Gradients of a weighted sum of a layer's outputs, as NumPy arrays.
+
+    First that of the input `x`, then those of the trainable weights.
+    """
+    import keras
+    import numpy as np
+    from keras import ops
+
+    def loss(x):
+        outputs = layer(x, **kwargs)
+        weights = np.random.default_rng(7).normal(size=outputs.shape)
+        weights = ops.convert_to_tensor(weights.astype("float32"))
+        return ops.sum(outputs * weights)
+
+    variables = layer.trainable_variables
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x)
+        found = tape.gradient(value, [x, *[v.value for v in variables]])
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(x, values):
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(mapping):
+                return loss(x)
+
+        by_x, by_values = jax.grad(stateless, argnums=(0, 1))(
+            x, [v.value for v in variables]
+        )
+        found = [by_x, *by_values]
+    else:
+        import torch
+
+        x = x.detach().clone().requires_grad_()
+        found = torch.autograd.grad(loss(x), [x, *[v.value for v in variables]])
+    return [ops.convert_to_numpy(g) for g in found]
+
+
+@pytest.fixture
+def run_python():
+    """Runs Python in a fresh process and returns what it printed."""
+
+    def run(*args, backend=None, check=True, timeout=600):
+        env = dict(os.environ)
+        if backend is not None:
+            env["KERAS_BACKEND"] = backend
+        result = subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and result.returncode:
+            raise AssertionError(
+                f"exit status {result.returncode}\n{result.stdout}"
+                f"\n{result.stderr}"
+            )
+        return result
+
+    return run

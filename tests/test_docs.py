@@ -1,0 +1,35 @@
+"""What README and docs say is so."""
+
+import re
+
+from conftest import ROOT
+
+import keras_resnet
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_readmes_second_command():
+    commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
+    assert commands[1] in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_readme_networks_build():
+    (code,) = re.findall(r"```python\n(.*?)\n```", README, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["features"].shape[-1] == 1024
+
+
+def test_links_lead_somewhere():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_public_name_has_a_docstring():
+    for name in keras_resnet.__all__:
+        if not name.startswith("__"):
+            assert getattr(keras_resnet, name).__doc__.strip(), name

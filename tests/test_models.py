@@ -1,0 +1,790 @@
+"""The networks as Keras models: names, arguments, policies, identities."""
+
+import inspect
+import json
+import random
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_resnet
+from keras_resnet import ResidualBlock, ResNet, ResNet18, ResNet20, ResNet50
+from keras_resnet import resnet as resnet_module
+
+FACTORIES = [
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "ResNet20",
+    "ResNet32",
+    "ResNet44",
+    "ResNet56",
+    "ResNet110",
+    "ResNet1202",
+]
+IMAGENET_FACTORIES = FACTORIES[:5]
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Gives the global settings and random states back as they were."""
+    policy = keras.config.dtype_policy()
+    data_format = keras.config.image_data_format()
+    floatx = keras.config.floatx()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    keras.config.set_floatx(floatx)
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+
+
+def small(**kwargs):
+    """A network of every part, quick to build and run."""
+    options = {"classes": 5, "stem": "cifar", "input_shape": (16, 16, 3)}
+    return ResNet([2, 2], [16, 32], **{**options, **kwargs})
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def predict(model, x):
+    return ops.convert_to_numpy(model(ops.convert_to_tensor(x)))
+
+
+def randomize(model, seed=0):
+    """Draws scales, offsets and statistics, so that no layer is neutral.
+
+    Scales that are zero stay zero.
+    """
+    rng = np.random.default_rng(seed)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            n = layer.gamma.shape[0]
+            gamma = ops.convert_to_numpy(layer.gamma)
+            layer.set_weights(
+                [
+                    gamma * rng.uniform(0.5, 1.5, n),
+                    rng.normal(size=n) * 0.2 * (gamma != 0),
+                    rng.normal(size=n) * 0.2,
+                    rng.uniform(0.5, 1.5, n),
+                ]
+            )
+
+
+# Names.
+
+
+def test_layer_names_of_an_imagenet_network():
+    model = ResNet18(kernel_initializer="zeros")
+    assert [layer.name for layer in model.layers] == [
+        "image",
+        "stem_conv",
+        "stem_bn",
+        "stem_relu",
+        "stem_pad",
+        "stem_pool",
+        *[f"stage{s}_block{b}" for s in (1, 2, 3, 4) for b in (1, 2)],
+        "avg_pool",
+        "head",
+    ]
+
+
+def test_layer_names_of_a_cifar_network():
+    assert [layer.name for layer in ResNet20().layers] == [
+        "image",
+        "stem_conv",
+        "stem_bn",
+        "stem_relu",
+        *[f"stage{s}_block{b}" for s in (1, 2, 3) for b in (1, 2, 3)],
+        "avg_pool",
+        "head",
+    ]
+
+
+def test_features_come_by_name():
+    model = ResNet50(kernel_initializer="zeros", input_shape=(64, 96, 3))
+    shapes = {
+        "stem_conv": (None, 32, 48, 64),
+        "stem_pool": (None, 16, 24, 64),
+        "stage1_block3": (None, 16, 24, 256),
+        "stage2_block4": (None, 8, 12, 512),
+        "stage3_block6": (None, 4, 6, 1024),
+        "stage4_block3": (None, 2, 3, 2048),
+        "avg_pool": (None, 2048),
+        "head": (None, 1000),
+    }
+    for name, shape in shapes.items():
+        assert model.get_layer(name).output.shape == shape, name
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_every_layer_gives_features(stem):
+    model = small(stem=stem, input_shape=(32, 32, 3))
+    pyramid = keras.Model(model.input, [x.output for x in model.layers])
+    features = pyramid(images(2, 32, 32, 3))
+    assert len(features) == len(model.layers)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(features[-1]),
+        predict(model, images(2, 32, 32, 3)),
+        atol=1e-6,
+    )
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize("name", IMAGENET_FACTORIES)
+def test_first_arguments_are_those_of_keras_applications(name):
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
+    ours = inspect.signature(getattr(keras_resnet, name)).parameters
+    assert len(theirs) == 8
+    assert list(ours)[:8] == list(theirs)
+    for argument, parameter in theirs.items():
+        # Keras downloads weights by default, and has one depth here.
+        expected = {"weights": None, "name": name.lower()}.get(
+            argument, parameter.default
+        )
+        assert ours[argument].default == expected, argument
+        assert ours[argument].kind == parameter.kind
+    # What comes after must not shift, should Keras add a ninth.
+    for argument in list(ours)[8:]:
+        assert ours[argument].kind in (
+            inspect.Parameter.KEYWORD_ONLY,
+            inspect.Parameter.VAR_KEYWORD,
+        )
+
+
+def test_cifar_factories_have_the_same_first_arguments():
+    for name in FACTORIES[5:]:
+        ours = inspect.signature(getattr(keras_resnet, name)).parameters
+        theirs = inspect.signature(ResNet50).parameters
+        assert list(ours)[:8] == list(theirs)[:8]
+        for argument in list(ours)[:8]:
+            if argument not in ("classes", "name"):
+                assert ours[argument].default == theirs[argument].default
+        assert ours["classes"].default == 10
+        assert ours["name"].default == name.lower()
+
+
+def other_value(name, default):
+    """A value beside the default; nothing looks at what it is."""
+    return not default if isinstance(default, bool) else f"other {name}"
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("extra", [{}, {"momentum": 0.5, "block": "mine"}])
+def test_factories_pass_every_argument_on(monkeypatch, name, extra):
+    received = {}
+
+    def record(depths, widths=resnet_module.IMAGENET_WIDTHS, **kwargs):
+        received.update(kwargs, depths=tuple(depths), widths=widths)
+
+    monkeypatch.setattr(resnet_module, "ResNet", record)
+    factory = getattr(keras_resnet, name)
+    parameters = inspect.signature(factory).parameters
+    defaults = {
+        argument: parameter.default
+        for argument, parameter in parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+    for given in (
+        {},
+        {a: other_value(a, default) for a, default in defaults.items()},
+    ):
+        received.clear()
+        factory(**given, **extra)
+        for argument, value in {**defaults, **given, **extra}.items():
+            assert received[argument] == value, argument
+    # The depth counts the stem, the head, and the blocks' convolutions.
+    convolutions = 3 if received.get("bottleneck") else 2
+    depth = 2 + convolutions * sum(received["depths"])
+    assert name == f"ResNet{depth}"
+    cifar = name not in IMAGENET_FACTORIES
+    assert received.get("stem", "imagenet") == (
+        "cifar" if cifar else "imagenet"
+    )
+    assert received["widths"] == (
+        (16, 32, 64) if cifar else (64, 128, 256, 512)
+    )
+
+
+def test_names():
+    assert ResNet20().name == "resnet20"
+    assert ResNet20(name="mine").name == "mine"
+    assert keras_resnet.ResNetCIFAR(14).name == "resnet14"
+    model = keras_resnet.ResNetImageNet(18, kernel_initializer="zeros")
+    assert model.name == "resnet18"
+
+
+def test_include_top_and_pooling():
+    shape = {"input_shape": (16, 16, 3), "include_top": False}
+    x = images(2, 16, 16, 3)
+    features = small(**shape)
+    assert features.output_shape == (None, 8, 8, 32)
+    maps = predict(features, x)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = small(**shape, pooling=pooling)
+        pooled.set_weights(features.get_weights())
+        assert pooled.output_shape == (None, 32)
+        np.testing.assert_allclose(
+            predict(pooled, x), reduce(maps, axis=(1, 2)), rtol=1e-5
+        )
+        assert pooled.layers[-1].name == f"{pooling}_pool"
+    # With top, the network ends in its classifier, whatever is given here.
+    assert small(pooling="max").output_shape == (None, 5)
+    # Without, the number of classes is of no account.
+    assert small(**shape, classes=None).count_params() == (
+        features.count_params()
+    )
+
+
+def test_classes_and_activation():
+    x = images(3, 16, 16, 3)
+    logits = small(classes=7, classifier_activation=None)
+    softmax = small(classes=7)
+    sigmoid = small(classes=7, classifier_activation="sigmoid")
+    for model in (softmax, sigmoid):
+        model.set_weights(logits.get_weights())
+    z = predict(logits, x)
+    assert z.shape == (3, 7)
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        predict(softmax, x), e / e.sum(axis=1, keepdims=True), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        predict(sigmoid, x), 1 / (1 + np.exp(-z)), atol=1e-6
+    )
+
+
+def test_default_input_shapes():
+    zeros = {"kernel_initializer": "zeros"}
+    assert ResNet18(**zeros).input_shape == (None, 224, 224, 3)
+    open_ = ResNet18(include_top=False, **zeros)
+    assert open_.input_shape == (None, None, None, 3)
+    assert ResNet20().input_shape == (None, 32, 32, 3)
+    assert ResNet20(include_top=False).input_shape == (None, 32, 32, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_number_of_input_channels(stem, channels):
+    model = small(stem=stem, input_shape=(32, 32, channels))
+    assert predict(model, images(2, 32, 32, channels)).shape == (2, 5)
+    kernel = model.get_layer("stem_conv").kernel
+    size = 7 if stem == "imagenet" else 3
+    assert tuple(kernel.shape) == (size, size, channels, 16)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_open_sizes(stem):
+    model = small(stem=stem, input_shape=(None, None, 3))
+    assert model.input_shape == (None, None, None, 3)
+    for rows, columns in ((32, 32), (17, 40)):
+        x = images(2, rows, columns, 3)
+        fixed = small(stem=stem, input_shape=(rows, columns, 3))
+        fixed.set_weights(model.get_weights())
+        np.testing.assert_allclose(
+            predict(model, x), predict(fixed, x), atol=1e-6
+        )
+
+
+def test_input_tensor():
+    x = images(2, 16, 16, 3)
+    image = keras.Input((16, 16, 3), name="photo")
+    scaled = layers.Rescaling(0.5)(image)
+    model = small(input_tensor=scaled, input_shape=None)
+    plain = small()
+    plain.set_weights(model.get_weights())
+    assert model.input_shape == (None, 16, 16, 3)
+    np.testing.assert_allclose(
+        predict(model, x), predict(plain, x / 2), atol=1e-6
+    )
+    # A shape that says the same is no contradiction.
+    small(input_tensor=scaled, input_shape=(16, 16, 3))
+    small(input_tensor=keras.Input((None, None, 1)), input_shape=None)
+
+
+def test_channels_first_network_equals_channels_last():
+    x = images(2, 16, 20, 3)
+    for stem in ("imagenet", "cifar"):
+        keras.config.set_image_data_format("channels_last")
+        last = small(stem=stem, input_shape=(16, 20, 3))
+        randomize(last)
+        keras.config.set_image_data_format("channels_first")
+        first = small(stem=stem, input_shape=(3, 16, 20))
+        assert first.get_layer("stage2_block1").output.shape[1] == 32
+        first.set_weights(last.get_weights())
+        for model in (first, last):
+            # TensorFlow on a CPU has no other channels-first convolution
+            # than XLA's. PyTorch's compiler would take minutes.
+            jit = keras.backend.backend() == "tensorflow"
+            model.compile(jit_compile=True if jit else "auto")
+        np.testing.assert_allclose(
+            first.predict(x.transpose(0, 3, 1, 2), verbose=0),
+            last.predict(x, verbose=0),
+            atol=1e-5,
+        )
+
+
+def test_channels_first_default_input():
+    keras.config.set_image_data_format("channels_first")
+    assert ResNet20().input_shape == (None, 3, 32, 32)
+    model = ResNet18(include_top=False, kernel_initializer="zeros")
+    assert model.input_shape == (None, 3, None, None)
+
+
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", "mixed_float16", "float64"]
+)
+def test_head_is_float32_under_every_policy(policy):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is switched on")
+    keras.config.set_dtype_policy(policy)
+    model = small()
+    block = model.get_layer("stage2_block1")
+    compute = policy.removeprefix("mixed_")
+    for layer in (block, block.conv1, block.shortcut_bn):
+        assert layer.compute_dtype == compute
+    for variable in model.variables:
+        if variable.path.startswith("head"):
+            expected = "float32"
+        else:
+            expected = "float64" if policy == "float64" else "float32"
+        assert variable.dtype == expected, variable.path
+    x = images(4, 16, 16, 3)
+    y = model.predict(x, verbose=0)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-6)
+    # And it is the same network.
+    keras.config.set_dtype_policy("float32")
+    full = small()
+    full.set_weights(model.get_weights())
+    np.testing.assert_allclose(full.predict(x, verbose=0), y, atol=0.05)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (
+            lambda: keras_resnet.ResNetImageNet(51),
+            ["18, 34, 50, 101, 152", "depth=51"],
+        ),
+        (
+            lambda: keras_resnet.ResNetCIFAR(21),
+            ["6n+2", "8, 14, 20", "depth=21"],
+        ),
+        (lambda: keras_resnet.ResNetCIFAR(2), ["6n+2", "depth=2"]),
+        (lambda: keras_resnet.ResNetCIFAR("20"), ["6n+2", "depth='20'"]),
+        (lambda: ResNet18(shortcut="D"), ["'A', 'B', 'C'", "shortcut='D'"]),
+        (
+            lambda: small(bottleneck_stride="5x5"),
+            ["'1x1'", "'3x3'", "bottleneck_stride='5x5'"],
+        ),
+        (
+            lambda: ResNet18(weights="imagenet"),
+            ["None", "path", ".weights.h5", ".keras", "'imagenet'"],
+        ),
+        (lambda: ResNet18(weights="none.weights.h5"), ["none.weights.h5"]),
+        (lambda: ResNet18(weights=5), ["None", "path", "5"]),
+        (lambda: small(stem="mnist"), ["'imagenet'", "'cifar'", "'mnist'"]),
+        (lambda: small(pooling="min"), ["None, 'avg'", "'max'", "'min'"]),
+        (lambda: small(classes=0), ["positive integer", "classes=0"]),
+        (lambda: small(classes=2.0), ["positive integer", "classes=2.0"]),
+        (lambda: ResNet([]), ["depths=()"]),
+        (lambda: ResNet([1, 2]), ["one entry per stage", "depths=(1, 2)"]),
+        (
+            lambda: ResNet([1], [8, 16]),
+            ["one entry per stage", "depths=(1,)", "widths=(8, 16)"],
+        ),
+        (lambda: ResNet([0], [8]), ["positive integers", "depths=(0,)"]),
+        (lambda: ResNet([1.5], [8]), ["positive integers", "depths=(1.5,)"]),
+        (lambda: ResNet([1], [0]), ["positive integers", "widths=(0,)"]),
+        (lambda: ResNet([1], ["8"]), ["positive integers", "widths=('8',)"]),
+        (lambda: small(input_shape=(16, 16)), ["three entries", "(16, 16)"]),
+        (
+            lambda: small(input_tensor=np.zeros((2, 16, 16, 3))),
+            ["Keras tensor", "ndarray"],
+        ),
+        (
+            lambda: small(
+                input_tensor=keras.Input((8, 8, 3)), input_shape=(9, 9, 3)
+            ),
+            ["(9, 9, 3)", "(8, 8, 3)"],
+        ),
+        # Basic blocks of fewer filters than the stage before.
+        (
+            lambda: ResNet([1, 1], [16, 8], shortcut="A"),
+            ["gets 16", "outputs 8", "'B' or 'C'"],
+        ),
+    ],
+)
+def test_errors_say_what_is_allowed_and_what_was_given(call, parts):
+    with pytest.raises(ValueError, match=".") as error:
+        call()
+    for part in parts:
+        assert part in str(error.value)
+
+
+# Weights and files.
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("as_path", [False, True])
+def test_weights_from_a_file(tmp_path, ending, as_path):
+    path = tmp_path / f"model{ending}"
+    model = small()
+    randomize(model)
+    (model.save_weights if ending == ".weights.h5" else model.save)(path)
+    again = small(weights=path if as_path else str(path))
+    x = images(2, 16, 16, 3)
+    np.testing.assert_array_equal(predict(again, x), predict(model, x))
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    small().save_weights(path)
+    with pytest.raises(ValueError, match="head|shape|objects"):
+        small(classes=6, weights=path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shortcut": "A"},
+        {"shortcut": "C", "bottleneck": True, "bottleneck_stride": "1x1"},
+        {"residual": False, "momentum": 0.5, "epsilon": 1e-3},
+    ],
+    ids=str,
+)
+def test_saved_model(tmp_path, options):
+    path = tmp_path / "model.keras"
+    model = small(**options)
+    randomize(model)
+    model.save(path)
+    again = keras.saving.load_model(path)
+    x = images(2, 16, 16, 3)
+    np.testing.assert_array_equal(predict(again, x), predict(model, x))
+    # A file keeps no difference between lists and tuples.
+    configs = [json.dumps(m.get_config()) for m in (model, again)]
+    assert configs[0] == configs[1]
+    clone = keras.models.clone_model(model)
+    assert [v.path for v in clone.variables] == [
+        v.path for v in model.variables
+    ]
+
+
+# Depths, widths and blocks of one's own.
+
+
+def test_custom_depths_and_widths():
+    model = ResNet(
+        [1, 3, 2],
+        [8, 20, 24],
+        bottleneck=True,
+        classes=4,
+        input_shape=(32, 48, 3),
+    )
+    blocks = [x.name for x in model.layers if isinstance(x, ResidualBlock)]
+    assert blocks == [
+        "stage1_block1",
+        "stage2_block1",
+        "stage2_block2",
+        "stage2_block3",
+        "stage3_block1",
+        "stage3_block2",
+    ]
+    shapes = [model.get_layer(name).output.shape[1:] for name in blocks]
+    assert shapes == [(8, 12, 32)] + 3 * [(4, 6, 80)] + 2 * [(2, 3, 96)]
+    assert predict(model, images(2, 32, 48, 3)).shape == (2, 4)
+
+
+def test_block_arguments_reach_the_blocks():
+    options = {
+        "shortcut": "C",
+        "bottleneck": True,
+        "residual": False,
+        "bottleneck_stride": "1x1",
+        "zero_init_residual": True,
+        "momentum": 0.5,
+        "epsilon": 1e-3,
+    }
+    model = small(**options)
+    for layer in model.layers:
+        if isinstance(layer, ResidualBlock):
+            for name, value in options.items():
+                assert getattr(layer, name) == value
+    stem = model.get_layer("stem_bn")
+    assert (stem.momentum, stem.epsilon) == (0.5, 1e-3)
+
+
+def test_kernel_initializer_reaches_every_kernel():
+    model = small(
+        shortcut="C", kernel_initializer=keras.initializers.Constant(0.25)
+    )
+    kernels = [v for v in model.variables if v.path.endswith("kernel")]
+    assert len(kernels) == 1 + 4 * 3 + 1
+    for kernel in kernels:
+        np.testing.assert_array_equal(ops.convert_to_numpy(kernel), 0.25)
+
+
+def test_no_two_kernels_start_alike():
+    model = small(kernel_initializer=keras.initializers.HeNormal())
+    seen = {}
+    for variable in model.variables:
+        if variable.path.endswith("kernel"):
+            start = ops.convert_to_numpy(variable).ravel()[:8].tobytes()
+            assert start not in seen, (variable.path, seen[start])
+            seen[start] = variable.path
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet_tests")
+class HalvedBlock(ResidualBlock):
+    """A block that halves what it gives."""
+
+    def call(self, inputs, training=None):
+        return 0.5 * super().call(inputs, training=training)
+
+
+def test_block_subclass(tmp_path):
+    x = images(2, 16, 16, 3)
+    plain = ResNet(
+        [1],
+        [16],
+        stem="cifar",
+        include_top=False,
+        input_shape=(16, 16, 3),
+    )
+    halved = ResNet(
+        [1],
+        [16],
+        stem="cifar",
+        include_top=False,
+        input_shape=(16, 16, 3),
+        block=HalvedBlock,
+    )
+    assert isinstance(halved.get_layer("stage1_block1"), HalvedBlock)
+    halved.set_weights(plain.get_weights())
+    np.testing.assert_allclose(
+        predict(halved, x), predict(plain, x) / 2, atol=1e-6
+    )
+    path = tmp_path / "halved.keras"
+    halved.save(path)
+    again = keras.saving.load_model(path)
+    np.testing.assert_array_equal(predict(again, x), predict(halved, x))
+
+
+def test_block_may_be_any_callable():
+    calls = []
+
+    def block(filters, **kwargs):
+        calls.append((filters, kwargs["name"], kwargs["stride"]))
+        return ResidualBlock(filters, **kwargs)
+
+    small(block=block)
+    assert calls == [
+        (16, "stage1_block1", 1),
+        (16, "stage1_block2", 1),
+        (32, "stage2_block1", 2),
+        (32, "stage2_block2", 1),
+    ]
+
+
+# What the paper says of the networks.
+
+
+def features(model, x, *names, training=False):
+    parts = keras.Model(
+        model.input, [model.get_layer(name).output for name in names]
+    )
+    return [
+        ops.convert_to_numpy(y)
+        for y in parts(ops.convert_to_tensor(x), training=training)
+    ]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_zero_init_with_option_a_is_the_identity(training):
+    model = ResNet20(zero_init_residual=True)
+    randomize(model)
+    x = images(4, 32, 32, 3)
+    names = ["stem_relu"]
+    names += [f"stage{s}_block{b}" for s in (1, 2, 3) for b in (1, 2, 3)]
+    stem, *blocks = features(model, x, *names, training=training)
+    # Across stages: every second row and column, and zero channels.
+    for i, y in enumerate(blocks):
+        step = 2 ** (i // 3)
+        expected = np.zeros_like(y)
+        expected[..., :16] = stem[:, ::step, ::step]
+        np.testing.assert_array_equal(y, expected)
+    # So the network is its stem and its head.
+    head = model.get_layer("head")(model.get_layer("avg_pool")(blocks[-1]))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(model(x, training=training)),
+        ops.convert_to_numpy(head),
+    )
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_zero_init_with_option_b_is_the_identity_within_a_stage(bottleneck):
+    model = ResNet(
+        [3, 3],
+        [16, 32],
+        stem="cifar",
+        bottleneck=bottleneck,
+        input_shape=(16, 16, 3),
+        zero_init_residual=True,
+    )
+    randomize(model)
+    x = images(2, 16, 16, 3)
+    for stage in (1, 2):
+        names = [f"stage{stage}_block{b}" for b in (1, 2, 3)]
+        first, *others = features(model, x, *names)
+        assert np.abs(first).max() > 0.1
+        for y in others:
+            np.testing.assert_array_equal(y, first)
+
+
+def test_without_zero_init_the_blocks_do_something():
+    model = ResNet20()
+    x = images(2, 32, 32, 3)
+    stem, block = features(model, x, "stem_relu", "stage1_block1")
+    assert np.abs(stem - block).max() > 0.1
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_zero_scales_are_trained(bottleneck):
+    model = small(zero_init_residual=True, bottleneck=bottleneck)
+    last = "bn3" if bottleneck else "bn2"
+    scales = [
+        v for v in model.trainable_variables if v.path.endswith(f"{last}/gamma")
+    ]
+    assert len(scales) == 4
+    for scale in scales:
+        np.testing.assert_array_equal(ops.convert_to_numpy(scale), 0)
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.train_on_batch(images(8, 16, 16, 3), np.arange(8) % 5)
+    for scale in scales:
+        moved = ops.convert_to_numpy(scale)
+        assert np.isfinite(moved).all()
+        assert np.mean(moved != 0) > 0.5, scale.path
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_plain_twin_has_the_same_layers(option, bottleneck):
+    # The paper compares networks of equal depth, width and cost.
+    residual = small(shortcut=option, bottleneck=bottleneck)
+    plain = small(shortcut=option, bottleneck=bottleneck, residual=False)
+
+    def weights(model):
+        return [
+            (v.path, tuple(v.shape))
+            for v in model.variables
+            if "/shortcut_" not in v.path
+        ]
+
+    assert weights(plain) == weights(residual)
+    assert len(weights(plain)) == len(plain.variables)
+    if option == "A":
+        assert len(plain.variables) == len(residual.variables)
+        # Then only the addition tells them apart.
+        plain.set_weights(residual.get_weights())
+        x = images(2, 16, 16, 3)
+        assert np.abs(predict(plain, x) - predict(residual, x)).max() > 1e-3
+
+
+def test_stem_pool_pads_with_what_never_wins():
+    model = small(stem="imagenet", input_shape=(18, 18, 3))
+    relu, pooled = features(
+        model, images(2, 18, 18, 3), "stem_relu", "stem_pool"
+    )
+    padded = np.pad(
+        relu, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf
+    )
+    for i in range(pooled.shape[1]):
+        for j in range(pooled.shape[2]):
+            window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            np.testing.assert_array_equal(
+                pooled[:, i, j], window.max(axis=(1, 2))
+            )
+
+
+# Housekeeping.
+
+
+def test_building_leaves_global_settings_alone():
+    before = (
+        keras.config.dtype_policy().name,
+        keras.config.image_data_format(),
+        keras.config.floatx(),
+        keras.config.epsilon(),
+    )
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    small()
+    assert before == (
+        keras.config.dtype_policy().name,
+        keras.config.image_data_format(),
+        keras.config.floatx(),
+        keras.config.epsilon(),
+    )
+    after = np.random.get_state()  # noqa: NPY002
+    np.testing.assert_array_equal(numpy_state[1], after[1])
+
+
+def public_objects():
+    for name in keras_resnet.__all__:
+        value = getattr(keras_resnet, name)
+        if callable(value):
+            yield pytest.param(value, id=name)
+
+
+@pytest.mark.parametrize("value", [*public_objects()])
+def test_docstring(value):
+    # Its own, not that of the class it is made of.
+    doc = vars(value)["__doc__"] if isinstance(value, type) else value.__doc__
+    assert doc
+    assert not doc.startswith(f"{value.__name__}(")
+    assert doc.split("\n")[0].rstrip().endswith((".", ":"))
+    if isinstance(value, type):
+        members = vars(value).items()
+        public = [
+            member
+            for name, member in members
+            if inspect.isfunction(member)
+            and not name.startswith("_")
+            and not any(hasattr(base, name) for base in value.__mro__[1:])
+        ]
+        assert all(inspect.getdoc(member) for member in public)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ResNet,
+        keras_resnet.ResNetImageNet,
+        keras_resnet.ResNetCIFAR,
+        keras_resnet.ResidualBlock,
+        keras_resnet.Convolution,
+        keras_resnet.BatchNormalization,
+        keras_resnet.complexity,
+    ],
+)
+def test_docstring_names_every_argument(value):
+    doc = inspect.getdoc(value)
+    arguments = doc[doc.index("Args:") :]
+    for name, parameter in inspect.signature(value).parameters.items():
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        assert f"{stars}{name}" in arguments

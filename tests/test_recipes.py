@@ -1,0 +1,259 @@
+"""`recipes/cifar10.py`, run as a user runs it."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
+
+import cifar10  # noqa: E402
+import cli  # noqa: E402
+from conftest import ROOT  # noqa: E402
+
+RECIPE = "recipes/cifar10.py"
+# Eight layers on the digits: seconds on any backend.
+SMALL = ("--dataset", "digits", "--preset", "fast", "--depth", "8")
+
+
+def _settings(*flags):
+    return cifar10.settle(cifar10.make_parser().parse_args(flags))
+
+
+def test_the_default_is_the_papers_procedure():
+    s = _settings()
+    assert (s.dataset, s.depth, s.shortcut, s.plain) == (
+        "cifar10",
+        20,
+        "A",
+        False,
+    )
+    assert (s.steps, s.epochs, s.batch_size) == (64_000, None, 128)
+    assert (s.schedule, s.learning_rate) == ("step-decay", 0.1)
+    assert (s.weight_decay, s.precision) == (1e-4, "float32")
+
+
+def test_flags_win_over_presets():
+    s = _settings("--preset", "fast", "--learning-rate", "0.3")
+    assert s.learning_rate == 0.3
+    assert s.weight_decay == cifar10.PRESETS["fast"]["weight_decay"]
+    assert _settings("--epochs", "3").steps is None
+    s = _settings("--preset", "fast", "--steps", "7")
+    assert (s.steps, s.epochs) == (7, None)
+
+
+def test_presets_name_only_settings():
+    fields = {field.name for field in dataclasses.fields(cifar10.Settings)}
+    presets = [*cifar10.PRESETS.values(), *cifar10.PRESETS_BY_DATASET.values()]
+    assert all(set(preset) <= fields for preset in presets)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dept", "20"], ["--dept", "--help"]),
+        (["--depth", "21"], ["--depth", "21", "6n+2", "20"]),
+        (["--depth", "x"], ["--depth", "positive whole number", "'x'"]),
+        (["--learning-rate", "-1"], ["--learning-rate", "'-1'"]),
+        (["--learning-rate", "nan"], ["--learning-rate", "'nan'"]),
+        (["--weight-decay", "-1"], ["--weight-decay", "'-1'"]),
+        (["--seed", "-1"], ["--seed", "'-1'"]),
+        (["--shortcut", "D"], ["--shortcut", "'D'", "'A'", "'B'", "'C'"]),
+        (["--preset", "slow"], ["--preset", "'slow'", "'fast'"]),
+        (["--steps", "5", "--epochs", "1"], ["--steps", "--epochs", "both"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(cifar10.make_parser(), cifar10.main, flags)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_help_explains_every_flag(capsys):
+    parser = cifar10.make_parser()
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for action in parser._actions:
+        assert action.help
+        assert action.option_strings[-1] in text
+
+
+def test_help_does_not_wait_for_keras(run_python):
+    code = (
+        "import sys; sys.path.insert(0, 'recipes'); import cifar10; "
+        "cifar10.make_parser(); assert 'keras' not in sys.modules"
+    )
+    run_python("-c", code)
+
+
+def test_failures_are_one_line_and_status_1(capsys):
+    def fail(_):
+        raise ValueError("two\nlines")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(cifar10.make_parser(), fail, [])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "ValueError: two lines" in error
+    with pytest.raises(ValueError, match="two"):
+        cli.run(cifar10.make_parser(), fail, ["--debug"])
+
+
+def _history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder and output of one small run, seen through to its end."""
+    folder = tmp_path_factory.mktemp("recipe") / "run"
+    flags = [*SMALL, "--epochs", "2", "--seed", "3", "--output", str(folder)]
+    result = subprocess.run(
+        [sys.executable, RECIPE, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, flags, result
+
+
+def test_a_run_leaves_everything(finished):
+    folder, flags, process = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "best.keras",
+        "curves.png",
+        "final.keras",
+        "history.csv",
+        "last.keras",
+        "result.json",
+        "settings.json",
+        "tensorboard",
+    }
+    assert list(folder.glob("tensorboard/*/events*"))
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    lines = (folder / "result.json").read_text().splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    backend = keras.backend.backend()
+    assert result["backend"] == backend
+    assert result["command"].startswith(f"KERAS_BACKEND={backend} python")
+    assert all(flag in result["command"] for flag in flags)
+    assert result["settings"]["seed"] == 3
+    assert result["iterations"] == 2 * round(1257 / 32)
+    assert result["test_images"] == 360
+    assert result["seconds"] > 0
+    assert result["images_per_second"] > 0
+    assert result["versions"]["keras"] == keras.__version__
+    errors = [row["val_error"] for row in _history(folder)]
+    assert result["validation_error"] == pytest.approx(
+        float(errors[-1]), abs=1e-4
+    )
+    assert f"test error {100 * result['test_error']:.2f} %" in process.stdout
+
+
+def test_the_saved_model_takes_raw_pixels(finished):
+    folder, _, _ = finished
+    from keras_resnet import data
+
+    result = json.loads((folder / "result.json").read_text())
+    test = data.load("digits").test
+    model = keras.models.load_model(folder / "final.keras")
+    logits = model.predict(test.images.astype("float32"), verbose=0)
+    error = (logits.argmax(axis=1) != test.labels).mean()
+    assert error == pytest.approx(result["test_error"], abs=5e-4)
+
+
+def test_a_finished_run_is_left_alone(finished, run_python):
+    folder, flags, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    refused = run_python(RECIPE, *flags, check=False)
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    resumed = run_python(RECIPE, *flags, "--resume")
+    assert "is finished" in resumed.stdout
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
+    finished, tmp_path
+):
+    folder, flags, _ = finished
+    other = tmp_path / "run"
+    flags = [*flags[:-1], str(other)]
+    process = subprocess.Popen(
+        [sys.executable, RECIPE, *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (other / "last.keras").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"up to iteration {round(1257 / 32)}" in out
+    assert "--resume" in out
+    assert len(_history(other)) == 1
+    subprocess.run(
+        [sys.executable, RECIPE, *flags, "--resume"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    assert len(_history(other)) == 2
+    straight = keras.models.load_model(folder / "final.keras")
+    resumed = keras.models.load_model(other / "final.keras")
+    for one, two in zip(
+        straight.get_weights(), resumed.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
+    import results
+
+    folder, _, _ = finished
+    output = tmp_path / "results"
+    with pytest.raises(SystemExit) as caught:
+        cli.run(
+            results.make_parser(),
+            results.main,
+            [str(tmp_path), "--output", str(output)],
+        )
+    assert caught.value.code == 2
+    assert "no finished run" in capsys.readouterr().err
+    cli.run(
+        results.make_parser(),
+        results.main,
+        [str(folder), "--output", str(output)],
+    )
+    page = (output / "README.md").read_text()
+    result = json.loads((folder / "result.json").read_text())
+    assert f"{100 * result['test_error']:.2f} %" in page
+    assert result["command"] in page
+    assert (output / "run.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,274 @@
+"""The paper's optimizer and schedules, callbacks, and the folder of a run."""
+
+import json
+import math
+import signal
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_resnet import training
+
+
+def _model(optimizer, regularizer=None):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                3,
+                kernel_regularizer=regularizer,
+                bias_regularizer=regularizer,
+            ),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=(4, 3)), rng.normal(size=3)])
+    model.compile(optimizer, "mse")
+    return model
+
+
+def _batch(seed=1):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(8, 4)).astype("float32"),
+        rng.normal(size=(8, 3)).astype("float32"),
+    )
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_coupled_decay_is_half_the_squared_norm_in_the_loss(nesterov):
+    decay = 0.1
+    coupled = _model(
+        training.CoupledSGD(0.05, nesterov=nesterov, coupled_decay=decay)
+    )
+    # The paper's weight decay d is Keras's L2(d / 2).
+    penalized = _model(
+        keras.optimizers.SGD(0.05, momentum=0.9, nesterov=nesterov),
+        keras.regularizers.L2(decay / 2),
+    )
+    for step in range(5):
+        coupled.train_on_batch(*_batch(step))
+        penalized.train_on_batch(*_batch(step))
+    for ours, theirs in zip(
+        coupled.get_weights(), penalized.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_coupled_decay_by_hand():
+    """v = 0.9 v - lr (g + d w); w = w + v, as in Caffe, when lr changes too."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [0], [0.5, 0.05]
+    )
+    optimizer = training.CoupledSGD(schedule, coupled_decay=0.01)
+    variable = keras.Variable([2.0, -1.0])
+    w, v = np.array([2.0, -1.0]), 0.0
+    optimizer.build([variable])
+    for rate, gradient in ((0.5, [1.0, 2.0]), (0.05, [0.5, -1.0])):
+        optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+        v = 0.9 * v - rate * (np.array(gradient) + 0.01 * w)
+        w = w + v
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), w, rtol=1e-6)
+
+
+def test_coupled_sgd_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    w = torch.tensor([2.0, -1.0], requires_grad=True)
+    theirs = torch.optim.SGD([w], lr=0.1, momentum=0.9, weight_decay=0.01)
+    variable = keras.Variable([2.0, -1.0])
+    ours = training.CoupledSGD(0.1, coupled_decay=0.01)
+    ours.build([variable])
+    for gradient in ([1.0, 2.0], [0.5, -1.0], [0.0, 3.0]):
+        w.grad = torch.tensor(gradient)
+        theirs.step()
+        ours.apply([ops.convert_to_tensor(gradient)], [variable])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(variable), w.detach().numpy(), rtol=1e-6
+    )
+
+
+def test_coupled_sgd_survives_serialization():
+    optimizer = training.CoupledSGD(
+        training.one_cycle(0.3, 100), 0.8, True, coupled_decay=0.2
+    )
+    copy = keras.optimizers.deserialize(
+        json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    )
+    assert copy.get_config() == optimizer.get_config()
+    assert copy.coupled_decay == 0.2
+
+
+def test_coupled_sgd_refuses_negative_decay():
+    with pytest.raises(ValueError, match="coupled_decay=-1"):
+        training.CoupledSGD(coupled_decay=-1)
+
+
+def _rates(schedule, steps):
+    return [float(schedule(step)) for step in steps]
+
+
+def test_step_decay_is_the_papers():
+    schedule = training.step_decay(0.1, 64_000)
+    # Steps count from zero: 31,999 is the last of the first 32k.
+    np.testing.assert_allclose(
+        _rates(schedule, [0, 31_999, 32_000, 47_999, 48_000, 63_999]),
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001],
+        rtol=1e-6,
+    )
+
+
+def test_step_decay_warms_up_for_depth_110():
+    schedule = training.step_decay(0.1, 64_000, warmup_steps=400)
+    np.testing.assert_allclose(
+        _rates(schedule, [0, 399, 400, 31_999, 32_000, 48_000]),
+        [0.01, 0.01, 0.1, 0.1, 0.01, 0.001],
+        rtol=1e-6,
+    )
+
+
+def test_one_cycle_goes_up_and_down_once():
+    rates = _rates(training.one_cycle(0.4, 100), range(101))
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(0.4)
+    assert rates.index(max(rates)) == 25
+    assert rates[-1] == pytest.approx(0, abs=1e-7)
+    assert (np.diff(rates[:26]) > 0).all()
+    assert (np.diff(rates[25:]) < 0).all()
+
+
+def _fit(model, callbacks, epochs=1, initial_epoch=0, steps=4, **kwargs):
+    x, y = _batch()
+    return model.fit(
+        np.tile(x, (steps, 1)),
+        np.tile(y, (steps, 1)),
+        batch_size=8,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=callbacks,
+        verbose=0,
+        **kwargs,
+    )
+
+
+def test_stop_at_stops_within_an_epoch():
+    model = _model(training.CoupledSGD(0.01))
+    _fit(model, [training.StopAt(6)], epochs=5)
+    assert int(model.optimizer.iterations) == 6
+    # Steps made before count too.
+    _fit(model, [training.StopAt(9)], epochs=5)
+    assert int(model.optimizer.iterations) == 9
+
+
+def test_pace_counts():
+    model = _model(training.CoupledSGD(0.01))
+    history = _fit(model, [training.Pace(8)], epochs=3).history
+    assert history["iterations"] == [4, 8, 12]
+    assert all(0 < s < 60 for s in history["seconds"])
+    assert all(r > 0 for r in history["images_per_second"])
+
+
+def test_divergence_is_an_error():
+    model = _model(training.CoupledSGD(1e30))
+    with pytest.raises(training.DivergenceError, match="epoch 1.*lower"):
+        _fit(model, [training.FailOnDivergence()], epochs=3, steps=8)
+
+
+def test_interrupts_come_after_a_batch_and_handlers_return():
+    class Press(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    model = _model(training.CoupledSGD(0.01))
+    with pytest.raises(KeyboardInterrupt):
+        _fit(model, [training.Interruptible(), Press()])
+    assert int(model.optimizer.iterations) == 3
+    assert signal.getsignal(signal.SIGINT) is before
+    _fit(model, [training.Interruptible()])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_checkpoint_keeps_the_best(tmp_path):
+    path = tmp_path / "best.keras"
+    model = _model(training.CoupledSGD(0.01))
+    model.train_on_batch(*_batch())  # so that there is an optimizer to save
+    checkpoint = training.Checkpoint(path, monitor="val_error")
+    checkpoint.set_model(model)
+    checkpoint.on_epoch_end(0, {"val_error": 0.5})
+    best = [w.copy() for w in model.get_weights()]
+    model.set_weights([w + 1 for w in best])
+    for value in (0.5, 0.6, math.nan):
+        checkpoint.on_epoch_end(1, {"val_error": value})
+    for saved, weight in zip(
+        keras.models.load_model(path).get_weights(), best, strict=True
+    ):
+        np.testing.assert_array_equal(saved, weight)
+    assert [p.name for p in tmp_path.iterdir()] == ["best.keras"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.keras"
+    model = _model(training.CoupledSGD(0.01))
+    checkpoint = training.Checkpoint(path)
+    checkpoint.set_model(model)
+    checkpoint.on_epoch_end(0, {})
+    before = path.read_bytes()
+
+    def fail(self, filepath, **kwargs):
+        filepath.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.on_epoch_end(1, {})
+    assert path.read_bytes() == before
+
+
+def test_run_refuses_to_overwrite(tmp_path):
+    folder = tmp_path / "run"
+    training.Run(folder, {"depth": 20})
+    with pytest.raises(training.RunError, match="--resume"):
+        training.Run(folder, {"depth": 20})
+    training.Run(folder, {"depth": 20}, resume=True)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(training.RunError, match="exists already"):
+        training.Run(file, {})
+    assert file.read_text() == "mine"
+
+
+def test_run_resumes_only_its_own_settings(tmp_path):
+    folder = tmp_path / "run"
+    training.Run(folder, {"depth": 20, "seed": 0})
+    with pytest.raises(training.RunError, match="depth was 20 and is 56"):
+        training.Run(folder, {"depth": 56, "seed": 0}, resume=True)
+    with pytest.raises(training.RunError, match="no run to resume"):
+        training.Run(tmp_path / "other", {}, resume=True)
+
+
+def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
+    run = training.Run(tmp_path / "run", {})
+    model = _model(training.CoupledSGD(0.01))
+    _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
+    (run / "history.csv").write_text(
+        "epoch,iterations,val_error\n0,4,0.5\n1,8,0.1\n2,12,\n"
+    )
+    resumed = run.load_last()
+    assert int(resumed.optimizer.iterations) == 4
+    assert run.history() == {
+        "epoch": [0],
+        "iterations": [4],
+        "val_error": [0.5],
+    }
+
+
+def test_environment_names_versions():
+    environment = training.environment()
+    backend = keras.backend.backend()
+    assert environment["backend"] == backend
+    assert environment["versions"]["keras"] == keras.__version__
+    assert any(name.startswith(backend) for name in environment["versions"])
+    assert "cores" in environment["device"]

@@ -3,7 +3,12 @@
 # Imported for its optimizer, without which Keras could not load the models
 # that the recipes save.
 from keras_resnet import training
-from keras_resnet.blocks import BatchNormalization, Convolution, ResidualBlock
+from keras_resnet.blocks import (
+    BatchNormalization,
+    Convolution,
+    MaxPooling,
+    ResidualBlock,
+)
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
 from keras_resnet.resnet import (
     ResNet,
@@ -28,6 +33,7 @@ __all__ = [
     "Complexity",
     "Convolution",
     "LayerComplexity",
+    "MaxPooling",
     "ResNet",
     "ResNet18",
     "ResNet20",

@@ -19,6 +19,24 @@ def _torch():
     return torch
 
 
+def _knows_channels_last_alone():
+    """Whether this is TensorFlow on a CPU.
+
+    Its kernels for images do not know channels first there, except under XLA.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_logical_devices("GPU")
+
+
+def _by_channels_last(operation, x):
+    """Applies a channels-last operation to a channels-first image."""
+    y = operation(ops.transpose(x, (0, 2, 3, 1)))
+    return ops.transpose(y, (0, 3, 1, 2))
+
+
 def convolution(x, kernel, strides, margins, dilation_rate, data_format):
     """2-D convolution of an image padded alike on both sides.
 
@@ -54,20 +72,69 @@ def convolution(x, kernel, strides, margins, dilation_rate, data_format):
             groups=channels // kernel.shape[1],
         )
         return y.permute(0, 2, 3, 1) if last else y
+    if not last and _knows_channels_last_alone():
+        return _by_channels_last(
+            lambda x: convolution(
+                x, kernel, strides, margins, dilation_rate, "channels_last"
+            ),
+            x,
+        )
     padding = "valid"
     if max(strides) == 1:
         # "same" is symmetric here, and spares a copy of the image.
         padding = "same"
     elif max(margins) > 0:
-        border = [[margin, margin] for margin in margins]
-        zero = [[0, 0]]
-        x = ops.pad(x, zero + border + zero if last else 2 * zero + border)
+        x = ops.pad(x, _border(margins, last))
     return ops.conv(
         x,
         kernel,
         strides=list(strides),
         padding=padding,
         dilation_rate=dilation_rate,
+        data_format=data_format,
+    )
+
+
+def _border(margins, last):
+    """Returns what `ops.pad` takes for margins of rows and columns."""
+    border = [[margin, margin] for margin in margins]
+    zero = [[0, 0]]
+    return zero + border + zero if last else 2 * zero + border
+
+
+def max_pooling(x, size, strides, data_format):
+    """2-D max pooling of an image padded alike on both sides.
+
+    On PyTorch without copies, as `convolution`.
+
+    Args:
+        x: 4-D tensor, in the order of `data_format`.
+        size: Pair of odd integers.
+        strides: Pair of integers.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        4-D tensor, in the order of `data_format`.
+    """
+    last = data_format == "channels_last"
+    margins = [k // 2 for k in size]
+    if torch := _torch():
+        y = torch.nn.functional.max_pool2d(
+            x.permute(0, 3, 1, 2) if last else x,
+            tuple(size),
+            stride=tuple(strides),
+            padding=tuple(margins),
+        )
+        return y.permute(0, 2, 3, 1) if last else y
+    if not last and _knows_channels_last_alone():
+        return _by_channels_last(
+            lambda x: max_pooling(x, size, strides, "channels_last"), x
+        )
+    return ops.max_pool(
+        ops.pad(x, _border(margins, last), constant_values=-float("inf")),
+        size,
+        strides=strides,
+        padding="valid",
         data_format=data_format,
     )
 

@@ -122,6 +122,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not self.renorm
+            and not self.synchronized
             and len(inputs.shape) == 4
             and self.axis in (-1, 1, 3)
         )
@@ -143,6 +144,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_mean.assign(mean * m + batch_mean * (1 - m))
         self.moving_variance.assign(variance * m + batch_variance * (1 - m))
         return outputs
+
+
+@register
+class MaxPooling(keras.layers.MaxPooling2D):
+    """2-D max pooling, padded alike on all sides.
+
+    `keras.layers.MaxPooling2D(padding="same")` in all but this: at a larger
+    stride it pads as `Convolution` does. Padding never wins a maximum.
+
+    Args:
+        pool_size: Odd integer, or a pair of them.
+        strides: Integer or pair of integers.
+        **kwargs: Other arguments of `keras.layers.MaxPooling2D`, except
+            `padding`.
+
+    Reference: He et al. 2015, table 1.
+    """
+
+    def __init__(self, pool_size, strides=1, **kwargs):
+        padding = kwargs.pop("padding", "same")
+        super().__init__(pool_size, strides=strides, padding=padding, **kwargs)
+        if padding != "same" or any(k % 2 == 0 for k in self.pool_size):
+            raise ValueError(
+                "MaxPooling pads pool_size // 2 on each side, so `padding` "
+                "must be 'same' and `pool_size` odd. Received: "
+                f"padding={padding!r}, pool_size={pool_size!r}"
+            )
+
+    def call(self, inputs):
+        return backend.max_pooling(
+            inputs, self.pool_size, self.strides, self.data_format
+        )
 
 
 def channel_axis(data_format):

@@ -128,7 +128,9 @@ def ResNet(
     data_format = keras.config.image_data_format()
     common = {"momentum": momentum, "epsilon": epsilon}
     x = _input(input_tensor, input_shape, stem, include_top, data_format)
-    inputs = x if input_tensor is None else keras.utils.get_source_inputs(x)
+    inputs = keras.utils.get_source_inputs(x)
+    if len(inputs) == 1:
+        (inputs,) = inputs
 
     x = blocks.Convolution(
         widths[0],
@@ -140,9 +142,7 @@ def ResNet(
     x = blocks.BatchNormalization(name="stem_bn", **common)(x)
     x = layers.ReLU(name="stem_relu")(x)
     if stem == "imagenet":
-        # Zeros never win a maximum over what a ReLU lets through.
-        x = layers.ZeroPadding2D(1, name="stem_pad")(x)
-        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+        x = blocks.MaxPooling(3, strides=2, name="stem_pool")(x)
 
     for stage, (depth, width) in enumerate(
         zip(depths, widths, strict=True), start=1

@@ -170,6 +170,15 @@ def settle(arguments):
     }
     if "steps" in given and "epochs" in given:
         raise cli.UsageError("give --steps or --epochs, not both")
+    if "plain" in given and "shortcut" in given:
+        raise cli.UsageError(
+            "a plain net has no shortcuts: leave out one of "
+            "--plain and --shortcut"
+        )
+    if given.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
+        raise cli.UsageError(
+            "the digits come with scikit-learn: leave out --data-dir"
+        )
     depth = given.get("depth", Settings.depth)
     if depth < 8 or (depth - 2) % 6:
         raise cli.UsageError(
@@ -181,6 +190,20 @@ def settle(arguments):
     if "steps" in given or "epochs" in given:
         values = values | {"steps": None, "epochs": None}
     return Settings(**values | given)
+
+
+def learning_rate(settings, steps):
+    """Returns the learning rate as a function of the step."""
+    from keras_resnet import training
+
+    if settings.schedule == "one-cycle":
+        return training.one_cycle(settings.learning_rate, steps)
+    deep = settings.depth >= WARMUP_FROM_DEPTH
+    return training.step_decay(
+        settings.learning_rate,
+        steps,
+        warmup_steps=WARMUP_STEPS if deep else 0,
+    )
 
 
 def build(settings, data, steps):
@@ -214,18 +237,11 @@ def build(settings, data, steps):
         shortcut=settings.shortcut,
         residual=not settings.plain,
     )
-    if settings.schedule == "one-cycle":
-        rate = training.one_cycle(settings.learning_rate, steps)
-    else:
-        deep = settings.depth >= WARMUP_FROM_DEPTH
-        rate = training.step_decay(
-            settings.learning_rate,
-            steps,
-            warmup_steps=WARMUP_STEPS if deep else 0,
-        )
     model.compile(
         optimizer=training.CoupledSGD(
-            rate, momentum=0.9, coupled_decay=settings.weight_decay
+            learning_rate(settings, steps),
+            momentum=0.9,
+            coupled_decay=settings.weight_decay,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],

@@ -59,6 +59,46 @@ def test_convolution_with_groups_and_dilation(groups, dilation):
     )
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("rows", [8, 9])
+def test_max_pooling_is_the_largest_within_a_window(rows, data_format):
+    ours = keras_resnet.MaxPooling(3, strides=2, data_format=data_format)
+    images = _images((2, rows, 7, 4)) - 5  # mostly below the zeros of padding
+    padded = np.pad(
+        images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf
+    )
+    expected = np.stack(
+        [
+            np.stack(
+                [
+                    padded[:, r : r + 3, c : c + 3].max(axis=(1, 2))
+                    for c in range(0, 7, 2)
+                ],
+                axis=1,
+            )
+            for r in range(0, rows, 2)
+        ],
+        axis=1,
+    )
+    if data_format == "channels_first":
+        images = np.moveaxis(images, -1, 1)
+        expected = np.moveaxis(expected, -1, 1)
+    x = ops.convert_to_tensor(np.ascontiguousarray(images))
+    y = ops.convert_to_numpy(ours(x))
+    np.testing.assert_array_equal(y, expected)
+    assert ours.compute_output_shape(images.shape) == expected.shape
+    # Each output passes its gradient to one input.
+    (gradient,) = gradients(ours, x)
+    weights = np.random.default_rng(7).normal(size=expected.shape)
+    np.testing.assert_allclose(gradient.sum(), weights.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [{"padding": "valid"}, {"pool_size": 2}])
+def test_max_pooling_refuses_what_it_cannot_pad_alike(arguments):
+    with pytest.raises(ValueError, match=r"padding.*pool_size"):
+        keras_resnet.MaxPooling(**{"pool_size": 3} | arguments)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"padding": "valid"}, {"kernel_size": 2}]
 )

@@ -20,14 +20,6 @@ EPSILON = 1e-5
 FORMATS = ("channels_last", "channels_first")
 
 
-def on_tensorflow_cpu():
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
-
-
 @pytest.fixture(autouse=True)
 def _settings():
     """Gives Keras's global settings back as they were."""
@@ -39,18 +31,10 @@ def _settings():
 
 
 def run(layer, x, **kwargs):
-    """Calls a layer on an array in the layer's data format.
-
-    TensorFlow on a CPU has no channels-first convolution but XLA's.
-    """
+    """Calls a layer on an array in the layer's data format."""
     if layer.data_format == "channels_first":
         x = x.transpose(0, 3, 1, 2)
-    call = layer
-    if layer.data_format == "channels_first" and on_tensorflow_cpu():
-        import tensorflow as tf
-
-        call = tf.function(layer, jit_compile=True)
-    y = ops.convert_to_numpy(call(ops.convert_to_tensor(x), **kwargs))
+    y = ops.convert_to_numpy(layer(ops.convert_to_tensor(x), **kwargs))
     return y.transpose(0, 2, 3, 1) if layer.data_format != FORMATS[0] else y
 
 
@@ -297,17 +281,6 @@ def test_convolution_differs_from_keras_same_at_stride_2():
     assert np.abs(ours - theirs).max() > 0.1
 
 
-@pytest.mark.skipif(
-    "not on_tensorflow_cpu()", reason="every other device has the operation"
-)
-def test_tensorflow_on_a_cpu_needs_xla_for_channels_first():
-    # Should TensorFlow learn it, `run` above needs no XLA any more.
-    layer = Convolution(4, 3, data_format="channels_first")
-    x = np.zeros((2, 4, 8, 8), "float32")
-    with pytest.raises(Exception, match="only supports the NHWC"):
-        layer(x)
-
-
 @pytest.mark.parametrize("option", ["A", "B"])
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_gradient_does_not_depend_on_the_data_format(kind, option):
@@ -331,7 +304,6 @@ def test_gradient_does_not_depend_on_the_data_format(kind, option):
         model.compile(
             keras.optimizers.SGD(0.5),
             "mse",
-            jit_compile=True if first and on_tensorflow_cpu() else "auto",
         )
         before = block.get_weights()
         model.train_on_batch(batch, np.ones((4, 24), "float32"))

@@ -1,9 +1,11 @@
 """Loading, splitting, augmenting and batching of images."""
 
+import importlib
 import os
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -205,6 +207,17 @@ def test_mnist():
     # The published mean of the 60,000 training images, divided by 255.
     images = np.concatenate([part.images for part in parts[:2]])
     assert abs(images.mean() / 255 - 0.1307) < 5e-5
+
+
+def test_tensorflow_gets_no_gpu_beside_another_backend(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "tensorflow.config.set_visible_devices",
+        lambda *arguments: calls.append(arguments),
+    )
+    importlib.reload(data)
+    trains = keras.backend.backend() == "tensorflow"
+    assert calls == ([] if trains else [([], "GPU")])
 
 
 def test_missing_data_are_reported_within_seconds(tmp_path, monkeypatch):

@@ -56,6 +56,63 @@ def test_presets_name_only_settings():
     assert all(set(preset) <= fields for preset in presets)
 
 
+def _tiny(*flags):
+    """A compiled model of these flags and a batch for it."""
+    from keras_resnet import data
+
+    digits = data.load("digits")
+    settings = _settings(*SMALL, *flags)
+    model = cifar10.build(settings, digits, steps=100)
+    images = digits.train.images[:8].astype("float32")
+    return model, images, digits.train.labels[:8]
+
+
+@pytest.fixture
+def _policy():
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.usefixtures("_policy")
+def test_bfloat16_keeps_weights_pixels_and_logits_in_float32():
+    model, images, labels = _tiny("--precision", "bfloat16")
+    assert model.get_layer("stage1_block1").compute_dtype == "bfloat16"
+    assert model.get_layer("per_pixel_mean").compute_dtype == "float32"
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    loss, _ = model.train_on_batch(images, labels)
+    assert np.isfinite(loss)
+    assert model.predict(images, verbose=0).dtype == np.float32
+
+
+def test_flags_reach_the_network():
+    plain, _, _ = _tiny("--plain")
+    assert not plain.get_layer("stage2_block1").residual
+    option_c, _, _ = _tiny("--shortcut", "C")
+    assert option_c.get_layer("stage1_block1").shortcut_conv is not None
+    assert len([x for x in option_c.layers if "block" in x.name]) == 3
+    tuned, _, _ = _tiny("--weight-decay", "0.02", "--learning-rate", "0.3")
+    assert tuned.optimizer.coupled_decay == 0.02
+    rate = tuned.optimizer.get_config()["learning_rate"]["config"]
+    assert rate["warmup_target"] == 0.3
+
+
+def test_a_seed_gives_the_same_weights_again():
+    first, other, again = (
+        _tiny("--seed", seed)[0].get_weights() for seed in ("1", "2", "1")
+    )
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("depth", "rate"), [(110, 0.01), (20, 0.1)])
+def test_depth_110_warms_up(depth, rate):
+    settings = _settings("--depth", str(depth))
+    schedule = cifar10.learning_rate(settings, 64_000)
+    assert float(schedule(0)) == pytest.approx(rate)
+    assert float(schedule(400)) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -69,6 +126,8 @@ def test_presets_name_only_settings():
         (["--shortcut", "D"], ["--shortcut", "'D'", "'A'", "'B'", "'C'"]),
         (["--preset", "slow"], ["--preset", "'slow'", "'fast'"]),
         (["--steps", "5", "--epochs", "1"], ["--steps", "--epochs", "both"]),
+        (["--plain", "--shortcut", "B"], ["--plain", "--shortcut"]),
+        (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):

@@ -167,6 +167,8 @@ def test_pace_counts():
     assert history["iterations"] == [4, 8, 12]
     assert all(0 < s < 60 for s in history["seconds"])
     assert all(r > 0 for r in history["images_per_second"])
+    history = _fit(model, [training.Pace(8)], steps=1).history
+    assert 0 < history["images_per_second"][0] < math.inf
 
 
 def test_divergence_is_an_error():

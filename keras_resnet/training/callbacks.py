@@ -96,8 +96,9 @@ class Pace(keras.callbacks.Callback):
 
     `iterations`: optimizer steps so far. `error` and `val_error`: one minus
     the accuracies. `seconds`: duration of the epoch with its validation.
-    `images_per_second`: of the training steps but the first, which compiles.
-    Must come before the callbacks that write the logs.
+    `images_per_second`: of the training steps but the first, which compiles;
+    of that one where there is no other. Must come before the callbacks that
+    write the logs.
 
     Args:
         batch_size: Integer, images per step.
@@ -118,14 +119,15 @@ class Pace(keras.callbacks.Callback):
         self._steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        elapsed = self._last - self._first
-        images = (self._steps - 1) * self.batch_size
+        elapsed, steps = self._last - self._first, self._steps - 1
+        if steps == 0:
+            elapsed, steps = self._last - self._begin, 1
         logs["iterations"] = int(self.model.optimizer.iterations)
         for prefix in ("", "val_"):
             if f"{prefix}accuracy" in logs:
                 logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]
         logs["seconds"] = time.perf_counter() - self._begin
-        logs["images_per_second"] = images / elapsed if elapsed else math.nan
+        logs["images_per_second"] = steps * self.batch_size / elapsed
 
 
 class Interruptible(keras.callbacks.Callback):

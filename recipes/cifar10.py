@@ -26,6 +26,7 @@ class Settings:
     epochs: int | None = None
     batch_size: int = 128
     schedule: str = "step-decay"
+    warmup: float | None = None
     learning_rate: float = 0.1
     weight_decay: float = 1e-4
     seed: int = 0
@@ -37,8 +38,10 @@ PRESETS = {
     "paper": {},
     "fast": {
         "steps": None,
-        "epochs": 12,
+        "epochs": 15,
         "schedule": "one-cycle",
+        # A short run needs its steps for the way down.
+        "warmup": 0.15,
         "learning_rate": 0.2,
         "weight_decay": 5e-4,
     },
@@ -117,8 +120,15 @@ def make_parser():
         "--schedule",
         choices=("step-decay", "one-cycle"),
         help="step-decay: divided by 10 after 1/2 and 3/4 of the steps; "
-        "one-cycle: up for a quarter, then down to 0 "
+        "one-cycle: up for --warmup, then down to 0 "
         f"(default: {d.schedule}; fast: {fast['schedule']})",
+    )
+    add(
+        "--warmup",
+        type=cli.share,
+        metavar="S",
+        help="share of the steps in which one cycle goes up "
+        f"(default: none; fast: {fast['warmup']})",
     )
     add(
         "--learning-rate",
@@ -189,7 +199,15 @@ def settle(arguments):
     values = PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
     if "steps" in given or "epochs" in given:
         values = values | {"steps": None, "epochs": None}
-    return Settings(**values | given)
+    if given.get("schedule") == "step-decay":
+        values = values | {"warmup": None}
+    settings = Settings(**values | given)
+    if (settings.schedule == "one-cycle") != (settings.warmup is not None):
+        raise cli.UsageError(
+            "--warmup and --schedule one-cycle go together: --schedule is "
+            f"{settings.schedule}, --warmup is {settings.warmup}"
+        )
+    return settings
 
 
 def learning_rate(settings, steps):
@@ -197,7 +215,9 @@ def learning_rate(settings, steps):
     from keras_resnet import training
 
     if settings.schedule == "one-cycle":
-        return training.one_cycle(settings.learning_rate, steps)
+        return training.one_cycle(
+            settings.learning_rate, steps, warmup=settings.warmup
+        )
     deep = settings.depth >= WARMUP_FROM_DEPTH
     return training.step_decay(
         settings.learning_rate,

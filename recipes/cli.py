@@ -64,6 +64,14 @@ def non_negative_float(text):
     return value
 
 
+def share(text):
+    """Parses a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
 def seed(text):
     """Parses a seed: an integer from 0 to 2**31 - 1."""
     value = int(text)
@@ -75,6 +83,7 @@ def seed(text):
 positive_int.__name__ = "positive whole number"
 positive_float.__name__ = "positive number"
 non_negative_float.__name__ = "number of at least 0"
+share.__name__ = "number from 0 to 1"
 seed.__name__ = "seed (whole number from 0 to 2147483647)"
 
 

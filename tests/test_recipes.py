@@ -46,6 +46,8 @@ def test_flags_win_over_presets():
     assert s.learning_rate == 0.3
     assert s.weight_decay == cifar10.PRESETS["fast"]["weight_decay"]
     assert _settings("--epochs", "3").steps is None
+    s = _settings("--preset", "fast", "--schedule", "step-decay")
+    assert s.warmup is None
     s = _settings("--preset", "fast", "--steps", "7")
     assert (s.steps, s.epochs) == (7, None)
 
@@ -126,6 +128,9 @@ def test_depth_110_warms_up(depth, rate):
         (["--shortcut", "D"], ["--shortcut", "'D'", "'A'", "'B'", "'C'"]),
         (["--preset", "slow"], ["--preset", "'slow'", "'fast'"]),
         (["--steps", "5", "--epochs", "1"], ["--steps", "--epochs", "both"]),
+        (["--schedule", "one-cycle"], ["--warmup", "None"]),
+        (["--warmup", "0.1"], ["--warmup", "step-decay"]),
+        (["--preset", "fast", "--warmup", "2"], ["--warmup", "'2'"]),
         (["--plain", "--shortcut", "B"], ["--plain", "--shortcut"]),
         (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
     ],

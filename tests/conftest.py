@@ -15,10 +15,10 @@ INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
 # Without the variable Keras takes TensorFlow and fails where there is none.
 os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The real data, where they lie prepared beside the checkout.
-PREPARED = ROOT.parent / "shared" / "tensorflow_datasets"
-if "TFDS_DATA_DIR" not in os.environ and PREPARED.is_dir():
-    os.environ["TFDS_DATA_DIR"] = str(PREPARED)
+# The real data, where they lie prepared in a folder beside the checkout.
+PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
+if PREPARED is not None:
+    os.environ.setdefault("TFDS_DATA_DIR", str(PREPARED))
 
 
 def gradients(layer, x, **kwargs):

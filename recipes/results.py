@@ -78,10 +78,12 @@ def table(results):
     rows += ["", "## Commands, versions, machines", ""]
     for name, result in sorted(results.items()):
         versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+        commit = result.get("commit")
         rows.append(
             f"- {name}: `{result['command']}`  \n"
             f"  {versions}; {result['device']}; "
             f"{result['parameters']:,} trainable parameters"
+            f"{f'; commit {commit}' if commit else ''}"
         )
     return "\n".join([HEAD, *rows, ""])
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -165,6 +166,7 @@ class Run:
         rates = history["images_per_second"]
         result = {
             "command": command(),
+            "commit": commit(),
             "settings": self.settings,
             **environment(),
             "parameters": sum(
@@ -195,6 +197,25 @@ def command():
     return (
         f"KERAS_BACKEND={keras.backend.backend()} python {shlex.join(sys.argv)}"
     )
+
+
+def commit():
+    """Returns the git commit of the running script, `None` outside git.
+
+    "-dirty" is appended where files differ from that commit.
+    """
+    folder = Path(sys.argv[0]).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
 
 
 def environment():

@@ -74,6 +74,11 @@ class Convolution(keras.layers.Conv2D):
                 f"padding={padding!r}, kernel_size={kernel_size!r}"
             )
 
+    def build(self, input_shape):
+        super().build(input_shape)
+        if backend.lay_out_kernel and self.data_format == "channels_last":
+            backend.lay_out_kernel(self._kernel)
+
     def convolution_op(self, inputs, kernel):
         return backend.convolution(
             inputs,
@@ -116,9 +121,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs, training=None, mask=None):
-        fused = (
-            backend.fuses_batch_normalization()
-            and mask is None
+        usual = (
+            mask is None
             and self.scale
             and self.center
             and not self.renorm
@@ -126,7 +130,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) == 4
             and self.axis in (-1, 1, 3)
         )
-        if not fused:
+        if not usual:
             return super().call(inputs, training=training, mask=mask)
         x = ops.cast(inputs, self.compute_dtype)
         gamma, beta, mean, variance = map(
@@ -141,8 +145,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             x, gamma, beta, self.epsilon, self.axis
         )
         m = self.momentum
-        self.moving_mean.assign(mean * m + batch_mean * (1 - m))
-        self.moving_variance.assign(variance * m + batch_variance * (1 - m))
+        self.moving_mean.assign(backend.moving_average(mean, batch_mean, m))
+        self.moving_variance.assign(
+            backend.moving_average(variance, batch_variance, m)
+        )
         return outputs
 
 

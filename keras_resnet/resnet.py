@@ -5,7 +5,7 @@ import os
 import keras
 from keras import layers
 
-from keras_resnet import blocks, shortcuts
+from keras_resnet import backend, blocks, shortcuts
 
 # The rows of the paper's table 1: depth -> (bottleneck, blocks per stage).
 IMAGENET_SPECS = {
@@ -19,6 +19,15 @@ IMAGENET_WIDTHS = (64, 128, 256, 512)
 CIFAR_WIDTHS = (16, 32, 64)
 STEMS = ("imagenet", "cifar")
 POOLINGS = (None, "avg", "max")
+
+
+@blocks.register
+class ResidualNetwork(backend.Model):
+    """`keras.Model` of this package's networks, a functional graph.
+
+    Everything is as in `keras.Model`. Where a backend has a faster way to run
+    a graph of layers, `fit`, `evaluate` and `predict` take it.
+    """
 
 
 def ResNet(
@@ -99,8 +108,9 @@ def ResNet(
             any callable with its keyword arguments that returns a layer.
 
     Returns:
-        A `keras.Model`. Its input is `(batch, *input_shape)`, its output
-        `(batch, classes)`, `(batch, channels)` or the last block's.
+        A `ResidualNetwork`, a `keras.Model`. Its input is `(batch,
+        *input_shape)`, its output `(batch, classes)`, `(batch, channels)` or
+        the last block's.
 
     Raises:
         ValueError: For arguments that do not fit together, naming them.
@@ -177,7 +187,7 @@ def ResNet(
     elif pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
 
-    model = keras.Model(inputs, x, name=name)
+    model = ResidualNetwork(inputs, x, name=name)
     if weights is not None:
         model.load_weights(weights)
     return model

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_resnet import backend
 from keras_resnet.blocks import register
 
 
@@ -52,6 +53,36 @@ class CoupledSGD(keras.optimizers.SGD):
                 f"Received: coupled_decay={coupled_decay}"
             )
         self.coupled_decay = coupled_decay
+
+    def build(self, variables):
+        super().build(variables)
+        if backend.lay_out_like and self.momentum:
+            for variable, velocity in zip(
+                variables, self.momentums, strict=True
+            ):
+                backend.lay_out_like(velocity, variable)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if not backend.sgd_step:
+            super()._backend_update_step(
+                grads, trainable_variables, learning_rate
+            )
+            return
+        velocities = None
+        if self.momentum:
+            velocities = [
+                self.momentums[self._get_variable_index(v)]._value
+                for v in trainable_variables
+            ]
+        backend.sgd_step(
+            [v._value for v in trainable_variables],
+            list(grads),
+            velocities,
+            keras.ops.cast(learning_rate, "float32"),
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            decay=self.coupled_decay,
+        )
 
     def update_step(self, gradient, variable, learning_rate):
         if self.coupled_decay:

@@ -1,0 +1,29 @@
+"""What Keras leaves to its backend: faster operations, and device names.
+
+The only package that names jax, torch or tensorflow for speed. `keras_ops`
+has each operation in terms of `keras.ops`; the module of a backend has those
+for which that backend knows something faster, with the same numbers. What a
+layer gets is the backend's, or else the twin in `keras_ops`. `None` stands for
+what a backend has no use for.
+"""
+
+import importlib
+
+import keras
+
+from keras_resnet.backend import keras_ops
+
+_own = importlib.import_module(
+    f"keras_resnet.backend.{keras.backend.backend()}_ops"
+)
+
+Model = getattr(_own, "Model", keras.Model)
+accelerators = _own.accelerators
+batch_normalization = _own.batch_normalization
+convolution = _own.convolution
+lay_out_kernel = getattr(_own, "lay_out_kernel", None)
+lay_out_like = getattr(_own, "lay_out_like", None)
+max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
+moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
+normalization = getattr(_own, "normalization", keras_ops.normalization)
+sgd_step = getattr(_own, "sgd_step", None)

@@ -1,0 +1,113 @@
+"""The operations of the layers in terms of `keras.ops`, for any backend.
+
+Images are 4-D tensors in the order of `data_format`, kernels are `(rows,
+columns, in_channels / groups, out_channels)`, and what belongs to a channel
+is `(channels,)`.
+"""
+
+from keras import ops
+
+
+def convolution(x, kernel, strides, margins, dilation_rate, data_format):
+    """2-D convolution of an image padded alike on both sides.
+
+    Args:
+        x: Image.
+        kernel: Kernel.
+        strides: Pair of integers.
+        margins: Pair of integers, zeros before and after rows and columns.
+        dilation_rate: Pair of integers.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Image.
+    """
+    padding = "valid"
+    if max(strides) == 1:
+        # "same" is symmetric here, and spares a copy of the image.
+        padding = "same"
+    elif max(margins) > 0:
+        x = ops.pad(x, border(margins, data_format))
+    return ops.conv(
+        x,
+        kernel,
+        strides=list(strides),
+        padding=padding,
+        dilation_rate=dilation_rate,
+        data_format=data_format,
+    )
+
+
+def max_pooling(x, size, strides, data_format):
+    """2-D max pooling of an image padded alike on both sides.
+
+    Args:
+        x: Image.
+        size: Pair of odd integers.
+        strides: Pair of integers.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Image.
+    """
+    margins = [k // 2 for k in size]
+    return ops.max_pool(
+        ops.pad(x, border(margins, data_format), constant_values=-float("inf")),
+        size,
+        strides=strides,
+        padding="valid",
+        data_format=data_format,
+    )
+
+
+def batch_normalization(x, gamma, beta, epsilon, axis):
+    """Normalizes by the batch's own statistics.
+
+    Args:
+        x: Image.
+        gamma, beta: Scale and offset of each channel.
+        epsilon: Float added to the variance.
+        axis: Integer, the channels: 1, 3 or -1.
+
+    Returns:
+        Tuple of the normalized image, in the dtype of `x`, and the mean and
+        the biased variance of each channel, in that of `gamma`.
+    """
+    axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
+    wide = ops.cast(x, gamma.dtype)
+    mean, variance = ops.moments(wide, axes)
+    y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
+    return ops.cast(y, x.dtype), mean, variance
+
+
+def moving_average(average, value, momentum):
+    """Returns `momentum * average + (1 - momentum) * value`."""
+    return average * momentum + value * (1 - momentum)
+
+
+def normalization(x, mean, variance, gamma, beta, epsilon, axis):
+    """Normalizes by given statistics.
+
+    Args:
+        x: Image.
+        mean, variance, gamma, beta: Statistics, scale and offset of each
+            channel.
+        epsilon: Float added to the variance.
+        axis: Integer, the channels: 1, 3 or -1.
+
+    Returns:
+        The normalized image, in the dtype of `x`.
+    """
+    y = ops.batch_normalization(
+        ops.cast(x, gamma.dtype), mean, variance, axis, beta, gamma, epsilon
+    )
+    return ops.cast(y, x.dtype)
+
+
+def border(margins, data_format):
+    """Returns what `ops.pad` takes for margins of rows and columns."""
+    rows_and_columns = [[margin, margin] for margin in margins]
+    none = [[0, 0]]
+    if data_format == "channels_last":
+        return none + rows_and_columns + none
+    return 2 * none + rows_and_columns

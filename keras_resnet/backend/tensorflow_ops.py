@@ -1,0 +1,112 @@
+"""TensorFlow: fused normalization, and padding inside the convolution.
+
+Keras normalizes by `tf.nn.moments` and arithmetic, and pads a strided
+convolution's image by a copy of it.
+"""
+
+import tensorflow as tf
+from keras import ops
+
+from keras_resnet.backend import keras_ops
+
+
+def convolution(x, kernel, strides, margins, dilation_rate, data_format):
+    """As `keras_ops.convolution`, on a CPU with channels first too."""
+    x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    if data_format == "channels_first":
+        if _has_gpu():
+            return keras_ops.convolution(
+                x, kernel, strides, margins, dilation_rate, data_format
+            )
+        return _by_channels_last(
+            lambda x: convolution(
+                x, kernel, strides, margins, dilation_rate, "channels_last"
+            ),
+            x,
+        )
+    if x.shape[-1] != kernel.shape[-2]:
+        # Keras knows how to convolve groups on a CPU.
+        return keras_ops.convolution(
+            x, kernel, strides, margins, dilation_rate, data_format
+        )
+    if max(kernel.shape[:2]) == 1 and max(strides) > 1:
+        # The same, and whole: on a CPU the filter gradient of a strided 1x1
+        # convolution writes beyond its memory where there are fewer than 16
+        # channels and an odd number of images (TensorFlow 2.21).
+        x = x[:, :: strides[0], :: strides[1]]
+        strides = (1, 1)
+    return tf.nn.conv2d(
+        x,
+        kernel,
+        strides=tuple(strides),
+        padding=keras_ops.border(margins, data_format),
+        dilations=tuple(dilation_rate),
+    )
+
+
+def max_pooling(x, size, strides, data_format):
+    """As `keras_ops.max_pooling`, on a CPU with channels first too."""
+    if data_format == "channels_first" and not _has_gpu():
+        return _by_channels_last(
+            lambda x: keras_ops.max_pooling(x, size, strides, "channels_last"),
+            x,
+        )
+    return keras_ops.max_pooling(x, size, strides, data_format)
+
+
+def batch_normalization(x, gamma, beta, epsilon, axis):
+    """As `keras_ops.batch_normalization`, in one fused operation."""
+    if axis == 1 and not _has_gpu():
+        return keras_ops.batch_normalization(x, gamma, beta, epsilon, axis)
+    # The fused operation knows no smaller epsilon.
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=tf.constant([], gamma.dtype),
+        variance=tf.constant([], gamma.dtype),
+        epsilon=epsilon,
+        data_format="NCHW" if axis == 1 else "NHWC",
+        is_training=True,
+    )
+    # It returns the unbiased variance; Keras's moving variance is biased.
+    n = tf.cast(tf.size(x) // tf.shape(x)[axis], variance.dtype)
+    variance *= tf.maximum(n - 1, 1) / n
+    return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+def normalization(x, mean, variance, gamma, beta, epsilon, axis):
+    """As `keras_ops.normalization`, in one fused operation."""
+    if axis == 1 and not _has_gpu():
+        return keras_ops.normalization(
+            x, mean, variance, gamma, beta, epsilon, axis
+        )
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        data_format="NCHW" if axis == 1 else "NHWC",
+        is_training=False,
+    ).y
+
+
+def _has_gpu():
+    """Whether there is one: TensorFlow's CPU kernels know NHWC alone."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def _by_channels_last(operation, x):
+    """Applies a channels-last operation to a channels-first image."""
+    y = operation(ops.transpose(x, (0, 2, 3, 1)))
+    return ops.transpose(y, (0, 3, 1, 2))
+
+
+def accelerators():
+    """Returns the names of the GPUs that TensorFlow computes on."""
+    return [
+        tf.config.experimental.get_device_details(gpu)["device_name"]
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]

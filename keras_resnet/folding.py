@@ -201,4 +201,10 @@ def _copy_weights(layer, twin):
         # `keras.layers.Normalization`, derive more from their weights.
         store = {}
         source.save_own_variables(store)
+        # As arrays of NumPy: JAX would share its own between the two models,
+        # and `predict` of one deletes them.
+        store = {
+            key: ops.convert_to_numpy(ops.convert_to_tensor(value))
+            for key, value in store.items()
+        }
         target.load_own_variables(store)

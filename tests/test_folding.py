@@ -381,6 +381,17 @@ def test_a_compiled_model_leaves_its_optimizer():
     assert model.compiled
 
 
+def test_the_original_may_be_used_after_the_copy_is_made():
+    # JAX gives a model's own arrays away in `predict`.
+    model = small()
+    folded = fold_batch_norm(model)
+    x = images(model)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(
+        folded.predict(x, verbose=0), expected, atol=1e-5
+    )
+
+
 def test_part_of_a_network():
     model = small()
     check(keras.Model(model.input, model.get_layer("stage1_block1").output))

@@ -10,6 +10,7 @@ from keras_resnet.blocks import (
     ResidualBlock,
 )
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
+from keras_resnet.folding import fold_batch_norm
 from keras_resnet.resnet import (
     ResNet,
     ResNet18,
@@ -51,5 +52,6 @@ __all__ = [
     "ResidualBlock",
     "__version__",
     "complexity",
+    "fold_batch_norm",
     "training",
 ]

@@ -230,6 +230,10 @@ class ResidualBlock(keras.layers.Layer):
             paper's, Gaussian with variance `2 / fan_in`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             Keras's global setting.
+        folded: Boolean. `True` makes the block that `fold_batch_norm` puts in
+            place of another: convolutions with bias, no normalizations, so
+            that `momentum`, `epsilon` and `zero_init_residual` have no
+            effect. Defaults to `False`.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -262,6 +266,7 @@ class ResidualBlock(keras.layers.Layer):
         epsilon=EPSILON,
         kernel_initializer=KERNEL_INITIALIZER,
         data_format=None,
+        folded=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -294,6 +299,7 @@ class ResidualBlock(keras.layers.Layer):
         self.epsilon = epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.data_format = data_format
+        self.folded = folded
         self.out_channels = filters * (EXPANSION if bottleneck else 1)
 
         if bottleneck:
@@ -311,7 +317,7 @@ class ResidualBlock(keras.layers.Layer):
                 f"bn{i}", "zeros" if last and zero_init_residual else "ones"
             )
             setattr(self, conv.name, conv)
-            setattr(self, bn.name, bn)
+            setattr(self, f"bn{i}", bn)
         self.shortcut_conv = None
         self.shortcut_bn = None
 
@@ -320,6 +326,7 @@ class ResidualBlock(keras.layers.Layer):
             filters,
             kernel_size,
             strides=stride,
+            use_bias=self.folded,
             # A Keras initializer object gives the same values each time it
             # is used, so every layer gets its own.
             kernel_initializer=self.kernel_initializer.clone(),
@@ -332,6 +339,8 @@ class ResidualBlock(keras.layers.Layer):
         )
 
     def _normalization(self, name, gamma_initializer="ones"):
+        if self.folded:
+            return None
         return BatchNormalization(
             axis=channel_axis(self.data_format),
             momentum=self.momentum,
@@ -344,6 +353,8 @@ class ResidualBlock(keras.layers.Layer):
 
     def residual_branch(self):
         """Returns the branch's (convolution, normalization) pairs, in order.
+
+        The normalizations of a folded block are `None`.
 
         A method and not an attribute, because Keras names a layer in a weight
         file after the first attribute that holds it.
@@ -361,10 +372,7 @@ class ResidualBlock(keras.layers.Layer):
                 self.out_channels, 1, self.stride, "shortcut_conv"
             )
             self.shortcut_bn = self._normalization("shortcut_bn")
-            self.shortcut_conv.build(input_shape)
-            self.shortcut_bn.build(
-                self.shortcut_conv.compute_output_shape(input_shape)
-            )
+            _build(self.shortcut_conv, self.shortcut_bn, input_shape)
         elif self.residual and in_channels > self.out_channels:
             raise ValueError(
                 "Shortcut 'A' can only add channels, and this block would "
@@ -374,24 +382,22 @@ class ResidualBlock(keras.layers.Layer):
             )
         shape = input_shape
         for conv, bn in self.residual_branch():
-            conv.build(shape)
-            shape = conv.compute_output_shape(shape)
-            bn.build(shape)
+            shape = _build(conv, bn, shape)
 
     def call(self, inputs, training=None):
         x = inputs
         for conv, bn in self.residual_branch():
             if conv is not self.conv1:
                 x = ops.relu(x)
-            x = bn(conv(x), training=training)
+            x = _normalized(conv, bn, x, training)
         if self.residual:
             x = ops.add(x, self._shortcut(inputs, training))
         return ops.relu(x)
 
     def _shortcut(self, inputs, training):
         if self.shortcut_conv is not None:
-            return self.shortcut_bn(
-                self.shortcut_conv(inputs), training=training
+            return _normalized(
+                self.shortcut_conv, self.shortcut_bn, inputs, training
             )
         return shortcuts.zero_padding_shortcut(
             inputs, self.out_channels, self.stride, self.data_format
@@ -419,4 +425,19 @@ class ResidualBlock(keras.layers.Layer):
                 self.kernel_initializer
             ),
             "data_format": self.data_format,
+            "folded": self.folded,
         }
+
+
+def _build(conv, bn, input_shape):
+    """Builds a pair of layers and returns the shape of what comes out."""
+    conv.build(input_shape)
+    shape = conv.compute_output_shape(input_shape)
+    if bn is not None:
+        bn.build(shape)
+    return shape
+
+
+def _normalized(conv, bn, x, training):
+    x = conv(x)
+    return x if bn is None else bn(x, training=training)

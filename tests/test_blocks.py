@@ -444,6 +444,7 @@ BLOCK_VALUES = {
     "epsilon": 0.125,
     "kernel_initializer": INITIALIZER,
     "data_format": "channels_first",
+    "folded": True,
 }
 CONVOLUTION_VALUES = {
     "filters": 12,

@@ -1,0 +1,210 @@
+"""Folding batch normalization into convolutions, for inference."""
+
+import collections
+import functools
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_resnet import blocks
+
+# These and no subclasses, whose `call` may be something else.
+CONVOLUTIONS = (layers.Conv2D, blocks.Convolution)
+NORMALIZATIONS = (layers.BatchNormalization, blocks.BatchNormalization)
+
+
+def fold_batch_norm(model):
+    """Returns an inference copy without the foldable batch normalizations.
+
+    In inference, batch normalization multiplies each channel by a constant
+    and adds another. Where a 2-D convolution comes before it, the first is
+    folded into the kernel and the second becomes its bias:
+
+    `kernel * gamma / sqrt(variance + epsilon)`,
+    `beta + (bias - mean) * gamma / sqrt(variance + epsilon)`.
+
+    Normalizations inside `ResidualBlock` and inside nested functional and
+    sequential models are folded too. A normalization stays where something
+    other than a linear convolution comes before it, where the convolution's
+    output is used elsewhere as well, and where it is called with
+    `training=True`. Layers of other classes, subclasses included, are copied
+    as they are.
+
+    The copy is for inference: `training=True` would not normalize by the
+    batch. It is a functional model, not compiled, and shares nothing with the
+    original.
+
+    Args:
+        model: A functional model of Keras, or a sequential one that is built;
+            those of this package are functional.
+
+    Returns:
+        A `keras.Model` with the inputs, outputs and layer names of `model`,
+        where the folded normalizations are gone.
+
+    Raises:
+        ValueError: If the model is neither functional nor sequential, and if
+            there is nothing to fold, as in a model that is folded already.
+
+    Reference: Jacob et al. 2018, "Quantization and Training of Neural
+    Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2.
+    """
+    if not _is_graph(model):
+        raise ValueError(
+            "Only a functional model, or a sequential one that is built, can "
+            f"be folded. Received: {type(model).__name__} {model.name!r}"
+        )
+    folded = _folded(model)
+    if _count(folded) == _count(model):
+        raise ValueError(
+            f"Model {model.name!r} has nothing to fold: no batch normalization "
+            "follows a convolution that it could be folded into."
+        )
+    return folded
+
+
+def _is_graph(layer):
+    return isinstance(layer, keras.Model) and bool(
+        getattr(layer, "inputs", None)
+    )
+
+
+def _count(model):
+    return sum(
+        isinstance(layer, layers.BatchNormalization)
+        for layer in model._flatten_layers()
+    )
+
+
+def _folded(model):
+    """Returns a copy of a functional or sequential model, folded."""
+    graph = getattr(model, "_functional", model)
+    # The same graph, without what the model is compiled with: a clone would
+    # be compiled likewise, and carry the optimizer's slots.
+    graph = keras.Model(
+        graph._inputs_struct, graph._outputs_struct, name=model.name
+    )
+    nodes = [node for level in graph._nodes_by_depth.values() for node in level]
+    in_training = {
+        node.operation
+        for node in nodes
+        if node.arguments.kwargs.get("training")
+    }
+    normalizations = _foldable(nodes, graph.outputs, in_training)
+    convolutions = {conv: bn for bn, conv in normalizations.items()}
+    transfers = []
+
+    def copy(layer):
+        if _is_graph(layer) and layer not in in_training:
+            return _folded(layer)
+        if layer in normalizations:
+            return None
+        config = layer.get_config()
+        transfer = _copy_weights
+        if layer in convolutions:
+            config["use_bias"] = True
+            transfer = functools.partial(_fold, bn=convolutions[layer])
+        elif (
+            type(layer) is blocks.ResidualBlock
+            and not layer.folded
+            and layer not in in_training
+        ):
+            config["folded"] = True
+            transfer = _fold_block
+        twin = type(layer).from_config(config)
+        transfers.append((transfer, layer, twin))
+        return twin
+
+    def call(layer, *args, **kwargs):
+        if layer is None:
+            return args[0] if args else kwargs["inputs"]
+        return layer(*args, **kwargs)
+
+    folded = keras.models.clone_model(
+        graph, clone_function=copy, call_function=call
+    )
+    # Only now are all layers built.
+    for transfer, layer, twin in transfers:
+        transfer(layer, twin)
+    return folded
+
+
+def _foldable(nodes, outputs, in_training):
+    """Returns the convolution of each normalization that can be folded."""
+    sources = collections.defaultdict(set)
+    readers = collections.defaultdict(set)
+    for node in nodes:
+        for tensor in node.input_tensors:
+            source = tensor._keras_history.operation
+            sources[node.operation].add(source)
+            readers[source].add(node.operation)
+    outputs = {tensor._keras_history.operation for tensor in outputs}
+    found = {}
+    for bn in sources:
+        if type(bn) not in NORMALIZATIONS or bn in in_training:
+            continue
+        conv, *others = sources[bn]
+        if (
+            not others
+            and type(conv) in CONVOLUTIONS
+            and conv.activation is keras.activations.linear
+            and bn.axis % 4 == blocks.channel_axis(conv.data_format) % 4
+            and readers[conv] == {bn}
+            and conv not in outputs
+        ):
+            found[bn] = conv
+    return found
+
+
+def _fold_block(block, twin):
+    for (conv, bn), (twin_conv, _) in zip(
+        _pairs(block), _pairs(twin), strict=True
+    ):
+        _fold(conv, twin_conv, bn)
+
+
+def _pairs(block):
+    """Returns all (convolution, normalization) pairs of a residual block."""
+    pairs = block.residual_branch()
+    if block.shortcut_conv is not None:
+        pairs.append((block.shortcut_conv, block.shortcut_bn))
+    return pairs
+
+
+def _fold(conv, twin, bn):
+    """Gives `twin` the weights of a convolution and its normalization."""
+
+    # In double precision, so that the kernel is rounded once.
+    def array(weight):
+        tensor = ops.convert_to_tensor(weight)
+        return ops.convert_to_numpy(tensor).astype("float64")
+
+    scale = 1 / np.sqrt(array(bn.moving_variance) + bn.epsilon)
+    if bn.scale:
+        scale *= array(bn.gamma)
+    bias = array(conv.bias) if conv.use_bias else 0
+    bias = (bias - array(bn.moving_mean)) * scale
+    if bn.center:
+        bias += array(bn.beta)
+    twin.set_weights([array(conv.kernel) * scale, bias])
+
+
+def _copy_weights(layer, twin):
+    if not isinstance(layer, layers.Layer):
+        # An operation of `keras.ops`.
+        return
+    for source, target in zip(
+        layer._flatten_layers(), twin._flatten_layers(), strict=True
+    ):
+        # As when a file is written and read: some layers, such as
+        # `keras.layers.Normalization`, derive more from their weights.
+        store = {}
+        source.save_own_variables(store)
+        # As arrays of NumPy: JAX would share its own between the two models,
+        # and `predict` of one deletes them.
+        store = {
+            key: ops.convert_to_numpy(ops.convert_to_tensor(value))
+            for key, value in store.items()
+        }
+        target.load_own_variables(store)

@@ -1,0 +1,188 @@
+"""Exported networks, loaded where there is no Keras, give the same outputs."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from backend_worker import call
+from test_folding import images, randomize, small
+
+from keras_resnet import fold_batch_norm
+
+BACKEND = keras.backend.backend()
+TOLERANCE = 1e-5
+
+# Programs of a process of its own: images, then artifacts. Each artifact's
+# outputs are written beside it.
+SAVED_MODEL = """
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+x = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    artifact = tf.saved_model.load(path)
+    np.save(path + ".npy", artifact.serve(x).numpy())
+"""
+EXPORTED_PROGRAM = """
+import sys
+
+import numpy as np
+import torch
+
+x = torch.from_numpy(np.load(sys.argv[1]))
+for path in sys.argv[2:]:
+    program = torch.export.load(path).module()
+    with torch.no_grad():
+        np.save(path + ".npy", program(x).numpy())
+assert "keras" not in sys.modules
+"""
+ONNX = """
+import sys
+
+import numpy as np
+import onnxruntime
+
+x = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    np.save(path + ".npy", session.run(None, {name: x})[0])
+assert "keras" not in sys.modules
+"""
+# Keras 3.15 passes jax2tf what it should not.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The `native_serialization` parameter:DeprecationWarning"
+)
+NETWORKS = {
+    "channels_last": {"shortcut": "A"},
+    "channels_first": {"shortcut": "B", "bottleneck": True},
+}
+
+
+def missing(*packages):
+    found = [importlib.util.find_spec(package) for package in packages]
+    return pytest.mark.skipif(
+        not all(found), reason=f"needs {', '.join(packages)}"
+    )
+
+
+def only(*backends):
+    return pytest.mark.skipif(
+        BACKEND not in backends, reason=f"a format of {', '.join(backends)}"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _data_format():
+    data_format = keras.config.image_data_format()
+    yield
+    keras.config.set_image_data_format(data_format)
+
+
+def network(data_format="channels_last", **options):
+    """A network with its own preprocessing, as one would deploy it."""
+    keras.config.set_image_data_format(data_format)
+    last = data_format == "channels_last"
+    image = keras.Input((10, 12, 3) if last else (3, 10, 12), name="image")
+    axis = -1 if last else 1
+    x = keras.layers.Normalization(axis=axis)
+    x.adapt(2 + 3 * np.random.default_rng(4).normal(size=(8, *image.shape[1:])))
+    model = small(
+        input_tensor=x(image), input_shape=tuple(image.shape[1:]), **options
+    )
+    randomize(model)
+    return model
+
+
+def check(model, program, suffix, run_python, tmp_path, size=3, **options):
+    """Exports a model and its folded copy and compares what they compute."""
+    models = {"model": model, "folded": fold_batch_norm(model)}
+    paths = {name: str(tmp_path / f"{name}{suffix}") for name in models}
+    x = images(model, size)
+    np.save(tmp_path / "x.npy", x)
+    for name, path in paths.items():
+        models[name].export(path, verbose=False, **options)
+    run_python("-c", program, tmp_path / "x.npy", *paths.values())
+    for name, path in paths.items():
+        expected = call(models[name], x, training=False)
+        actual = np.load(f"{path}.npy")
+        assert actual.shape == expected.shape == (size, *expected.shape[1:])
+        scale = np.abs(expected).max()
+        assert np.abs(actual - expected).max() <= TOLERANCE * scale
+    # They differ by their input.
+    assert np.abs(expected[1:] - expected[:1]).max(initial=0) > 0 or size == 1
+
+
+@only("tensorflow", "jax")
+@missing("tensorflow")
+@pytest.mark.parametrize("data_format", NETWORKS)
+def test_saved_model(data_format, run_python, tmp_path):
+    model = network(data_format, **NETWORKS[data_format])
+    check(model, SAVED_MODEL, "", run_python, tmp_path)
+
+
+@only("tensorflow", "jax")
+@missing("tensorflow")
+def test_saved_model_of_any_image_size(run_python, tmp_path):
+    model = small(
+        stem="imagenet",
+        include_top=False,
+        pooling="avg",
+        input_shape=(None, None, 3),
+    )
+    randomize(model)
+    options = {}
+    if BACKEND == "jax":
+        # JAX cannot trace the gradient of a strided convolution of open size.
+        options["jax2tf_kwargs"] = {"with_gradient": False}
+    check(model, SAVED_MODEL, "", run_python, tmp_path, **options)
+
+
+@only("torch")
+@pytest.mark.parametrize("data_format", NETWORKS)
+def test_exported_program_of_one_image(data_format, run_python, tmp_path):
+    model = network(data_format, **NETWORKS[data_format])
+    check(
+        model,
+        EXPORTED_PROGRAM,
+        ".pt2",
+        run_python,
+        tmp_path,
+        size=1,
+        format="torch",
+    )
+
+
+@only("torch")
+def test_exported_program_of_any_batch(run_python, tmp_path):
+    import torch
+
+    check(
+        network(),
+        EXPORTED_PROGRAM,
+        ".pt2",
+        run_python,
+        tmp_path,
+        format="torch",
+        dynamic_shapes={0: torch.export.Dim("batch", min=1, max=64)},
+    )
+
+
+@missing("onnx", "onnxruntime")
+@missing(
+    {"tensorflow": "tf2onnx", "jax": "jax2onnx"}.get(BACKEND, "onnxscript")
+)
+def test_onnx(run_python, tmp_path):
+    check(
+        network(),
+        ONNX,
+        ".onnx",
+        run_python,
+        tmp_path,
+        size=1,
+        format="onnx",
+        input_signature=[keras.InputSpec(shape=(1, 10, 12, 3), name="image")],
+    )

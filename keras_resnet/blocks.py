@@ -79,10 +79,11 @@ class Convolution(keras.layers.Conv2D):
         if backend.lay_out_kernel and self.data_format == "channels_last":
             backend.lay_out_kernel(self._kernel)
 
-    def convolution_op(self, inputs, kernel):
-        return backend.convolution(
+    def call(self, inputs):
+        x = backend.convolution(
             inputs,
-            kernel,
+            self.kernel,
+            self.bias if self.use_bias else None,
             strides=self.strides,
             margins=[
                 k // 2 * d
@@ -93,6 +94,7 @@ class Convolution(keras.layers.Conv2D):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
+        return x if self.activation is None else self.activation(x)
 
 
 @register

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_resnet import blocks
+from keras_resnet.resnet import ResidualNetwork
 
 # These and no subclasses, whose `call` may be something else.
 CONVOLUTIONS = (layers.Conv2D, blocks.Convolution)
@@ -82,7 +83,7 @@ def _folded(model):
     graph = getattr(model, "_functional", model)
     # The same graph, without what the model is compiled with: a clone would
     # be compiled likewise, and carry the optimizer's slots.
-    graph = keras.Model(
+    graph = ResidualNetwork(
         graph._inputs_struct, graph._outputs_struct, name=model.name
     )
     nodes = [node for level in graph._nodes_by_depth.values() for node in level]

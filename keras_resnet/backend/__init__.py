@@ -11,15 +11,16 @@ import importlib
 
 import keras
 
-from keras_resnet.backend import keras_ops
+from keras_resnet.backend import keras_ops, memory
 
 _own = importlib.import_module(
     f"keras_resnet.backend.{keras.backend.backend()}_ops"
 )
 
-Model = getattr(_own, "Model", keras.Model)
 accelerators = _own.accelerators
-batch_normalization = _own.batch_normalization
+batch_normalization = getattr(
+    _own, "batch_normalization", keras_ops.batch_normalization
+)
 convolution = _own.convolution
 lay_out_kernel = getattr(_own, "lay_out_kernel", None)
 lay_out_like = getattr(_own, "lay_out_like", None)
@@ -27,3 +28,12 @@ max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
 moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 sgd_step = getattr(_own, "sgd_step", None)
+
+
+class Model(getattr(_own, "Model", keras.Model)):
+    """`keras.Model` that trains as fast as its backend allows."""
+
+    def make_train_function(self, force=False):
+        if not accelerators():
+            memory.keep()
+        super().make_train_function(force)

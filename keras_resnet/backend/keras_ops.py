@@ -8,12 +8,13 @@ is `(channels,)`.
 from keras import ops
 
 
-def convolution(x, kernel, strides, margins, dilation_rate, data_format):
+def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """2-D convolution of an image padded alike on both sides.
 
     Args:
         x: Image.
         kernel: Kernel.
+        bias: Offset of each channel, or `None`.
         strides: Pair of integers.
         margins: Pair of integers, zeros before and after rows and columns.
         dilation_rate: Pair of integers.
@@ -28,7 +29,7 @@ def convolution(x, kernel, strides, margins, dilation_rate, data_format):
         padding = "same"
     elif max(margins) > 0:
         x = ops.pad(x, border(margins, data_format))
-    return ops.conv(
+    y = ops.conv(
         x,
         kernel,
         strides=list(strides),
@@ -36,6 +37,16 @@ def convolution(x, kernel, strides, margins, dilation_rate, data_format):
         dilation_rate=dilation_rate,
         data_format=data_format,
     )
+    return add_bias(y, bias, data_format)
+
+
+def add_bias(x, bias, data_format):
+    """Adds the offset of each channel to an image; `None` adds nothing."""
+    if bias is None:
+        return x
+    if data_format == "channels_first":
+        bias = ops.reshape(bias, (-1, 1, 1))
+    return ops.add(x, bias)
 
 
 def max_pooling(x, size, strides, data_format):

@@ -10,24 +10,30 @@ from keras import ops
 from keras_resnet.backend import keras_ops
 
 
-def convolution(x, kernel, strides, margins, dilation_rate, data_format):
+def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """As `keras_ops.convolution`, on a CPU with channels first too."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     if data_format == "channels_first":
         if _has_gpu():
             return keras_ops.convolution(
-                x, kernel, strides, margins, dilation_rate, data_format
+                x, kernel, bias, strides, margins, dilation_rate, data_format
             )
         return _by_channels_last(
             lambda x: convolution(
-                x, kernel, strides, margins, dilation_rate, "channels_last"
+                x,
+                kernel,
+                bias,
+                strides,
+                margins,
+                dilation_rate,
+                "channels_last",
             ),
             x,
         )
     if x.shape[-1] != kernel.shape[-2]:
         # Keras knows how to convolve groups on a CPU.
         return keras_ops.convolution(
-            x, kernel, strides, margins, dilation_rate, data_format
+            x, kernel, bias, strides, margins, dilation_rate, data_format
         )
     if max(kernel.shape[:2]) == 1 and max(strides) > 1:
         # The same, and whole: on a CPU the filter gradient of a strided 1x1
@@ -35,13 +41,14 @@ def convolution(x, kernel, strides, margins, dilation_rate, data_format):
         # channels and an odd number of images (TensorFlow 2.21).
         x = x[:, :: strides[0], :: strides[1]]
         strides = (1, 1)
-    return tf.nn.conv2d(
+    y = tf.nn.conv2d(
         x,
         kernel,
         strides=tuple(strides),
         padding=keras_ops.border(margins, data_format),
         dilations=tuple(dilation_rate),
     )
+    return y if bias is None else tf.nn.bias_add(y, ops.convert_to_tensor(bias))
 
 
 def max_pooling(x, size, strides, data_format):

@@ -12,7 +12,7 @@ from keras import ops
 from keras_resnet.backend.torch_graph import Model  # noqa: F401
 
 
-def convolution(x, kernel, strides, margins, dilation_rate, data_format):
+def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """As `keras_ops.convolution`, without copies of the image."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     last = data_format == "channels_last"
@@ -24,6 +24,7 @@ def convolution(x, kernel, strides, margins, dilation_rate, data_format):
     y = torch.nn.functional.conv2d(
         x,
         kernel,
+        None if bias is None else ops.convert_to_tensor(bias),
         stride=tuple(strides),
         padding=tuple(margins),
         dilation=tuple(dilation_rate),

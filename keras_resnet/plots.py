@@ -59,6 +59,7 @@ def learning_curves(curves, title=None):
             )
     axes.set_xlabel("iterations (optimizer steps)")
     axes.set_ylabel("error (%)")
+    axes.margins(y=0.15)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

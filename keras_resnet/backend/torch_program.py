@@ -1,0 +1,271 @@
+"""PyTorch: a traced graph, turned into a program that runs it as it is.
+
+The graph's operations and their order stay. What changes is where results are
+written, how axes are looked at, and, for inference on a CPU, that a
+convolution, an addition and a ReLU may be one operation of oneDNN.
+"""
+
+import operator
+
+import torch
+
+_aten = torch.ops.aten
+_CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+_IN_PLACE = {
+    _aten.relu.default: _aten.relu_.default,
+    _aten.add.Tensor: _aten.add_.Tensor,
+}
+# Operations whose results share no memory with what they read, nor with what
+# their gradient reads but as an output of the graph.
+_FRESH = {
+    _aten.add.Tensor,
+    _aten.add_.Tensor,
+    _aten.convolution.default,
+    _aten.convolution_backward.default,
+    _aten._native_batch_norm_legit.no_stats,
+    _aten._native_batch_norm_legit_no_training.default,
+    _aten.native_batch_norm.default,
+    _aten.native_batch_norm_backward.default,
+    _aten.threshold_backward.default,
+}
+
+
+def training_program(graph_module, example_inputs):
+    """Returns a function of the graph's inputs, for its forward or backward."""
+    graph = graph_module.graph
+    _forget_copies(graph)
+    return _program(graph)
+
+
+def inference_program(graph_module, example_inputs):
+    """Returns a function of the graph's inputs, where none has a gradient."""
+    graph = graph_module.graph
+    _forget_copies(graph)
+    _stay_channels_first(graph)
+    _forget_copies(graph)
+    on_cpu = all(
+        value.device.type == "cpu"
+        for value in example_inputs
+        if isinstance(value, torch.Tensor)
+    )
+    if on_cpu and torch.backends.mkldnn.is_available():
+        _fuse_convolutions(graph)
+    return _program(graph)
+
+
+def _program(graph):
+    for node in graph.nodes:
+        _write_in_place(node)
+    return _straight_line(graph)
+
+
+def _forget_copies(graph):
+    """Removes operations that return what they were given."""
+    for node in graph.nodes:
+        # Without autograd there is nothing to detach from.
+        if node.target is _aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+        # One layer's last permutation is undone by the next layer's first.
+        elif _is_permuted(node, _CHANNELS_FIRST):
+            before = node.args[0]
+            if _is_permuted(before, _CHANNELS_LAST):
+                node.replace_all_uses_with(before.args[0])
+    graph.eliminate_dead_code()
+
+
+def _is_permuted(node, order):
+    return (
+        isinstance(node, torch.fx.Node)
+        and node.target is _aten.permute.default
+        and list(node.args[1]) == order
+    )
+
+
+def _stay_channels_first(graph):
+    """Moves permutations behind what works on each number alone."""
+    for node in graph.nodes:
+        if node.target not in _IN_PLACE or node.kwargs:
+            continue
+        operands = node.args
+        if not any(_is_permuted(x, _CHANNELS_LAST) for x in operands):
+            continue
+        value = node.meta["val"]
+        if any(
+            not isinstance(x, torch.fx.Node)
+            or x.meta["val"].shape != value.shape
+            for x in operands
+        ):
+            continue
+        with graph.inserting_before(node):
+            first = [
+                x.args[0]
+                if _is_permuted(x, _CHANNELS_LAST)
+                else _call(graph, _aten.permute.default, x, _CHANNELS_FIRST)
+                for x in operands
+            ]
+            result = _call(graph, node.target, *first)
+            back = _call(graph, _aten.permute.default, result, _CHANNELS_LAST)
+        node.replace_all_uses_with(back)
+        graph.erase_node(node)
+
+
+def _call(graph, target, *args):
+    """Adds a call to the graph, with the value that traced ones carry."""
+    node = graph.call_function(target, args)
+    values = [
+        x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in args
+    ]
+    node.meta["val"] = target(*values)
+    return node
+
+
+def _fuse_convolutions(graph):
+    """Makes convolution, addition and ReLU one operation where they follow."""
+    for node in graph.nodes:
+        if node.target is not _aten.relu.default:
+            continue
+        (x,) = node.args
+        if len(x.users) > 1:
+            continue
+        if _is_convolution(x):
+            operands, conv = [x.args[0]], x
+            variant, names = "default", ["relu", [], ""]
+        elif x.target is _aten.add.Tensor and not x.kwargs:
+            conv, other = x.args
+            if not _is_convolution(conv) or len(conv.users) > 1:
+                other, conv = conv, other
+            if not _is_convolution(conv) or len(conv.users) > 1:
+                continue
+            operands = [conv.args[0], other]
+            variant, names = "binary", ["add", 1.0, "relu", [], ""]
+        else:
+            continue
+        _, kernel, bias, stride, padding, dilation, *_, groups = conv.args
+        overload = getattr(torch.ops.mkldnn._convolution_pointwise, variant)
+        with graph.inserting_before(node):
+            fused = graph.call_function(
+                overload,
+                (
+                    *operands,
+                    kernel,
+                    bias,
+                    padding,
+                    stride,
+                    dilation,
+                    groups,
+                    *names,
+                ),
+            )
+        fused.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(fused)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _is_convolution(node):
+    return (
+        isinstance(node, torch.fx.Node)
+        and node.target is _aten.convolution.default
+        and not node.args[6]  # transposed
+        and node.args[2] is not None
+    )
+
+
+def _write_in_place(node):
+    """Lets an operation overwrite a tensor that nothing else will read.
+
+    So much less memory is asked of the system, which a CPU has to wait for.
+    """
+    in_place = _IN_PLACE.get(node.target)
+    if in_place is None or node.kwargs:
+        return
+    result = node.meta["val"]
+    operands = list(node.args[: 2 if node.target is _aten.add.Tensor else 1])
+    for operand in operands:
+        if not isinstance(operand, torch.fx.Node) or not _is_fresh(operand):
+            continue
+        value = operand.meta["val"]
+        if value.shape != result.shape or value.dtype != result.dtype:
+            continue
+        others = [other for other in operands if other is not operand]
+        node.args = (operand, *others, *node.args[len(operands) :])
+        node.target = in_place
+        return
+
+
+def _is_fresh(node):
+    """Whether a tensor is newly made, and read in one place alone."""
+    while len(node.users) == 1:
+        if node.target in _FRESH:
+            return True
+        if node.target is operator.getitem:
+            return node.args[0].target in _FRESH
+        if node.target is not _aten.permute.default:
+            return False
+        node = node.args[0]
+    return False
+
+
+def _straight_line(graph):
+    """Returns a function that calls the operators of a graph one by one.
+
+    As `torch.fx.GraphModule.forward`, but it calls each operator's overload
+    itself rather than PyTorch's Python wrapper around it.
+    """
+    names, constants, lines = {}, {}, []
+
+    def constant(value):
+        name = f"c{len(constants)}"
+        constants[name] = value
+        return name
+
+    def expression(value):
+        if isinstance(value, torch.fx.Node):
+            return names[value]
+        if isinstance(value, (list, tuple)):
+            items = "".join(f"{expression(item)}, " for item in value)
+            return f"[{items}]" if isinstance(value, list) else f"({items})"
+        if value is None or isinstance(value, (bool, int)):
+            return repr(value)
+        return constant(value)
+
+    last_use = {}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            last_use[source] = node
+    arguments = []
+    for node in graph.nodes:
+        names[node] = f"v{len(names)}"
+        if node.op == "placeholder":
+            arguments.append(names[node])
+        elif node.op == "call_function":
+            given = [expression(value) for value in node.args]
+            given += [
+                f"{key}={expression(value)}"
+                for key, value in node.kwargs.items()
+            ]
+            overload = getattr(node.target, "_op", node.target)
+            lines.append(
+                f"{names[node]} = {constant(overload)}({', '.join(given)})"
+            )
+        elif node.op == "get_attr":
+            tensor = operator.attrgetter(node.target)(graph.owning_module)
+            lines.append(f"{names[node]} = {constant(tensor)}")
+        elif node.op == "output":
+            lines.append(f"return {expression(node.args[0])}")
+        else:
+            raise NotImplementedError(
+                f"a traced graph has a node of kind {node.op}"
+            )
+        done = [
+            names[source]
+            for source in node.all_input_nodes
+            if last_use[source] is node and node.op != "output"
+        ]
+        if done:
+            # So that its memory can be used again.
+            lines.append(f"{' = '.join(done)} = None")
+    body = "\n    ".join(lines)
+    namespace = constants
+    exec(f"def run({', '.join(arguments)}):\n    {body}\n", namespace)
+    return namespace["run"]

@@ -1,5 +1,7 @@
 """The layers' fast paths give the numbers of the stock Keras layers."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from conftest import gradients
 from keras import layers, ops
 
 import keras_resnet
+from keras_resnet import backend
+from keras_resnet.backend import keras_ops
 
 
 def _images(shape=(4, 9, 8, 16), seed=0, data_format="channels_last"):
@@ -206,3 +210,259 @@ def test_other_shapes_and_options_are_still_normalized():
             ops.convert_to_numpy(stock(x, training=True)),
             atol=1e-5,
         )
+
+
+def _twin_gradients(operation, inputs):
+    """Outputs, and gradients of the first one by each input."""
+    tensors = [ops.convert_to_tensor(x) for x in inputs]
+
+    def loss(*tensors):
+        y = operation(*tensors)
+        y = ops.cast(y[0] if isinstance(y, tuple) else y, "float32")
+        weights = np.random.default_rng(7).normal(size=y.shape)
+        return ops.sum(y * ops.convert_to_tensor(weights.astype("float32")))
+
+    outputs = operation(*tensors)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = loss(*tensors)
+        found = tape.gradient(value, tensors)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.grad(loss, tuple(range(len(tensors))))(*tensors)
+    else:
+        import torch
+
+        tensors = [x.detach().clone().requires_grad_() for x in tensors]
+        found = torch.autograd.grad(loss(*tensors), tensors)
+    return outputs, found
+
+
+def _same(mine, theirs, tolerance):
+    mine, theirs = (
+        x if isinstance(x, (tuple, list)) else [x] for x in (mine, theirs)
+    )
+    for a, b in zip(mine, theirs, strict=True):
+        assert keras.backend.standardize_dtype(
+            a.dtype
+        ) == keras.backend.standardize_dtype(b.dtype)
+        a, b = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (a, b))
+        scale = max(np.abs(b).max(), 1)
+        np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
+
+
+_GEOMETRIES = [
+    # images, kernel, strides, dilation
+    ((3, 9, 8, 4), (1, 1, 4, 6), 1, 1),
+    ((3, 9, 8, 4), (1, 1, 4, 6), 2, 1),
+    ((5, 8, 7, 15), (1, 1, 15, 3), 2, 1),
+    ((3, 9, 8, 4), (3, 3, 4, 6), 1, 1),
+    ((3, 8, 10, 4), (3, 3, 4, 6), 2, 1),
+    ((1, 9, 7, 4), (3, 3, 4, 6), 3, 1),
+    ((2, 9, 8, 4), (3, 3, 4, 6), 1, 2),
+    ((2, 11, 13, 3), (7, 7, 3, 5), 2, 1),
+    ((2, 8, 9, 4), (1, 3, 4, 6), 1, 1),
+    ((2, 8, 9, 4), (1, 3, 4, 6), 2, 1),
+    ((1, 1, 1, 4), (3, 3, 4, 6), 2, 1),
+    ((3, 9, 8, 4), (3, 3, 2, 6), 1, 1),  # two groups
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("geometry", _GEOMETRIES, ids=str)
+def test_convolution_is_its_twin(geometry, data_format, dtype):
+    shape, kernel, stride, dilation = geometry
+    if data_format == "channels_first" and kernel[2] != shape[3]:
+        pytest.skip("Keras convolves no groups channels first on every CPU")
+    if keras.backend.backend() == "tensorflow" and dilation > 1:
+        pytest.skip("TensorFlow has no gradient of it on a CPU")
+    x = _images(shape, data_format=data_format)
+    w = np.random.default_rng(1).normal(size=kernel).astype("float32")
+    arguments = (
+        (stride, stride),
+        [k // 2 * dilation for k in kernel[:2]],
+        (dilation, dilation),
+        data_format,
+    )
+    inputs = [ops.cast(x, dtype), ops.cast(w, dtype)]
+    mine = _twin_gradients(
+        lambda x, w: backend.convolution(x, w, *arguments), inputs
+    )
+    if data_format == "channels_first":
+        # The twin knows no channels first where TensorFlow has no GPU.
+        def twin(x, w):
+            x = ops.transpose(x, (0, 2, 3, 1))
+            y = keras_ops.convolution(x, w, *arguments[:3], "channels_last")
+            return ops.transpose(y, (0, 3, 1, 2))
+    else:
+
+        def twin(x, w):
+            return keras_ops.convolution(x, w, *arguments)
+
+    if keras.backend.backend() == "tensorflow" and kernel[:2] == (1, 1):
+        # TensorFlow's kernel for the strided one writes beyond its memory.
+        def twin(x, w):
+            if data_format == "channels_first":
+                x = ops.transpose(x, (0, 2, 3, 1))
+            y = x[:, ::stride, ::stride] @ w[0, 0]
+            if data_format == "channels_first":
+                y = ops.transpose(y, (0, 3, 1, 2))
+            return y
+
+    theirs = _twin_gradients(twin, inputs)
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    _same(mine[0], theirs[0], tolerance)
+    _same(mine[1], theirs[1], tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("axis", [-1, 1, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(4, 9, 8, 5), (1, 3, 2, 5), (3, 1, 1, 5), (1, 1, 1, 5), "flat"]
+)
+def test_normalization_is_its_twin(shape, training, axis, dtype):
+    flat = shape == "flat"
+    data_format = "channels_first" if axis == 1 else "channels_last"
+    x = _images((4, 3, 3, 5) if flat else shape, data_format=data_format)
+    if flat:
+        x = np.full_like(x, 3)
+    rng = np.random.default_rng(1)
+    gamma, beta, mean, variance = rng.uniform(0.5, 2, (4, 5)).astype("float32")
+    inputs = [ops.cast(x, dtype), gamma, beta]
+
+    def run(module):
+        def operation(x, gamma, beta):
+            if training:
+                return module.batch_normalization(x, gamma, beta, 1e-3, axis)
+            mv = ops.convert_to_tensor(mean), ops.convert_to_tensor(variance)
+            return module.normalization(x, *mv, gamma, beta, 1e-3, axis)
+
+        return _twin_gradients(operation, inputs)
+
+    mine, theirs = run(backend), run(keras_ops)
+    tolerance = 2e-5 if dtype == "float32" else 0.03
+    if flat and dtype == "float32":
+        # Rounding errors of the mean, times the inverse of a tiny deviation.
+        tolerance = 1e-3
+    _same(mine[0], theirs[0], tolerance)
+    _same(mine[1], theirs[1], tolerance)
+    if training:
+        assert all(
+            keras.backend.standardize_dtype(s.dtype) == "float32"
+            for s in mine[0][1:]
+        )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX's own transformations"
+)
+def test_jax_transformations():
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.asarray(_images((2, 5, 6, 3)))
+    w = jnp.asarray(_images((3, 3, 3, 4), seed=2))
+    gamma, beta = jnp.linspace(0.5, 2, 4), jnp.linspace(-1, 1, 4)
+
+    def penalty(module):
+        def loss(x, w, gamma):
+            y = module.convolution(
+                x, w, (2, 2), [1, 1], (1, 1), "channels_last"
+            )
+            y = module.batch_normalization(y, gamma, beta, 1e-3, -1)[0]
+            return jnp.mean(y**3)
+
+        def norm(*inputs):
+            slopes = jax.grad(loss, (0, 1, 2))(*inputs)
+            return sum(jnp.sum(s**2) for s in slopes)
+
+        return norm
+
+    mine, theirs = (
+        jax.jit(jax.grad(penalty(module), (0, 1, 2)))(x, w, gamma)
+        for module in (backend, keras_ops)
+    )
+    _same(mine, theirs, 2e-4)
+    several = jnp.stack([x, 2 * x + 1])
+    mapped = jax.vmap(jax.grad(penalty(backend)), (0, None, None))
+    expected = [jax.grad(penalty(keras_ops))(x, w, gamma) for x in several]
+    _same(list(mapped(several, w, gamma)), expected, 2e-4)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch's steps and memory"
+)
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
+)
+def test_sgd_step_is_pytorchs(momentum, nesterov):
+    import torch
+
+    from keras_resnet.training import CoupledSGD
+
+    class Twin(CoupledSGD):
+        def _backend_update_step(self, grads, trainable_variables, rate):
+            for g, v in zip(grads, trainable_variables, strict=True):
+                self.update_step(g, v, rate)
+
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=s).astype("float32") for s in ((3, 2), (4,), (2,))]
+    theirs = [torch.tensor(w, requires_grad=True) for w in start]
+    sgd = torch.optim.SGD(
+        theirs, 0.1, momentum, weight_decay=0.05, nesterov=nesterov
+    )
+    runs = []
+    for kind in (CoupledSGD, Twin):
+        optimizer = kind(0.1, momentum, nesterov, coupled_decay=0.05)
+        variables = [keras.Variable(w) for w in start]
+        optimizer.build(variables)
+        runs.append((optimizer, variables))
+    for step in range(4):
+        gradients_ = [rng.normal(size=w.shape).astype("float32") for w in start]
+        if step == 2:
+            gradients_[1] = None
+        for w, g in zip(theirs, gradients_, strict=True):
+            w.grad = None if g is None else torch.tensor(g)
+        sgd.step()
+        for optimizer, variables in runs:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Gradients do not exist")
+                optimizer.apply(
+                    [
+                        None if g is None else torch.tensor(g)
+                        for g in gradients_
+                    ],
+                    variables,
+                )
+    for w, ours, twin in zip(theirs, runs[0][1], runs[1][1], strict=True):
+        expected = w.detach().numpy()
+        np.testing.assert_allclose(np.asarray(ours), expected, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(twin), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch's steps and memory"
+)
+def test_kernels_lie_in_memory_as_pytorch_reads_them(tmp_path):
+    import torch
+
+    model = keras_resnet.ResNet((1,), (8,), input_shape=(16, 16, 3), classes=2)
+
+    def check(model):
+        kernel = model.get_layer("stem_conv").kernel.value
+        assert kernel.permute(3, 2, 0, 1).is_contiguous(
+            memory_format=torch.channels_last
+        )
+
+    check(model)
+    model.save_weights(tmp_path / "w.weights.h5")
+    model.load_weights(tmp_path / "w.weights.h5")
+    check(model)
+    model.save(tmp_path / "m.keras")
+    check(keras.models.load_model(tmp_path / "m.keras"))

@@ -9,9 +9,11 @@ replayed as they are. Nothing is compiled.
 import contextlib
 import functools
 import operator
+import threading
 import warnings
 
 import keras
+import numpy as np
 import torch
 from functorch.compile import aot_function, make_boxed_func
 from keras import tree
@@ -41,14 +43,20 @@ _FRESH = {
 # a shape that comes up only now and then are not worth it.
 UNTRACED_BATCHES = 2
 
+_KINDS = ("train", "test", "predict")
+# Layers that run code of the user's, or of PyTorch's with state of its own.
+_OPAQUE_LAYERS = (keras.layers.Lambda, keras.layers.TorchModuleWrapper)
+
 
 class Model(keras.Model):
     """`keras.Model` whose `fit`, `evaluate` and `predict` replay its graph."""
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, **kwargs):
         replay = self.__dict__.get("_replay")
-        if replay is None or mask is not None:
-            return super().call(inputs, training=training, mask=mask)
+        # Keras gives the mask of several inputs in their structure.
+        masked = any(m is not None for m in tree.flatten(mask))
+        if replay is None or masked or kwargs:
+            return super().call(inputs, training=training, mask=mask, **kwargs)
         return replay.call(inputs, training)
 
     def make_train_function(self, force=False):
@@ -62,27 +70,32 @@ class Model(keras.Model):
         return self.predict_function
 
     def _make_function(self, kind, force):
-        before = getattr(self, f"{kind}_function")
+        before = [getattr(self, f"{k}_function") for k in _KINDS]
         getattr(super(), f"make_{kind}_function")(force)
         function = getattr(self, f"{kind}_function")
-        if function is before or self.jit_compile or self.run_eagerly:
+        if function in before or self.jit_compile or self.run_eagerly:
             return
-        forward = super().call
-        # What was compiled before may have other layers by now.
-        replay = Replay(
-            self,
-            lambda inputs, training: forward(inputs, training=training),
-        )
-        # Not an attribute that Keras or PyTorch would track and save.
-        self.__dict__["_replay"] = replay
+        # Shared by the functions of all kinds, until they are made anew: by
+        # then the model may have other layers.
+        replay = self.__dict__.get("_replay")
+        if replay is None or force or before == [None] * len(_KINDS):
+            forward = super().call
+            replay = Replay(
+                self,
+                lambda inputs, training: forward(inputs, training=training),
+            )
+            # Not an attribute that Keras or PyTorch would track and save.
+            self.__dict__["_replay"] = replay
         for method in (f"{kind}_step", "call", "compute_loss"):
-            owner = getattr(type(self), method).__module__
+            owner = getattr(self, method).__module__
             if owner.partition(".")[0] not in ("keras", "keras_resnet"):
                 replay.refuse(f"it has a `{method}` of its own")
 
         @functools.wraps(function)
         def replayed(data):
-            with replay.active():
+            if self.run_eagerly:
+                return function(data)
+            with self.__dict__["_replay"].active():
                 return function(data)
 
         setattr(self, f"{kind}_function", replayed)
@@ -105,23 +118,44 @@ class Replay:
         self._forward = forward
         self._layers = list(model._flatten_layers())
         self._variables = model.variables
+        self._hooks = [
+            hooks
+            for layer in self._layers
+            for hooks in (
+                layer._forward_hooks,
+                layer._forward_pre_hooks,
+                layer._backward_hooks,
+                layer._backward_pre_hooks,
+            )
+        ]
+        # Tensors that are no variables, and constants of a trace.
+        self._places_of_constants = [
+            (vars(layer), name)
+            for layer in self._layers
+            for name, value in vars(layer).items()
+            if isinstance(value, torch.Tensor)
+        ]
         self._seen = {}
         self._traces = {}
-        self._active = False
+        # One thread may predict while another one does not replay.
+        self._state = threading.local()
         self._enabled = True
         self._check_layers()
 
     @contextlib.contextmanager
     def active(self):
-        """Within this context `call` may replay."""
-        before, self._active = self._active, True
+        """Within this context `call` may replay, in this thread."""
+        before = getattr(self._state, "active", False)
+        self._state.active = True
         try:
             yield
         finally:
-            self._active = before
+            self._state.active = before
 
     def refuse(self, reason):
         """Runs layer by layer from now on, and says why."""
+        if not self._enabled:
+            return
         self._enabled = False
         warnings.warn(
             f"{self._model.name} runs layer by layer, somewhat slower: "
@@ -131,8 +165,16 @@ class Replay:
 
     def call(self, inputs, training):
         """Returns the outputs, and assigns the variables that change."""
-        if not (self._active and self._enabled and self._replayable(inputs)):
+        active = getattr(self._state, "active", False)
+        if active and isinstance(inputs, np.ndarray):
+            # What `train_on_batch` and its like hand on as they got it.
+            inputs = keras.ops.convert_to_tensor(inputs)
+        if not (active and self._enabled and self._replayable(inputs)):
             return self._forward(inputs, training)
+        constants = [
+            attributes.get(name)
+            for attributes, name in self._places_of_constants
+        ]
         key = (
             inputs.shape,
             inputs.stride(),
@@ -140,15 +182,16 @@ class Replay:
             inputs.device,
             training,
             torch.is_grad_enabled(),
-            tuple(variable.trainable for variable in self._variables),
+            tuple(v._value.requires_grad for v in self._variables),
             tuple(layer.trainable for layer in self._layers),
+            tuple(map(id, constants)),
         )
         trace = self._traces.get(key)
         if trace is None:
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] <= UNTRACED_BATCHES:
                 return self._forward(inputs, training)
-            trace = _Trace(self._variables, self._forward, training)
+            trace = _Trace(self._variables, self._forward, training, constants)
         try:
             with _may_hold_tensors() if key not in self._traces else _nothing:
                 outputs = trace(inputs)
@@ -156,40 +199,61 @@ class Replay:
             if key in self._traces:
                 raise
             # Tracing failed before anything was assigned.
-            self.refuse(f"{type(error).__name__} when it was traced: {error}")
+            self.refuse(
+                str(error)
+                if isinstance(error, _NotTraceableError)
+                else f"{type(error).__name__} when it was traced: "
+                + str(error).partition("\n")[0]
+            )
             return self._forward(inputs, training)
         self._traces[key] = trace
         return outputs
 
     def _check_layers(self):
-        for layer in self._layers:
-            package = type(layer).__module__.partition(".")[0]
-            if package not in ("keras", "keras_resnet"):
+        operations = [
+            operation
+            for layer in self._layers
+            for operation in (layer, *getattr(layer, "operations", ()))
+        ]
+        for operation in operations:
+            package = type(operation).__module__.partition(".")[0]
+            if package not in ("keras", "keras_resnet") or isinstance(
+                operation, _OPAQUE_LAYERS
+            ):
                 self.refuse(
-                    f"a trace does not know what the layer {layer.name} of "
-                    f"class {type(layer).__name__} does besides"
+                    f"a trace does not know what the layer {operation.name} "
+                    f"of class {type(operation).__name__} does besides"
                 )
-                return
-            if getattr(layer, "activity_regularizer", None) is not None:
+            elif getattr(operation, "activity_regularizer", None) is not None:
                 self.refuse(
-                    f"the layer {layer.name} has an activity regularizer"
+                    f"the layer {operation.name} has an activity regularizer"
                 )
-                return
 
     def _replayable(self, inputs):
+        if not isinstance(inputs, torch.Tensor):
+            self.refuse("it takes other inputs than one tensor")
+            return False
         return (
             type(inputs) is torch.Tensor
             and not inputs.requires_grad
             and not inputs.is_meta
             and not torch.compiler.is_compiling()
-            and not any(layer._forward_hooks for layer in self._layers)
+            and not torch.is_autocast_enabled(inputs.device.type)
+            and not any(self._hooks)
+            and not torch.nn.modules.module._has_any_global_hook()
         )
+
+
+class _NotTraceableError(Exception):
+    """A trace of this model would compute something else."""
 
 
 class _Trace:
     """The operations of one kind of batch."""
 
-    def __init__(self, variables, forward, training):
+    def __init__(self, variables, forward, training, constants):
+        # Kept, so that no other tensor gets their ids.
+        self._constants = constants
         self._variables = variables
         self._forward = forward
         self._training = training
@@ -202,6 +266,15 @@ class _Trace:
         mapping = zip(self._variables, values, strict=True)
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = self._forward(inputs, self._training)
+        flat = tree.flatten(outputs)
+        if len(flat) > 1 and torch.is_grad_enabled():
+            # Zeros instead of none: an optimizer with weight decay or
+            # momentum would move weights that it should leave alone.
+            raise _NotTraceableError(
+                "a loss may leave out some of its several outputs"
+            )
+        if any(hasattr(output, "_keras_mask") for output in flat):
+            raise _NotTraceableError("its outputs have a mask, for the loss")
         updates = [scope.get_current_value(v) for v in self._variables]
         self._changed = [
             variable
@@ -212,7 +285,7 @@ class _Trace:
         ]
         self._structure = outputs
         return (
-            *tree.flatten(outputs),
+            *flat,
             *(
                 update.detach()
                 for update, value in zip(updates, values, strict=True)
@@ -280,13 +353,18 @@ def _write_in_place(node):
         return
     result = node.meta["val"]
     operands = list(node.args[: 2 if node.target is _aten.add.Tensor else 1])
-    for operand in operands:
+    for i, operand in enumerate(operands):
         if not isinstance(operand, torch.fx.Node) or not _is_fresh(operand):
             continue
         value = operand.meta["val"]
-        if value.shape != result.shape or value.dtype != result.dtype:
+        if (
+            value.shape != result.shape
+            or value.dtype != result.dtype
+            # What comes next may view it.
+            or value.stride() != result.stride()
+        ):
             continue
-        others = [other for other in operands if other is not operand]
+        others = operands[:i] + operands[i + 1 :]
         node.args = (operand, *others, *node.args[len(operands) :])
         node.target = in_place
         return

@@ -58,8 +58,11 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
         0.0,
         epsilon,
     )
-    variance = inverse_deviation.detach() ** -2 - epsilon
-    return y.permute(0, 2, 3, 1) if last else y, mean.detach(), variance
+    # They are so already, but while they are traced under mixed precision.
+    mean = mean.detach().to(gamma.dtype)
+    inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
+    variance = inverse_deviation**-2 - epsilon
+    return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 
 def moving_average(average, value, momentum):

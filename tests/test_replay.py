@@ -1,0 +1,869 @@
+"""PyTorch: training by a replayed trace is training layer by layer."""
+
+import copy
+import gc
+import pickle
+import threading
+import warnings
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_resnet
+from keras_resnet.blocks import ResidualBlock
+from keras_resnet.resnet import ResidualNetwork
+from keras_resnet.training import CoupledSGD
+
+if keras.backend.backend() != "torch":
+    pytest.skip("only PyTorch replays traces", allow_module_level=True)
+
+import torch
+
+CLASSES = 4
+_rng = np.random.default_rng(0)
+IMAGES = _rng.normal(size=(40, 8, 8, 3)).astype("float32")
+LABELS = _rng.integers(0, CLASSES, 40)
+ONE_HOT = np.eye(CLASSES, dtype="float32")[LABELS]
+LOSS = "sparse_categorical_crossentropy"
+
+
+def _net(**kwargs):
+    keras.utils.set_random_seed(1)
+    arguments = {"stem": "cifar", "input_shape": (8, 8, 3), "classes": CLASSES}
+    return keras_resnet.ResNet((1, 1), (8, 16), **arguments | kwargs)
+
+
+def _behind(layer):
+    return _net(input_shape=None, input_tensor=layer(keras.Input((8, 8, 3))))
+
+
+def _before(*more):
+    net = _net()
+    outputs = net.get_layer("avg_pool").output
+    for layer in more:
+        outputs = layer(outputs)
+    return ResidualNetwork(net.inputs[0], net.get_layer("head")(outputs))
+
+
+def _compile(model, eagerly, optimizer=None, loss=LOSS, **kwargs):
+    optimizer = optimizer or (lambda: keras.optimizers.SGD(0.05, 0.9))
+    model.compile(optimizer(), loss, run_eagerly=eagerly, **kwargs)
+
+
+def _fit(model, x=IMAGES, y=LABELS, **kwargs):
+    arguments = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+    return model.fit(x, y, **arguments | kwargs).history
+
+
+def _traces(model):
+    """Number of the model's traces of training, and of others."""
+    # A key has, as its sixth entry, whether gradients are wanted.
+    keys = list(model._replay._traces)
+    training = sum(key[5] for key in keys)
+    return training, len(keys) - training
+
+
+def _same_weights(model, other, atol=1e-6):
+    for ours, theirs in zip(
+        model.get_weights(), other.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(
+            np.asarray(ours, "float64"),
+            np.asarray(theirs, "float64"),
+            atol=atol,
+            rtol=atol,
+        )
+
+
+def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
+    """Returns the model trained by replay, after comparing it."""
+    models, logs = [], []
+    for eagerly in (False, True):
+        model = build()
+        before = model.get_weights()
+        _compile(model, eagerly, **kwargs)
+        logs.append(fit(model))
+        models.append(model)
+        # So that equality means something.
+        moved = [
+            np.abs(np.asarray(now - then, "float32")).max()
+            for now, then in zip(model.get_weights(), before, strict=True)
+        ]
+        assert max(moved) > 1e-3
+    _same_weights(*models, atol)
+    assert logs[0].keys() == logs[1].keys()
+    for name in logs[0]:
+        np.testing.assert_allclose(
+            logs[0][name], logs[1][name], atol=atol, rtol=atol
+        )
+    assert "_replay" not in vars(models[1])
+    return models[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"residual": False},
+        {"shortcut": "A"},
+        {"shortcut": "B"},
+        {"shortcut": "C"},
+        {"bottleneck": True},
+        {"bottleneck": True, "bottleneck_stride": "1x1"},
+        {"stem": "imagenet", "zero_init_residual": True},
+    ],
+    ids=str,
+)
+def test_networks(arguments):
+    model = _same_training(lambda: _net(**arguments))
+    assert _traces(model) == (1, 0)
+
+
+def test_channels_first():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = _same_training(
+            lambda: _net(input_shape=(3, 8, 8)),
+            lambda m: _fit(m, np.moveaxis(IMAGES, -1, 1).copy()),
+        )
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert _traces(model) == (1, 0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        # On a CPU two runs layer by layer differ as much.
+        model = _same_training(atol=0.05)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert _traces(model) == (1, 0)
+
+
+def test_without_top_and_written_into_views():
+    """What follows a sum written in place may view it as one row."""
+
+    def build():
+        net = _net()
+        x = net.get_layer("stage1_block1").output
+        y = keras_resnet.Convolution(8, 1)(x)
+        y = ops.relu(ops.add(y, y))
+        y = ops.add(ops.add(x, x), y)
+        y = layers.Dense(CLASSES)(layers.Flatten()(y))
+        return ResidualNetwork(net.inputs[0], y)
+
+    model = _same_training(
+        build,
+        lambda m: _fit(m, y=ONE_HOT),
+        loss="mse",
+        optimizer=lambda: keras.optimizers.SGD(1e-3),
+        atol=1e-5,
+    )
+    assert _traces(model) == (1, 0)
+
+
+def test_feature_maps():
+    targets = _rng.normal(size=(40, 4, 4, 16))
+    model = _same_training(
+        lambda: _net(include_top=False),
+        lambda m: _fit(m, y=targets),
+        loss="mse",
+    )
+    assert _traces(model) == (1, 0)
+
+
+class _Optimizers:
+    # Functions, since a model needs an optimizer of its own.
+    adam = staticmethod(lambda: keras.optimizers.Adam(1e-3))
+    nesterov = staticmethod(
+        lambda: keras.optimizers.SGD(0.05, 0.9, nesterov=True)
+    )
+    coupled = staticmethod(lambda: CoupledSGD(0.05, coupled_decay=0.01))
+    accumulating = staticmethod(
+        lambda: keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
+    )
+    averaging = staticmethod(
+        lambda: keras.optimizers.SGD(
+            0.05, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=4
+        )
+    )
+    clipping = staticmethod(lambda: CoupledSGD(0.05, global_clipnorm=0.1))
+    scheduled = staticmethod(
+        lambda: CoupledSGD(
+            keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.8)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in vars(_Optimizers) if name[0] != "_"]
+)
+def test_optimizers(name):
+    model = _same_training(optimizer=getattr(_Optimizers, name), atol=1e-5)
+    assert _traces(model) == (1, 0)
+
+
+def test_losses_metrics_and_weights_of_samples():
+    def loss(y_true, y_pred):
+        return ops.mean(ops.square(y_true - y_pred), -1) + ops.max(y_pred, -1)
+
+    def sure(y_true, y_pred):
+        return ops.mean(ops.max(y_pred, -1))
+
+    model = _same_training(
+        fit=lambda m: _fit(
+            m,
+            y=ONE_HOT,
+            sample_weight=np.linspace(0, 2, 40),
+            validation_data=(IMAGES, ONE_HOT, np.linspace(2, 0, 40)),
+        ),
+        loss=loss,
+        metrics=["accuracy", sure],
+        weighted_metrics=[keras.metrics.MeanSquaredError()],
+    )
+    assert _traces(model) == (1, 1)
+
+
+def test_class_weights():
+    model = _same_training(
+        fit=lambda m: _fit(m, class_weight={0: 1, 1: 3, 2: 0, 3: 1}),
+        optimizer=lambda: CoupledSGD(0.05),
+    )
+    assert _traces(model) == (1, 0)
+
+
+def test_kernel_regularizer_and_constraint():
+    def build():
+        net = _net()
+        head = layers.Dense(
+            CLASSES, kernel_regularizer="l2", kernel_constraint="unit_norm"
+        )
+        return ResidualNetwork(
+            net.inputs[0], head(net.get_layer("avg_pool").output)
+        )
+
+    assert _traces(_same_training(build, atol=1e-5)) == (1, 0)
+
+
+def test_a_smaller_last_batch():
+    def fit(model):
+        return _fit(model, IMAGES[:30], LABELS[:30], epochs=4)
+
+    model = _same_training(fit=fit)
+    assert _traces(model) == (2, 0)
+
+
+def test_validation_in_between_does_not_end_it():
+    counts = []
+
+    class Count(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            replay = vars(self.model).get("_replay")
+            counts.append(dict(replay._seen) if replay else None)
+
+    model = _same_training(
+        fit=lambda m: _fit(
+            m, epochs=3, validation_data=(IMAGES, LABELS), callbacks=[Count()]
+        )
+    )
+    assert _traces(model) == (1, 1)
+    # Three batches of each kind, then no more that went another way.
+    assert [sorted(c.values()) for c in counts[:3]] == [[3, 3]] * 3
+
+
+def _freeze_stage(model):
+    model.get_layer("stage2_block1").trainable = False
+
+
+def _freeze_normalization(model):
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+@pytest.mark.parametrize("freeze", [_freeze_stage, _freeze_normalization])
+def test_frozen_layers(freeze):
+    def build():
+        model = _net()
+        freeze(model)
+        return model
+
+    model = _same_training(build, optimizer=lambda: CoupledSGD(0.05))
+    assert _traces(model) == (1, 0)
+
+
+@pytest.mark.parametrize("recompile", [False, True])
+@pytest.mark.parametrize("freeze", [_freeze_stage, _freeze_normalization])
+def test_freezing_between_two_fits(freeze, recompile):
+    def fit(model):
+        _fit(model)
+        freeze(model)
+        frozen = [w.copy() for w in model.get_weights()]
+        trainable = [v.trainable for v in model.weights]
+        if recompile:
+            _compile(model, model.run_eagerly)
+        logs = _fit(model)
+        stay = freeze is _freeze_stage
+        if stay:
+            for v, now, then in zip(
+                model.weights, model.get_weights(), frozen, strict=True
+            ):
+                if "stage2_block1" in v.path:
+                    np.testing.assert_array_equal(now, then)
+        assert not all(trainable)
+        return logs
+
+    model = _same_training(fit=fit)
+    assert _traces(model) == (1 if recompile else 2, 0)
+
+
+def test_a_callback_freezes_and_thaws_and_changes_the_rate():
+    class Change(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            layer = self.model.get_layer("stage1_block1")
+            layer.trainable = batch % 5 < 3
+            self.model.optimizer.learning_rate = 0.05 / (1 + batch)
+
+    model = _same_training(
+        fit=lambda m: _fit(m, epochs=4, callbacks=[Change()])
+    )
+    assert _traces(model) == (2, 0)
+
+
+def test_pytorchs_own_way_to_freeze():
+    class Change(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            kernel = self.model.get_layer("stem_conv").kernel.value
+            kernel.requires_grad_(epoch == 1)
+
+    model = _net()
+    _compile(model, False)
+    stem = model.get_layer("stem_conv")
+    kernels = []
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: kernels.append(stem.get_weights()[0])
+    )
+    with warnings.catch_warnings():
+        # Keras says that the frozen one has none, which is the point.
+        warnings.filterwarnings("ignore", "Gradients do not exist")
+        _fit(model, callbacks=[Change(), stop])
+    assert np.abs(kernels[1] - kernels[0]).max() > 1e-3
+
+
+def _with_normalization(trained_on=IMAGES):
+    layer = layers.Normalization()
+    layer.adapt(trained_on)
+    return _behind(layer)
+
+
+def test_normalization_in_front():
+    model = _same_training(lambda: _with_normalization(IMAGES * 3 + 1))
+    assert _traces(model) == (1, 0)
+
+
+def test_normalization_adapted_anew():
+    def fit(model):
+        _fit(model)
+        (layer,) = (
+            x for x in model.layers if isinstance(x, layers.Normalization)
+        )
+        layer.adapt(IMAGES * 3 + 1)
+        # Keras compiles anew in `adapt` or not: a trace must not care.
+        return _fit(model)
+
+    _same_training(_with_normalization, fit)
+
+
+def test_normalization_loaded_between_batches():
+    other = layers.Normalization()
+    other.adapt(IMAGES * 3 + 1)
+    statistics = {}
+    other.save_own_variables(statistics)
+
+    class Load(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.layers[1].load_own_variables(statistics)
+
+    model = _same_training(
+        _with_normalization, lambda m: _fit(m, callbacks=[Load()], epochs=3)
+    )
+    assert _traces(model)[0] == 2
+
+
+def test_weights_assigned_between_batches(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    other = _net()
+    _compile(other, True)
+    _fit(other)
+    other.save_weights(path)
+    loaded = other.get_weights()
+
+    class Assign(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.params["epoch"] != 1:
+                return
+            if batch == 0:
+                self.model.set_weights(loaded)
+            elif batch == 2:
+                self.model.load_weights(path)
+            elif batch == 3:
+                gamma = self.model.get_layer("stem_bn").gamma
+                gamma.assign(gamma * 2)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.params["epoch"] = epoch
+
+    model = _same_training(fit=lambda m: _fit(m, callbacks=[Assign()]))
+    assert _traces(model) == (1, 0)
+
+
+def test_single_batches():
+    def fit(model):
+        losses = [
+            model.train_on_batch(IMAGES[i : i + 8], LABELS[i : i + 8])
+            for i in (0, 8, 16, 24, 32)
+        ]
+        losses += [model.test_on_batch(IMAGES, LABELS) for _ in range(4)]
+        predicted = [model.predict_on_batch(IMAGES) for _ in range(4)]
+        np.testing.assert_array_equal(predicted[0], predicted[3])
+        return {"loss": losses}
+
+    # Test and prediction are the same kind of batch.
+    assert _traces(_same_training(fit=fit)) == (1, 1)
+
+
+def test_several_outputs():
+    """A gradient of zero is not none: decay would move `aux`."""
+
+    def build():
+        net = _net()
+        x = net.get_layer("stage1_block1").output
+        aux = layers.Dense(CLASSES, name="aux")
+        return ResidualNetwork(
+            net.inputs[0], [net.output, aux(layers.Flatten()(x))]
+        )
+
+    def fit(model):
+        aux = model.get_layer("aux")
+        before = aux.get_weights()
+        with warnings.catch_warnings():
+            # Keras says so too, of `aux`.
+            warnings.filterwarnings("ignore", "Gradients do not exist")
+            warnings.filterwarnings("ignore", ".*runs layer by layer")
+            logs = _fit(model, y=[ONE_HOT, ONE_HOT])
+        for now, then in zip(aux.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+        return logs
+
+    _same_training(
+        build, fit, loss=["mse", None], optimizer=lambda: CoupledSGD(0.05)
+    )
+
+
+def test_several_outputs_predict_by_replay():
+    net = _net()
+    outputs = {
+        "head": net.output,
+        "stem": net.get_layer("stem_relu").output,
+        "image": net.input,
+    }
+    model = ResidualNetwork(net.input, outputs)
+    found = model.predict(IMAGES, batch_size=8, verbose=0)
+    assert _traces(model) == (0, 1)
+    for name, expected in model(IMAGES).items():
+        np.testing.assert_allclose(
+            found[name], ops.convert_to_numpy(expected), atol=1e-6
+        )
+
+
+class _MyBlock(ResidualBlock):
+    pass
+
+
+class _MyLayer(layers.Layer):
+    def call(self, x):
+        self.add_loss(ops.mean(ops.square(x)))
+        return x
+
+
+class _MyStep(ResidualNetwork):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class _MyLoss(ResidualNetwork):
+    def compute_loss(self, *args, **kwargs):
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+class _MyOperation(keras.Operation):
+    def call(self, x):
+        return x * 2
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def _subclassed(subclass):
+    net = _net()
+    return subclass(net.input, net.output)
+
+
+def _own_step_in_the_instance():
+    model = _net()
+    step = model.train_step
+    model.train_step = lambda data: step(data)
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: _net(block=_MyBlock),
+        lambda: _before(_MyLayer()),
+        lambda: _subclassed(_MyStep),
+        lambda: _subclassed(_MyLoss),
+        _own_step_in_the_instance,
+        lambda: _before(_MyOperation()),
+        lambda: _before(layers.Dropout(0.5, seed=1)),
+        lambda: _before(layers.ActivityRegularization(l2=0.1)),
+        lambda: _before(layers.Dense(16, activity_regularizer="l2")),
+        lambda: _before(layers.Lambda(lambda x: x * 2)),
+        lambda: _before(
+            layers.TorchModuleWrapper(
+                torch.nn.BatchNorm1d(16), output_shape=(None, 16)
+            )
+        ),
+        lambda: _behind(layers.RandomFlip(seed=1)),
+    ],
+    ids=[
+        "block",
+        "layer",
+        "train_step",
+        "compute_loss",
+        "instance",
+        "operation",
+        "dropout",
+        "activity",
+        "activity_regularizer",
+        "lambda",
+        "torch_module",
+        "flip",
+    ],
+)
+def test_what_is_not_replayed_says_so_once(build):
+    def fit(model):
+        if model.run_eagerly:
+            return _fit(model)
+        with pytest.warns(UserWarning, match="runs layer by layer") as found:
+            logs = _fit(model, validation_data=(IMAGES, LABELS))
+        assert len([w for w in found if "layer by" in str(w.message)]) == 1
+        return {"loss": logs["loss"]}
+
+    assert _traces(_same_training(build, fit)) == (0, 0)
+
+
+def test_dict_inputs():
+    def build():
+        net = _net()
+        return ResidualNetwork({"image": net.input}, net.output)
+
+    def fit(model):
+        if model.run_eagerly:
+            return _fit(model, {"image": IMAGES})
+        with pytest.warns(UserWarning, match="other inputs than one"):
+            return _fit(model, {"image": IMAGES})
+
+    _same_training(build, fit)
+
+
+def test_masks_reach_the_loss():
+    def build():
+        net = _net()
+        x = layers.ReLU()(layers.Dense(64)(net.output) - 1.0)
+        return ResidualNetwork(
+            net.input, layers.Masking()(layers.Reshape((32, 2))(x))
+        )
+
+    def fit(model):
+        targets = np.random.default_rng(3).normal(size=(40, 32, 2))
+        if model.run_eagerly:
+            return _fit(model, y=targets)
+        with pytest.warns(UserWarning, match="have a mask"):
+            return _fit(model, y=targets)
+
+    _same_training(build, fit, loss="mse")
+
+
+@pytest.mark.parametrize("outer", [keras.Model, keras.Sequential])
+def test_within_another_model(outer):
+    def build():
+        # It has a trace of its own from before.
+        net = _net()
+        _compile(net, False)
+        _fit(net)
+        assert _traces(net) == (1, 0)
+        if outer is keras.Sequential:
+            return outer([keras.Input((8, 8, 3)), net, layers.Dense(CLASSES)])
+        x = keras.Input((8, 8, 3))
+        return outer(x, layers.Dense(CLASSES)(net(x)))
+
+    models = []
+    for eagerly in (False, True):
+        model = build()
+        _compile(model, eagerly, loss="mse")
+        _fit(model, y=ONE_HOT)
+        models.append(model)
+    _same_weights(*models)
+
+
+def test_a_network_within_a_network():
+    def build():
+        net = _net()
+        _compile(net, True)
+        x = keras.Input((8, 8, 3))
+        return ResidualNetwork(x, net(x))
+
+    assert _traces(_same_training(build)) == (1, 0)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "forward",
+        "forward_pre",
+        "full_backward",
+        "full_backward_pre",
+        "global",
+    ],
+)
+def test_hooks_are_called(kind, when):
+    model = _net()
+    _compile(model, False)
+    if when == "after":
+        _fit(model, epochs=1)
+        assert _traces(model) == (1, 0)
+    layer = model.get_layer("stage1_block1").conv1
+    calls = []
+
+    def hook(module, *args):
+        if module is layer:
+            calls.append(module)
+
+    if kind == "global":
+        handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    else:
+        handle = getattr(layer, f"register_{kind}_hook")(hook)
+    with warnings.catch_warnings():
+        # PyTorch's, for images, which have no gradients.
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        _fit(model, epochs=1)
+    handle.remove()
+    # Keras builds once more, symbolically.
+    count = len(calls)
+    assert count in (5, 6)
+    _fit(model, epochs=1)
+    assert len(calls) == count
+    assert _traces(model) == (1, 0)
+
+
+def test_hooks_of_parameters_are_called():
+    model = _net()
+    _compile(model, False)
+    calls = []
+    kernel = model.get_layer("stem_conv").kernel.value
+    kernel.register_hook(lambda gradient: calls.append(gradient.shape))
+    _fit(model)
+    assert len(calls) == 10
+    assert _traces(model) == (1, 0)
+
+
+def _trained():
+    model = _net()
+    _compile(model, False)
+    _fit(model, validation_data=(IMAGES, LABELS))
+    assert _traces(model) == (1, 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda m: pickle.loads(pickle.dumps(m)),
+        keras.models.clone_model,
+    ],
+    ids=["copy", "deepcopy", "pickle", "clone_model"],
+)
+def test_copies_are_models_of_their_own(clone):
+    model = _trained()
+    twin = clone(model)
+    twin.set_weights(model.get_weights())
+    expected = model.predict(IMAGES, verbose=0)
+    before = model.get_weights()
+    _compile(twin, False)
+    np.testing.assert_allclose(
+        twin.predict(IMAGES, verbose=0), expected, atol=1e-6
+    )
+    _fit(twin)
+    assert _traces(twin) == (1, 0)
+    assert twin._replay is not model._replay
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_saved_while_training_and_trained_on(tmp_path):
+    path = tmp_path / "model.keras"
+
+    def fit(model):
+        _fit(model, callbacks=[keras.callbacks.ModelCheckpoint(path)])
+        reloaded = keras.models.load_model(path)
+        assert type(reloaded) is ResidualNetwork
+        reloaded.run_eagerly = model.run_eagerly
+        _same_weights(reloaded, model, 0)
+        logs = _fit(reloaded)
+        if not model.run_eagerly:
+            assert _traces(reloaded) == (1, 0)
+        model.set_weights(reloaded.get_weights())
+        return logs
+
+    _same_training(fit=fit)
+
+
+def test_predict_and_evaluate_in_batches_of_any_size():
+    model = _trained()
+    twin = _net()
+    _compile(twin, True)
+    twin.set_weights(model.get_weights())
+    for size in (8, 1, 7, 40, 8):
+        np.testing.assert_allclose(
+            model.predict(IMAGES, batch_size=size, verbose=0),
+            twin.predict(IMAGES, batch_size=size, verbose=0),
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            model.evaluate(IMAGES, LABELS, batch_size=size, verbose=0),
+            twin.evaluate(IMAGES, LABELS, batch_size=size, verbose=0),
+            atol=1e-6,
+        )
+    _same_weights(model, twin, 0)
+
+
+def test_fit_after_predict():
+    def fit(model):
+        model.predict(IMAGES, batch_size=8, verbose=0)
+        return _fit(model)
+
+    assert _traces(_same_training(fit=fit)) == (1, 1)
+
+
+def test_uncompiled_models_predict_by_replay():
+    model = _net()
+    found = model.predict(IMAGES, batch_size=8, verbose=0)
+    assert _traces(model) == (0, 1)
+    np.testing.assert_allclose(
+        found, ops.convert_to_numpy(model(IMAGES)), atol=1e-6
+    )
+
+
+def test_integer_and_double_images():
+    for dtype in ("uint8", "float64"):
+        images = (np.abs(IMAGES) * 50).astype(dtype)
+        model = _same_training(fit=lambda m, x=images: _fit(m, x))
+        assert _traces(model) == (1, 0)
+
+
+def test_threads_predict():
+    model = _trained()
+    expected = model.predict(IMAGES, batch_size=8, verbose=0)
+    found, failed = [], []
+
+    def predict():
+        try:
+            for _ in range(3):
+                found.append(model.predict_on_batch(IMAGES[:8]))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=predict) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for prediction in found:
+        np.testing.assert_allclose(prediction, expected[:8], atol=1e-6)
+
+
+def test_a_thread_leaves_no_replay_on():
+    """Whichever ends last, a call outside `fit` goes layer by layer."""
+    model = _trained()
+    replay = model._replay
+    inside, leave = threading.Event(), threading.Event()
+
+    def work():
+        with replay.active():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=work)
+    with replay.active():
+        thread.start()
+        inside.wait(10)
+    leave.set()
+    thread.join()
+    x = ops.convert_to_tensor(IMAGES[:8])
+    seen, count = dict(replay._seen), len(replay._traces)
+    for _ in range(4):
+        model(x, training=True)
+    assert (replay._seen, len(replay._traces)) == (seen, count)
+
+
+def test_second_order_gradients_outside_fit():
+    model = _trained()
+    x = ops.convert_to_tensor(IMAGES[:8]).requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_pytorchs_autocast_and_inference_mode():
+    model = _trained()
+    expected = model.predict(IMAGES, batch_size=8, verbose=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.predict(IMAGES, batch_size=8, verbose=0)
+    assert 1e-5 < np.abs(rough - expected).max() < 0.1
+    fresh = _net()
+    fresh.set_weights(model.get_weights())
+    with torch.inference_mode():
+        np.testing.assert_allclose(
+            fresh.predict(IMAGES, batch_size=8, verbose=0), expected, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        fresh.predict(IMAGES, batch_size=8, verbose=0), expected, atol=1e-6
+    )
+    _compile(fresh, False)
+    _fit(fresh)
+    assert _traces(fresh) == (1, 0)
+
+
+def test_switched_off_without_compiling():
+    model = _trained()
+    before = dict(model._replay._seen)
+    model.run_eagerly = True
+    _fit(model, batch_size=5)
+    assert model._replay._seen == before
+
+
+def test_models_are_forgotten():
+    model = weakref.ref(_trained())
+    keras.backend.clear_session()
+    gc.collect()
+    assert model() is None

@@ -12,6 +12,7 @@ from keras_resnet.blocks import (
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.resnet import (
+    ResidualNetwork,
     ResNet,
     ResNet18,
     ResNet20,
@@ -50,6 +51,7 @@ __all__ = [
     "ResNetCIFAR",
     "ResNetImageNet",
     "ResidualBlock",
+    "ResidualNetwork",
     "__version__",
     "complexity",
     "fold_batch_norm",

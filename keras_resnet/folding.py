@@ -83,9 +83,10 @@ def _folded(model):
     graph = getattr(model, "_functional", model)
     # The same graph, without what the model is compiled with: a clone would
     # be compiled likewise, and carry the optimizer's slots.
-    graph = ResidualNetwork(
-        graph._inputs_struct, graph._outputs_struct, name=model.name
+    kind = (
+        ResidualNetwork if isinstance(model, ResidualNetwork) else keras.Model
     )
+    graph = kind(graph._inputs_struct, graph._outputs_struct, name=model.name)
     nodes = [node for level in graph._nodes_by_depth.values() for node in level]
     in_training = {
         node.operation

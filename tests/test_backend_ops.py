@@ -291,18 +291,20 @@ def test_convolution_is_its_twin(geometry, data_format, dtype):
     )
     inputs = [ops.cast(x, dtype), ops.cast(w, dtype)]
     mine = _twin_gradients(
-        lambda x, w: backend.convolution(x, w, *arguments), inputs
+        lambda x, w: backend.convolution(x, w, None, *arguments), inputs
     )
     if data_format == "channels_first":
         # The twin knows no channels first where TensorFlow has no GPU.
         def twin(x, w):
             x = ops.transpose(x, (0, 2, 3, 1))
-            y = keras_ops.convolution(x, w, *arguments[:3], "channels_last")
+            y = keras_ops.convolution(
+                x, w, None, *arguments[:3], "channels_last"
+            )
             return ops.transpose(y, (0, 3, 1, 2))
     else:
 
         def twin(x, w):
-            return keras_ops.convolution(x, w, *arguments)
+            return keras_ops.convolution(x, w, None, *arguments)
 
     if keras.backend.backend() == "tensorflow" and kernel[:2] == (1, 1):
         # TensorFlow's kernel for the strided one writes beyond its memory.
@@ -373,7 +375,7 @@ def test_jax_transformations():
     def penalty(module):
         def loss(x, w, gamma):
             y = module.convolution(
-                x, w, (2, 2), [1, 1], (1, 1), "channels_last"
+                x, w, None, (2, 2), [1, 1], (1, 1), "channels_last"
             )
             y = module.batch_normalization(y, gamma, beta, 1e-3, -1)[0]
             return jnp.mean(y**3)

@@ -8,36 +8,13 @@ replayed as they are. Nothing is compiled.
 
 import contextlib
 import functools
-import operator
 import threading
 import warnings
 
 import keras
 import numpy as np
 import torch
-from functorch.compile import aot_function, make_boxed_func
 from keras import tree
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-_aten = torch.ops.aten
-_IN_PLACE = {
-    _aten.relu.default: _aten.relu_.default,
-    _aten.add.Tensor: _aten.add_.Tensor,
-}
-# Operations whose results share no memory with what they read, nor with what
-# their gradient reads but as an output of the graph.
-_FRESH = {
-    _aten.add.Tensor,
-    _aten.add_.Tensor,
-    _aten.convolution.default,
-    _aten.convolution_backward.default,
-    _aten._native_batch_norm_legit.no_stats,
-    _aten._native_batch_norm_legit_no_training.default,
-    _aten.native_batch_norm.default,
-    _aten.native_batch_norm_backward.default,
-    _aten.threshold_backward.default,
-}
 
 # Tracing costs as much as some dozens of steps on small batches: batches of
 # a shape that comes up only now and then are not worth it.
@@ -58,6 +35,19 @@ class Model(keras.Model):
         if replay is None or masked or kwargs:
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return replay.call(inputs, training)
+
+    def export(self, *args, **kwargs):
+        from keras_resnet.backend.torch_ops import lay_out_kernel
+
+        # `torch.export` packs weights in the order of their shape alone.
+        kernels = [v for v in self.variables if not v.value.is_contiguous()]
+        for kernel in kernels:
+            kernel.value.data = kernel.value.data.contiguous()
+        try:
+            return super().export(*args, **kwargs)
+        finally:
+            for kernel in kernels:
+                lay_out_kernel(kernel)
 
     def make_train_function(self, force=False):
         self._make_function("train", force)
@@ -257,8 +247,16 @@ class _Trace:
         self._variables = variables
         self._forward = forward
         self._training = training
+        # Imported only now: they take PyTorch a third of a second.
+        from functorch.compile import aot_function
+
+        from keras_resnet.backend import torch_program
+
         self._run = aot_function(
-            self._pure, fw_compiler=_operations, bw_compiler=_operations
+            self._pure,
+            fw_compiler=torch_program.training_program,
+            bw_compiler=torch_program.training_program,
+            inference_compiler=torch_program.inference_program,
         )
 
     def _pure(self, inputs, *values):
@@ -309,140 +307,10 @@ def _may_hold_tensors():
 
     Such as `keras.layers.Normalization` its mean: a constant of the trace.
     """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     return tracing(TracingContext(FakeTensorMode(allow_non_fake_inputs=True)))
 
 
 _nothing = contextlib.nullcontext()
-
-
-def _operations(graph_module, example_inputs):
-    """Returns a callable that runs a traced graph as it is."""
-    graph = graph_module.graph
-    for node in graph.nodes:
-        source = _same_as(node)
-        if source is not None:
-            node.replace_all_uses_with(source)
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
-        _write_in_place(node)
-    return make_boxed_func(_straight_line(graph))
-
-
-def _same_as(node):
-    """Returns the node that holds the same tensor as this one, if any."""
-    # Without autograd there is nothing to detach from.
-    if node.target is _aten.detach.default:
-        return node.args[0]
-    # One layer's last permutation is undone by the next layer's first.
-    if node.target is _aten.permute.default:
-        before, order = node.args
-        if before.target is _aten.permute.default:
-            original, order_before = before.args
-            if [order_before[i] for i in order] == [0, 1, 2, 3]:
-                return original
-    return None
-
-
-def _write_in_place(node):
-    """Lets an operation overwrite a tensor that nothing else will read.
-
-    So much less memory is asked of the system, which a CPU has to wait for.
-    """
-    in_place = _IN_PLACE.get(node.target)
-    if in_place is None or node.kwargs:
-        return
-    result = node.meta["val"]
-    operands = list(node.args[: 2 if node.target is _aten.add.Tensor else 1])
-    for i, operand in enumerate(operands):
-        if not isinstance(operand, torch.fx.Node) or not _is_fresh(operand):
-            continue
-        value = operand.meta["val"]
-        if (
-            value.shape != result.shape
-            or value.dtype != result.dtype
-            # What comes next may view it.
-            or value.stride() != result.stride()
-        ):
-            continue
-        others = operands[:i] + operands[i + 1 :]
-        node.args = (operand, *others, *node.args[len(operands) :])
-        node.target = in_place
-        return
-
-
-def _is_fresh(node):
-    """Whether a tensor is newly made, and read in one place alone."""
-    while len(node.users) == 1:
-        if node.target in _FRESH:
-            return True
-        if node.target is operator.getitem:
-            return node.args[0].target in _FRESH
-        if node.target is not _aten.permute.default:
-            return False
-        node = node.args[0]
-    return False
-
-
-def _straight_line(graph):
-    """Returns a function that calls the operators of a graph one by one.
-
-    As `torch.fx.GraphModule.forward`, but it calls each operator's overload
-    itself rather than PyTorch's Python wrapper around it.
-    """
-    names, constants, lines = {}, {}, []
-
-    def constant(value):
-        name = f"c{len(constants)}"
-        constants[name] = value
-        return name
-
-    def expression(value):
-        if isinstance(value, torch.fx.Node):
-            return names[value]
-        if isinstance(value, (list, tuple)):
-            items = "".join(f"{expression(item)}, " for item in value)
-            return f"[{items}]" if isinstance(value, list) else f"({items})"
-        if value is None or isinstance(value, (bool, int)):
-            return repr(value)
-        return constant(value)
-
-    last_use = {}
-    for node in graph.nodes:
-        for source in node.all_input_nodes:
-            last_use[source] = node
-    arguments = []
-    for node in graph.nodes:
-        names[node] = f"v{len(names)}"
-        if node.op == "placeholder":
-            arguments.append(names[node])
-        elif node.op == "call_function":
-            given = [expression(value) for value in node.args]
-            given += [
-                f"{key}={expression(value)}"
-                for key, value in node.kwargs.items()
-            ]
-            overload = getattr(node.target, "_op", node.target)
-            lines.append(
-                f"{names[node]} = {constant(overload)}({', '.join(given)})"
-            )
-        elif node.op == "get_attr":
-            tensor = operator.attrgetter(node.target)(graph.owning_module)
-            lines.append(f"{names[node]} = {constant(tensor)}")
-        elif node.op == "output":
-            lines.append(f"return {expression(node.args[0])}")
-        else:
-            raise NotImplementedError(
-                f"a traced graph has a node of kind {node.op}"
-            )
-        done = [
-            names[source]
-            for source in node.all_input_nodes
-            if last_use[source] is node and node.op != "output"
-        ]
-        if done:
-            # So that its memory can be used again.
-            lines.append(f"{' = '.join(done)} = None")
-    body = "\n    ".join(lines)
-    namespace = constants
-    exec(f"def run({', '.join(arguments)}):\n    {body}\n", namespace)
-    return namespace["run"]

@@ -104,6 +104,7 @@ def lay_out_like(variable, reference):
         )
 
 
+@torch.no_grad()
 def sgd_step(
     values, gradients, velocities, learning_rate, momentum, nesterov, decay
 ):

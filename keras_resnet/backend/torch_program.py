@@ -8,6 +8,7 @@ convolution, an addition and a ReLU may be one operation of oneDNN.
 import operator
 
 import torch
+from functorch.compile import make_boxed_func
 
 _aten = torch.ops.aten
 _CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -56,7 +57,7 @@ def inference_program(graph_module, example_inputs):
 def _program(graph):
     for node in graph.nodes:
         _write_in_place(node)
-    return _straight_line(graph)
+    return make_boxed_func(_straight_line(graph))
 
 
 def _forget_copies(graph):
@@ -181,13 +182,18 @@ def _write_in_place(node):
         return
     result = node.meta["val"]
     operands = list(node.args[: 2 if node.target is _aten.add.Tensor else 1])
-    for operand in operands:
+    for i, operand in enumerate(operands):
         if not isinstance(operand, torch.fx.Node) or not _is_fresh(operand):
             continue
         value = operand.meta["val"]
-        if value.shape != result.shape or value.dtype != result.dtype:
+        if (
+            value.shape != result.shape
+            or value.dtype != result.dtype
+            # What comes next may view it.
+            or value.stride() != result.stride()
+        ):
             continue
-        others = [other for other in operands if other is not operand]
+        others = operands[:i] + operands[i + 1 :]
         node.args = (operand, *others, *node.args[len(operands) :])
         node.target = in_place
         return

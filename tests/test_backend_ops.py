@@ -279,6 +279,10 @@ def test_convolution_is_its_twin(geometry, data_format, dtype):
     shape, kernel, stride, dilation = geometry
     if data_format == "channels_first" and kernel[2] != shape[3]:
         pytest.skip("Keras convolves no groups channels first on every CPU")
+    if keras.backend.backend() == "jax" and data_format == "channels_first":
+        pytest.skip("JAX has the twin alone")
+    if dtype == "bfloat16" and geometry not in _GEOMETRIES[2:5]:
+        pytest.skip("three kinds stand for all in bfloat16")
     if keras.backend.backend() == "tensorflow" and dilation > 1:
         pytest.skip("TensorFlow has no gradient of it on a CPU")
     x = _images(shape, data_format=data_format)
@@ -329,6 +333,8 @@ def test_convolution_is_its_twin(geometry, data_format, dtype):
     "shape", [(4, 9, 8, 5), (1, 3, 2, 5), (3, 1, 1, 5), (1, 1, 1, 5), "flat"]
 )
 def test_normalization_is_its_twin(shape, training, axis, dtype):
+    if backend.batch_normalization is keras_ops.batch_normalization:
+        pytest.skip("there is the twin alone")
     flat = shape == "flat"
     data_format = "channels_first" if axis == 1 else "channels_last"
     x = _images((4, 3, 3, 5) if flat else shape, data_format=data_format)

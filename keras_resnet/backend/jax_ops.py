@@ -29,6 +29,8 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
         jax.default_backend() != "cpu"
         or data_format != "channels_last"
         or x.shape[-1] != kernel.shape[-2]
+        # An export leaves sizes open.
+        or not all(isinstance(size, int) for size in x.shape)
     ):
         return keras_ops.convolution(
             x, kernel, bias, strides, margins, dilation_rate, data_format

@@ -1,0 +1,153 @@
+"""Plain JAX: one jitted training step on a dictionary of weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sides import NativeSide
+from sides.network import DECAY, LEARNING_RATE, MOMENTUM
+
+
+class Operations:
+    """The network's operations on arrays of JAX.
+
+    Args:
+        network: `sides.network.Network`.
+        weights: Dictionary of arrays.
+        training: Whether to normalize by the batch. Then `statistics` holds
+            the new moving statistics afterwards.
+    """
+
+    def __init__(self, network, weights, training):
+        self.network = network
+        self.weights = weights
+        self.training = training
+        self.statistics = {}
+
+    def conv_norm(self, x, conv):
+        x = lax.conv_general_dilated(
+            x,
+            self.weights[f"{conv.name}/kernel"],
+            window_strides=(conv.stride,) * 2,
+            padding=((conv.margin,) * 2,) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        gamma, beta, moving_mean, moving_variance = (
+            self.weights[f"{conv.norm}/{kind}"]
+            for kind in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        mean, variance = moving_mean, moving_variance
+        if self.training:
+            # By two means that one pass can compute, as Flax does.
+            mean = x.mean((0, 1, 2))
+            variance = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
+            self.statistics |= {
+                f"{conv.norm}/moving_mean": moving_average(moving_mean, mean),
+                f"{conv.norm}/moving_variance": moving_average(
+                    moving_variance, variance
+                ),
+            }
+        scale = gamma * lax.rsqrt(variance + self.network.epsilon)
+        return (x - mean) * scale + beta
+
+    def relu(self, x):
+        return jax.nn.relu(x)
+
+    def add_relu(self, y, x):
+        return jax.nn.relu(y + x)
+
+    def max_pool(self, x):
+        return lax.reduce_window(
+            x,
+            -jnp.inf,
+            lax.max,
+            window_dimensions=(1, 3, 3, 1),
+            window_strides=(1, 2, 2, 1),
+            padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+        )
+
+    def zero_padding(self, x, block):
+        missing = block.channels - x.shape[-1]
+        x = x[:, :: block.stride, :: block.stride]
+        return jnp.pad(x, ((0, 0),) * 3 + ((0, missing),))
+
+    def head(self, x):
+        x = x.mean((1, 2))
+        return x @ self.weights["head/kernel"] + self.weights["head/bias"]
+
+
+def moving_average(old, new):
+    """Returns the moving average after one more value."""
+    return MOMENTUM * old + (1 - MOMENTUM) * new
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def infer(network, weights, images):
+    """Returns the logits in inference."""
+    return network.forward(Operations(network, weights, False), images)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2, 3))
+def train_step(network, trained, statistics, velocities, images, labels):
+    """Takes a step of SGD with momentum and coupled weight decay."""
+
+    def loss(trained):
+        operations = Operations(network, trained | statistics, True)
+        logits = network.forward(operations, images)
+        by_class = jax.nn.log_softmax(logits)
+        right = jnp.take_along_axis(by_class, labels[:, None], axis=1)
+        return -right.mean(), operations.statistics
+
+    (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(
+        trained
+    )
+    velocities = jax.tree.map(
+        lambda v, g, w: MOMENTUM * v + g + DECAY * w,
+        velocities,
+        gradients,
+        trained,
+    )
+    trained = jax.tree.map(
+        lambda w, v: w - LEARNING_RATE * v, trained, velocities
+    )
+    return trained, statistics, velocities, value
+
+
+class Native(NativeSide):
+    """Jitted JAX with donated state."""
+
+    def __init__(self, network, weights):
+        self.network = network
+        moving = {name for name in weights if "/moving_" in name}
+        self.trained = {
+            name: jnp.array(value)
+            for name, value in weights.items()
+            if name not in moving
+        }
+        self.statistics = {name: jnp.array(weights[name]) for name in moving}
+        self.velocities = jax.tree.map(jnp.zeros_like, self.trained)
+        self.loss = None
+
+    def train_step(self, images, labels):
+        state = self.trained, self.statistics, self.velocities
+        self.trained, self.statistics, self.velocities, self.loss = train_step(
+            self.network, *state, images, labels
+        )
+
+    def infer(self, images):
+        return infer(self.network, self.trained | self.statistics, images)
+
+    def to_numpy(self, array):
+        return np.asarray(array)
+
+    def wait(self):
+        jax.block_until_ready((self.trained, self.loss))
+
+    def weights(self):
+        return {
+            name: np.asarray(value)
+            for name, value in (self.trained | self.statistics).items()
+        }

@@ -1,0 +1,232 @@
+"""The network that all sides compute: its graph, and weights for it.
+
+Nothing here imports a framework. A side supplies the operations
+(`Operations`), `Network.forward` puts them together, and `Network.draw` makes
+the weights, so that no side's graph is written a second time and each side
+can be built in a process of its own.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+CIFAR_WIDTHS = (16, 32, 64)
+MOMENTUM = 0.9
+LEARNING_RATE = 1e-3
+DECAY = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution and the batch normalization after it.
+
+    Attributes:
+        name: Name of the convolution, as `keras_resnet` has it.
+        norm: Name of the normalization.
+        kernel: Rows and columns of the kernel.
+        in_channels: Channels that it reads.
+        channels: Channels that it makes.
+        stride: Step in rows and columns.
+    """
+
+    name: str
+    norm: str
+    kernel: int
+    in_channels: int
+    channels: int
+    stride: int
+
+    @property
+    def margin(self):
+        """Zeros before and after the rows and columns."""
+        return self.kernel // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual block: its branch, and its projection if it has one."""
+
+    branch: tuple
+    projection: Conv | None
+
+    @property
+    def stride(self):
+        """Step of the whole block."""
+        return max(conv.stride for conv in self.branch)
+
+    @property
+    def channels(self):
+        """Channels of the output."""
+        return self.branch[-1].channels
+
+    @property
+    def changes_shape(self):
+        """Whether the input cannot be added to the output as it is."""
+        changes = self.branch[0].in_channels != self.channels
+        return changes or self.stride > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A residual network with classifier, as `keras_resnet.ResNet` builds it.
+
+    Attributes:
+        depths: Blocks per stage.
+        widths: Filters per stage.
+        size: Rows and columns of an image.
+        classes: Number of classes.
+        stem: "cifar" or "imagenet".
+        bottleneck: Whether blocks are bottlenecks.
+        shortcut: "A" or "B".
+        bottleneck_stride: "3x3" or "1x1".
+        epsilon: What normalization adds to the variance.
+    """
+
+    depths: tuple
+    widths: tuple
+    size: int
+    classes: int
+    stem: str
+    bottleneck: bool = False
+    shortcut: str = "A"
+    bottleneck_stride: str = "3x3"
+    epsilon: float = 1e-5
+
+    @property
+    def depth(self):
+        """Weighted layers, as in the network's name."""
+        return sum(self.depths) * (3 if self.bottleneck else 2) + 2
+
+    @functools.cached_property
+    def stem_conv(self):
+        """The first convolution."""
+        large = self.stem == "imagenet"
+        kernel, stride = (7, 2) if large else (3, 1)
+        return Conv("stem_conv", "stem_bn", kernel, 3, self.widths[0], stride)
+
+    @functools.cached_property
+    def blocks(self):
+        """All blocks, in order."""
+        blocks = []
+        channels = self.widths[0]
+        for stage, depth in enumerate(self.depths, start=1):
+            for i in range(1, depth + 1):
+                block = self._block(
+                    f"stage{stage}_block{i}",
+                    channels,
+                    self.widths[stage - 1],
+                    2 if stage > 1 and i == 1 else 1,
+                )
+                channels = block.channels
+                blocks.append(block)
+        return tuple(blocks)
+
+    def _block(self, name, in_channels, width, stride):
+        plan = ((3, width, stride), (3, width, 1))
+        if self.bottleneck:
+            at_1x1 = self.bottleneck_stride == "1x1"
+            first, second = (stride, 1) if at_1x1 else (1, stride)
+            plan = ((1, width, first), (3, width, second), (1, 4 * width, 1))
+        branch, channels = [], in_channels
+        for i, (kernel, filters, step) in enumerate(plan, start=1):
+            names = f"{name}/conv{i}", f"{name}/bn{i}"
+            branch.append(Conv(*names, kernel, channels, filters, step))
+            channels = filters
+        block = Block(tuple(branch), None)
+        if self.shortcut == "B" and block.changes_shape:
+            names = f"{name}/shortcut_conv", f"{name}/shortcut_bn"
+            projection = Conv(*names, 1, in_channels, channels, stride)
+            block = dataclasses.replace(block, projection=projection)
+        return block
+
+    @property
+    def convs(self):
+        """All convolutions, a block's projection after its branch."""
+        convs = [self.stem_conv]
+        for block in self.blocks:
+            convs += block.branch
+            if block.projection:
+                convs.append(block.projection)
+        return convs
+
+    @property
+    def features(self):
+        """Channels that the classifier reads."""
+        return self.blocks[-1].channels
+
+    def forward(self, operations, x):
+        """Returns the logits of images, by the operations of a side."""
+        x = operations.relu(operations.conv_norm(x, self.stem_conv))
+        if self.stem == "imagenet":
+            x = operations.max_pool(x)
+        for block in self.blocks:
+            y = x
+            for conv in block.branch[:-1]:
+                y = operations.relu(operations.conv_norm(y, conv))
+            y = operations.conv_norm(y, block.branch[-1])
+            if block.projection:
+                x = operations.conv_norm(x, block.projection)
+            elif block.changes_shape:
+                x = operations.zero_padding(x, block)
+            x = operations.add_relu(y, x)
+        return operations.head(x)
+
+    def draw(self, seed=0):
+        """Returns random weights by name, as float32 NumPy arrays.
+
+        The statistics of the normalizations are random too, or else
+        forgetting one would go unnoticed. Each branch ends in a small scale,
+        without which the activations would double with every block.
+        """
+        rng = np.random.default_rng(seed)
+        last = {block.branch[-1].norm for block in self.blocks}
+        small = len(self.blocks) ** -0.5
+        weights = {}
+        for conv in self.convs:
+            n = conv.channels
+            shape = (conv.kernel, conv.kernel, conv.in_channels, n)
+            deviation = (2 / np.prod(shape[:3])) ** 0.5
+            scale = small if conv.norm in last else 1.0
+            weights |= {
+                f"{conv.name}/kernel": rng.normal(0, deviation, shape),
+                f"{conv.norm}/gamma": rng.uniform(0.5, 1.5, n) * scale,
+                f"{conv.norm}/beta": rng.normal(0, 0.1, n),
+                f"{conv.norm}/moving_mean": rng.normal(0, 0.1, n),
+                f"{conv.norm}/moving_variance": rng.uniform(0.7, 1.5, n),
+            }
+        shape = (self.features, self.classes)
+        deviation = self.features**-0.5
+        weights |= {
+            "head/kernel": rng.normal(0, deviation, shape),
+            "head/bias": rng.normal(0, 0.1, self.classes),
+        }
+        return {k: v.astype("float32") for k, v in weights.items()}
+
+    def random_batches(self, n, seed=0):
+        """Returns `n` random images and their random labels."""
+        rng = np.random.default_rng(seed)
+        images = rng.normal(size=(n, self.size, self.size, 3))
+        labels = rng.integers(0, self.classes, n).astype("int32")
+        return images.astype("float32"), labels
+
+
+def cifar(depth, **kwargs):
+    """Returns the CIFAR-10 network of depth 6n+2."""
+    depths = ((depth - 2) // 6,) * 3
+    return Network(depths, CIFAR_WIDTHS, 32, 10, "cifar", **kwargs)
+
+
+def resnet50(size=224, classes=1000, **kwargs):
+    """Returns ResNet-50."""
+    return Network(
+        (3, 4, 6, 3),
+        IMAGENET_WIDTHS,
+        size,
+        classes,
+        "imagenet",
+        bottleneck=True,
+        shortcut="B",
+        **kwargs,
+    )

@@ -1,0 +1,330 @@
+"""The benchmarks compare like with like, and report what they measured."""
+
+import dataclasses
+import json
+import time
+
+import cli
+import compare
+import keras
+import matplotlib
+import measure
+import numpy as np
+import pytest
+import report
+import sides
+import works
+from conftest import ROOT
+from sides.network import Network, cifar, resnet50
+
+matplotlib.use("agg")
+
+BACKEND = keras.backend.backend()
+CIFAR = Network((1, 1), (4, 8), 8, 5, "cifar")
+# Odd maps: where a stride begins, shows.
+IMAGENET = Network(
+    (1, 1), (4, 8), 33, 5, "imagenet", True, "B", "1x1", epsilon=1e-3
+)
+
+
+@pytest.fixture(autouse=True)
+def _backend(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+    # Every side is given its weights. To draw others first, JAX compiles for
+    # half a minute.
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling,
+        "__call__",
+        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+    )
+
+
+def _trained(name, network, weights, images, labels):
+    side = sides.build(name, network, weights)
+    logits = side.predict(images, len(images))
+    side.train(images, labels, 4)
+    return logits, side.weights()
+
+
+@pytest.mark.parametrize("network", [CIFAR, IMAGENET], ids=lambda n: n.stem)
+def test_sides_compute_and_train_the_same_network(network):
+    weights = network.draw(1)
+    images, labels = network.random_batches(8)
+    arguments = network, weights, images, labels
+    expected, after = _trained("ours", *arguments)
+    # Logits of a size at which 1e-4 says something.
+    assert 0.1 < expected.std() < 3
+    moved = [np.abs(after[n] - weights[n]).max() for n in weights]
+    assert min(moved) > 1e-6
+    for name in ("stock Keras", "native"):
+        logits, found = _trained(name, *arguments)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+        assert found.keys() == weights.keys()
+        for path in weights:
+            # The fused normalizations of PyTorch and TensorFlow keep the
+            # unbiased variance.
+            unbiased = name == "native" and path.endswith("variance")
+            np.testing.assert_allclose(
+                found[path],
+                after[path],
+                rtol=0,
+                atol=0.05 if unbiased else 1e-5,
+                err_msg=f"{name}: {path}",
+            )
+
+
+def test_keras_applications_computes_the_same_network():
+    network = resnet50(
+        size=32, classes=7, bottleneck_stride="1x1", epsilon=1.001e-5
+    )
+    weights = network.draw()
+    images, _ = network.random_batches(2)
+    expected = sides.build("ours", network, weights).predict(images, 2)
+    peer = sides.build("keras.applications", network, weights)
+    assert sides.difference(peer, expected, images) <= 1e-4
+    # It has biases, which take part.
+    biases = [v for v in peer.model.variables if v.path.endswith("conv/bias")]
+    assert len(biases) == 53
+    assert all(np.abs(keras.ops.convert_to_numpy(b)).max() > 0 for b in biases)
+    for name, value in peer.weights().items():
+        np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-6)
+
+
+def test_folded_copy_computes_the_same_network():
+    network = IMAGENET
+    weights = network.draw()
+    images, _ = network.random_batches(4)
+    expected = sides.build("ours", network, weights).predict(images, 4)
+    folded = sides.build("ours, folded", network, weights)
+    assert sides.difference(folded, expected, images) <= 1e-4
+
+
+def test_another_network_is_noticed():
+    network = CIFAR
+    images, _ = network.random_batches(4)
+    side = sides.build("native", network, network.draw(0))
+    other = sides.build("native", network, network.draw(1))
+    with pytest.raises(sides.Mismatch, match="Native does not compute"):
+        sides.difference(side, other.predict(images, 4), images)
+
+
+def test_peers_refuse_other_networks():
+    for name in ("keras.applications", "KerasHub"):
+        with pytest.raises(sides.Unavailable, match="epsilon"):
+            sides.build(name, CIFAR, CIFAR.draw())
+
+
+def test_network_has_the_layers_of_its_name():
+    for network, depth in ((cifar(20), 20), (resnet50(), 50)):
+        assert network.depth == depth
+        projections = [b for b in network.blocks if b.projection]
+        assert len(network.convs) + 1 - len(projections) == depth
+
+
+def test_sides_alternate_and_the_first_round_warms_up():
+    calls = []
+    values = {"a": iter([9, 1, 2, 4]), "b": iter([9, 2, 2, 2])}
+
+    def run(side):
+        calls.append(side)
+        return next(values[side])
+
+    found = measure.alternate(
+        {side: lambda side=side: run(side) for side in values}, 3, "x", 1
+    )
+    assert found == {"a": [1, 2, 4], "b": [2, 2, 2]}
+    for i in range(0, 8, 2):
+        assert set(calls[i : i + 2]) == {"a", "b"}
+    faster = measure.Case("x", "images/s", True, "a", found)
+    assert faster.ratios("b") == [0.5, 1, 2]
+    slower = measure.Case("x", "s", False, "a", found)
+    assert slower.ratios("b") == [2, 1, 0.5]
+    assert measure.spread([3, 1, 2000.4]) == "3 (1 to 2,000)"
+
+
+@pytest.fixture
+def _tiny_works(monkeypatch):
+    """Two works that take no time."""
+
+    def tiny(settings):
+        names = ("ours", "native", "KerasHub")
+        return [
+            works.model_case(
+                settings, "tiny, batch 2", CIFAR, names, 2, 2, work="predict"
+            )
+        ]
+
+    def growing(settings):
+        name = "Depth 6, training, batch 2"
+        return [
+            works.model_case(
+                settings, name, CIFAR, ["ours"], 2, 2, work="train", host=True
+            )
+        ]
+
+    monkeypatch.setitem(works.WORKS, "train20", tiny)
+    monkeypatch.setitem(works.WORKS, "depth", growing)
+
+
+def run(*flags):
+    cli.run(compare.make_parser(), compare.main, flags)
+
+
+@pytest.mark.usefixtures("_tiny_works")
+def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
+    output = tmp_path / "results"
+    flags = ("--work", "train20", "depth", "--rounds", "2", "--steps", "2")
+    run(*flags, "--output", str(output))
+    printed = capsys.readouterr()
+    assert "round 2 of 2" in printed.err
+    assert "round" not in printed.out
+    folder = output / "benchmarks"
+    n = len(compare.cores())
+    name = f"train20-{BACKEND}-{n}threads"
+    line = json.loads((folder / f"{name}.json").read_text())
+    assert line["work"] == "train20"
+    assert line["threads"] == n
+    assert line["backend"] == BACKEND
+    assert line["versions"]["keras"] == keras.__version__
+    assert line["settings"]["rounds"] == 2
+    assert line["command"].startswith(f"KERAS_BACKEND={BACKEND} python")
+    case = line["cases"][0]
+    assert set(case["values"]) == {"ours", "native"}
+    assert all(len(v) == 2 for v in case["values"].values())
+    assert set(case["differences"]) == {"native"}
+    page = (folder / "README.md").read_text()
+    assert "## tiny, batch 2" in page
+    assert "KerasHub was left out" in page
+    assert measure.spread(case["values"]["ours"]) in page
+    for figure in ("ratios", "growth"):
+        data = (folder / f"{figure}.png").read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert f"]({figure}.png)" in page
+    assert not list(folder.glob(".partial*"))
+
+    (folder / "README.md").unlink()
+    run("--table", "--output", str(output))
+    assert (folder / "README.md").read_text() == page
+
+
+@pytest.mark.parametrize("side", ["ours", "native"])
+def test_a_fresh_process_starts_a_side(side):
+    request = {
+        "side": side,
+        "network": dataclasses.asdict(CIFAR),
+        "batch_size": 2,
+        "steps": 2,
+        "begin": time.time(),
+    }
+    printed = works._python(works.FRESH, json.dumps(request))
+    found = json.loads(printed.splitlines()[-1])
+    assert 0 < found["first_step"] < 300
+    assert 50 < found["peak_memory"] < 8000
+
+
+def test_native_sides_import_no_keras(run_python):
+    module = f"sides.native_{BACKEND}"
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); "
+        f"import {module}; assert 'keras_resnet' not in sys.modules; "
+        "assert 'keras.layers' not in sys.modules or "
+        f"{BACKEND!r} == 'tensorflow'"
+    )
+    run_python("-c", code)
+
+
+def test_pipelines_give_the_same_kind_of_batches():
+    pytest.importorskip("tensorflow")
+    from keras_resnet import data
+
+    split = works.random_split(40, size=8)
+    mean = np.full((8, 8, 3), 100, "float32")
+    for dataset in (
+        data.training_batches(split, 16, mean=mean, margin=1, mirror=True),
+        works.per_image_pipeline(split, 16, mean, margin=1),
+    ):
+        images, labels = next(iter(dataset))
+        assert images.shape == (16, 8, 8, 3)
+        assert images.dtype == "float32"
+        assert labels.shape == (16,)
+        # Raw pixels, with the mean where the image was shifted from.
+        assert 0 <= images.numpy().min() < 20
+        assert 235 < images.numpy().max() <= 255
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--work", "train21"], ["--work", "'train21'", "train20"]),
+        (["--rounds", "0"], ["--rounds", "'0'"]),
+        (["--threads", "100000"], ["--threads", "100000", "cores"]),
+        (["--table", "--rounds", "3"], ["--table", "--rounds"]),
+        (["--full", "--work", "host"], ["--full", "depth"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*flags)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_no_measurement_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--table", "--output", str(tmp_path))
+    assert caught.value.code == 1
+    assert "no measurement" in capsys.readouterr().err
+
+
+def test_works_are_those_of_the_command_line():
+    assert tuple(works.WORKS) == measure.WORKS
+
+
+def test_help_does_not_wait_for_keras(run_python):
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import compare; "
+        "compare.make_parser(); assert 'keras' not in sys.modules"
+    )
+    run_python("-c", code)
+
+
+def test_the_recipes_table_does_not_see_benchmarks():
+    pattern = "*.json"
+    results = ROOT / "docs" / "results"
+    assert not [p for p in results.glob(pattern) if "threads" in p.name]
+
+
+def test_report_orders_backends(tmp_path):
+    line = {
+        "command": "python",
+        "commit": None,
+        "versions": {"keras": "3"},
+        "device": "a processor",
+        "work": "train20",
+        "settings": {"rounds": 1},
+        "load_before": 0.0,
+    }
+    case = measure.Case("x", "s", False, "ours", {"ours": [1], "native": [2]})
+    for backend in ("torch", "tensorflow"):
+        for threads in (2, 1):
+            text = json.dumps(
+                line
+                | {"backend": backend, "threads": threads}
+                | {"cases": [dataclasses.asdict(case)]}
+            )
+            (tmp_path / f"{backend}{threads}.json").write_text(text)
+    report.write(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    places = [
+        page.index(f"| {text} | ours |")
+        for text in (
+            "tensorflow, 1 core",
+            "tensorflow, 2 cores",
+            "torch, 1 core",
+            "torch, 2 cores",
+        )
+    ]
+    assert places == sorted(places)
+    assert "| torch, 1 core | native | 2 (2 to 2) | 2 (2 to 2) |  |" in page

@@ -67,12 +67,7 @@ class Convolution(keras.layers.Conv2D):
             kernel_initializer=kernel_initializer,
             **kwargs,
         )
-        if padding != "same" or any(k % 2 == 0 for k in self.kernel_size):
-            raise ValueError(
-                "Convolution pads kernel_size // 2 zeros on each side, so "
-                "`padding` must be 'same' and `kernel_size` odd. Received: "
-                f"padding={padding!r}, kernel_size={kernel_size!r}"
-            )
+        _check_window("Convolution", "kernel_size", self.kernel_size, padding)
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -173,16 +168,21 @@ class MaxPooling(keras.layers.MaxPooling2D):
     def __init__(self, pool_size, strides=1, **kwargs):
         padding = kwargs.pop("padding", "same")
         super().__init__(pool_size, strides=strides, padding=padding, **kwargs)
-        if padding != "same" or any(k % 2 == 0 for k in self.pool_size):
-            raise ValueError(
-                "MaxPooling pads pool_size // 2 on each side, so `padding` "
-                "must be 'same' and `pool_size` odd. Received: "
-                f"padding={padding!r}, pool_size={pool_size!r}"
-            )
+        _check_window("MaxPooling", "pool_size", self.pool_size, padding)
 
     def call(self, inputs):
         return backend.max_pooling(
             inputs, self.pool_size, self.strides, self.data_format
+        )
+
+
+def _check_window(layer, argument, size, padding):
+    """Raises `ValueError` if a window cannot be padded alike on both sides."""
+    if padding != "same" or any(k % 2 == 0 for k in size):
+        raise ValueError(
+            f"{layer} pads {argument} // 2 on each side, so `padding` must be "
+            f"'same' and `{argument}` odd. Received: padding={padding!r}, "
+            f"{argument}={size!r}"
         )
 
 

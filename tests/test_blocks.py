@@ -411,7 +411,9 @@ def test_other_blocks_may_drop_channels(options):
     ids=str,
 )
 def test_convolution_wrong_argument(arguments, seen):
-    with pytest.raises(ValueError, match="kernel_size // 2 on each side") as error:
+    with pytest.raises(
+        ValueError, match="kernel_size // 2 on each side"
+    ) as error:
         Convolution(4, **arguments)
     assert seen in str(error.value)
 

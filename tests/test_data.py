@@ -75,13 +75,18 @@ def test_augmented_batch_is_the_papers():
     """Mean subtracted, zeros padded, cropped, mirrored: section 4.2."""
     split = _split()
     mean = split.images.mean(axis=0)
-    ((images, labels),) = _take(
+    batches = _take(
         data.training_batches(
             split, 8, mean=mean, margin=2, mirror=True, seed=5
         ),
-        1,
+        3,
     )
-    offsets, mirrored = data.random_windows(8, 2, True, seed=(~5, 0))
+    for step, (images, labels) in enumerate(batches):
+        _check_augmented(split, mean, images, labels, seed=(~5, step))
+
+
+def _check_augmented(split, mean, images, labels, seed):
+    offsets, mirrored = data.random_windows(8, 2, True, seed=seed)
     for i, label in enumerate(labels):
         centered = split.images[label] - mean
         padded = np.pad(centered, ((2, 2), (2, 2), (0, 0)))

@@ -171,6 +171,16 @@ def test_pace_counts():
     assert 0 < history["images_per_second"][0] < math.inf
 
 
+def test_errors_are_what_accuracies_leave():
+    pace = training.Pace(8)
+    pace.set_model(_model(training.CoupledSGD(0.01)))
+    pace.on_epoch_begin(0)
+    pace.on_train_batch_end(0)
+    logs = {"accuracy": 0.75, "val_accuracy": 0.625}
+    pace.on_epoch_end(0, logs)
+    assert (logs["error"], logs["val_error"]) == (0.25, 0.375)
+
+
 def test_divergence_is_an_error():
     model = _model(training.CoupledSGD(1e30))
     with pytest.raises(training.DivergenceError, match="epoch 1.*lower"):

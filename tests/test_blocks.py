@@ -404,7 +404,7 @@ def test_other_blocks_may_drop_channels(options):
 @pytest.mark.parametrize(
     ("arguments", "seen"),
     [
-        ({"kernel_size": 2}, "kernel_size=2"),
+        ({"kernel_size": 2}, "kernel_size=(2, 2)"),
         ({"kernel_size": (3, 4)}, "kernel_size=(3, 4)"),
         ({"kernel_size": 3, "padding": "valid"}, "padding='valid'"),
     ],

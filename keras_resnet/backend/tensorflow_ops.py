@@ -63,9 +63,8 @@ def max_pooling(x, size, strides, data_format):
 
 def batch_normalization(x, gamma, beta, epsilon, axis):
     """As `keras_ops.batch_normalization`, in one fused operation."""
-    if axis == 1 and not _has_gpu():
+    if not _is_fused(x, axis):
         return keras_ops.batch_normalization(x, gamma, beta, epsilon, axis)
-    # The fused operation knows no smaller epsilon.
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -84,7 +83,7 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
 
 def normalization(x, mean, variance, gamma, beta, epsilon, axis):
     """As `keras_ops.normalization`, in one fused operation."""
-    if axis == 1 and not _has_gpu():
+    if not _is_fused(x, axis):
         return keras_ops.normalization(
             x, mean, variance, gamma, beta, epsilon, axis
         )
@@ -98,6 +97,11 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
         data_format="NCHW" if axis == 1 else "NHWC",
         is_training=False,
     ).y
+
+
+def _is_fused(x, axis):
+    """Whether TensorFlow has a fused normalization for this image."""
+    return x.dtype != tf.float64 and (axis != 1 or _has_gpu())
 
 
 def _has_gpu():

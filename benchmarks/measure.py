@@ -115,22 +115,26 @@ def progress(line):
 
 
 def rate(run, n):
-    """Returns a function that measures `run()` as `n` per second."""
+    """Returns a function that measures `run()` as `n` per second.
+
+    `run` returns the `time.perf_counter()` at which it was done.
+    """
 
     def measure():
         begin = time.perf_counter()
-        run()
-        return n / (time.perf_counter() - begin)
+        return n / (run() - begin)
 
     return measure
 
 
 def milliseconds(run, n):
-    """Returns a function that measures `run()` in milliseconds per `n`th."""
+    """Returns a function that measures `run()` in milliseconds per `n`th.
+
+    `run` returns the `time.perf_counter()` at which it was done.
+    """
 
     def measure():
         begin = time.perf_counter()
-        run()
-        return 1e3 * (time.perf_counter() - begin) / n
+        return 1e3 * (run() - begin) / n
 
     return measure

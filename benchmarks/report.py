@@ -35,6 +35,10 @@ column is the largest difference. Images are random.
 Native is plain code of the backend's framework: eager PyTorch in
 channels-last memory, a jitted JAX step that donates its state, a
 `tf.function` of TensorFlow's kernels (`benchmarks/sides/native_*.py`).
+
+On TensorFlow the time of Keras's `fit` and `predict` ends with their last
+step. They return later, by up to as much again, because they wait for
+tf.data's tuning thread, which wakes up after 1.27, 2.55, 5.11, 10.23 s, ...
 """
 
 

@@ -84,9 +84,16 @@ def model_case(
 
 
 def _run(side, work, images, labels, batch_size):
-    if work == "train":
-        return lambda: side.train(images, labels, batch_size)
-    return lambda: side.predict(images, batch_size)
+    """Returns a function that does the work and returns when it was done."""
+
+    def run():
+        if work == "train":
+            side.train(images, labels, batch_size)
+        else:
+            side.predict(images, batch_size)
+        return side.finished
+
+    return run
 
 
 def train20(settings):

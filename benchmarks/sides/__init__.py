@@ -3,6 +3,7 @@
 import abc
 import importlib
 import os
+import time
 
 import numpy as np
 
@@ -18,15 +19,15 @@ class Mismatch(Exception):
 class Side(abc.ABC):
     """One way to compute a network.
 
-    Every method returns when its results are really there.
+    Every method returns when its results are really there. `finished` is then
+    the `time.perf_counter()` at which they were.
 
     Args:
         network: `sides.network.Network`.
         weights: Dictionary of NumPy arrays, as `Network.draw` returns.
     """
 
-    # Whether it only predicts.
-    inference_only = False
+    finished = None
 
     @abc.abstractmethod
     def train(self, images, labels, batch_size):
@@ -49,13 +50,16 @@ class NativeSide(Side):
             batch = slice(i, i + batch_size)
             self.train_step(images[batch], labels[batch])
         self.wait()
+        self.finished = time.perf_counter()
 
     def predict(self, images, batch_size):
         logits = [
             self.infer(images[i : i + batch_size])
             for i in range(0, len(images), batch_size)
         ]
-        return np.concatenate([self.to_numpy(batch) for batch in logits])
+        logits = np.concatenate([self.to_numpy(batch) for batch in logits])
+        self.finished = time.perf_counter()
+        return logits
 
     @abc.abstractmethod
     def train_step(self, images, labels):

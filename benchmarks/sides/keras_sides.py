@@ -1,12 +1,28 @@
 """Sides that are Keras models, among them this package's."""
 
+import time
+
 import keras
-import numpy as np
 
 import keras_resnet
 from keras_resnet.training import CoupledSGD
-from sides import Side, Unavailable
+from sides import Side, backend
 from sides.network import DECAY, LEARNING_RATE, MOMENTUM
+
+
+class End(keras.callbacks.Callback):
+    """Notes when training or prediction was done.
+
+    On TensorFlow `fit` and `predict` return later than that: they delete
+    their tf.data iterator, which waits for tf.data's tuning thread to wake
+    up. It sleeps 10 ms, then 20, 40, 80, ..., so a call lasts 1.27, 2.55,
+    5.11 or 10.23 s and nothing between, whatever the model.
+    """
+
+    def on_train_end(self, logs=None):
+        self.time = time.perf_counter()
+
+    on_predict_end = on_train_end
 
 
 class KerasSide(Side):
@@ -14,23 +30,36 @@ class KerasSide(Side):
 
     Args:
         model: `keras.Model` that returns logits.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer, `None` for inference alone.
     """
 
     def __init__(self, model, optimizer):
         self.model = model
-        model.compile(
-            optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
+        if optimizer is not None:
+            model.compile(
+                optimizer,
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
 
     def train(self, images, labels, batch_size):
-        self.model.fit(
-            images, labels, batch_size=batch_size, shuffle=False, verbose=0
+        self._timed(
+            self.model.fit,
+            images,
+            labels,
+            batch_size=batch_size,
+            shuffle=False,
         )
 
     def predict(self, images, batch_size):
-        return self.model.predict(images, batch_size=batch_size, verbose=0)
+        return self._timed(self.model.predict, images, batch_size=batch_size)
+
+    def _timed(self, function, *args, **kwargs):
+        end = End()
+        result = function(*args, verbose=0, callbacks=[end], **kwargs)
+        # Elsewhere the last step may still be under way when callbacks run.
+        waits = backend() == "tensorflow"
+        self.finished = end.time if waits else time.perf_counter()
+        return result
 
     def weights(self):
         return {
@@ -79,28 +108,11 @@ class Ours(KerasSide):
         )
 
 
-class Folded(Side):
-    """`keras_resnet` with the normalizations folded into convolutions."""
-
-    inference_only = True
+class Folded(KerasSide):
+    """`keras_resnet` with the normalizations folded, for inference alone."""
 
     def __init__(self, network, weights):
-        if not hasattr(keras_resnet, "fold_batch_norm"):
-            raise Unavailable(
-                f"keras_resnet {keras_resnet.__version__} has no "
-                "fold_batch_norm"
-            )
-        self.model = keras_resnet.fold_batch_norm(
+        model = keras_resnet.fold_batch_norm(
             keras_resnet_model(network, weights)
         )
-
-    def train(self, images, labels, batch_size):
-        raise Unavailable("a folded model is for inference")
-
-    def predict(self, images, batch_size):
-        return np.asarray(
-            self.model.predict(images, batch_size=batch_size, verbose=0)
-        )
-
-    def weights(self):
-        raise Unavailable("a folded model has no normalizations")
+        super().__init__(model, None)

@@ -21,8 +21,8 @@ IMAGES_AT_A_TIME = 8
 def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """As `keras_ops.convolution`, with a kernel gradient of matrix products.
 
-    XLA's own form reaches 12-45 GFLOP/s on a core, where its products reach
-    60, and 5 to 8 for the 1x1 convolutions of bottlenecks.
+    A training step of ResNet-20, batch 128, then is 1.5 times as fast on one
+    core as with Keras's layers (docs/results/benchmarks).
     """
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     if (

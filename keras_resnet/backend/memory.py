@@ -12,9 +12,9 @@ def keep():
 
     Each step asks for the same hundreds of MB again, which the GNU C library
     by default gets from the system and gives back. The system then hands it
-    out page by page, each cleared first: a tenth of a step. From here on the
-    process stays as large as it has ever been. Where there is another C
-    library nothing happens.
+    out page by page, each cleared first. From here on the process stays as
+    large as it has ever been. Where there is another C library nothing
+    happens.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -247,7 +247,7 @@ class _Trace:
         self._variables = variables
         self._forward = forward
         self._training = training
-        # Imported only now: they take PyTorch a third of a second.
+        # Imported only now: they are slow to import.
         from functorch.compile import aot_function
 
         from keras_resnet.backend import torch_program

@@ -158,6 +158,14 @@ def make_parser():
         f"{d.precision})",
     )
     add(
+        "--input",
+        choices=("auto", "tf.data", "device"),
+        help="where batches are prepared, the same ones either way: tf.data, "
+        "on the processor; device, where the network trains, not on "
+        "TensorFlow; auto: device on JAX and PyTorch with an accelerator "
+        "(default: auto)",
+    )
+    add(
         "--output",
         metavar="DIR",
         help="folder for what the run leaves (default: "
@@ -208,6 +216,24 @@ def settle(arguments):
             f"{settings.schedule}, --warmup is {settings.warmup}"
         )
     return settings
+
+
+def choose_input(given):
+    """Returns the name of the input that `--input` or the machine asks for."""
+    import keras
+
+    from keras_resnet.backend import accelerators
+
+    backend = keras.backend.backend()
+    if given == "device" and backend == "tensorflow":
+        raise cli.UsageError(
+            "argument --input: on TensorFlow batches come by tf.data alone; "
+            "leave out --input device, or set KERAS_BACKEND to jax or torch"
+        )
+    if given != "auto":
+        return given
+    on_device = backend != "tensorflow" and accelerators()
+    return "device" if on_device else "tf.data"
 
 
 def learning_rate(settings, steps):
@@ -277,6 +303,8 @@ def main(arguments):
     from keras_resnet import data as image_data
     from keras_resnet import plots, training
 
+    input_name = choose_input(getattr(arguments, "input", "auto"))
+    batches = image_data.INPUTS[input_name]
     net = "plain" if settings.plain else "resnet"
     option = "" if settings.plain else settings.shortcut
     name = (
@@ -305,7 +333,7 @@ def main(arguments):
     try:
         if start < steps:
             model.fit(
-                image_data.training_batches(
+                batches.training_batches(
                     data.train,
                     batch_size,
                     mean=data.mean,
@@ -318,7 +346,7 @@ def main(arguments):
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=start // steps_per_epoch,
                 epochs=epochs,
-                validation_data=image_data.evaluation_batches(data.validation),
+                validation_data=batches.evaluation_batches(data.validation),
                 callbacks=run.callbacks(batch_size, steps),
                 verbose=1 if sys.stdout.isatty() else 2,
             )
@@ -332,11 +360,12 @@ def main(arguments):
         raise
 
     evaluation = model.evaluate(
-        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
+        batches.evaluation_batches(data.test), return_dict=True, verbose=0
     )
     history = run.history()
     result = run.finish(
         model,
+        input=input_name,
         training_error=round(history["error"][-1], 4),
         validation_error=round(history["val_error"][-1], 4),
         best_validation_error=round(min(history["val_error"]), 4),

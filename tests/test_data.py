@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
 
@@ -20,96 +21,187 @@ def _split(n=20, rows=6, columns=5, channels=3, seed=0):
     return data.Split(images, np.arange(n))
 
 
-def _take(dataset, count):
-    return list(dataset.take(count).as_numpy_iterator())
+def _take(batches, count):
+    if isinstance(batches, keras.utils.PyDataset):
+        return [
+            tuple(map(ops.convert_to_numpy, batches[i])) for i in range(count)
+        ]
+    return list(batches.take(count).as_numpy_iterator())
+
+
+@pytest.fixture(params=data.INPUTS)
+def batches(request):
+    """Each input that the backend knows."""
+    if request.param == "device" and keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow reads tf.data alone")
+    return data.INPUTS[request.param]
 
 
 def test_windows_cover_every_shift_equally_and_mirror_half():
     n, margin = 20_000, 2
-    offsets, mirrored = data.random_windows(n, margin, True, seed=(3, 4))
+    windows = data.random_windows(n, margin, True, np.random.default_rng(3))
     counts = np.zeros((5, 5))
-    np.add.at(counts, tuple(offsets.numpy().T), 1)
+    np.add.at(counts, tuple(windows[:, :2].T), 1)
     # Each of the 25 shifts is binomial, with standard deviation 28.
     assert abs(counts - n / 25).max() < 5 * np.sqrt(n / 25)
-    assert abs(mirrored.numpy().mean() - 0.5) < 5 * 0.5 / np.sqrt(n)
+    assert abs(windows[:, 2].mean() - 0.5) < 5 * 0.5 / np.sqrt(n)
     # Rows, columns and mirroring are independent of each other.
-    draws = np.c_[offsets.numpy(), mirrored.numpy()].astype(float)
-    correlation = np.corrcoef(draws.T) - np.eye(3)
+    correlation = np.corrcoef(windows.T.astype(float)) - np.eye(3)
     assert abs(correlation).max() < 5 / np.sqrt(n)
-    _, mirrored = data.random_windows(100, margin, False, seed=(3, 4))
-    assert not mirrored.numpy().any()
+    windows = data.random_windows(100, margin, False, np.random.default_rng(3))
+    assert not windows[:, 2].any()
 
 
-def test_windows_depend_on_the_seed_alone():
-    first = data.random_windows(50, 4, True, seed=(1, 2))
-    again = data.random_windows(50, 4, True, seed=(1, 2))
-    other = data.random_windows(50, 4, True, seed=(1, 3))
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
-    assert (first[0].numpy() != other[0].numpy()).any()
+def test_a_pass_depends_on_seed_and_number_alone():
+    def draw(seed, number):
+        return data.draw_pass(50, number, margin=4, mirror=True, seed=seed)
+
+    np.testing.assert_array_equal(draw(1, 2), draw(1, 2))
+    others = [draw(*pair) for pair in ((1, 3), (2, 1), (3, 0), (0, 3))]
+    for i, other in enumerate(others):
+        assert (other != draw(1, 2)).any()
+        for another in others[:i]:
+            assert (other != another).any()
 
 
 def test_crop_and_mirror_is_slicing():
     images = _split(rows=8, columns=9).images
     rng = np.random.default_rng(1)
-    offsets = rng.integers(0, 3, (20, 2)).astype("int32")
-    mirrored = rng.integers(0, 2, 20).astype(bool)
-    found = data.crop_and_mirror(images, offsets, mirrored, (6, 7)).numpy()
+    windows = rng.integers(0, [3, 3, 2], (20, 3), "int32")
+    found = data.crop_and_mirror(
+        *map(ops.convert_to_tensor, (images, windows)), (6, 7)
+    )
+    found = ops.convert_to_numpy(found)
     assert found.dtype == np.uint8
-    for i, (row, column) in enumerate(offsets):
+    for i, (row, column, mirrored) in enumerate(windows):
         window = images[i, row : row + 6, column : column + 7]
-        expected = window[:, ::-1] if mirrored[i] else window
+        expected = window[:, ::-1] if mirrored else window
         np.testing.assert_array_equal(found[i], expected)
 
 
 def test_one_image_gives_all_windows():
     image = _split(rows=8, columns=9).images[:1]
-    offsets = np.array([[0, 0], [2, 1]], "int32")
-    mirrored = np.array([False, True])
-    found = data.crop_and_mirror(image, offsets, mirrored, (6, 7)).numpy()
+    windows = np.array([[0, 0, 0], [2, 1, 1]], "int32")
+    found = data.crop_and_mirror(
+        *map(ops.convert_to_tensor, (image, windows)), (6, 7)
+    )
+    found = ops.convert_to_numpy(found)
     np.testing.assert_array_equal(found[0], image[0, :6, :7])
     np.testing.assert_array_equal(found[1], image[0, 2:, 1:8][:, ::-1])
 
 
-def test_augmented_batch_is_the_papers():
+def test_augmented_batch_is_the_papers(batches):
     """Mean subtracted, zeros padded, cropped, mirrored: section 4.2."""
-    split = _split()
+    split = _split(n=20)
     mean = split.images.mean(axis=0)
-    batches = _take(
-        data.training_batches(
+    found = _take(
+        batches.training_batches(
             split, 8, mean=mean, margin=2, mirror=True, seed=5
         ),
-        3,
+        5,
     )
-    for step, (images, labels) in enumerate(batches):
-        _check_augmented(split, mean, images, labels, seed=(~5, step))
-
-
-def _check_augmented(split, mean, images, labels, seed):
-    offsets, mirrored = data.random_windows(8, 2, True, seed=seed)
-    for i, label in enumerate(labels):
-        centered = split.images[label] - mean
+    drawn = np.concatenate(
+        [
+            data.draw_pass(20, number, margin=2, mirror=True, seed=5)
+            for number in range(2)
+        ]
+    )
+    images, labels = map(np.concatenate, zip(*found, strict=True))
+    np.testing.assert_array_equal(labels, split.labels[drawn[:, 0]])
+    for image, (index, row, column, mirrored) in zip(
+        images, drawn, strict=True
+    ):
+        centered = split.images[index] - mean
         padded = np.pad(centered, ((2, 2), (2, 2), (0, 0)))
-        row, column = offsets[i].numpy()
         window = padded[row : row + 6, column : column + 5]
-        window = window[:, ::-1] if mirrored[i] else window
+        window = window[:, ::-1] if mirrored else window
         # What the model sees once it has subtracted the mean itself.
-        np.testing.assert_allclose(images[i] - mean, window, atol=1e-3)
+        np.testing.assert_allclose(image - mean, window, atol=1e-3)
 
 
-def test_without_augmentation_pixels_are_untouched():
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="tf.data alone there"
+)
+@pytest.mark.parametrize("start", [0, 7])
+def test_both_inputs_give_the_same_batches(start):
+    split = _split(n=20)
+    arguments = {
+        "mean": split.images.mean(axis=0),
+        "margin": 2,
+        "mirror": True,
+        "seed": 4,
+        "start": start,
+    }
+    for batch_size in (8, 20, 50):
+        host, device = (
+            _take(source.training_batches(split, batch_size, **arguments), 6)
+            for source in (data.pipeline, data.resident)
+        )
+        for (x1, y1), (x2, y2) in zip(host, device, strict=True):
+            assert (x2.dtype, y2.dtype) == (np.float32, np.int32)
+            np.testing.assert_array_equal(x1, x2)
+            np.testing.assert_array_equal(y1, y2)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="tf.data alone there"
+)
+def test_fit_takes_batches_on_the_device_as_they_come():
+    split = _split(n=20)
+    seen = []
+
+    class Spy(keras.Model):
+        def call(self, x):
+            return ops.mean(x, axis=(1, 2, 3))[:, None] * self.scale
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(), initializer="ones")
+
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            seen.append(y)
+            return ops.mean(y_pred)
+
+    model = Spy()
+    model.compile("sgd", run_eagerly=True)
+    history = model.fit(
+        data.resident.training_batches(split, 8, seed=3),
+        steps_per_epoch=3,
+        epochs=2,
+        validation_data=data.resident.evaluation_batches(split, 15),
+        verbose=0,
+        shuffle=False,
+    )
+    assert len(history.history["val_loss"]) == 2
+    expected = _take(data.training_batches(split, 8, seed=3), 6)
+    trained = [y for y in seen if len(y) == 8]
+    assert len(seen) == 6 + 2 * 2
+    for found, (_, labels) in zip(trained, expected, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(found), labels)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's limit"
+)
+def test_tensorflow_says_that_it_reads_tf_data_alone():
+    with pytest.raises(RuntimeError, match="pipeline"):
+        data.resident.training_batches(_split(), 8)
+    with pytest.raises(RuntimeError, match="pipeline"):
+        data.resident.evaluation_batches(_split(), 8)
+
+
+def test_without_augmentation_pixels_are_untouched(batches):
     split = _split()
-    for images, labels in _take(data.training_batches(split, 7), 6):
+    for images, labels in _take(batches.training_batches(split, 7), 6):
         assert images.dtype == np.float32
         assert labels.dtype == np.int32
         np.testing.assert_array_equal(images, split.images[labels])
 
 
-def test_every_image_once_a_pass_in_a_new_order():
+def test_every_image_once_a_pass_in_a_new_order(batches):
     split = _split(n=20)
     # 15 batches of 8 are exactly 6 passes; batches straddle them.
     labels = np.concatenate(
-        [y for _, y in _take(data.training_batches(split, 8, seed=1), 15)]
+        [y for _, y in _take(batches.training_batches(split, 8, seed=1), 15)]
     )
     passes = labels.reshape(6, 20)
     np.testing.assert_array_equal(np.sort(passes), [np.arange(20)] * 6)
@@ -117,36 +209,36 @@ def test_every_image_once_a_pass_in_a_new_order():
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 7, 25])
-def test_a_stream_entered_at_a_step_goes_on_as_if_never_left(start):
+def test_a_stream_entered_at_a_step_goes_on_as_if_never_left(start, batches):
     split = _split()
     arguments = {"mean": np.ones((6, 5, 3)), "margin": 2, "mirror": True}
     whole = _take(
-        data.training_batches(split, 8, seed=9, **arguments), start + 4
+        batches.training_batches(split, 8, seed=9, **arguments), start + 4
     )
     rest = _take(
-        data.training_batches(split, 8, seed=9, start=start, **arguments), 4
+        batches.training_batches(split, 8, seed=9, start=start, **arguments), 4
     )
     for (x1, y1), (x2, y2) in zip(whole[start:], rest, strict=True):
         np.testing.assert_array_equal(x1, x2)
         np.testing.assert_array_equal(y1, y2)
 
 
-def test_seeds_give_different_streams():
+def test_seeds_give_different_streams(batches):
     split = _split()
-    (first,) = _take(data.training_batches(split, 20, seed=1), 1)
-    (other,) = _take(data.training_batches(split, 20, seed=2), 1)
+    (first,) = _take(batches.training_batches(split, 20, seed=1), 1)
+    (other,) = _take(batches.training_batches(split, 20, seed=2), 1)
     assert (first[1] != other[1]).any()
 
 
-def test_evaluation_sees_every_image_once_in_order():
+def test_evaluation_sees_every_image_once_in_order(batches):
     split = _split(n=20)
-    batches = list(data.evaluation_batches(split, 8).as_numpy_iterator())
-    assert [len(y) for _, y in batches] == [8, 8, 4]
+    found = _take(batches.evaluation_batches(split, 8), 3)
+    assert [len(y) for _, y in found] == [8, 8, 4]
     np.testing.assert_array_equal(
-        np.concatenate([x for x, _ in batches]), split.images
+        np.concatenate([x for x, _ in found]), split.images
     )
     np.testing.assert_array_equal(
-        np.concatenate([y for _, y in batches]), split.labels
+        np.concatenate([y for _, y in found]), split.labels
     )
 
 

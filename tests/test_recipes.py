@@ -198,6 +198,28 @@ def finished(tmp_path_factory):
     return folder, flags, result
 
 
+def test_input_on_the_device_trains_the_same(finished, tmp_path, capsys):
+    folder, flags, _ = finished
+    flags = [*flags[:-1], str(tmp_path / "run"), "--input", "device"]
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(SystemExit) as caught:
+            cli.run(cifar10.make_parser(), cifar10.main, flags)
+        assert caught.value.code == 2
+        assert "tf.data alone" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+        return
+    cli.run(cifar10.make_parser(), cifar10.main, flags)
+    for row, expected in zip(
+        _history(tmp_path / "run"), _history(folder), strict=True
+    ):
+        for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            assert float(row[key]) == pytest.approx(float(expected[key]), 1e-5)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["input"] == "device"
+    first = json.loads((folder / "result.json").read_text())
+    assert first["input"] == "tf.data"
+
+
 def test_a_run_leaves_everything(finished):
     folder, flags, process = finished
     assert {path.name for path in folder.iterdir()} == {

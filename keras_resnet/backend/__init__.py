@@ -21,6 +21,7 @@ accelerators = _own.accelerators
 batch_normalization = getattr(
     _own, "batch_normalization", keras_ops.batch_normalization
 )
+compiled = getattr(_own, "compiled", keras_ops.compiled)
 convolution = _own.convolution
 lay_out_kernel = getattr(_own, "lay_out_kernel", None)
 lay_out_like = getattr(_own, "lay_out_like", None)

@@ -11,7 +11,9 @@ if keras.backend.backend() != "tensorflow":
     # trains. Must come before the first tf.data operation.
     tf.config.set_visible_devices([], "GPU")
 
+from keras_resnet.data import pipeline, resident  # noqa: E402
 from keras_resnet.data.augmentation import (  # noqa: E402
+    augment,
     crop_and_mirror,
     random_windows,
 )
@@ -22,19 +24,28 @@ from keras_resnet.data.datasets import (  # noqa: E402
     Split,
     load,
 )
+from keras_resnet.data.passes import draw_pass  # noqa: E402
 from keras_resnet.data.pipeline import (  # noqa: E402
     evaluation_batches,
     training_batches,
 )
 
+# Where batches are prepared: on the host, or on the device that trains.
+INPUTS = {"tf.data": pipeline, "device": resident}
+
 __all__ = [
     "DATASETS",
+    "INPUTS",
     "DataUnavailableError",
     "ImageData",
     "Split",
+    "augment",
     "crop_and_mirror",
+    "draw_pass",
     "evaluation_batches",
     "load",
+    "pipeline",
     "random_windows",
+    "resident",
     "training_batches",
 ]

@@ -1,9 +1,23 @@
-"""tf.data pipelines over images that fit in memory."""
+"""Input by tf.data: batches are prepared on the host, beside the training."""
+
+import functools
+import types
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import crop_and_mirror, random_windows
+from keras_resnet.data.augmentation import augment
+from keras_resnet.data.passes import draw_pass, pad
+
+# What `augment` needs, in a tf.data graph on any backend.
+_TF = types.SimpleNamespace(
+    arange=tf.range,
+    cast=tf.cast,
+    reshape=tf.reshape,
+    shape=tf.shape,
+    take=tf.gather,
+    where=tf.where,
+)
 
 
 def training_batches(
@@ -13,14 +27,12 @@ def training_batches(
 
     All images are shuffled anew for each pass; a batch may begin in one pass
     and end in the next, so that every image is seen exactly once a pass and
-    none is dropped. The order is a function of `seed` and the pass, the
-    augmentation one of `seed` and the step. A run that starts again at step
-    `start` therefore gets what it would have got without the stop.
+    none is dropped. Order and augmentation are functions of `seed`, the pass
+    and the place in it: a run that starts again at step `start` gets what it
+    would have got without the stop.
 
     Each image is shifted by up to `margin` pixels and mirrored at random. As
-    in the paper the mean is subtracted before that, so that what moves in
-    from outside is the mean, not black. The mean is then added back: the
-    model, which takes raw pixels, subtracts it once more.
+    in the paper, what moves in from outside is the mean (see `augment`).
 
     Args:
         split: `Split` of uint8 images `(n, rows, columns, channels)` and
@@ -30,7 +42,7 @@ def training_batches(
             Defaults to zeros.
         margin: Integer, pixels of padding on each side. Defaults to `0`.
         mirror: Boolean, whether half of the images are mirrored.
-        seed: Integer. Defaults to `0`.
+        seed: Integer, zero or above. Defaults to `0`.
         start: Integer, the first step. Defaults to `0`.
 
     Returns:
@@ -38,38 +50,34 @@ def training_batches(
 
     Reference: He et al. 2015, section 4.2.
     """
-    n, *size, _ = split.images.shape
-    if mean is None:
-        mean = np.zeros(split.images.shape[1:])
-    border = ((margin, margin), (margin, margin), (0, 0))
-    mean = tf.constant(mean, tf.float32)
-    padded_mean = tf.pad(mean, border)[None]
+    n = len(split)
     with tf.device("CPU"):
-        images = tf.constant(np.pad(split.images, ((0, 0), *border)))
-        labels = tf.constant(split.labels, tf.int32)
-
+        images, labels, mean, padded_mean = map(
+            tf.constant, pad(split, mean, margin)
+        )
+    draw = functools.partial(
+        draw_pass, n, margin=margin, mirror=mirror, seed=seed
+    )
     first_pass, offset = divmod(start * batch_size, n)
 
-    def shuffled(number):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(n), seed=tf.stack([seed, number])
-        )
-        return order[tf.where(number == first_pass, offset, 0) :]
+    def drawn(number):
+        whole = tf.numpy_function(draw, [number], tf.int32, stateful=False)
+        whole = tf.ensure_shape(whole, (n, 4))
+        return whole[tf.where(number == first_pass, offset, 0) :]
 
-    def augmented(step, indices):
-        batch = tf.gather(images, indices)
-        windows = random_windows(
-            batch_size, margin, mirror, seed=tf.stack([~seed, step])
+    def augmented(drawn):
+        index, windows = drawn[:, 0], drawn[:, 1:]
+        batch = tf.gather(images, index)
+        return (
+            augment(batch, mean, padded_mean, windows, _TF),
+            tf.gather(labels, index),
         )
-        batch = tf.cast(crop_and_mirror(batch, *windows, size), tf.float32)
-        batch += mean - crop_and_mirror(padded_mean, *windows, size)
-        return batch, tf.gather(labels, indices)
 
     return (
         tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
-        .map(shuffled)
+        .map(drawn)
+        .prefetch(1)
         .rebatch(batch_size)
-        .enumerate(start)
         .map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -1,0 +1,138 @@
+"""Input that stays on the device: images go there once, before training.
+
+A step then gets some numbers from the host, and the device cuts its batch
+itself. For PyTorch and JAX: TensorFlow's `fit` reads tf.data alone.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet.backend import compiled
+from keras_resnet.data.augmentation import augment
+from keras_resnet.data.passes import draw_pass, pad
+
+
+def training_batches(
+    split, batch_size, *, mean=None, margin=0, mirror=False, seed=0, start=0
+):
+    """Endless shuffled, augmented batches, each a function of its step.
+
+    The same batches as those of `pipeline.training_batches`, bit by bit.
+
+    Args:
+        split: `Split` of uint8 images `(n, rows, columns, channels)` and
+            integer labels.
+        batch_size: Integer.
+        mean: `(rows, columns, channels)` array, the mean of each pixel.
+            Defaults to zeros.
+        margin: Integer, pixels of padding on each side. Defaults to `0`.
+        mirror: Boolean, whether half of the images are mirrored.
+        seed: Integer, zero or above. Defaults to `0`.
+        start: Integer, the first step. Defaults to `0`.
+
+    Returns:
+        `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
+
+    Raises:
+        RuntimeError: On TensorFlow.
+
+    Reference: He et al. 2015, section 4.2.
+    """
+    draw = functools.partial(
+        draw_pass, len(split), margin=margin, mirror=mirror, seed=seed
+    )
+    return _TrainingBatches(
+        pad(split, mean, margin), batch_size, len(split), draw, start
+    )
+
+
+def evaluation_batches(split, batch_size=500):
+    """All images once, in order, as they are; the last batch may be smaller.
+
+    Args:
+        split: `Split` of uint8 images and integer labels.
+        batch_size: Integer. Defaults to `500`.
+
+    Returns:
+        `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
+
+    Raises:
+        RuntimeError: On TensorFlow.
+    """
+    return _EvaluationBatches(split, batch_size)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self):
+        if keras.backend.backend() == "tensorflow":
+            raise RuntimeError(
+                "TensorFlow's `fit` reads tf.data alone: take the functions "
+                "of `keras_resnet.data.pipeline`, or another backend"
+            )
+        super().__init__()
+
+
+class _TrainingBatches(_Batches):
+    def __init__(self, arrays, batch_size, n, draw, start):
+        super().__init__()
+        self._tensors = [ops.convert_to_tensor(array) for array in arrays]
+        self._batch_size = batch_size
+        self._n = n
+        # A batch may need the end of one pass and the beginning of the next.
+        self._draw = functools.lru_cache(maxsize=2)(draw)
+        self._start = start
+
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, index):
+        first = (self._start + index) * self._batch_size
+        last = first + self._batch_size - 1
+        drawn = np.concatenate(
+            [
+                self._draw(number)[
+                    max(first - number * self._n, 0) : last
+                    - number * self._n
+                    + 1
+                ]
+                for number in range(first // self._n, last // self._n + 1)
+            ]
+        )
+        return _cut(*self._tensors, ops.convert_to_tensor(drawn))
+
+
+@compiled
+def _cut(images, labels, mean, padded_mean, drawn):
+    index = drawn[:, 0]
+    return (
+        augment(
+            ops.take(images, index, axis=0), mean, padded_mean, drawn[:, 1:]
+        ),
+        ops.take(labels, index, axis=0),
+    )
+
+
+class _EvaluationBatches(_Batches):
+    def __init__(self, split, batch_size):
+        super().__init__()
+        self._batches = [
+            (
+                ops.convert_to_tensor(split.images[i : i + batch_size]),
+                ops.convert_to_tensor(
+                    split.labels[i : i + batch_size].astype("int32")
+                ),
+            )
+            for i in range(0, len(split), batch_size)
+        ]
+
+    @property
+    def num_batches(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        images, labels = self._batches[index]
+        return ops.cast(images, "float32"), labels

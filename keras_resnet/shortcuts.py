@@ -6,6 +6,8 @@ questions: does this shortcut project, and if not, what does it look like.
 
 from keras import ops
 
+from keras_resnet import backend
+
 OPTIONS = ("A", "B", "C")
 
 
@@ -44,12 +46,7 @@ def zero_padding_shortcut(x, out_channels, stride, data_format):
     """
     channel_axis = -1 if data_format == "channels_last" else 1
     if stride != 1:
-        step = slice(None, None, stride)
-        x = (
-            x[:, step, step, :]
-            if data_format == "channels_last"
-            else x[:, :, step, step]
-        )
+        x = backend.subsample(x, (stride, stride), data_format)
     missing = out_channels - x.shape[channel_axis]
     if missing:
         padding = [[0, 0]] * 4

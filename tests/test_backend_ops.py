@@ -327,6 +327,23 @@ def test_convolution_is_its_twin(geometry, data_format, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("strides", [(2, 2), (3, 1)])
+def test_subsampling_is_its_twin(strides, data_format, dtype):
+    x = _images((3, 9, 8, 4), data_format=data_format)
+    inputs = [ops.cast(x, dtype)]
+    mine, theirs = (
+        _twin_gradients(
+            lambda x, module=module: module.subsample(x, strides, data_format),
+            inputs,
+        )
+        for module in (backend, keras_ops)
+    )
+    _same(mine[0], theirs[0], 0)
+    _same(mine[1], theirs[1], 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("axis", [-1, 1, 3])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
 moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 sgd_step = getattr(_own, "sgd_step", None)
+subsample = getattr(_own, "subsample", keras_ops.subsample)
 
 
 class Model(getattr(_own, "Model", keras.Model)):

@@ -49,6 +49,23 @@ def add_bias(x, bias, data_format):
     return ops.add(x, bias)
 
 
+def subsample(x, strides, data_format):
+    """Every so many rows and columns of an image, beginning with the first.
+
+    Args:
+        x: Image.
+        strides: Pair of integers.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Image.
+    """
+    rows, columns = (slice(None, None, stride) for stride in strides)
+    if data_format == "channels_last":
+        return x[:, rows, columns, :]
+    return x[:, :, rows, columns]
+
+
 def max_pooling(x, size, strides, data_format):
     """2-D max pooling of an image padded alike on both sides.
 

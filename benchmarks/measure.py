@@ -114,26 +114,29 @@ def progress(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def rate(run, n):
+def rate(run, n, prepare=lambda: None):
     """Returns a function that measures `run()` as `n` per second.
 
-    `run` returns the `time.perf_counter()` at which it was done.
+    `run` returns the `time.perf_counter()` at which it was done. `prepare` is
+    called before, and is not timed.
     """
 
     def measure():
+        prepare()
         begin = time.perf_counter()
         return n / (run() - begin)
 
     return measure
 
 
-def milliseconds(run, n):
+def milliseconds(run, n, prepare=lambda: None):
     """Returns a function that measures `run()` in milliseconds per `n`th.
 
-    `run` returns the `time.perf_counter()` at which it was done.
+    Arguments are those of `rate`.
     """
 
     def measure():
+        prepare()
         begin = time.perf_counter()
         return 1e3 * (run() - begin) / n
 

@@ -16,6 +16,7 @@ from measure import Case, alternate, milliseconds, progress, rate
 from sides.network import cifar, resnet50
 
 import keras_resnet
+from keras_resnet.backend import memory
 
 # Some sides compile or trace a model only after a few batches of a shape.
 WARMUP_BATCHES = 4
@@ -74,8 +75,13 @@ def model_case(
         else:
             differences[side_name] = sides.difference(side, expected, sample)
         run = _run(side, work, images, labels, batch_size)
-        measure = milliseconds(run, steps) if host else rate(run, len(images))
-        runs[side_name] = measure
+        # As it is in a process of its own.
+        prepare = memory.keep if side.keeps_memory else memory.give_back
+        runs[side_name] = (
+            milliseconds(run, steps, prepare)
+            if host
+            else rate(run, len(images), prepare)
+        )
     warmup = math.ceil(WARMUP_BATCHES / steps)
     values = alternate(runs, settings.rounds, name, warmup)
     unit = "ms per step" if host else "images/s"

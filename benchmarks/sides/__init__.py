@@ -28,6 +28,8 @@ class Side(abc.ABC):
     """
 
     finished = None
+    # Whether it keeps freed memory of the process, as this package does.
+    keeps_memory = False
 
     @abc.abstractmethod
     def train(self, images, labels, batch_size):

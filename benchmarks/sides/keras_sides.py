@@ -101,6 +101,8 @@ def keras_resnet_model(network, weights):
 class Ours(KerasSide):
     """`keras_resnet`."""
 
+    keeps_memory = True
+
     def __init__(self, network, weights):
         super().__init__(
             keras_resnet_model(network, weights),
@@ -110,6 +112,8 @@ class Ours(KerasSide):
 
 class Folded(KerasSide):
     """`keras_resnet` with the normalizations folded, for inference alone."""
+
+    keeps_memory = True
 
     def __init__(self, network, weights):
         model = keras_resnet.fold_batch_norm(

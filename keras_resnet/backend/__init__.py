@@ -33,9 +33,21 @@ subsample = getattr(_own, "subsample", keras_ops.subsample)
 
 
 class Model(getattr(_own, "Model", keras.Model)):
-    """`keras.Model` that trains as fast as its backend allows."""
+    """`keras.Model` that computes as fast as its backend allows."""
 
     def make_train_function(self, force=False):
-        if not accelerators():
-            memory.keep()
+        _keep_memory()
         super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        _keep_memory()
+        super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        _keep_memory()
+        return super().make_predict_function(force)
+
+
+def _keep_memory():
+    if not accelerators():
+        memory.keep()

@@ -7,13 +7,19 @@ and needed more memory.
 """
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from keras import ops
 
-from keras_resnet.backend import keras_ops
+from keras_resnet.backend import keras_ops, memory
+
+# Without starting JAX: the plugins of accelerators.
+if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+    # XLA allocates in threads of its own.
+    memory.share()
 
 IMAGES_AT_A_TIME = 8
 

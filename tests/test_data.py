@@ -64,30 +64,20 @@ def test_a_pass_depends_on_seed_and_number_alone():
             assert (other != another).any()
 
 
-def test_crop_and_mirror_is_slicing():
+def test_cutting_is_slicing_and_mirroring():
     images = _split(rows=8, columns=9).images
-    rng = np.random.default_rng(1)
-    windows = rng.integers(0, [3, 3, 2], (20, 3), "int32")
-    found = data.crop_and_mirror(
-        *map(ops.convert_to_tensor, (images, windows)), (6, 7)
-    )
-    found = ops.convert_to_numpy(found)
+    windows = np.random.default_rng(1).integers(0, [3, 3, 2], (20, 3), "int32")
+    expected = []
+    for image, (row, column, mirrored) in zip(images, windows, strict=True):
+        window = image[row : row + 6, column : column + 7]
+        expected.append(np.fliplr(window) if mirrored else window)
+    found = data.cut(images, windows, (6, 7))
     assert found.dtype == np.uint8
-    for i, (row, column, mirrored) in enumerate(windows):
-        window = images[i, row : row + 6, column : column + 7]
-        expected = window[:, ::-1] if mirrored else window
-        np.testing.assert_array_equal(found[i], expected)
-
-
-def test_one_image_gives_all_windows():
-    image = _split(rows=8, columns=9).images[:1]
-    windows = np.array([[0, 0, 0], [2, 1, 1]], "int32")
-    found = data.crop_and_mirror(
-        *map(ops.convert_to_tensor, (image, windows)), (6, 7)
-    )
-    found = ops.convert_to_numpy(found)
-    np.testing.assert_array_equal(found[0], image[0, :6, :7])
-    np.testing.assert_array_equal(found[1], image[0, 2:, 1:8][:, ::-1])
+    np.testing.assert_array_equal(found, expected)
+    tensors = map(ops.convert_to_tensor, (images, windows))
+    on_device = ops.convert_to_numpy(data.cut_on_device(*tensors, (6, 7)))
+    assert on_device.dtype == np.uint8
+    np.testing.assert_array_equal(on_device, expected)
 
 
 def test_augmented_batch_is_the_papers(batches):

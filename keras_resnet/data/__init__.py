@@ -13,8 +13,9 @@ if keras.backend.backend() != "tensorflow":
 
 from keras_resnet.data import pipeline, resident  # noqa: E402
 from keras_resnet.data.augmentation import (  # noqa: E402
-    augment,
-    crop_and_mirror,
+    corrections,
+    cut,
+    cut_on_device,
     random_windows,
 )
 from keras_resnet.data.datasets import (  # noqa: E402
@@ -39,8 +40,9 @@ __all__ = [
     "DataUnavailableError",
     "ImageData",
     "Split",
-    "augment",
-    "crop_and_mirror",
+    "corrections",
+    "cut",
+    "cut_on_device",
     "draw_pass",
     "evaluation_batches",
     "load",

@@ -1,21 +1,27 @@
-"""The paper's augmentation, for a whole batch at once, as pure functions."""
+"""The paper's augmentation: random windows of padded images, mirrored or not.
 
+A window is three integers: its first row and column in the padded image, and
+one if it is mirrored from left to right, else zero.
+"""
+
+import itertools
+
+import numpy as np
 from keras import ops
 
 
 def random_windows(n, margin, mirror, rng):
-    """Draws where to crop each of `n` images, and which to mirror.
+    """Draws a window for each of `n` images.
 
     Args:
         n: Integer, number of images.
         margin: Integer, pixels of padding on each side. Every shift from
             `-margin` to `margin` rows and columns is equally likely.
-        mirror: Boolean, whether half of the images are mirrored.
+        mirror: Boolean, whether half of the windows are mirrored.
         rng: `numpy.random.Generator`.
 
     Returns:
-        `(n, 3)` int32 array: first row and first column of each window in the
-        padded image, and one where the window is mirrored.
+        `(n, 3)` int32 array.
 
     Reference: He et al. 2015, section 4.2.
     """
@@ -23,54 +29,69 @@ def random_windows(n, margin, mirror, rng):
     return rng.integers(0, high, (n, 3), "int32")
 
 
-def crop_and_mirror(padded, windows, size, xp=ops):
-    """Cuts one window out of each image, and mirrors some from left to right.
+def cut(padded, windows, size):
+    """Cuts one window out of each image, on the host.
 
     Args:
-        padded: `(batch, rows, columns, channels)` tensor of padded images,
-            or of one image, `(1, ...)`, from which all windows are cut.
-        windows: `(batch, 3)` int32 tensor, as `random_windows` draws them.
+        padded: `(batch, rows, columns, channels)` array of padded images. Any
+            sequence of such images will do.
+        windows: `(batch, 3)` array of integers.
         size: Pair of integers, rows and columns of a window.
-        xp: Module with the functions `arange`, `reshape`, `shape`, `take` and
-            `where`. Defaults to `keras.ops`.
 
     Returns:
-        `(batch, *size, channels)` tensor of the dtype of `padded`.
+        `(batch, *size, channels)` array of the dtype of `padded`.
     """
     rows, columns = size
-    height, width, channels = padded.shape[1:]
-    row = windows[:, 0, None] + xp.arange(rows, dtype="int32")
-    column = xp.arange(columns, dtype="int32")
-    column = xp.where(windows[:, 2, None] == 1, columns - 1 - column, column)
+    found = []
+    # Several times as fast as one gather of all pixels.
+    for image, (row, column, mirrored) in zip(
+        padded, windows.tolist(), strict=True
+    ):
+        window = image[row : row + rows, column : column + columns]
+        found.append(window[:, ::-1] if mirrored else window)
+    return np.stack(found)
+
+
+def cut_on_device(padded, windows, size):
+    """As `cut`, by operations of Keras's backend, for tensors."""
+    rows, columns = size
+    batch, height, width, channels = padded.shape
+    row = windows[:, 0, None] + ops.arange(rows, dtype="int32")
+    column = ops.arange(columns, dtype="int32")
+    column = ops.where(windows[:, 2, None] == 1, columns - 1 - column, column)
     column = column + windows[:, 1, None]
-    pixel = row[:, :, None] * width + column[:, None, :]
-    if padded.shape[0] != 1:
-        image = xp.arange(xp.shape(windows)[0], dtype="int32")
-        pixel = pixel + image[:, None, None] * (height * width)
-    # One gather of pixels is several times as fast as a crop for each image.
-    return xp.take(xp.reshape(padded, (-1, channels)), pixel, axis=0)
+    image = ops.arange(batch, dtype="int32")[:, None] * height
+    pixel = (image + row)[:, :, None] * width + column[:, None, :]
+    return ops.take(ops.reshape(padded, (-1, channels)), pixel, axis=0)
 
 
-def augment(images, mean, padded_mean, windows, xp=ops):
-    """Shifts and mirrors images around their mean.
+def corrections(mean, margin):
+    """Returns what every window needs so that the mean moves in, not black.
 
-    As in the paper the mean is subtracted first, so that what moves in from
-    outside is the mean, not black. It is then added back: the model, which
-    takes raw pixels, subtracts it once more.
+    In the paper the mean is subtracted before an image is padded by zeros and
+    cut. The networks here take raw pixels and subtract the mean themselves,
+    which of a shifted image is the wrong one. A window of zeros around raw
+    pixels plus its correction is what makes up for both.
 
     Args:
-        images: `(batch, rows, columns, channels)` uint8 tensor of images with
-            zeros around them.
-        mean: `(rows, columns, channels)` float32 tensor, without padding.
-        padded_mean: `(1, rows, columns, channels)` float32 tensor.
-        windows: `(batch, 3)` int32 tensor, as `random_windows` draws them.
-        xp: As in `crop_and_mirror`, with `cast` too.
+        mean: `(rows, columns, channels)` array, the mean of each pixel.
+        margin: Integer, pixels of padding on each side.
 
     Returns:
-        `(batch, rows, columns, channels)` float32 tensor, without padding.
+        `(windows, rows, columns, channels)` float32 array: all windows in the
+        order of `number`.
 
     Reference: He et al. 2015, section 4.2.
     """
-    size = mean.shape[:2]
-    cut = xp.cast(crop_and_mirror(images, windows, size, xp), "float32")
-    return cut + (mean - crop_and_mirror(padded_mean, windows, size, xp))
+    mean = np.asarray(mean, "float32")
+    shifts = range(2 * margin + 1)
+    windows = np.array(list(itertools.product(shifts, shifts, range(2))))
+    padded = np.pad(mean, ((margin, margin), (margin, margin), (0, 0)))
+    padded = itertools.repeat(padded, len(windows))
+    return mean - cut(list(padded), windows, mean.shape[:2])
+
+
+def number(windows, margin):
+    """Returns the places of windows among all windows, `(batch,)`."""
+    shifts = 2 * margin + 1
+    return (windows[:, 0] * shifts + windows[:, 1]) * 2 + windows[:, 2]

@@ -27,25 +27,6 @@ def draw_pass(n, number, *, margin, mirror, seed):
     return np.column_stack([order, random_windows(n, margin, mirror, rng)])
 
 
-def pad(split, mean, margin):
-    """Returns what an input keeps in memory.
-
-    Args:
-        split: `Split` of `n` images.
-        mean: `(rows, columns, channels)` array or `None`, zeros.
-        margin: Integer, pixels of padding on each side.
-
-    Returns:
-        Tuple of arrays: images with zeros around them, labels (int32), mean
-        and `(1, rows, columns, channels)` mean with zeros around it (float32).
-    """
-    if mean is None:
-        mean = np.zeros(split.images.shape[1:])
-    mean = np.asarray(mean, "float32")
-    border = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-    return (
-        np.pad(split.images, border),
-        split.labels.astype("int32"),
-        mean,
-        np.pad(mean[None], border),
-    )
+def pad(images, margin):
+    """Returns images `(n, rows, columns, channels)` with zeros around them."""
+    return np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))

@@ -1,23 +1,12 @@
 """Input by tf.data: batches are prepared on the host, beside the training."""
 
 import functools
-import types
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import augment
+from keras_resnet.data import augmentation
 from keras_resnet.data.passes import draw_pass, pad
-
-# What `augment` needs, in a tf.data graph on any backend.
-_TF = types.SimpleNamespace(
-    arange=tf.range,
-    cast=tf.cast,
-    reshape=tf.reshape,
-    shape=tf.shape,
-    take=tf.gather,
-    where=tf.where,
-)
 
 
 def training_batches(
@@ -50,11 +39,13 @@ def training_batches(
 
     Reference: He et al. 2015, section 4.2.
     """
-    n = len(split)
+    n, *size, channels = split.images.shape
+    if mean is None:
+        mean = np.zeros((*size, channels))
+    padded = pad(split.images, margin)
     with tf.device("CPU"):
-        images, labels, mean, padded_mean = map(
-            tf.constant, pad(split, mean, margin)
-        )
+        corrections = tf.constant(augmentation.corrections(mean, margin))
+        labels = tf.constant(split.labels, tf.int32)
     draw = functools.partial(
         draw_pass, n, margin=margin, mirror=mirror, seed=seed
     )
@@ -65,12 +56,17 @@ def training_batches(
         whole = tf.ensure_shape(whole, (n, 4))
         return whole[tf.where(number == first_pass, offset, 0) :]
 
+    def cut(drawn):
+        images = (padded[i] for i in drawn[:, 0])
+        return augmentation.cut(images, drawn[:, 1:], size)
+
     def augmented(drawn):
-        index, windows = drawn[:, 0], drawn[:, 1:]
-        batch = tf.gather(images, index)
+        images = tf.numpy_function(cut, [drawn], tf.uint8, stateful=False)
+        images = tf.ensure_shape(images, (batch_size, *size, channels))
+        number = augmentation.number(drawn[:, 1:], margin)
         return (
-            augment(batch, mean, padded_mean, windows, _TF),
-            tf.gather(labels, index),
+            tf.cast(images, tf.float32) + tf.gather(corrections, number),
+            tf.gather(labels, drawn[:, 0]),
         )
 
     return (

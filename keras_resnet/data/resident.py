@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_resnet.backend import compiled
-from keras_resnet.data.augmentation import augment
+from keras_resnet.data import augmentation
 from keras_resnet.data.passes import draw_pass, pad
 
 
@@ -41,11 +41,16 @@ def training_batches(
 
     Reference: He et al. 2015, section 4.2.
     """
-    draw = functools.partial(
-        draw_pass, len(split), margin=margin, mirror=mirror, seed=seed
-    )
+    if mean is None:
+        mean = np.zeros(split.images.shape[1:])
     return _TrainingBatches(
-        pad(split, mean, margin), batch_size, len(split), draw, start
+        split,
+        batch_size,
+        corrections=augmentation.corrections(mean, margin),
+        margin=margin,
+        mirror=mirror,
+        seed=seed,
+        start=start,
     )
 
 
@@ -76,13 +81,27 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _TrainingBatches(_Batches):
-    def __init__(self, arrays, batch_size, n, draw, start):
+    def __init__(
+        self, split, batch_size, *, corrections, margin, mirror, seed, start
+    ):
         super().__init__()
-        self._tensors = [ops.convert_to_tensor(array) for array in arrays]
+        self._tensors = [
+            ops.convert_to_tensor(array)
+            for array in (
+                pad(split.images, margin),
+                split.labels.astype("int32"),
+                corrections,
+            )
+        ]
+        self._margin = margin
         self._batch_size = batch_size
-        self._n = n
+        self._n = len(split)
         # A batch may need the end of one pass and the beginning of the next.
-        self._draw = functools.lru_cache(maxsize=2)(draw)
+        self._draw = functools.lru_cache(maxsize=2)(
+            functools.partial(
+                draw_pass, self._n, margin=margin, mirror=mirror, seed=seed
+            )
+        )
         self._start = start
 
     @property
@@ -92,26 +111,28 @@ class _TrainingBatches(_Batches):
     def __getitem__(self, index):
         first = (self._start + index) * self._batch_size
         last = first + self._batch_size - 1
-        drawn = np.concatenate(
-            [
-                self._draw(number)[
-                    max(first - number * self._n, 0) : last
-                    - number * self._n
-                    + 1
-                ]
-                for number in range(first // self._n, last // self._n + 1)
-            ]
+        drawn = []
+        for number in range(first // self._n, last // self._n + 1):
+            begin = number * self._n
+            drawn.append(
+                self._draw(number)[max(first - begin, 0) : last - begin + 1]
+            )
+        drawn = np.concatenate(drawn)
+        number = augmentation.number(drawn[:, 1:], self._margin)
+        return _augmented(
+            *self._tensors,
+            ops.convert_to_tensor(np.column_stack([drawn, number])),
         )
-        return _cut(*self._tensors, ops.convert_to_tensor(drawn))
 
 
 @compiled
-def _cut(images, labels, mean, padded_mean, drawn):
-    index = drawn[:, 0]
+def _augmented(images, labels, corrections, drawn):
+    index, windows, number = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
+    images = augmentation.cut_on_device(
+        ops.take(images, index, axis=0), windows, corrections.shape[1:3]
+    )
     return (
-        augment(
-            ops.take(images, index, axis=0), mean, padded_mean, drawn[:, 1:]
-        ),
+        ops.cast(images, "float32") + ops.take(corrections, number, axis=0),
         ops.take(labels, index, axis=0),
     )
 

@@ -11,6 +11,11 @@ from keras_resnet.blocks import (
 )
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
 from keras_resnet.folding import fold_batch_norm
+from keras_resnet.preprocessing import (
+    Preprocessing,
+    decode_predictions,
+    preprocess_input,
+)
 from keras_resnet.resnet import (
     ResidualNetwork,
     ResNet,
@@ -29,13 +34,21 @@ from keras_resnet.resnet import (
     ResNetImageNet,
 )
 from keras_resnet.version import __version__
+from keras_resnet.weights import (
+    DownloadError,
+    WeightsError,
+    load_torch_weights,
+    to_torch_state_dict,
+)
 
 __all__ = [
     "BatchNormalization",
     "Complexity",
     "Convolution",
+    "DownloadError",
     "LayerComplexity",
     "MaxPooling",
+    "Preprocessing",
     "ResNet",
     "ResNet18",
     "ResNet20",
@@ -52,8 +65,13 @@ __all__ = [
     "ResNetImageNet",
     "ResidualBlock",
     "ResidualNetwork",
+    "WeightsError",
     "__version__",
     "complexity",
+    "decode_predictions",
     "fold_batch_norm",
+    "load_torch_weights",
+    "preprocess_input",
+    "to_torch_state_dict",
     "training",
 ]

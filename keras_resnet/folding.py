@@ -126,6 +126,8 @@ def _folded(model):
     folded = keras.models.clone_model(
         graph, clone_function=copy, call_function=call
     )
+    if isinstance(model, ResidualNetwork):
+        folded.preprocessing = model.preprocessing
     # Only now are all layers built.
     for transfer, layer, twin in transfers:
         transfer(layer, twin)

@@ -1,11 +1,9 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
-import os
-
 import keras
 from keras import layers
 
-from keras_resnet import backend, blocks, shortcuts
+from keras_resnet import backend, blocks, preprocessing, shortcuts
 
 # The rows of the paper's table 1: depth -> (bottleneck, blocks per stage).
 IMAGENET_SPECS = {
@@ -29,6 +27,38 @@ class ResidualNetwork(backend.Model):
     a graph of layers, `fit`, `evaluate` and `predict` take it.
     """
 
+    _preprocessing = None
+
+    @property
+    def preprocessing(self):
+        """How images are prepared for the weights: see `preprocess_input`.
+
+        A `Preprocessing`, or `None` where that is not known. It comes with
+        published weights, may be set, also by a name such as `"imagenet"`,
+        and is saved with the model.
+        """
+        return self._preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, value):
+        if value is not None:
+            value = preprocessing.resolve(value)
+        self._preprocessing = value
+
+    def get_config(self):
+        config = super().get_config()
+        if self._preprocessing is not None:
+            config["preprocessing"] = self._preprocessing.get_config()
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        images = config.pop("preprocessing", None)
+        model = super().from_config(config, custom_objects=custom_objects)
+        model.preprocessing = images
+        return model
+
 
 def ResNet(
     depths,
@@ -46,7 +76,7 @@ def ResNet(
     name="resnet",
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     momentum=blocks.MOMENTUM,
     epsilon=blocks.EPSILON,
@@ -76,8 +106,15 @@ def ResNet(
             each striding by 2. `"cifar"`: a 3x3 convolution.
         include_top: Boolean, whether to end in global average pooling and a
             dense classifier. Defaults to `True`.
-        weights: `None` (default) for random weights, or the path of a
-            `.weights.h5` or `.keras` file of the same architecture.
+        weights: `None` (default) for random weights; `"imagenet"`
+            (torchvision's first), `"keras"` (those of `keras.applications`);
+            a repository of the Hugging Face hub, such as
+            `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
+            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
+            `.th` or `.h5` file. If `classes` or the number of input channels
+            is another than the default, the head keeps its random weights
+            or the first convolution is adapted where the file has others:
+            see `load_torch_weights`, which all weights are checked as.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, without the batch, in the image data
@@ -96,8 +133,9 @@ def ResNet(
         residual: Boolean. `False` builds the plain twin: the same layers
             without shortcuts, so that `shortcut` then has no effect. Defaults
             to `True`.
-        bottleneck_stride: `"3x3"` (default) or `"1x1"` (the paper's): see
-            `ResidualBlock`.
+        bottleneck_stride: `"3x3"` or `"1x1"` (the paper's): see
+            `ResidualBlock`. Defaults to `"1x1"` if `weights` is `"keras"`,
+            to `"3x3"` otherwise.
         zero_init_residual: Boolean, whether every block begins as its
             shortcut alone. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -133,7 +171,13 @@ def ResNet(
             "`classes` must be a positive integer. "
             f"Received: classes={classes!r}"
         )
-    weights = _check_weights(weights)
+    if weights is not None:
+        # Imported where it is needed: `weights` builds on this module.
+        from keras_resnet.weights import published
+
+        published.check(weights)
+    if bottleneck_stride is None:
+        bottleneck_stride = "1x1" if weights == "keras" else "3x3"
 
     data_format = keras.config.image_data_format()
     common = {"momentum": momentum, "epsilon": epsilon}
@@ -189,7 +233,7 @@ def ResNet(
 
     model = ResidualNetwork(inputs, x, name=name)
     if weights is not None:
-        model.load_weights(weights)
+        _load_weights(model, weights, stem, classes)
     return model
 
 
@@ -213,17 +257,17 @@ def _check_stages(depths, widths):
     return depths, widths
 
 
-def _check_weights(weights):
-    if (
-        weights is None
-        or isinstance(weights, os.PathLike)
-        or (isinstance(weights, str) and os.path.exists(weights))
-    ):
-        return weights
-    raise ValueError(
-        "`weights` must be None or the path of a '.weights.h5' or '.keras' "
-        f"file, and there is no file {weights!r}. Published weights cannot "
-        "be downloaded by this version."
+def _load_weights(model, weights, stem, classes):
+    """Loads `weights`; what was asked to differ from the defaults may."""
+    from keras_resnet.weights import published
+
+    default = classes == 1000 or (stem == "cifar" and classes == 10)
+    channels = model.get_layer("stem_conv").kernel.shape[2]
+    published.load(
+        model,
+        weights,
+        new_head=not default and any(x.name == "head" for x in model.layers),
+        adapt_input=channels != 3,
     )
 
 
@@ -276,7 +320,7 @@ def ResNetImageNet(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):
@@ -286,8 +330,8 @@ def ResNetImageNet(
         depth: Integer, the number of weighted layers.
         include_top: Boolean, whether to end in global average pooling and a
             dense classifier. Defaults to `True`.
-        weights: `None` (default) for random weights, or the path of a
-            `.weights.h5` or `.keras` file of the same architecture.
+        weights: `None` (default) for random weights, `"imagenet"`, `"keras"`,
+            a repository of the Hugging Face hub, or a path: see `ResNet`.
         input_tensor: Keras tensor to build the network on. Defaults to a new
             input.
         input_shape: Shape of one image. Defaults to 224x224x3 with top, any
@@ -301,9 +345,10 @@ def ResNetImageNet(
             50, and so on.
         shortcut: `"A"`, `"B"` (default) or `"C"`: see `ResidualBlock`.
         residual: Boolean, `False` for the plain twin. Defaults to `True`.
-        bottleneck_stride: `"3x3"` (default) or `"1x1"` (the paper's), where
-            the bottlenecks of depths 50 and more stride. The weight shapes
-            are the same, the outputs are not.
+        bottleneck_stride: `"3x3"` or `"1x1"` (the paper's), where the
+            bottlenecks of depths 50 and more stride. The weight shapes are
+            the same, the outputs are not. Defaults to `"1x1"` if `weights` is
+            `"keras"`, to `"3x3"` otherwise.
         zero_init_residual: Boolean, whether every block begins as its
             shortcut alone. Defaults to `False`.
         **kwargs: Other arguments of `ResNet`.
@@ -426,7 +471,7 @@ def ResNet18(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):
@@ -446,7 +491,7 @@ def ResNet34(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):
@@ -466,7 +511,7 @@ def ResNet50(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):
@@ -486,7 +531,7 @@ def ResNet101(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):
@@ -506,7 +551,7 @@ def ResNet152(
     *,
     shortcut="B",
     residual=True,
-    bottleneck_stride="3x3",
+    bottleneck_stride=None,
     zero_init_residual=False,
     **kwargs,
 ):

@@ -1,0 +1,344 @@
+"""What images need before published weights, and what scores mean after."""
+
+import dataclasses
+import json
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+CHANNEL_ORDERS = ("RGB", "BGR")
+CLASS_INDEX_URL = (
+    "https://storage.googleapis.com/download.tensorflow.org/data/"
+    "imagenet_class_index.json"
+)
+CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How the images were prepared that a network was trained on.
+
+    Pixels of 0 to 255 become `(pixel * scale - mean) / std`, the channels in
+    the order `channels`. Whole images are first resized so that their shorter
+    side is `resize` pixels, and the central `size` x `size` pixels are kept.
+
+    A network has it as its `preprocessing`, and its `.keras` file keeps it.
+
+    Args:
+        mean: Sequence of floats, one for each channel, in the unit that
+            `scale` leads to and the order of `channels`.
+        std: Sequence of floats, as many.
+        scale: Float, factor of the pixels. Defaults to `1 / 255`.
+        channels: `"RGB"` (default), or `"BGR"` for weights that came from
+            Caffe. Images are given as RGB in either case.
+        size: Integer, rows and columns of the network's input. Defaults to
+            `224`.
+        resize: Integer, shorter side in pixels before the crop, at least
+            `size`. Defaults to `256`.
+        interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
+
+    Raises:
+        ValueError: For values that cannot be, naming them.
+    """
+
+    mean: tuple
+    std: tuple
+    scale: float = 1 / 255
+    channels: str = "RGB"
+    size: int = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            object.__setattr__(self, name, values)
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                "`mean` and `std` must have one entry per channel. Received: "
+                f"mean={self.mean}, std={self.std}"
+            )
+        if not np.isfinite(self.mean).all() or not all(
+            0 < v < np.inf for v in (*self.std, self.scale)
+        ):
+            raise ValueError(
+                "`mean` must be finite, `std` and `scale` positive. Received: "
+                f"mean={self.mean}, std={self.std}, scale={self.scale}"
+            )
+        if self.channels not in CHANNEL_ORDERS:
+            raise ValueError(
+                "`channels` must be 'RGB' or 'BGR'. "
+                f"Received: channels={self.channels!r}"
+            )
+        if self.channels == "BGR" and len(self.mean) != 3:
+            raise ValueError(
+                "`channels='BGR'` needs three channels. "
+                f"Received: mean={self.mean}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"`interpolation` must be one of {INTERPOLATIONS}. "
+                f"Received: interpolation={self.interpolation!r}"
+            )
+        if not 0 < self.size <= self.resize:
+            raise ValueError(
+                "`size` must be positive and at most `resize`. Received: "
+                f"size={self.size}, resize={self.resize}"
+            )
+
+    def get_config(self):
+        """Returns the fields as what JSON can hold."""
+        config = dataclasses.asdict(self)
+        return {**config, "mean": list(self.mean), "std": list(self.std)}
+
+    def for_channels(self, count):
+        """Returns the same for images of `count` channels.
+
+        One channel gets the average statistics, other counts repeat them.
+        """
+        if count == len(self.mean):
+            return self
+        repeat = [i % len(self.mean) for i in range(count)]
+        mean, std = (
+            (np.mean(values),) if count == 1 else [values[i] for i in repeat]
+            for values in (self.mean, self.std)
+        )
+        return dataclasses.replace(self, mean=mean, std=std, channels="RGB")
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PREPROCESSINGS = {
+    # As torchvision's first weights ("V1").
+    "imagenet": Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
+    # As keras.applications, whose 50, 101 and 152 come from Caffe.
+    "keras": Preprocessing(
+        (103.939, 116.779, 123.68), (1, 1, 1), scale=1.0, channels="BGR"
+    ),
+    # As the CIFAR networks published by akamaster.
+    "cifar": Preprocessing(IMAGENET_MEAN, IMAGENET_STD, size=32, resize=32),
+}
+
+
+def resolve(preprocessing):
+    """Returns the `Preprocessing` that a name, dictionary or model means."""
+    if isinstance(preprocessing, Preprocessing):
+        return preprocessing
+    if isinstance(preprocessing, str) and preprocessing in PREPROCESSINGS:
+        return PREPROCESSINGS[preprocessing]
+    if isinstance(preprocessing, dict):
+        return Preprocessing(**preprocessing)
+    if isinstance(preprocessing, keras.Model):
+        found = getattr(preprocessing, "preprocessing", None)
+        if found is None:
+            raise ValueError(
+                f"Model {preprocessing.name!r} does not say how its images "
+                "are prepared: set its `preprocessing`, for example to "
+                "'imagenet'."
+            )
+        return found
+    raise ValueError(
+        "`preprocessing` must be a `Preprocessing`, a model that has one, or "
+        f"one of {', '.join(map(repr, PREPROCESSINGS))}. "
+        f"Received: preprocessing={preprocessing!r}"
+    )
+
+
+def preprocess_input(
+    x, preprocessing="imagenet", *, resize=False, data_format=None
+):
+    """Prepares RGB images of 0 to 255 as a network's weights expect them.
+
+    The argument is never changed. Inside tf.data it works on every backend.
+
+    Args:
+        x: Images, `(rows, columns, channels)` or a batch of them, channels
+            first as `data_format` says: a NumPy array, a tensor of the
+            backend, a Keras tensor, or a tensor of TensorFlow, of any real
+            dtype.
+        preprocessing: A model, a `Preprocessing`, or `"imagenet"` (default;
+            torchvision's), `"keras"` (`keras.applications`') or `"cifar"`.
+        resize: Boolean, whether to also resize the images, keeping their
+            proportions and with antialiasing, and to keep the centre, as in
+            evaluation with one crop. Defaults to `False`.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to
+            Keras's global setting.
+
+    Returns:
+        What `x` is, in float32.
+
+    Raises:
+        ValueError: If the number of channels is not that of the statistics.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+    preprocessing = resolve(preprocessing)
+    data_format = data_format or keras.config.image_data_format()
+    x, kind = _floats(x)
+    rank = len(x.shape)
+    if rank not in (3, 4):
+        raise ValueError(
+            "`x` must be an image or a batch of images, of rank 3 or 4. "
+            f"Received: shape {tuple(x.shape)}"
+        )
+    if data_format == "channels_first":
+        x = kind.transpose(x, (1, 2, 0) if rank == 3 else (0, 2, 3, 1))
+    if x.shape[-1] != len(preprocessing.mean):
+        raise ValueError(
+            f"The statistics are those of {len(preprocessing.mean)} channels, "
+            f"and the images have {x.shape[-1]} ({data_format})."
+        )
+    if resize:
+        x = _resized(x, kind, preprocessing)
+    if preprocessing.channels == "BGR":
+        x = kind.take(x, np.array([2, 1, 0]), axis=-1)
+    mean, std = (
+        np.array(v, "float32") for v in (preprocessing.mean, preprocessing.std)
+    )
+    scale = np.float32(preprocessing.scale)
+    x = kind.divide(kind.subtract(kind.multiply(x, scale), mean), std)
+    if data_format == "channels_first":
+        x = kind.transpose(x, (2, 0, 1) if rank == 3 else (0, 3, 1, 2))
+    return x
+
+
+class _TensorFlow:
+    """The few operations used here, for tensors inside tf.data."""
+
+    def __init__(self, tf):
+        self.tf = tf
+        self.transpose = tf.transpose
+        self.multiply = tf.multiply
+        self.subtract = tf.subtract
+        self.divide = tf.divide
+        self.take = tf.gather
+
+    def shape(self, x):
+        dynamic = self.tf.shape(x)
+        return [
+            dynamic[i] if n is None else n
+            for i, n in enumerate(x.shape.as_list())
+        ]
+
+    def resize(self, x, size, interpolation):
+        return self.tf.image.resize(x, size, interpolation, antialias=True)
+
+    def clip(self, x):
+        return self.tf.clip_by_value(x, 0.0, 255.0)
+
+
+def _floats(x):
+    """Returns `x` in float32, and the namespace that computes with it."""
+    # TensorFlow's tensors are there only if it is imported.
+    tf = sys.modules.get("tensorflow")
+    if tf is not None and tf.is_tensor(x):
+        return tf.cast(x, "float32"), _TensorFlow(tf)
+    if keras.utils.is_keras_tensor(x) or ops.is_tensor(x):
+        return ops.cast(x, "float32"), ops
+    return np.asarray(x).astype("float32"), np
+
+
+def _resized(x, kind, preprocessing):
+    """Resizes to the shorter side and keeps the centre."""
+    tf = kind if isinstance(kind, _TensorFlow) else None
+    height, width = tf.shape(x)[-3:-1] if tf else x.shape[-3:-1]
+    if height is None or width is None:
+        raise ValueError(
+            "`resize=True` needs images whose size is known. "
+            f"Received: shape {tuple(x.shape)}"
+        )
+    target = preprocessing.resize
+    shorter = tf.tf.minimum(height, width) if tf else min(height, width)
+    # Rounded down, as torchvision does.
+    size = (target * height // shorter, target * width // shorter)
+    if tf:
+        x = tf.resize(x, size, preprocessing.interpolation)
+    else:
+        x = ops.image.resize(
+            x,
+            size,
+            interpolation=preprocessing.interpolation,
+            antialias=preprocessing.interpolation != "nearest",
+            data_format="channels_last",
+        )
+    crop = preprocessing.size
+    top, left = (_half(n - crop) for n in size)
+    x = x[..., top : top + crop, left : left + crop, :]
+    if tf:
+        x = tf.tf.ensure_shape(x, (*x.shape[:-3], crop, crop, x.shape[-1]))
+        return tf.clip(x)
+    # Bicubic interpolation overshoots what a pixel can be.
+    x = ops.clip(x, 0, 255)
+    return ops.convert_to_numpy(x).copy() if kind is np else x
+
+
+def _half(n):
+    """Returns n / 2, rounded to the even number, as torchvision's crop."""
+    return n // 2 + (n % 2) * (n // 2 % 2)
+
+
+def decode_predictions(predictions, top=5, class_names=None):
+    """Names the classes with the highest scores.
+
+    Args:
+        predictions: Scores, `(images, classes)`: probabilities or logits, of
+            NumPy or any backend. They are not changed.
+        top: Integer, how many classes to name. Defaults to `5`.
+        class_names: Sequence of strings, the classes in order. Defaults to
+            ImageNet's 1000, which are downloaded once, about 35 kB.
+
+    Returns:
+        For each image a list of `(identifier, name, score)`, the highest
+        score first. The identifier is the class's WordNet id, or its index if
+        `class_names` are given.
+
+    Raises:
+        ValueError: If the number of classes is not that of the names.
+    """
+    if ops.is_tensor(predictions):
+        predictions = ops.convert_to_numpy(predictions)
+    predictions = np.asarray(predictions)
+    if not isinstance(top, int) or top < 1:
+        raise ValueError(
+            f"`top` must be a positive integer. Received: top={top!r}"
+        )
+    count = 1000 if class_names is None else len(class_names)
+    if predictions.ndim != 2 or predictions.shape[1] != count:
+        raise ValueError(
+            f"`predictions` must be of shape (images, {count}), a score for "
+            "each class name. `class_names` gives other classes than "
+            f"ImageNet's. Received: shape {predictions.shape}"
+        )
+    if class_names is None:
+        classes = _imagenet_classes()
+    else:
+        classes = list(enumerate(class_names))
+    order = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
+    return [
+        [(*classes[i], float(scores[i])) for i in best]
+        for scores, best in zip(predictions, order, strict=True)
+    ]
+
+
+def _imagenet_classes():
+    """Returns (WordNet id, name) of ImageNet's classes, in order."""
+    # From Keras's own cache, where keras.applications keeps the same file.
+    try:
+        path = keras.utils.get_file(
+            "imagenet_class_index.json",
+            CLASS_INDEX_URL,
+            cache_subdir="models",
+            file_hash=CLASS_INDEX_MD5,
+        )
+    # `get_file` raises plain `Exception` where there is no network.
+    except Exception as error:
+        raise ValueError(
+            f"ImageNet's class names could not be downloaded: {error} "
+            "`class_names` can give them."
+        ) from None
+    with open(path, encoding="utf-8") as file:
+        index = json.load(file)
+    return [tuple(index[str(i)]) for i in range(len(index))]

@@ -1,0 +1,18 @@
+"""Published weights: found, verified, converted, loaded.
+
+`hub` downloads, `files` reads, `sources` knows the names, `loading` checks
+and assigns, `published` puts them together for `weights=`.
+"""
+
+from keras_resnet.weights.errors import DownloadError, WeightsError
+from keras_resnet.weights.loading import (
+    load_torch_weights,
+    to_torch_state_dict,
+)
+
+__all__ = [
+    "DownloadError",
+    "WeightsError",
+    "load_torch_weights",
+    "to_torch_state_dict",
+]

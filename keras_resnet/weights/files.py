@@ -1,0 +1,143 @@
+"""Reading weights from files."""
+
+import pickle
+from pathlib import Path
+
+import h5py
+import keras
+
+from keras_resnet.weights.errors import WeightsError
+
+TORCH_ENDINGS = (".pth", ".pt", ".th", ".bin")
+ENDINGS = (".keras", ".weights.h5", ".h5", ".safetensors", *TORCH_ENDINGS)
+
+
+def check(path):
+    """Returns a `Path` to a file that is there and has a known ending.
+
+    Raises:
+        WeightsError: If not.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder, not a file of weights.")
+    if not path.exists():
+        raise WeightsError(f"There is no file {str(path)!r}.")
+    if not path.name.endswith(ENDINGS):
+        raise WeightsError(
+            f"{path}: the name of a file of weights ends in "
+            f"{', '.join(ENDINGS)}."
+        )
+    if not path.stat().st_size:
+        raise WeightsError(f"{path} is empty.")
+    return path
+
+
+def read(path):
+    """Reads tensors by name from a file of PyTorch, safetensors or Keras 2.
+
+    Args:
+        path: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or `.h5`
+            file.
+
+    Returns:
+        A mapping of names to arrays, which may be wrapped: see
+        `sources.unwrap`.
+
+    Raises:
+        WeightsError: If the file is not what its ending says.
+    """
+    path = check(path)
+    if path.name.endswith(".safetensors"):
+        return _safetensors(path)
+    if path.name.endswith(TORCH_ENDINGS):
+        return _torch(path)
+    return _legacy_h5(path)
+
+
+def _safetensors(path):
+    # Imported where it is needed: most uses of this package read none.
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{path} is no whole safetensors file: {error}"
+        ) from None
+    except (KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} holds numbers of a type that NumPy does not know: {error}"
+        ) from None
+
+
+def _torch(path):
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"{path}: PyTorch is needed to read its own file format. Install "
+            "it, or convert the file to .safetensors where it is."
+        ) from None
+    try:
+        # Never runs code that a file brings.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        if "invalid load key" in str(error) or "Unsupported operand" in str(
+            error
+        ):
+            raise WeightsError(f"{path} is no file of PyTorch.") from None
+        raise WeightsError(
+            f"{path} holds more than tensors, and what it holds could run "
+            f"code, so that it is not read. {reason}"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, IndexError) as error:
+        reason = str(error).split("\n")[0]
+        raise WeightsError(
+            f"{path} is no whole file of PyTorch: {reason}"
+        ) from None
+    if not hasattr(content, "items"):
+        raise WeightsError(
+            f"{path} holds no state dict but {type(content).__name__}."
+        )
+    return content
+
+
+def _legacy_h5(path):
+    """Reads the format of keras.applications: a group for each layer."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise WeightsError(f"{path} is no whole HDF5 file: {error}") from None
+    with file:
+        root = file.get("model_weights", file)
+        if "layer_names" not in root.attrs:
+            raise WeightsError(
+                f"{path} names no layers, as the files of keras.applications "
+                "do. Files of Keras 3 end in .weights.h5 or .keras."
+            )
+        arrays = {}
+        for layer in map(_text, root.attrs["layer_names"]):
+            for weight in map(_text, root[layer].attrs["weight_names"]):
+                kind = weight.rpartition("/")[2].removesuffix(":0")
+                arrays[f"{layer}/{kind}"] = root[layer][weight][()]
+        return arrays
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read_model(path):
+    """Loads a `.keras` file; what it would need code for is refused."""
+    path = check(path)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except WeightsError:
+        raise
+    # Keras raises errors of many classes for broken files.
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise WeightsError(f"{path} cannot be loaded: {reason}") from error

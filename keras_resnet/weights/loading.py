@@ -1,0 +1,499 @@
+"""Loading: every tensor is used and every weight filled, or nothing is."""
+
+import os
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet import blocks
+from keras_resnet.weights import files, sources
+from keras_resnet.weights.errors import WeightsError
+
+BLOCK = re.compile(r"stage(\d+)_block(\d+)")
+SHOWN = 6  # names in an error
+
+
+def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
+    """Loads weights that were trained in PyTorch, by their names.
+
+    The names of torchvision, timm, transformers and akamaster's CIFAR
+    networks are recognized, with or without `module.` before them, and so are
+    those of `keras.applications`. Every tensor must be used and every weight
+    of the network filled, or else an error says what is missing, left over or
+    of another shape, and the model is unchanged. No code that a file brings
+    is run. PyTorch is needed only to read its own file format.
+
+    What the source leaves out is adapted, so that the outputs in inference
+    are the source's: biases of convolutions and another `epsilon` go into the
+    normalization that follows, and akamaster's zero channels on both sides of
+    option A are numbered anew.
+
+    Two things the tensors do not tell. Where bottlenecks stride: torchvision
+    and timm in the 3x3 convolution and `keras.applications` in the 1x1, so
+    that a `model` of the other kind is refused; transformers has both. And
+    whether a network has shortcuts without weights: a plain network takes
+    those of its twin with option A.
+
+    Args:
+        model: A network of this package, not folded. Layers that it was built
+            on (`input_tensor`) are left as they are.
+        source: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or
+            `.h5` file, or a mapping of names to arrays or tensors, such as a
+            state dict.
+        new_head: Boolean, `True` keeps the model's own head and leaves out the
+            source's: for another number of classes. A model without top never
+            has one. Defaults to `False`.
+        adapt_input: Boolean, `True` lets the number of input channels differ:
+            see `adapt_channels`. Defaults to `False`.
+
+    Raises:
+        WeightsError: A `ValueError`, if anything does not fit.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        origin, source = str(source), files.read(source)
+    elif hasattr(source, "items"):
+        origin = "The mapping"
+    else:
+        raise WeightsError(
+            "`source` must be a path or a mapping of names to arrays. "
+            f"Received: {type(source).__name__}"
+        )
+    assign(model, convert(model, source, origin, new_head, adapt_input))
+
+
+def targets(model):
+    """Returns the weights of a network by their paths: see `sources`."""
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, blocks.ResidualBlock):
+            parts = [p for p in layer._flatten_layers() if p is not layer]
+            for part in parts:
+                _collect(found, layer.name, part.name, part)
+        elif layer.name in ("stem_conv", "stem_bn", "head"):
+            _collect(found, layer.name, "", layer)
+    names = {layer for layer, *_ in found}
+    if not {"stem_conv", "stem_bn", "stage1_block1"} <= names:
+        raise WeightsError(
+            f"Model {model.name!r} is no network of this package, or it is "
+            "folded. Load the weights first, then fold or build on it."
+        )
+    return found
+
+
+def _collect(found, name, part_name, layer):
+    for weight in ("kernel", "bias", *sources.WEIGHTS["bn"]):
+        variable = getattr(layer, weight, None)
+        if variable is not None:
+            found[name, part_name, weight] = variable
+
+
+def convert(model, source, origin, new_head=False, adapt_input=False):
+    """Returns the arrays of a source for a model, by path, after all checks.
+
+    Args:
+        model, source, new_head, adapt_input: See `load_torch_weights`.
+        origin: String, what errors call the source.
+    """
+    weights = targets(model)
+    source = sources.unwrap(source)
+    if not source:
+        raise WeightsError(f"{origin} holds no tensors.")
+    key, meanings = sources.recognize(source)
+    if key is None:
+        raise WeightsError(
+            f"{origin} does not name its tensors as {', '.join(_known())} do: "
+            f"{_listed(source)}."
+        )
+    naming = sources.NAMINGS[key]
+    _check_stride(model, naming, key, origin)
+    leftover = [
+        name
+        for name in source
+        if name not in meanings and not re.fullmatch(naming.ignored, name)
+    ]
+    arrays = {}
+    for name, path in meanings.items():
+        arrays[path] = sources.to_ours(
+            naming, path, _array(source[name], name, origin)
+        )
+    # Before the head is left out: it may be what is broken.
+    _check_finite(arrays, naming, origin)
+    if new_head or ("head", "", "kernel") not in weights:
+        arrays = {p: a for p, a in arrays.items() if p[0] != "head"}
+        if new_head:
+            weights = {p: v for p, v in weights.items() if p[0] != "head"}
+    _fold_biases(arrays)
+    _check_architecture(arrays, weights, origin)
+    if adapt_input:
+        stem = ("stem_conv", "", "kernel")
+        arrays[stem] = adapt_channels(arrays[stem], weights[stem].shape[2])
+    problems = [
+        _problem(
+            "missing", [naming.name(p) for p in weights if p not in arrays]
+        ),
+        _problem(
+            "left over",
+            leftover + [naming.name(p) for p in arrays if p not in weights],
+        ),
+        _problem(
+            "of another shape",
+            [
+                f"{naming.name(p)} {_shape(a)} for {_shape(weights[p])}"
+                for p, a in arrays.items()
+                if p in weights and a.shape != tuple(weights[p].shape)
+            ],
+        ),
+    ]
+    if any(problems):
+        raise WeightsError(
+            f"{origin} ({key} names) does not fit model {model.name!r}. "
+            + " ".join(filter(None, problems))
+            + _hint(arrays, weights)
+        )
+    if naming.centred_zeros:
+        _renumber(model, arrays)
+    if naming.epsilon is not None:
+        _shift_variances(model, arrays, naming.epsilon)
+    return arrays
+
+
+def assign(model, arrays):
+    """Gives a network arrays by path, all of which are known to fit."""
+    weights = targets(model)
+    for path, array in arrays.items():
+        weights[path].assign(array.astype("float32"))
+
+
+def _known():
+    return [key for key in sources.NAMINGS if key != "keras_resnet"]
+
+
+def _listed(names):
+    names = [str(name) for name in names]
+    more = len(names) - SHOWN
+    text = ", ".join(names[:SHOWN])
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def _shape(array):
+    return "x".join(map(str, array.shape)) or "scalar"
+
+
+def _problem(kind, names):
+    return f"{len(names)} {kind}: {_listed(names)}." if names else ""
+
+
+def _hint(arrays, weights):
+    """Says what to do if only the head or the input differ."""
+    differ = {
+        path
+        for path in {*arrays, *weights}
+        if path not in arrays
+        or path not in weights
+        or arrays[path].shape != tuple(weights[path].shape)
+    }
+    if {layer for layer, *_ in differ} == {"head"}:
+        head = ("head", "", "kernel")
+        if head in arrays and arrays[head].ndim == 2:
+            return (
+                f" Build it with classes={arrays[head].shape[1]}, or keep the "
+                "model's own head by `new_head=True`."
+            )
+        return " Keep the model's own head by `new_head=True`."
+    if differ == {("stem_conv", "", "kernel")}:
+        return " Adapt the first convolution by `adapt_input=True`."
+    return ""
+
+
+def _array(value, name, origin):
+    """Returns a tensor of any framework as a NumPy array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if value.is_floating_point():
+            # NumPy has no bfloat16; float32 holds each of its numbers.
+            value = value if value.element_size() > 2 else value.float()
+        value = value.numpy()
+    elif ops.is_tensor(value) or isinstance(value, keras.Variable):
+        value = ops.convert_to_numpy(value)
+    try:
+        value = np.asarray(value)
+        # Types of ml_dtypes, such as bfloat16, are of kind "V".
+        if value.dtype.kind == "V":
+            value = value.astype("float32")
+    except (TypeError, ValueError):
+        value = np.asarray(None)
+    if value.dtype.kind != "f":
+        raise WeightsError(
+            f"{origin}: {name} holds no floating-point numbers but "
+            f"{value.dtype}."
+        )
+    return value
+
+
+def _check_finite(arrays, naming, origin):
+    broken = [
+        naming.name(path)
+        for path, array in arrays.items()
+        # What float32 cannot hold would become infinite.
+        if not np.isfinite(array).all()
+        or (array.size and np.abs(array).max() > np.finfo("float32").max)
+    ]
+    if broken:
+        raise WeightsError(
+            f"{origin} holds numbers that are not finite, in {len(broken)} "
+            f"tensors: {_listed(broken)}."
+        )
+    negative = [
+        naming.name(path)
+        for path, array in arrays.items()
+        if path[-1] == "moving_variance" and (array < 0).any()
+    ]
+    if negative:
+        raise WeightsError(
+            f"{origin} holds negative variances: {_listed(negative)}."
+        )
+
+
+def stride_of(model):
+    """Returns where a model's bottlenecks stride, `None` if none does."""
+    places = {
+        layer.bottleneck_stride
+        for layer in model.layers
+        if isinstance(layer, blocks.ResidualBlock)
+        and layer.bottleneck
+        and layer.stride != 1
+    }
+    return places.pop() if places else None
+
+
+def _check_stride(model, naming, key, origin):
+    check_stride(model, naming.bottleneck_stride, f"{origin} ({key} names)")
+
+
+def check_stride(model, expected, origin):
+    """Raises `WeightsError` if bottlenecks stride where a source's do not."""
+    place = stride_of(model)
+    if expected is not None and place not in (None, expected):
+        raise WeightsError(
+            f"{origin} is of a network that strides in the {expected} "
+            f"convolution of a bottleneck, and model {model.name!r} strides "
+            f"in the {place}: the shapes fit, the outputs would not. Build it "
+            f"with bottleneck_stride={expected!r}."
+        )
+
+
+def _check_architecture(arrays, weights, origin):
+    """Raises in plain words if depth, blocks or shortcuts differ."""
+    theirs, ours = _description(arrays), _description(weights)
+    for words, a, b in zip(
+        ("blocks per stage", "convolutions per block", "projections"),
+        theirs,
+        ours,
+        strict=True,
+    ):
+        if a != b:
+            raise WeightsError(
+                f"{origin} is of another network. Its {words}: {a}; the "
+                f"model's: {b}."
+                + (
+                    " Build the model with the `shortcut` of the weights: "
+                    "'A' has no projections, 'B' one where the shape "
+                    "changes, 'C' one in every block."
+                    if words == "projections"
+                    else ""
+                )
+            )
+
+
+def _description(paths):
+    """Returns blocks per stage, convolutions per block, and projections."""
+    per_stage = {}
+    convolutions = set()
+    projections = []
+    for layer, part, weight in paths:
+        match = BLOCK.fullmatch(layer)
+        if match and weight == "kernel":
+            stage, block = map(int, match.groups())
+            per_stage[stage] = max(block, per_stage.get(stage, 0))
+            if part == "shortcut_conv":
+                projections.append((stage, block))
+            else:
+                convolutions.add(int(part[-1]))
+    by_stage = [sum(s == stage for s, _ in projections) for stage in per_stage]
+    return (
+        tuple(n for _, n in sorted(per_stage.items())),
+        max(convolutions, default=0),
+        f"{by_stage} by stage" if projections else "none",
+    )
+
+
+def _fold_biases(arrays):
+    """Moves the biases of convolutions into the normalizations after them.
+
+    `y + bias - mean` is `y - (mean - bias)`.
+    """
+    for path in list(arrays):
+        layer, part, weight = path
+        if weight != "bias" or layer == "head":
+            continue
+        after = (
+            ("stem_bn", "", "moving_mean")
+            if layer == "stem_conv"
+            else (layer, part.replace("conv", "bn"), "moving_mean")
+        )
+        mean = arrays.get(after)
+        if mean is not None and mean.shape == arrays[path].shape:
+            arrays[after] = mean.astype("float64") - arrays.pop(path)
+
+
+def _shift_variances(model, arrays, epsilon, back=False):
+    """Makes `variance + epsilon` the source's where the epsilons differ."""
+    for path, array in arrays.items():
+        layer, part, weight = path
+        if weight == "moving_variance":
+            bn = model.get_layer(layer)
+            bn = getattr(bn, part) if part else bn
+            shift = bn.epsilon - epsilon if back else epsilon - bn.epsilon
+            if shift:
+                arrays[path] = array.astype("float64") + shift
+
+
+def adapt_channels(kernel, channels):
+    """Returns a first convolution for another number of input channels.
+
+    For one channel the kernel is summed over the old channels: a grey image
+    gives what it would give as a coloured one. For other numbers the old
+    channels are repeated in turn, and scaled so that their sum stays about
+    the same.
+
+    Args:
+        kernel: Array, `(rows, columns, old channels, filters)`.
+        channels: Integer, number of new channels.
+    """
+    old = kernel.shape[2]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = kernel[:, :, np.arange(channels) % old]
+    return repeated * np.asarray(old / channels, kernel.dtype)
+
+
+def _orders(model):
+    """Returns the order of the channels between blocks, by layer name."""
+    residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
+    channels = {0: residual[0].conv1.kernel.shape[2]}
+    for block in residual:
+        stage = int(BLOCK.fullmatch(block.name)[1])
+        channels[stage] = block.out_channels
+    plain = not all(b.residual and b.shortcut == "A" for b in residual)
+    if plain:
+        orders = [np.arange(n) for n in channels.values()]
+    else:
+        orders = sources.channel_order(list(channels.values()))
+    orders = dict(zip(channels, orders, strict=True))
+    between = {"head": orders[max(orders)]}
+    before = orders[0]
+    for block in residual:
+        after = orders[int(BLOCK.fullmatch(block.name)[1])]
+        between[block.name] = before, after
+        before = after
+    return between
+
+
+def _renumber(model, arrays, back=False):
+    """Numbers the channels between blocks as this package does, or back."""
+    orders = _orders(model)
+    if back:
+        orders = {
+            name: (
+                tuple(map(np.argsort, order))
+                if isinstance(order, tuple)
+                else np.argsort(order)
+            )
+            for name, order in orders.items()
+        }
+    for path, array in arrays.items():
+        layer, part, weight = path
+        if layer == "head":
+            if weight == "kernel":
+                arrays[path] = array[orders["head"]]
+        elif not layer.startswith("stem"):
+            before, after = orders[layer]
+            last = "3" if (layer, "conv3", "kernel") in arrays else "2"
+            if part == "conv1" and weight == "kernel":
+                arrays[path] = array[:, :, before]
+            elif part in (f"conv{last}", f"bn{last}"):
+                arrays[path] = array[..., after]
+
+
+def to_arrays(model, naming):
+    """Returns a model's weights in the names and layout of a source."""
+    found = sources.NAMINGS[naming]
+    arrays = {
+        path: ops.convert_to_numpy(ops.convert_to_tensor(variable)).copy()
+        for path, variable in targets(model).items()
+    }
+    if found.centred_zeros:
+        _renumber(model, arrays, back=True)
+    if found.epsilon is not None:
+        _shift_variances(model, arrays, found.epsilon, back=True)
+    return {
+        found.name(path): np.ascontiguousarray(
+            sources.to_source(found, path, array), "float32"
+        )
+        for path, array in arrays.items()
+    }
+
+
+def to_torch_state_dict(model, naming="torchvision"):
+    """Returns a network's weights as a state dict of PyTorch.
+
+    `load_state_dict` of the same network there takes it, and computes the
+    same in inference. What `load_torch_weights` has read comes back bit for
+    bit. Every normalization also gets PyTorch's count of batches, as zero.
+
+    Args:
+        model: A network of this package, not folded.
+        naming: `"torchvision"` (default; also timm's), `"transformers"` or
+            `"akamaster"` (for the CIFAR networks with option A, whose zero
+            channels are on both sides). A network with
+            `bottleneck_stride="1x1"` needs `"transformers"`, there called
+            `downsample_in_bottleneck=True`.
+
+    Returns:
+        A dictionary from names to float32 tensors of PyTorch on the CPU,
+        which share no memory with the model. PyTorch must be installed.
+
+    Raises:
+        WeightsError: A `ValueError`, for an unknown naming, and where a
+            network of that naming would compute something else.
+    """
+    if naming not in sources.TORCH_NAMINGS:
+        raise WeightsError(
+            f"`naming` must be one of {', '.join(sources.TORCH_NAMINGS)}. "
+            f"Received: naming={naming!r}"
+        )
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise WeightsError(
+            "A state dict holds PyTorch's tensors, and PyTorch is not "
+            "installed."
+        ) from None
+    expected = sources.NAMINGS[naming].bottleneck_stride
+    if expected is not None and stride_of(model) not in (None, expected):
+        raise WeightsError(
+            f"Networks of {naming} stride in the {expected} convolution of a "
+            f"bottleneck, and model {model.name!r} in the {stride_of(model)}. "
+            "naming='transformers' has both."
+        )
+    state = {}
+    for name, array in to_arrays(model, naming).items():
+        state[name] = torch.from_numpy(array)
+        if name.endswith(".running_var"):
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            state[counter] = torch.tensor(0)
+    return state

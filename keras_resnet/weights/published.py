@@ -1,0 +1,306 @@
+"""What `weights=` may name: published weights, repositories and files."""
+
+import math
+import os
+import re
+
+import h5py
+import numpy as np
+
+from keras_resnet import blocks, preprocessing
+from keras_resnet.resnet import IMAGENET_SPECS
+from keras_resnet.weights import files, hub, loading
+from keras_resnet.weights.errors import WeightsError
+
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+    "resnet{depth}_weights_tf_dim_ordering_tf_kernels{notop}.h5"
+)
+# MD5 with and without top.
+KERAS_MD5 = {
+    50: (
+        "2cb95161c43110f7111970584f804107",
+        "4d473c1dd8becc155b73f8504c6f6626",
+    ),
+    101: (
+        "f1aeb4b969a6efcfb50fad2f0c20cfc5",
+        "88cf7a10940856eca736dc7b7e228a21",
+    ),
+    152: (
+        "100835be76be38e30d865e96f2aaae62",
+        "ee4c566cf9a93f14d82f913c2dc6dd0c",
+    ),
+}
+# The numbers that transformers' files give to interpolations, from Pillow.
+PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+KERAS = "keras"
+IMAGENET = "imagenet"
+
+
+def check(weights):
+    """Returns `weights` if it may name any, else raises `WeightsError`.
+
+    Called before a network is built, which takes longer than a mistyped name.
+    """
+    if weights in (None, IMAGENET, KERAS) or isinstance(weights, os.PathLike):
+        return weights
+    if isinstance(weights, str):
+        if os.path.exists(weights) or _is_repository(weights):
+            return weights
+        if weights.endswith(files.ENDINGS):
+            raise WeightsError(f"There is no file {weights!r}.")
+    raise WeightsError(
+        "`weights` must be None, 'imagenet', 'keras', a repository of the "
+        "Hugging Face hub such as 'timm/resnet50.a1_in1k', or the path of a "
+        f"file ending in {', '.join(files.ENDINGS)}. "
+        f"Received: weights={weights!r}"
+    )
+
+
+def _is_repository(weights):
+    return bool(hub.REPOSITORY.fullmatch(weights)) and not weights.endswith(
+        files.ENDINGS
+    )
+
+
+def load(model, weights, *, new_head, adapt_input):
+    """Loads what `weights` names, with the preprocessing that belongs to it.
+
+    Args:
+        model: A network that was just built.
+        weights: See `check`.
+        new_head, adapt_input: See `load_torch_weights`.
+    """
+    options = {"new_head": new_head, "adapt_input": adapt_input}
+    is_file = isinstance(weights, os.PathLike) or os.path.exists(weights)
+    if weights == IMAGENET:
+        depth = _depth(model, weights, tuple(IMAGENET_SPECS))
+        _load_repository(model, f"timm/resnet{depth}.tv_in1k", options)
+    elif weights == KERAS:
+        _load_keras(model, options)
+    elif is_file:
+        _load_file(model, files.check(weights), options)
+    else:
+        _load_repository(model, weights, options)
+
+
+def _channels(model):
+    return loading.targets(model)["stem_conv", "", "kernel"].shape[2]
+
+
+def _depth(model, weights, published):
+    """Returns the depth of a network of the paper, if it is published."""
+    residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
+    stages = [int(loading.BLOCK.fullmatch(b.name)[1]) for b in residual]
+    depths = tuple(stages.count(s) for s in range(1, max(stages) + 1))
+    for depth, spec in IMAGENET_SPECS.items():
+        if spec == (residual[0].bottleneck, depths) and depth in published:
+            return depth
+    raise WeightsError(
+        f"weights={weights!r} are published for ImageNet's ResNet-"
+        f"{', '.join(map(str, published))}, and model {model.name!r} is none "
+        "of them."
+    )
+
+
+def _load_keras(model, options):
+    depth = _depth(model, KERAS, tuple(KERAS_MD5))
+    loading.check_stride(model, "1x1", "weights='keras'")
+    notop = options["new_head"] or ("head", "", "kernel") not in (
+        loading.targets(model)
+    )
+    url = KERAS_URL.format(depth=depth, notop="_notop" if notop else "")
+    path = hub.file(url, KERAS_MD5[depth][notop])
+    _convert(model, files.read(path), path.name, options)
+    _prepare(model, preprocessing.PREPROCESSINGS["keras"])
+
+
+def _load_repository(model, repository, options):
+    config = hub.read_json(repository, "config.json")
+    images, stride = describe(repository, config)
+    loading.check_stride(model, stride, repository)
+    path = hub.repository_file(repository, "model.safetensors")
+    _convert(model, files.read(path), repository, options)
+    _prepare(model, images)
+
+
+def _prepare(model, images):
+    model.preprocessing = images.for_channels(_channels(model))
+
+
+def _convert(model, source, origin, options):
+    loading.assign(model, loading.convert(model, source, origin, **options))
+
+
+def describe(repository, config):
+    """Returns the preprocessing and stride that a repository states.
+
+    Args:
+        repository: String, `"owner/name"`.
+        config: Content of its `config.json`.
+
+    Returns:
+        A `Preprocessing`, and `"1x1"` or `"3x3"`.
+
+    Raises:
+        WeightsError: If the repository holds another kind of network, also
+            one whose tensors have the same names and shapes.
+    """
+    try:
+        if config.get("model_type") == "resnet":
+            return _describe_transformers(repository, config)
+        if re.fullmatch(r"resnet\d+", config.get("architecture", "")):
+            return _describe_timm(config.get("pretrained_cfg", config)), "3x3"
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise WeightsError(
+            f"{repository}: its configuration is not understood: "
+            f"{type(error).__name__} {error}."
+        ) from None
+    found = config.get("architecture") or config.get("model_type")
+    raise WeightsError(
+        f"{repository} holds {found!r}, which is none of the networks of He "
+        "et al. 2015."
+    )
+
+
+def _describe_timm(config):
+    size = config["input_size"][-1]
+    if config.get("crop_mode", "center") != "center":
+        raise WeightsError(
+            f"Images are cropped by crop_mode={config['crop_mode']!r}, which "
+            "is not supported."
+        )
+    return preprocessing.Preprocessing(
+        mean=config["mean"],
+        std=config["std"],
+        size=size,
+        # Rounded down, as timm does.
+        resize=math.floor(size / config["crop_pct"]),
+        interpolation=config["interpolation"],
+    )
+
+
+def _describe_transformers(repository, config):
+    if config.get("hidden_act", "relu") != "relu" or config.get(
+        "downsample_in_first_stage", False
+    ):
+        raise WeightsError(
+            f"{repository} holds a network with another activation, or that "
+            "strides in the first stage."
+        )
+    stride = "1x1" if config.get("downsample_in_bottleneck") else "3x3"
+    images = hub.read_json(repository, "preprocessor_config.json")
+    size = images["size"]
+    if isinstance(size, dict):
+        size = size["shortest_edge"]
+    # As its image processor for ConvNeXT: only below 384 pixels is a margin
+    # cut off.
+    share = images.get("crop_pct", 224 / 256) if size < 384 else 1
+    return (
+        preprocessing.Preprocessing(
+            mean=images["image_mean"],
+            std=images["image_std"],
+            scale=images.get("rescale_factor", 1 / 255),
+            size=size,
+            resize=int(size / share),
+            interpolation=PILLOW[images.get("resample", 3)],
+        ),
+        stride,
+    )
+
+
+def _load_file(model, path, options):
+    if path.name.endswith(".weights.h5"):
+        _load_keras_weights(model, path)
+    elif path.suffix == ".keras":
+        _load_keras_model(model, path, options)
+    else:
+        _convert(model, files.read(path), str(path), options)
+
+
+def _load_keras_weights(model, path):
+    """Lets Keras load its own file, which has no names of layers to check."""
+    before = model.get_weights()
+    try:
+        stored = _count_arrays(path)
+        if stored > len(before):
+            raise WeightsError(
+                f"{path} holds {stored} arrays, and model {model.name!r} has "
+                f"{len(before)}: it is of another network."
+            )
+        model.load_weights(path)
+        if not all(np.isfinite(w).all() for w in model.get_weights()):
+            raise WeightsError(f"{path} holds numbers that are not finite.")
+    except Exception as error:
+        model.set_weights(before)
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{path} does not fit model {model.name!r}; only a .keras file "
+            "can be loaded with another number of classes or channels. "
+            f"{error}"
+        ) from error
+
+
+def _count_arrays(path):
+    """Counts a file's arrays, without those of what was compiled."""
+    names = []
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+    return sum(
+        name.partition("/")[0] in ("layers", "_layer_checkpoint_dependencies")
+        for name in names
+    )
+
+
+def _load_keras_model(model, path, options):
+    stored = files.read_model(path)
+    try:
+        arrays = {
+            "/".join(filter(None, k)): v
+            for k, v in loading.targets(stored).items()
+        }
+    except (WeightsError, AttributeError):
+        # A model of another package, whose names may be known.
+        arrays = {v.path: v for v in getattr(stored, "weights", ())}
+    else:
+        loading.check_stride(model, loading.stride_of(stored), str(path))
+        _check_shortcuts(model, stored, path)
+    if _same(model, stored):
+        # Layers that the network is built on have weights too.
+        values = stored.get_weights()
+        if not all(np.isfinite(w).all() for w in values):
+            raise WeightsError(f"{path} holds numbers that are not finite.")
+        model.set_weights(values)
+    else:
+        _convert(model, arrays, str(path), options)
+    images = getattr(stored, "preprocessing", None)
+    if images is not None:
+        _prepare(model, images)
+
+
+def _same(model, stored):
+    """Whether two models have the same weights, by name and shape."""
+    a, b = (
+        [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
+    )
+    return a == b
+
+
+def _check_shortcuts(model, stored, path):
+    """Compares what the shapes of weights do not tell."""
+    theirs, ours = (
+        {b.residual for b in m.layers if isinstance(b, blocks.ResidualBlock)}
+        for m in (stored, model)
+    )
+    if theirs != ours:
+        kinds = {True: "a residual", False: "a plain"}
+        raise WeightsError(
+            f"{path} is of {kinds[theirs.pop()]} network, and model "
+            f"{model.name!r} is not: residual={ours.pop()}."
+        )

@@ -1,0 +1,266 @@
+"""The names that published weights give to the layers of a network.
+
+A weight of this package is known by its path, such as
+`("stage2_block1", "conv1", "kernel")` or `("head", "", "bias")`. A `Naming`
+translates paths to the names of a source, one way only: what a name means is
+found by translating the paths of all layers there could be.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+KERAS_EPSILON = 1.001e-5
+TORCH_EPSILON = 1e-5
+WEIGHTS = {
+    "conv": ("kernel", "bias"),
+    "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+TORCH_WEIGHTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """The names of one source.
+
+    Args:
+        stem: Pair of strings, the stem's convolution and normalization.
+        block: Function of stage and block, both from 1, that returns the
+            beginning of the names within a block.
+        conv, bn: Functions of the convolution's number within the block, from
+            1, that return a layer's name.
+        shortcut: Pair of strings, the projection's.
+        head: String, the classifier.
+        weight: Function of our name of a weight that returns the end of the
+            source's.
+        torch: Boolean, whether arrays are laid out as PyTorch does.
+        ignored: Regular expression of names that hold no weight.
+        centred_zeros: Boolean, whether option A adds zero channels on both
+            sides of the others, not after them.
+        bottleneck_stride: Where bottlenecks stride; `None` where the source
+            does not tell.
+        epsilon: Float, that of the source's normalizations; `None` for any.
+    """
+
+    stem: tuple
+    block: Callable
+    conv: Callable
+    bn: Callable
+    shortcut: tuple
+    head: str
+    weight: Callable
+    torch: bool = True
+    ignored: str = r".*num_batches_tracked"
+    centred_zeros: bool = False
+    bottleneck_stride: str | None = None
+    epsilon: float | None = TORCH_EPSILON
+
+    def name(self, path):
+        """Returns the source's name of a weight."""
+        layer, part, weight = path
+        if layer == "head":
+            base = self.head
+        elif layer.startswith("stem"):
+            base = self.stem[layer == "stem_bn"]
+        else:
+            stage, block = map(int, re.findall(r"\d+", layer))
+            base = self.block(stage, block)
+            if part.startswith("shortcut"):
+                base += self.shortcut[part == "shortcut_bn"]
+            else:
+                kind, number = re.fullmatch(r"(conv|bn)(\d)", part).groups()
+                base += getattr(self, kind)(int(number))
+        return base + self.weight(weight)
+
+
+def _torch_weight(weight):
+    return "." + TORCH_WEIGHTS[weight]
+
+
+TORCHVISION = Naming(
+    stem=("conv1", "bn1"),
+    block=lambda stage, block: f"layer{stage}.{block - 1}.",
+    conv=lambda i: f"conv{i}",
+    bn=lambda i: f"bn{i}",
+    shortcut=("downsample.0", "downsample.1"),
+    head="fc",
+    weight=_torch_weight,
+    bottleneck_stride="3x3",
+)
+TRANSFORMERS = Naming(
+    stem=(
+        "resnet.embedder.embedder.convolution",
+        "resnet.embedder.embedder.normalization",
+    ),
+    block=lambda stage, block: (
+        f"resnet.encoder.stages.{stage - 1}.layers.{block - 1}."
+    ),
+    conv=lambda i: f"layer.{i - 1}.convolution",
+    bn=lambda i: f"layer.{i - 1}.normalization",
+    shortcut=("shortcut.convolution", "shortcut.normalization"),
+    head="classifier.1",
+    weight=_torch_weight,
+)
+NAMINGS = {
+    # torchvision and timm.
+    "torchvision": TORCHVISION,
+    "transformers": TRANSFORMERS,
+    # akamaster/pytorch_resnet_cifar10.
+    "akamaster": dataclasses.replace(
+        TORCHVISION,
+        shortcut=("shortcut.0", "shortcut.1"),
+        head="linear",
+        centred_zeros=True,
+    ),
+    "keras.applications": Naming(
+        stem=("conv1_conv", "conv1_bn"),
+        block=lambda stage, block: f"conv{stage + 1}_block{block}_",
+        conv=lambda i: f"{i}_conv",
+        bn=lambda i: f"{i}_bn",
+        shortcut=("0_conv", "0_bn"),
+        head="predictions",
+        weight=lambda weight: f"/{weight}",
+        torch=False,
+        bottleneck_stride="1x1",
+        epsilon=KERAS_EPSILON,
+    ),
+    # This package's own, from another of its models.
+    "keras_resnet": Naming(
+        stem=("stem_conv", "stem_bn"),
+        block=lambda stage, block: f"stage{stage}_block{block}/",
+        conv=lambda i: f"conv{i}",
+        bn=lambda i: f"bn{i}",
+        shortcut=("shortcut_conv", "shortcut_bn"),
+        head="head",
+        weight=lambda weight: f"/{weight}",
+        torch=False,
+        epsilon=None,
+    ),
+}
+TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
+
+
+def recognize(names):
+    """Returns the naming that knows most of `names`, and what they mean.
+
+    Args:
+        names: Collection of strings.
+
+    Returns:
+        The name of the naming and a dictionary from names to paths. Names
+        without meaning are absent. `(None, {})` if no naming knows any
+        weight of a stem.
+    """
+    found = {key: _meanings(n, set(names)) for key, n in NAMINGS.items()}
+    found = {
+        key: meanings
+        for key, meanings in found.items()
+        if ("stem_conv", "", "kernel") in meanings.values()
+    }
+    if not found:
+        return None, {}
+    # Of equals the first, torchvision: a network without head may be either.
+    best = max(found, key=lambda key: len(found[key]))
+    return best, found[best]
+
+
+def _meanings(naming, names):
+    """Returns the paths of those `names` that a naming knows."""
+    meanings = {}
+
+    def collect(layer, part, kind):
+        paths = [(layer, part, weight) for weight in WEIGHTS[kind]]
+        known = {naming.name(path): path for path in paths}
+        known = {name: path for name, path in known.items() if name in names}
+        meanings.update(known)
+        return bool(known)
+
+    collect("stem_conv", "", "conv")
+    collect("stem_bn", "", "bn")
+    collect("head", "", "conv")
+    parts = [(f"{k}{i}", k) for i in (1, 2, 3) for k in WEIGHTS]
+    parts += [("shortcut_conv", "conv"), ("shortcut_bn", "bn")]
+    stage, block, found = 1, 1, True
+    # On to the next stage after a block that is not there, and to the end
+    # after a stage that is not.
+    while found or block > 1:
+        if not found:
+            stage, block = stage + 1, 1
+        layer = f"stage{stage}_block{block}"
+        found = sum(collect(layer, *part) for part in parts) > 0
+        block += found
+    return meanings
+
+
+def unwrap(source):
+    """Returns the tensors of a state dict that may be wrapped.
+
+    Checkpoints often hold the state dict under a key, beside other things,
+    and that of a network on many devices begins all names with `module.`.
+    """
+    for key in ("state_dict", "model_state_dict", "model"):
+        inner = source.get(key)
+        if hasattr(inner, "items"):
+            source = inner
+            break
+    source = dict(source.items())
+    names = list(source)
+    if names and all(str(name).startswith("module.") for name in names):
+        source = {n.removeprefix("module."): v for n, v in source.items()}
+    # What transformers' network without classifier is called.
+    names = list(source)
+    if any(str(name).startswith("embedder.embedder.") for name in names):
+        source = {f"resnet.{n}": v for n, v in source.items()}
+    return source
+
+
+def to_ours(naming, path, value):
+    """Returns an array of a source in the order of axes that Keras has."""
+    if not naming.torch or path[-1] != "kernel":
+        return value
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value.T
+
+
+def to_source(naming, path, value):
+    """Undoes `to_ours`."""
+    if not naming.torch or path[-1] != "kernel":
+        return value
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    return value.T
+
+
+def channel_order(channels):
+    """Returns which of the source's channels each of ours is.
+
+    Option A with zero channels on both sides, as akamaster's: where a stage
+    widens, as many zero channels come before the old ones as after them. Ours
+    all come after. Both networks compute the same if the channels that pass
+    from block to block are numbered anew.
+
+    Args:
+        channels: Sequence of integers, the channels of the stem's output and
+            of each stage's.
+
+    Returns:
+        A list of integer arrays, one for the stem and one for each stage.
+    """
+    orders = [np.arange(channels[0])]
+    for before, after in itertools.pairwise(channels):
+        first = (after - before) // 2
+        old = orders[-1] + first
+        new = np.setdiff1d(np.arange(after), old)
+        orders.append(np.concatenate([old, new]))
+    return orders

@@ -1,0 +1,610 @@
+"""Weights of other packages: converted, checked, and given back."""
+
+import math
+import pickle
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from backend_worker import call
+from keras import ops
+
+import keras_resnet
+from keras_resnet import WeightsError, load_torch_weights, to_torch_state_dict
+from keras_resnet.weights import loading, sources
+
+DEPTHS = keras_resnet.resnet.IMAGENET_SPECS
+
+
+@pytest.fixture(autouse=True)
+def _channels_last():
+    data_format = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    yield
+    keras.config.set_image_data_format(data_format)
+
+
+def small(**options):
+    options = {
+        "depths": [1, 2],
+        "widths": [16, 32],
+        "stem": "cifar",
+        "classes": 7,
+        "input_shape": (16, 16, 3),
+        "classifier_activation": None,
+        **options,
+    }
+    return keras_resnet.ResNet(**options)
+
+
+def drawn(name, shape, rng):
+    """An array for a tensor of PyTorch, of the size that a trained one has."""
+    if len(shape) > 1:
+        value = rng.normal(scale=(2 / math.prod(shape[1:])) ** 0.5, size=shape)
+    elif name.endswith(("running_var", "moving_variance")):
+        value = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith(("weight", "gamma")):
+        value = rng.uniform(0.3, 0.7, shape)
+    else:
+        value = rng.normal(scale=0.1, size=shape)
+    return value.astype("float32")
+
+
+def state_of(model, naming="torchvision", seed=0):
+    """A state dict of arrays for a network, drawn at random."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: drawn(name, array.shape, rng)
+        for name, array in loading.to_arrays(model, naming).items()
+    }
+
+
+def values(model):
+    return [
+        ops.convert_to_numpy(ops.convert_to_tensor(v)).copy()
+        for v in model.variables
+    ]
+
+
+def assert_same_values(before, after):
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def transformers_network(depth):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    bottleneck, depths = DEPTHS[depth]
+    widths = [64, 128, 256, 512]
+    config = transformers.ResNetConfig(
+        depths=list(depths),
+        hidden_sizes=[4 * w for w in widths] if bottleneck else widths,
+        layer_type="bottleneck" if bottleneck else "basic",
+        num_labels=1000,
+    )
+    network = transformers.ResNetForImageClassification(config).eval()
+    rng = np.random.default_rng(depth)
+    state = {
+        name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
+        if value.is_floating_point()
+        else value
+        for name, value in network.state_dict().items()
+    }
+    network.load_state_dict(state)
+    return network
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
+    network = transformers_network(depth)
+    import torch
+
+    model = keras_resnet.ResNetImageNet(
+        depth, classifier_activation=None, input_shape=(64, 64, 3)
+    )
+    state = network.state_dict()
+    load_torch_weights(model, state)
+    x = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype("float32")
+    with torch.no_grad():
+        expected = network(
+            torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+        ).logits.numpy()
+    # Logits of a size at which 1e-4 says something.
+    assert 0.1 < expected.std() < 10
+    np.testing.assert_allclose(
+        call(model, x, training=False), expected, rtol=0, atol=1e-4
+    )
+    back = to_torch_state_dict(model, "transformers")
+    assert set(back) == set(state)
+    for name, value in state.items():
+        assert torch.equal(value, back[name]), name
+    # And PyTorch takes it.
+    network.load_state_dict(back)
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("as_file", [False, True])
+def test_logits_are_those_of_keras_applications(depth, as_file, tmp_path):
+    if as_file and depth != 50:
+        pytest.skip("the file is read alike at every depth")
+    build = getattr(keras.applications, f"ResNet{depth}")
+    theirs = build(
+        weights=None, classifier_activation=None, input_shape=(64, 64, 3)
+    )
+    rng = np.random.default_rng(depth)
+    for variable in theirs.variables:
+        shape = tuple(variable.shape)
+        kind = variable.path.rpartition("/")[2]
+        if kind == "kernel":
+            scale = (2 / math.prod(shape[:-1])) ** 0.5
+            value = rng.normal(scale=scale, size=shape)
+        elif kind == "moving_variance":
+            value = rng.uniform(0.5, 1.5, shape)
+        elif kind == "gamma":
+            value = rng.uniform(0.3, 0.7, shape)
+        else:
+            value = rng.normal(scale=0.1, size=shape)
+        variable.assign(value)
+    if as_file:
+        source = tmp_path / "weights.h5"
+        write_legacy_h5(source, theirs)
+    else:
+        source = {v.path: v for v in theirs.variables}
+    options = {"classifier_activation": None, "input_shape": (64, 64, 3)}
+    model = keras_resnet.ResNetImageNet(
+        depth, bottleneck_stride="1x1", **options
+    )
+    load_torch_weights(model, source)
+    x = rng.normal(size=(2, 64, 64, 3)).astype("float32")
+    expected = call(theirs, x, training=False)
+    assert 0.1 < expected.std() < 10
+    np.testing.assert_allclose(
+        call(model, x, training=False), expected, rtol=0, atol=1e-4
+    )
+    wrong = keras_resnet.ResNetImageNet(depth, **options)
+    with pytest.raises(WeightsError, match="bottleneck_stride='1x1'"):
+        load_torch_weights(wrong, source)
+
+
+def write_legacy_h5(path, model):
+    """Writes the layout that the files of keras.applications have."""
+    with h5py.File(path, "w") as file:
+        layers = [layer for layer in model.layers if layer.weights]
+        file.attrs["layer_names"] = [x.name.encode() for x in layers]
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
+            group.attrs["weight_names"] = [n.encode() for n in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name] = ops.convert_to_numpy(
+                    ops.convert_to_tensor(weight)
+                )
+
+
+def test_epsilon_of_keras_applications_is_theirs():
+    # Variances so small that the difference of the epsilons shows.
+    model = small(widths=[16, 16], bottleneck_stride="1x1")
+    state = state_of(model, "keras.applications")
+    state["conv1_bn/moving_variance"][:] = 1e-7
+    load_torch_weights(model, state)
+    found = ops.convert_to_numpy(model.get_layer("stem_bn").moving_variance)
+    np.testing.assert_allclose(found + 1e-5, 1e-7 + 1.001e-5, rtol=1e-6)
+
+
+# akamaster's CIFAR networks.
+
+
+def akamaster(state, x, depths):
+    """Logits of the network with zero channels on both sides, in PyTorch."""
+    import torch
+
+    F = torch.nn.functional
+    state = {n: torch.from_numpy(v) for n, v in state.items()}
+
+    def conv(x, name, stride):
+        return F.conv2d(x, state[f"{name}.weight"], stride=stride, padding=1)
+
+    def bn(x, name):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{name}.{n}"] for n in names))
+
+    x = F.relu(bn(conv(torch.from_numpy(x), "conv1", 1), "bn1"))
+    for stage, depth in enumerate(depths, start=1):
+        for i in range(depth):
+            name = f"layer{stage}.{i}"
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = F.relu(bn(conv(x, f"{name}.conv1", stride), f"{name}.bn1"))
+            y = bn(conv(y, f"{name}.conv2", 1), f"{name}.bn2")
+            shortcut = x[:, :, ::stride, ::stride]
+            half = (y.shape[1] - x.shape[1]) // 2
+            x = F.relu(y + F.pad(shortcut, (0, 0, 0, 0, half, half)))
+    x = x.mean(dim=(2, 3))
+    return F.linear(x, state["linear.weight"], state["linear.bias"]).numpy()
+
+
+def test_zero_channels_on_both_sides_are_handled_exactly():
+    torch = pytest.importorskip("torch")
+    model = keras_resnet.ResNet20(classifier_activation=None)
+    state = state_of(model, "akamaster")
+    checkpoint = {
+        "state_dict": {f"module.{name}": v for name, v in state.items()},
+        "best_prec1": 91.7,
+    }
+    load_torch_weights(model, checkpoint)
+    x = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype("float32")
+    expected = akamaster(state, x.transpose(0, 3, 1, 2).copy(), (3, 3, 3))
+    assert 0.3 < expected.std() < 10
+    np.testing.assert_allclose(
+        call(model, x, training=False), expected, rtol=0, atol=1e-4
+    )
+    back = to_torch_state_dict(model, "akamaster")
+    for name, value in state.items():
+        assert torch.equal(torch.from_numpy(value), back[name]), name
+    # The other naming has the zero channels after, and so other arrays.
+    other = to_torch_state_dict(model, "torchvision")
+    assert not torch.equal(
+        other["layer2.0.bn2.weight"], back["layer2.0.bn2.weight"]
+    )
+
+
+# Names, without PyTorch.
+
+
+@pytest.mark.parametrize("naming", sources.NAMINGS)
+@pytest.mark.parametrize("wrap", [False, True])
+def test_every_naming_is_recognized_and_comes_back(naming, wrap):
+    model = small(
+        bottleneck=True,
+        shortcut="B",
+        bottleneck_stride=("1x1" if naming == "keras.applications" else "3x3"),
+    )
+    state = state_of(model, naming)
+    source = {f"module.{n}": v for n, v in state.items()} if wrap else state
+    load_torch_weights(model, source)
+    back = loading.to_arrays(model, naming)
+    assert set(back) == set(state)
+    for name, value in state.items():
+        if naming == "keras.applications" and name.endswith("variance"):
+            # Another epsilon went there and comes back.
+            np.testing.assert_allclose(back[name], value, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_a_network_of_transformers_without_classifier():
+    model = small(include_top=False)
+    state = state_of(model, "transformers")
+    source = {n.removeprefix("resnet."): v for n, v in state.items()}
+    load_torch_weights(model, source)
+    back = loading.to_arrays(model, "transformers")
+    assert all((back[name] == value).all() for name, value in state.items())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_precisions_are_converted(dtype):
+    model = small()
+    state = {n: v.astype(dtype) for n, v in state_of(model).items()}
+    load_torch_weights(model, state)
+    back = loading.to_arrays(model, "torchvision")
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value.astype("float32"))
+
+
+# Everything that does not fit has its own error, and changes nothing.
+
+
+def without(state, *names):
+    return {n: v for n, v in state.items() if n not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            lambda s: without(s, "layer1.0.bn1.bias"),
+            ["1 missing: layer1.0.bn1.bias."],
+        ),
+        (
+            lambda s: {**s, "fc2.weight": np.zeros((2, 2), "float32")},
+            ["1 left over: fc2.weight."],
+        ),
+        (
+            lambda s: {**s, "layer1.0.conv3.bias": np.zeros(16, "float32")},
+            ["1 left over: layer1.0.conv3.bias."],
+        ),
+        (
+            lambda s: {**s, "bn1.weight": np.ones(8, "float32")},
+            ["1 of another shape: bn1.weight 8 for 16."],
+        ),
+        (
+            lambda s: {**s, "bn1.bias": np.full(16, np.nan, "float32")},
+            ["not finite", "bn1.bias"],
+        ),
+        (
+            lambda s: {**s, "bn1.bias": np.full(16, 1e39)},
+            ["not finite", "bn1.bias"],
+        ),
+        (
+            lambda s: {**s, "bn1.running_var": -s["bn1.running_var"]},
+            ["negative variances: bn1.running_var"],
+        ),
+        (
+            lambda s: {**s, "bn1.bias": np.arange(16)},
+            ["bn1.bias", "no floating-point", "int64"],
+        ),
+        (lambda s: {}, ["no tensors"]),
+        (
+            lambda s: {"a": np.zeros(3)},
+            ["does not name its tensors", "torchvision", ": a."],
+        ),
+        (
+            lambda s: without(s, "fc.weight", "fc.bias"),
+            ["2 missing: fc.weight, fc.bias.", "new_head=True"],
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(change, parts):
+    model = small()
+    before = values(model)
+    state = change(state_of(model))
+    with pytest.raises(WeightsError) as error:
+        load_torch_weights(model, state)
+    for part in parts:
+        assert part in str(error.value)
+    assert_same_values(before, values(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"depths": [2, 2]}, ["blocks per stage: (2, 2)", "model's: (1, 2)"]),
+        ({"shortcut": "A"}, ["projections: none", "[0, 1] by stage"]),
+        ({"shortcut": "C"}, ["[1, 2] by stage", "[0, 1] by stage", "'C'"]),
+        ({"bottleneck": True}, ["convolutions per block: 3", "model's: 2"]),
+        ({"classes": 9}, ["fc.weight 32x9 for 32x7", "classes=9", "new_head"]),
+        ({"input_shape": (16, 16, 1)}, ["3x3x1x16", "adapt_input=True"]),
+        ({"stem": "imagenet"}, ["conv1.weight 7x7x3x16 for 3x3x3x16"]),
+        ({"widths": [16, 48]}, ["of another shape", "and 8 more"]),
+    ],
+)
+def test_another_network_is_described(options, parts):
+    model = small()
+    before = values(model)
+    state = state_of(small(**options))
+    with pytest.raises(WeightsError) as error:
+        load_torch_weights(model, state)
+    for part in parts:
+        assert part in str(error.value)
+    assert_same_values(before, values(model))
+
+
+def test_wrong_stride_is_refused_where_the_source_tells():
+    ours = small(bottleneck=True, bottleneck_stride="1x1")
+    state = state_of(ours)
+    before = values(ours)
+    with pytest.raises(WeightsError, match="bottleneck_stride='3x3'"):
+        load_torch_weights(ours, state)
+    assert_same_values(before, values(ours))
+    # These names do not tell.
+    load_torch_weights(ours, state_of(ours, "transformers"))
+    # The way back is refused alike.
+    pytest.importorskip("torch")
+    with pytest.raises(WeightsError, match="naming='transformers'"):
+        to_torch_state_dict(ours)
+    to_torch_state_dict(ours, "transformers")
+
+
+def test_other_arguments_are_checked():
+    with pytest.raises(WeightsError, match="path or a mapping.*int"):
+        load_torch_weights(small(), 5)
+    with pytest.raises(WeightsError, match="naming='keras'"):
+        to_torch_state_dict(small(), "keras")
+    model = small()
+    state = state_of(model)
+    with pytest.raises(WeightsError, match="folded"):
+        load_torch_weights(keras_resnet.fold_batch_norm(model), state)
+    with pytest.raises(WeightsError, match="no network of this package"):
+        load_torch_weights(keras.Sequential([keras.layers.Dense(2)]), state)
+
+
+# Files.
+
+
+def test_safetensors(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "model.safetensors"
+    model = small()
+    state = state_of(model)
+    save_file(state, path)
+    load_torch_weights(model, path)
+    back = loading.to_arrays(model, "torchvision")
+    assert all((back[name] == value).all() for name, value in state.items())
+    assert_same_values(values(small(weights=str(path))), values(model))
+
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    before = values(model)
+    with pytest.raises(WeightsError, match="no whole safetensors file"):
+        load_torch_weights(model, path)
+    assert_same_values(before, values(model))
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_files_of_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = small()
+    state = {n: torch.from_numpy(v) for n, v in state_of(model).items()}
+    for ending in ("pth", "pt", "th"):
+        path = tmp_path / f"model.{ending}"
+        torch.save({"state_dict": state, "epoch": 3}, path)
+        again = small(weights=path)
+        back = to_torch_state_dict(again)
+        assert all(torch.equal(back[n], v) for n, v in state.items())
+    # Half precision that NumPy does not have.
+    torch.save({n: v.bfloat16() for n, v in state.items()}, path)
+    load_torch_weights(model, path)
+    back = to_torch_state_dict(model)
+    assert all(
+        torch.equal(back[n], v.bfloat16().float()) for n, v in state.items()
+    )
+
+
+def test_broken_files_of_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pth"
+    model = small()
+    before = values(model)
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, path)
+    whole = path.read_bytes()
+    contents = {
+        "is empty": b"",
+        "is no file of PyTorch": b"These are no weights.\n",
+        "is no whole file of PyTorch": whole[: len(whole) // 2],
+        "could run code": pickle.dumps(RunsCode(tmp_path / "ran")),
+    }
+    for message, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=message):
+            load_torch_weights(model, path)
+    torch.save({"state_dict": RunsCode(tmp_path / "ran")}, path)
+    with pytest.raises(WeightsError, match="could run code"):
+        load_torch_weights(model, path)
+    assert not (tmp_path / "ran").exists()
+    torch.save([torch.zeros(2)], path)
+    with pytest.raises(WeightsError, match="no state dict but list"):
+        load_torch_weights(model, path)
+    assert_same_values(before, values(model))
+
+
+def test_broken_files_of_keras(tmp_path):
+    path = tmp_path / "model.h5"
+    model = small()
+    path.write_text("no weights")
+    with pytest.raises(WeightsError, match="no whole HDF5 file"):
+        load_torch_weights(model, path)
+    with h5py.File(path, "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(WeightsError, match="names no layers"):
+        load_torch_weights(model, path)
+    path = tmp_path / "model.keras"
+    path.write_text("no weights")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        small(weights=path)
+    with pytest.raises(WeightsError, match="ends in .keras, .weights.h5"):
+        load_torch_weights(model, __file__)
+    with pytest.raises(WeightsError, match="There is no file"):
+        load_torch_weights(model, tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="is a folder"):
+        load_torch_weights(model, tmp_path)
+
+
+def test_keras_files_keep_what_fits(tmp_path):
+    path = tmp_path / "model.keras"
+    model = small(classes=10)
+    loading.assign(model, loading.convert(model, state_of(model), "the test"))
+    model.preprocessing = "cifar"
+    model.save(path)
+    # Another number of classes than CIFAR's, asked for.
+    again = small(classes=7, weights=path)
+    assert again.preprocessing == model.preprocessing
+    ours, theirs = (
+        loading.to_arrays(m, "keras_resnet") for m in (again, model)
+    )
+    for name in ours:
+        same = ours[name].shape == theirs[name].shape
+        assert same == (not name.startswith("head/"))
+        if same:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    # A grey image gives what it gives as a coloured one.
+    grey = small(classes=10, weights=path, input_shape=(16, 16, 1))
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype("float32")
+    np.testing.assert_allclose(
+        call(grey, x, training=False),
+        call(model, np.repeat(x, 3, axis=-1), training=False),
+        atol=1e-4,
+    )
+    assert len(grey.preprocessing.mean) == 1
+    with pytest.raises(WeightsError, match="[Pp]lain|residual"):
+        small(classes=10, weights=path, shortcut="A", residual=False)
+
+
+def test_keras_file_of_the_other_stride_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    small(bottleneck=True, bottleneck_stride="1x1").save(path)
+    with pytest.raises(WeightsError, match="bottleneck_stride='1x1'"):
+        small(bottleneck=True, weights=path)
+    small(bottleneck=True, bottleneck_stride="1x1", weights=path)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
+def test_weights_h5_is_all_or_nothing(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    model = small()
+    before = values(model)
+    from keras_resnet.weights import published
+
+    options = {"new_head": False, "adapt_input": False}
+    for other in (
+        small(classes=9),
+        small(depths=[1, 1]),
+        small(depths=[1, 3]),
+        small(shortcut="A"),
+    ):
+        other.save_weights(path)
+        with pytest.raises(WeightsError):
+            published.load(model, path, **options)
+        assert_same_values(before, values(model))
+    other = small()
+    other.get_layer("stem_bn").gamma.assign(np.full(16, np.nan))
+    other.save_weights(path)
+    with pytest.raises(WeightsError, match="not finite"):
+        published.load(model, path, **options)
+    assert_same_values(before, values(model))
+
+
+# Adapting.
+
+
+def test_new_head_keeps_the_models_own():
+    model = small(classes=9)
+    head = ops.convert_to_numpy(model.get_layer("head").kernel).copy()
+    state = state_of(small())
+    load_torch_weights(model, state, new_head=True)
+    back = loading.to_arrays(model, "torchvision")
+    for name, value in state.items():
+        if not name.startswith("fc."):
+            np.testing.assert_array_equal(back[name], value)
+    np.testing.assert_array_equal(back["fc.weight"].T, head)
+
+
+def test_no_top_leaves_out_the_head():
+    model = small(include_top=False)
+    state = state_of(small())
+    load_torch_weights(model, state)
+    back = loading.to_arrays(model, "torchvision")
+    assert {*state} - {*back} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_first_convolution_is_adapted(channels):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 5))
+    adapted = loading.adapt_channels(kernel, channels)
+    assert adapted.shape == (3, 3, channels, 5)
+    if channels in (1, 6):
+        # All of the old channels, equally often: images that are the same in
+        # all channels give the same.
+        np.testing.assert_allclose(adapted.sum(axis=2), kernel.sum(axis=2))
+    else:
+        np.testing.assert_allclose(
+            adapted[:, :, 1], kernel[:, :, 1] * 3 / channels
+        )

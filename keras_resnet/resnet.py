@@ -266,7 +266,7 @@ def _load_weights(model, weights, stem, classes):
     published.load(
         model,
         weights,
-        new_head=not default and any(x.name == "head" for x in model.layers),
+        may_change_head=not default,
         adapt_input=channels != 3,
     )
 

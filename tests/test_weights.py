@@ -363,10 +363,10 @@ def test_what_does_not_fit_is_named(change, parts):
         ({"shortcut": "A"}, ["projections: none", "[0, 1] by stage"]),
         ({"shortcut": "C"}, ["[1, 2] by stage", "[0, 1] by stage", "'C'"]),
         ({"bottleneck": True}, ["convolutions per block: 3", "model's: 2"]),
-        ({"classes": 9}, ["fc.weight 32x9 for 32x7", "classes=9", "new_head"]),
-        ({"input_shape": (16, 16, 1)}, ["3x3x1x16", "adapt_input=True"]),
-        ({"stem": "imagenet"}, ["conv1.weight 7x7x3x16 for 3x3x3x16"]),
-        ({"widths": [16, 48]}, ["of another shape", "and 8 more"]),
+        ({"classes": 9}, ["fc.weight 9x32 for 7x32", "classes=9", "new_head"]),
+        ({"input_shape": (16, 16, 1)}, ["16x1x3x3", "adapt_input=True"]),
+        ({"stem": "imagenet"}, ["conv1.weight 16x3x7x7 for 16x3x3x3"]),
+        ({"widths": [16, 48]}, ["of another shape", "26 of", "and 20 more"]),
     ],
 )
 def test_another_network_is_described(options, parts):
@@ -461,16 +461,16 @@ def test_files_of_pytorch(tmp_path):
 
 def test_broken_files_of_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
-    path = tmp_path / "model.pth"
+    path = tmp_path / "a.pth"
     model = small()
     before = values(model)
     torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, path)
     whole = path.read_bytes()
     contents = {
         "is empty": b"",
-        "is no file of PyTorch": b"These are no weights.\n",
-        "is no whole file of PyTorch": whole[: len(whole) // 2],
-        "could run code": pickle.dumps(RunsCode(tmp_path / "ran")),
+        "a.pth is no whole file of PyTorch": b"These are no weights.\n",
+        "no whole file of PyTorch": whole[: len(whole) // 2],
+        "could run code": pickle.dumps(RunsCode(tmp_path / "ran"), 2),
     }
     for message, content in contents.items():
         path.write_bytes(content)
@@ -553,7 +553,7 @@ def test_weights_h5_is_all_or_nothing(tmp_path):
     before = values(model)
     from keras_resnet.weights import published
 
-    options = {"new_head": False, "adapt_input": False}
+    options = {"may_change_head": False, "adapt_input": False}
     for other in (
         small(classes=9),
         small(depths=[1, 1]),

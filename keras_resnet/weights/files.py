@@ -1,6 +1,8 @@
 """Reading weights from files."""
 
 import pickle
+import re
+import warnings
 from pathlib import Path
 
 import h5py
@@ -81,23 +83,24 @@ def _torch(path):
             "it, or convert the file to .safetensors where it is."
         ) from None
     try:
-        # Never runs code that a file brings.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        if "invalid load key" in str(error) or "Unsupported operand" in str(
-            error
-        ):
-            raise WeightsError(f"{path} is no file of PyTorch.") from None
-        raise WeightsError(
-            f"{path} holds more than tensors, and what it holds could run "
-            f"code, so that it is not read. {reason}"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, IndexError) as error:
-        reason = str(error).split("\n")[0]
-        raise WeightsError(
-            f"{path} is no whole file of PyTorch: {reason}"
-        ) from None
+        with warnings.catch_warnings():
+            # Of a pickle of another kind; what comes of it is said below.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            # Never runs code that a file brings.
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Text that is read as a pickle may fail in any way. PyTorch's own
+        # advice, to load without this protection, is not passed on.
+        found = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        with open(path, "rb") as file:
+            pickled = file.read(1) == b"\x80"
+        if found or (pickled and isinstance(error, pickle.UnpicklingError)):
+            what = f" ({found[1]})" if found else ""
+            raise WeightsError(
+                f"{path} holds more than tensors{what}, which could run code. "
+                "It is not read."
+            ) from None
+        raise WeightsError(f"{path} is no whole file of PyTorch.") from None
     if not hasattr(content, "items"):
         raise WeightsError(
             f"{path} holds no state dict but {type(content).__name__}."

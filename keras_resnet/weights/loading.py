@@ -13,6 +13,8 @@ from keras_resnet.weights.errors import WeightsError
 
 BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 SHOWN = 6  # names in an error
+# A new head only where the source has another number of classes, or none.
+IF_DIFFERENT = "if different"
 
 
 def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
@@ -94,6 +96,7 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
 
     Args:
         model, source, new_head, adapt_input: See `load_torch_weights`.
+            `new_head` may also be `IF_DIFFERENT`.
         origin: String, what errors call the source.
     """
     weights = targets(model)
@@ -120,7 +123,12 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
         )
     # Before the head is left out: it may be what is broken.
     _check_finite(arrays, naming, origin)
-    if new_head or ("head", "", "kernel") not in weights:
+    head = ("head", "", "kernel")
+    if new_head == IF_DIFFERENT:
+        new_head = head in weights and (
+            head not in arrays or arrays[head].shape != weights[head].shape
+        )
+    if new_head or head not in weights:
         arrays = {p: a for p, a in arrays.items() if p[0] != "head"}
         if new_head:
             weights = {p: v for p, v in weights.items() if p[0] != "head"}
@@ -140,7 +148,8 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
         _problem(
             "of another shape",
             [
-                f"{naming.name(p)} {_shape(a)} for {_shape(weights[p])}"
+                f"{naming.name(p)} {_shape(naming, p, a)} for "
+                f"{_shape(naming, p, weights[p])}"
                 for p, a in arrays.items()
                 if p in weights and a.shape != tuple(weights[p].shape)
             ],
@@ -177,8 +186,11 @@ def _listed(names):
     return f"{text} and {more} more" if more > 0 else text
 
 
-def _shape(array):
-    return "x".join(map(str, array.shape)) or "scalar"
+def _shape(naming, path, array):
+    """Returns a shape in the order of axes that the source has."""
+    shape = np.broadcast_to(0.0, tuple(array.shape))
+    shape = sources.to_source(naming, path, shape).shape
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _problem(kind, names):

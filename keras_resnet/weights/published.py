@@ -63,15 +63,20 @@ def _is_repository(weights):
     )
 
 
-def load(model, weights, *, new_head, adapt_input):
+def load(model, weights, *, may_change_head, adapt_input):
     """Loads what `weights` names, with the preprocessing that belongs to it.
 
     Args:
         model: A network that was just built.
         weights: See `check`.
-        new_head, adapt_input: See `load_torch_weights`.
+        may_change_head: Boolean, whether the head keeps its random weights
+            if the published one has another number of classes.
+        adapt_input: See `load_torch_weights`.
     """
-    options = {"new_head": new_head, "adapt_input": adapt_input}
+    options = {
+        "new_head": loading.IF_DIFFERENT if may_change_head else False,
+        "adapt_input": adapt_input,
+    }
     is_file = isinstance(weights, os.PathLike) or os.path.exists(weights)
     if weights == IMAGENET:
         depth = _depth(model, weights, tuple(IMAGENET_SPECS))
@@ -106,9 +111,9 @@ def _depth(model, weights, published):
 def _load_keras(model, options):
     depth = _depth(model, KERAS, tuple(KERAS_MD5))
     loading.check_stride(model, "1x1", "weights='keras'")
-    notop = options["new_head"] or ("head", "", "kernel") not in (
-        loading.targets(model)
-    )
+    # Published for 1000 classes, the default: another number is a new head.
+    head = loading.targets(model).get(("head", "", "kernel"))
+    notop = head is None or head.shape[1] != 1000
     url = KERAS_URL.format(depth=depth, notop="_notop" if notop else "")
     path = hub.file(url, KERAS_MD5[depth][notop])
     _convert(model, files.read(path), path.name, options)

@@ -10,6 +10,7 @@ from keras_resnet.blocks import (
     ResidualBlock,
 )
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
+from keras_resnet.finetuning import FeatureExtractor, features, freeze
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.preprocessing import (
     Preprocessing,
@@ -46,6 +47,7 @@ __all__ = [
     "Complexity",
     "Convolution",
     "DownloadError",
+    "FeatureExtractor",
     "LayerComplexity",
     "MaxPooling",
     "Preprocessing",
@@ -69,7 +71,9 @@ __all__ = [
     "__version__",
     "complexity",
     "decode_predictions",
+    "features",
     "fold_batch_norm",
+    "freeze",
     "load_torch_weights",
     "preprocess_input",
     "to_torch_state_dict",

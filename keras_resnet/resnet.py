@@ -1,5 +1,7 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
+import re
+
 import keras
 from keras import layers
 
@@ -17,6 +19,8 @@ IMAGENET_WIDTHS = (64, 128, 256, 512)
 CIFAR_WIDTHS = (16, 32, 64)
 STEMS = ("imagenet", "cifar")
 POOLINGS = (None, "avg", "max")
+# The names of blocks, by stage and place in it.
+STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 
 
 @blocks.register

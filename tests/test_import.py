@@ -61,7 +61,7 @@ def test_all_is_sorted_and_resolves():
 
 def test_all_is_everything_public():
     modules = {"backend", "blocks", "complexity", "data", "plots", "resnet"}
-    modules |= {"preprocessing", "weights"}
+    modules |= {"finetuning", "preprocessing", "weights"}
     modules |= {"folding", "shortcuts", "training", "version"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)

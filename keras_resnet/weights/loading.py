@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_resnet import blocks
+from keras_resnet.resnet import STAGE_BLOCK
 from keras_resnet.weights import files, sources
 from keras_resnet.weights.errors import WeightsError
 
-BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 SHOWN = 6  # names in an error
 # A new head only where the source has another number of classes, or none.
 IF_DIFFERENT = "if different"
@@ -325,7 +325,7 @@ def _description(paths):
     convolutions = set()
     projections = []
     for layer, part, weight in paths:
-        match = BLOCK.fullmatch(layer)
+        match = STAGE_BLOCK.fullmatch(layer)
         if match and weight == "kernel":
             stage, block = map(int, match.groups())
             per_stage[stage] = max(block, per_stage.get(stage, 0))
@@ -398,7 +398,7 @@ def _orders(model):
     residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
     channels = {0: residual[0].conv1.kernel.shape[2]}
     for block in residual:
-        stage = int(BLOCK.fullmatch(block.name)[1])
+        stage = int(STAGE_BLOCK.fullmatch(block.name)[1])
         channels[stage] = block.out_channels
     plain = not all(b.residual and b.shortcut == "A" for b in residual)
     if plain:
@@ -409,7 +409,7 @@ def _orders(model):
     between = {"head": orders[max(orders)]}
     before = orders[0]
     for block in residual:
-        after = orders[int(BLOCK.fullmatch(block.name)[1])]
+        after = orders[int(STAGE_BLOCK.fullmatch(block.name)[1])]
         between[block.name] = before, after
         before = after
     return between

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from keras_resnet import blocks, preprocessing
-from keras_resnet.resnet import IMAGENET_SPECS
+from keras_resnet.resnet import IMAGENET_SPECS, STAGE_BLOCK
 from keras_resnet.weights import files, hub, loading
 from keras_resnet.weights.errors import WeightsError
 
@@ -96,7 +96,7 @@ def _channels(model):
 def _depth(model, weights, published):
     """Returns the depth of a network of the paper, if it is published."""
     residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
-    stages = [int(loading.BLOCK.fullmatch(b.name)[1]) for b in residual]
+    stages = [int(STAGE_BLOCK.fullmatch(b.name)[1]) for b in residual]
     depths = tuple(stages.count(s) for s in range(1, max(stages) + 1))
     for depth, spec in IMAGENET_SPECS.items():
         if spec == (residual[0].bottleneck, depths) and depth in published:

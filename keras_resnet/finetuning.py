@@ -1,0 +1,139 @@
+"""Building on trained networks: frozen parts and feature maps."""
+
+from keras_resnet import blocks
+from keras_resnet.resnet import STAGE_BLOCK, ResidualNetwork
+
+
+def freeze(model, stage=None):
+    """Freezes a network up to a stage, and unfreezes what follows.
+
+    A frozen layer keeps its weights, and a frozen normalization also its
+    statistics: it normalizes as in inference, in training too, whatever is
+    unfrozen after it. What is frozen depends on this call alone, not on calls
+    before it, and is saved with the model.
+
+    As with any change of `trainable` in Keras, a model that is compiled must
+    be compiled again.
+
+    Args:
+        model: A network of this package. Layers that it was built on
+            (`input_tensor`) are frozen too.
+        stage: Integer, the last stage that is frozen, from 1; `0` freezes the
+            stem alone, `None` (default) everything but the head.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: If the model has no such stage.
+    """
+    last = _stages(model)
+    final = max(last)
+    if stage is None:
+        stage = final
+    if isinstance(stage, bool) or stage not in range(final + 1):
+        raise ValueError(
+            f"`stage` must be None or a stage of model {model.name!r}, "
+            f"0 to {final}. Received: stage={stage!r}"
+        )
+    model.trainable = True
+    frozen = True
+    for layer in model.layers:
+        match = STAGE_BLOCK.fullmatch(layer.name)
+        if match:
+            frozen = int(match[1]) <= stage
+        elif layer.name == "head":
+            frozen = False
+        layer.trainable = not frozen
+    return model
+
+
+def features(model, stages=(1, 2, 3, 4)):
+    """Returns a network that gives the feature maps of several stages.
+
+    Their strides and channels, which detection and segmentation need, are the
+    returned model's `strides` and `channels`. For ResNet-50 they are 4, 8,
+    16, 32 and 256, 512, 1024, 2048. It shares its layers with `model`, so
+    that both train together; for images of any size build `model` with
+    `input_shape=(None, None, 3)`.
+
+    Args:
+        model: A network of this package.
+        stages: Sequence of integers, from 1, in ascending order. Defaults to
+            the four of ImageNet's networks.
+
+    Returns:
+        A `FeatureExtractor`, a `keras.Model` from images to a dictionary of
+        feature maps, `"stage1"` and so on.
+
+    Raises:
+        ValueError: If the model has no such stage.
+
+    Reference: He et al. 2015, table 1 and appendix A.
+    """
+    last = _stages(model)
+    stages = tuple(stages)
+    if (
+        not stages
+        or list(stages) != sorted({*stages})
+        or not {*stages} <= {*last}
+    ):
+        raise ValueError(
+            f"`stages` must be ascending stages of model {model.name!r}, which "
+            f"has {', '.join(map(str, last))}. Received: stages={stages!r}"
+        )
+    extractor = FeatureExtractor(
+        model.inputs if len(model.inputs) > 1 else model.inputs[0],
+        {f"stage{s}": last[s].output for s in stages},
+        name=f"{model.name}_features",
+    )
+    extractor.preprocessing = getattr(model, "preprocessing", None)
+    return extractor
+
+
+def _stages(model):
+    """Returns the last block of each stage, by stage."""
+    last = {}
+    for layer in getattr(model, "layers", ()):
+        match = STAGE_BLOCK.fullmatch(layer.name)
+        if match:
+            last[int(match[1])] = layer
+    if not last:
+        name = getattr(model, "name", model)
+        raise ValueError(
+            f"Model {name!r} has no layers 'stage1_block1' and so on: it is no "
+            "network of this package, or contains one as a layer."
+        )
+    return last
+
+
+@blocks.register
+class FeatureExtractor(ResidualNetwork):
+    """Network whose outputs are the feature maps of stages.
+
+    See `features`, which makes it. `strides` and `channels` are dictionaries
+    by the outputs' names, such as `"stage3"`.
+    """
+
+    @property
+    def strides(self):
+        """Rows of the image for each row of a feature map, by its name."""
+        found = {}
+        stride = 1
+        for layer in self.layers:
+            if isinstance(layer, blocks.ResidualBlock):
+                stride *= layer.stride
+                found[layer.name.partition("_")[0]] = stride
+            elif layer.name in ("stem_conv", "stem_pool"):
+                stride *= layer.strides[0]
+        return {name: found[name] for name in self.output}
+
+    @property
+    def channels(self):
+        """Channels of each feature map, by its name."""
+        found = {
+            layer.name.partition("_")[0]: layer.out_channels
+            for layer in self.layers
+            if isinstance(layer, blocks.ResidualBlock)
+        }
+        return {name: found[name] for name in self.output}

@@ -2,6 +2,8 @@
 
 import re
 
+import keras
+import pytest
 from conftest import ROOT
 
 import keras_resnet
@@ -33,3 +35,17 @@ def test_every_public_name_has_a_docstring():
     for name in keras_resnet.__all__:
         if not name.startswith("__"):
             assert getattr(keras_resnet, name).__doc__.strip(), name
+
+
+def test_fine_tuning_beats_training_from_scratch(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    page = (ROOT / "docs/weights.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
+    (code,) = [block for block in blocks if "load_digits" in block]
+    monkeypatch.chdir(tmp_path)
+    data_format = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    names = {}
+    exec(code, names)
+    keras.config.set_image_data_format(data_format)
+    assert names["accuracy"]["tuned"] > names["accuracy"]["scratch"] + 0.02

@@ -385,8 +385,8 @@ def test_head_is_float32_under_every_policy(policy):
             ["'1x1'", "'3x3'", "bottleneck_stride='5x5'"],
         ),
         (
-            lambda: ResNet18(weights="imagenet"),
-            ["None", "path", ".weights.h5", ".keras", "'imagenet'"],
+            lambda: ResNet18(weights="image net"),
+            ["None", "path", ".weights.h5", ".keras", "'image net'"],
         ),
         (lambda: ResNet18(weights="none.weights.h5"), ["none.weights.h5"]),
         (lambda: ResNet18(weights=5), ["None", "path", "5"]),

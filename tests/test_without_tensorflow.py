@@ -1,4 +1,4 @@
-"""The models need Keras and one backend, nothing else.
+"""The models need Keras, safetensors and one backend, nothing else.
 
 Run by `tox -e notf`, where TensorFlow is not installed.
 """

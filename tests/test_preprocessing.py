@@ -102,7 +102,9 @@ def smooth(rows, columns):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [(61, 93), (93, 61), (40, 40), (20, 31)])
+@pytest.mark.parametrize(
+    "size", [(61, 93), (93, 61), (40, 40), (20, 31), (40, 59)]
+)
 def test_resizing_is_pillows(interpolation, size):
     image = pytest.importorskip("PIL.Image")
     x = smooth(*size)

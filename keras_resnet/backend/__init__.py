@@ -5,6 +5,11 @@ has each operation in terms of `keras.ops`; the module of a backend has those
 for which that backend knows something faster, with the same numbers. What a
 layer gets is the backend's, or else the twin in `keras_ops`. `None` stands for
 what a backend has no use for.
+
+Every backend also has the transformations of pure functions of tensors that
+`keras_resnet.analysis` is made of: `compiled`, `value_and_gradients` (by the
+first argument, a list of tensors) and, where a convolution can have another
+kernel for each place, `vectorized` (over the first axis of the last argument).
 """
 
 import importlib
@@ -18,6 +23,9 @@ _own = importlib.import_module(
 )
 
 accelerators = _own.accelerators
+compiled = _own.compiled
+value_and_gradients = _own.value_and_gradients
+vectorized = getattr(_own, "vectorized", None)
 batch_normalization = getattr(
     _own, "batch_normalization", keras_ops.batch_normalization
 )

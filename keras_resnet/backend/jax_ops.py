@@ -137,3 +137,18 @@ compiled = jax.jit
 def accelerators():
     """Returns the names of the GPUs or TPUs that JAX computes on."""
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+
+
+def compiled(function):
+    """Returns a pure function of tensors, compiled."""
+    return jax.jit(function)
+
+
+def value_and_gradients(function):
+    """Returns a function of a scalar and its gradients by the first list."""
+    return jax.jit(jax.value_and_grad(function))
+
+
+def vectorized(function, arguments):
+    """Maps a function over the first axis of the last of its arguments."""
+    return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))

@@ -131,3 +131,23 @@ def accelerators():
         tf.config.experimental.get_device_details(gpu)["device_name"]
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+
+
+def compiled(function):
+    """Returns a pure function of tensors, as a graph."""
+    return tf.function(function, autograph=False)
+
+
+def value_and_gradients(function):
+    """Returns a function of a scalar and its gradients by the first list."""
+
+    @tf.function(autograph=False)
+    def run(values, *inputs):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            value = function(values, *inputs)
+        return value, tape.gradient(
+            value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    return run

@@ -21,8 +21,9 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     last = data_format == "channels_last"
     x = channels_first_view(x, last)
     kernel = kernel.permute(3, 2, 0, 1)
-    if last:
-        # No copy either where `lay_out_kernel` has been.
+    if last and not torch._C._functorch.is_batchedtensor(kernel):
+        # No copy either where `lay_out_kernel` has been. A kernel for each
+        # place of `vectorized` has no such order.
         kernel = kernel.contiguous(memory_format=torch.channels_last)
     y = torch.nn.functional.conv2d(
         x,
@@ -139,3 +140,28 @@ def accelerators():
     return [
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
     ]
+
+
+def compiled(function):
+    """Returns a pure function of tensors, without a record for gradients."""
+    return torch.no_grad()(function)
+
+
+def value_and_gradients(function):
+    """Returns a function of a scalar and its gradients by the first list."""
+
+    def run(values, *inputs):
+        values = [value.detach().requires_grad_() for value in values]
+        with torch.enable_grad():
+            value = function(values, *inputs)
+        gradients = torch.autograd.grad(
+            value, values, allow_unused=True, materialize_grads=True
+        )
+        return value.detach(), list(gradients)
+
+    return run
+
+
+def vectorized(function, arguments):
+    """Maps a function over the first axis of the last of its arguments."""
+    return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))

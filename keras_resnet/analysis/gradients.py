@@ -1,0 +1,192 @@
+"""Gradient flow: what reaches each layer's weights."""
+
+import collections
+import csv
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet import backend
+from keras_resnet.analysis import network
+from keras_resnet.training.runs import write_atomically
+
+GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
+
+
+def weighted_layers(model):
+    """Returns names and kernels of the weighted layers, by depth.
+
+    Those that count for a network's depth: the stem, the convolutions of the
+    branches and the head, without projections.
+    """
+    found = []
+    for layer in network.chain(model):
+        if isinstance(layer, network.ResidualBlock):
+            found += [
+                (f"{layer.name}/{conv.name}", conv.kernel)
+                for conv, _ in layer.residual_branch()
+            ]
+        elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+            found.append((layer.name, layer.kernel))
+    return found
+
+
+class GradientFunction:
+    """The norm of the loss's gradient by each layer's kernel, as a function.
+
+    The loss is the mean cross-entropy of a batch, normalized by that batch as
+    in training, without weight decay. Calling it changes nothing in the
+    model. It is compiled by the first call, once for each shape of batch.
+
+    Args:
+        model: A classifier of this package, residual or plain. Each call
+            takes the weights that it then has.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        layers = weighted_layers(model)
+        self.names = tuple(name for name, _ in layers)
+        kernels = {id(kernel) for _, kernel in layers}
+        self._at = [
+            i for i, v in enumerate(model.variables) if id(v) in kernels
+        ]
+        by_variable = {id(model.variables[i]): i for i in self._at}
+        self._order = [
+            self._at.index(by_variable[id(kernel)]) for _, kernel in layers
+        ]
+        from_logits = network.gives_logits(model)
+
+        def loss(images, labels):
+            outputs = network.forward(model, images, training=True)
+            return ops.mean(
+                network.cross_entropies(outputs, labels, from_logits)
+            )
+
+        stateless = network.pure(model, loss)
+
+        def of_kernels(kernels, others, images, labels):
+            values = list(others)
+            for i, kernel in zip(self._at, kernels, strict=True):
+                values[i] = kernel
+            return stateless(values, images, labels)
+
+        self._run = backend.value_and_gradients(of_kernels)
+
+    def gradients(self, images, labels):
+        """Returns the gradients by all kernels, by depth, as arrays."""
+        values = network.values_of(self._model)
+        (batch,) = network.batches(images, labels, batch_size=len(images))
+        _, found = self._run(
+            [values[i] for i in self._at],
+            values,
+            *map(ops.convert_to_tensor, batch),
+        )
+        return [ops.convert_to_numpy(found[i]) for i in self._order]
+
+    def __call__(self, images, labels):
+        """Returns the `GradientNorms` of one batch."""
+        norms = [
+            np.linalg.norm(g.astype("float64").ravel())
+            for g in self.gradients(images, labels)
+        ]
+        return GradientNorms(self.names, np.array(norms))
+
+
+def gradient_norms(model, images, labels):
+    """Returns the norm of the loss's gradient by each layer's kernel.
+
+    The loss is the mean cross-entropy of the images as one batch, normalized
+    by that batch as in training, without weight decay. The model is left as
+    it is. `GradientFlow` records the same during training.
+
+    Args:
+        model: A classifier of this package, residual or plain, with logits
+            or probabilities.
+        images: `(n, rows, columns, channels)` array of what the model takes.
+        labels: `(n,)` array of classes.
+
+    Returns:
+        `GradientNorms` of `names`, a tuple of strings, from `"stem_conv"` to
+        `"head"`, and `norms`, the Euclidean norm of each.
+
+    Raises:
+        ValueError: If the model is not a classifier of this package.
+    """
+    return GradientFunction(model)(images, labels)
+
+
+class GradientFlow(keras.callbacks.Callback):
+    """Records the gradient norms of one batch, again and again in training.
+
+    Before the first step, then after every so many steps, and after the last
+    step, into a CSV file with the step and a column for each layer. A
+    training that is resumed goes on with the same file, without the rows of
+    steps that are trained again.
+
+    Args:
+        images: Array, the batch: see `gradient_norms`.
+        labels: Array of its classes.
+        every: Integer, steps between two records.
+        path: Path of the CSV file.
+    """
+
+    def __init__(self, images, labels, every, path):
+        super().__init__()
+        if every < 1:
+            raise ValueError(
+                f"`every` must be at least 1. Received: every={every}"
+            )
+        self.images = images
+        self.labels = labels
+        self.every = every
+        self.path = Path(path)
+
+    def on_train_begin(self, logs=None):
+        self._function = GradientFunction(self.model)
+        self._step = int(self.model.optimizer.iterations)
+        self._lines = [",".join(("iterations", *self._function.names))]
+        if self.path.exists():
+            kept = self.path.read_text().splitlines()[1:]
+            self._lines += [x for x in kept if _step(x) <= self._step]
+        self._record()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self._step % self.every == 0:
+            self._record()
+
+    def on_train_end(self, logs=None):
+        self._record()
+
+    def _record(self):
+        if len(self._lines) > 1 and _step(self._lines[-1]) == self._step:
+            return
+        # Getting the model hands JAX's state back to its variables.
+        assert self.model is self._function._model
+        norms = self._function(self.images, self.labels).norms
+        self._lines.append(",".join(map(str, (self._step, *norms.tolist()))))
+        write_atomically(self.path, "\n".join(self._lines) + "\n")
+
+
+def _step(line):
+    return int(line.partition(",")[0])
+
+
+def read_gradient_flow(path):
+    """Reads what `GradientFlow` has recorded.
+
+    Args:
+        path: Path of its CSV file.
+
+    Returns:
+        Tuple of `steps`, an integer array; `names`, a tuple of strings; and
+        `norms`, an array `(steps, layers)`.
+    """
+    with open(os.fspath(path), newline="") as file:
+        header, *rows = csv.reader(file)
+    table = np.array(rows, "float64")
+    return table[:, 0].astype(int), tuple(header[1:]), table[:, 1:]

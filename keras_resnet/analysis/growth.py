@@ -1,0 +1,173 @@
+"""The identity property: deeper networks that compute the same."""
+
+import collections
+
+import keras
+import numpy as np
+
+from keras_resnet.analysis import network
+from keras_resnet.blocks import ResidualBlock
+from keras_resnet.folding import _copy_weights
+from keras_resnet.resnet import ResidualNetwork
+
+IdentityProperty = collections.namedtuple(
+    "IdentityProperty", ("added", "zero", "random")
+)
+
+
+def grow(model, added, zero=True, seed=0):
+    """Returns a deeper copy of a network that computes the same.
+
+    Each stage gets new blocks at its end. Those of a residual network begin
+    as their shortcut alone (`zero_init_residual`), which is the identity, so
+    that the outputs stay what they were, in training mode too. (Where a
+    backend compiles the deeper graph otherwise, up to rounding.)
+
+    A plain network has no shortcut to fall back on. Its new convolutions are
+    identities by construction, as the paper argues that a deeper plain net
+    need not be worse: the outputs stay the same in inference, up to rounding.
+    In training mode they do not: normalization by the batch undoes it.
+
+    Args:
+        model: A network of this package, residual or plain, not folded.
+        added: Integers, as many as there are stages: blocks to add to each.
+            An integer stands for that many in each.
+        zero: Boolean. `False` leaves the new blocks with random weights, as
+            in a network that was never trained: the control. Defaults to
+            `True`.
+        seed: Integer, of the random weights. Defaults to `0`.
+
+    Returns:
+        A `keras.Model`, not compiled, that shares nothing with `model`. Its
+        name and those of its layers are as if it had been built that deep.
+
+    Raises:
+        ValueError: If the model is not of this package or is folded; if
+            `added` does not fit its stages; and for identities in a plain
+            network of bottlenecks, whose first convolutions drop channels.
+
+    Reference: He et al. 2015, sections 1 and 3.1; Goyal et al. 2017,
+    "Accurate, Large Minibatch SGD", section 5.1.
+    """
+    layers = network.chain(model)
+    stages = [_stage(x) for x in network.blocks(model)]
+    counts = [stages.count(s) for s in sorted(set(stages))]
+    if isinstance(added, int):
+        added = [added] * len(counts)
+    added = tuple(added)
+    if len(added) != len(counts) or min(added) < 0:
+        raise ValueError(
+            "`added` must have a number of new blocks for each of the "
+            f"{len(counts)} stages. Received: added={added}"
+        )
+    if any(block.folded for block in network.blocks(model)):
+        raise ValueError(
+            f"Model {model.name!r} is folded, for inference: it cannot be "
+            "trained on. Grow the network that it was folded from."
+        )
+    if zero and any(
+        b.bottleneck and not b.residual for b in network.blocks(model)
+    ):
+        raise ValueError(
+            f"{model.name!r} is a plain network of bottlenecks: those drop "
+            "channels, so none can be the identity."
+        )
+    pairs, new = [], []
+    source = model.inputs[0]
+    image = keras.Input(
+        batch_shape=source.shape, dtype=source.dtype, name=source.name
+    )
+    x = image
+    for layer in layers:
+        twin = type(layer).from_config(layer.get_config())
+        x = twin(x)
+        pairs.append((layer, twin))
+        if not isinstance(layer, ResidualBlock):
+            continue
+        stage, number = _stage(layer), _number(layer)
+        if number == counts[stage - 1]:
+            for i in range(added[stage - 1]):
+                block = _new_block(layer, stage, number + i + 1, zero, seed)
+                x = block(x)
+                new.append(block)
+    grown = ResidualNetwork(image, x, name=f"{model.name}_grown")
+    for layer, twin in pairs:
+        _copy_weights(layer, twin)
+    if zero:
+        for block in new:
+            if not block.residual:
+                _make_identity(block)
+    return grown
+
+
+def _stage(block):
+    return int(block.name.partition("_")[0].removeprefix("stage"))
+
+
+def _number(block):
+    return int(block.name.rpartition("block")[2])
+
+
+def _new_block(layer, stage, number, zero, seed):
+    initializer = layer.kernel_initializer
+    config = initializer.get_config()
+    if "seed" in config:
+        # Or else a copied initializer would draw what is there already.
+        config["seed"] = 1_000_003 * seed + 1_009 * stage + number
+    return type(layer).from_config(
+        layer.get_config()
+        | {
+            "name": f"stage{stage}_block{number}",
+            "stride": 1,
+            # A projection would not be the identity.
+            "shortcut": "B" if layer.shortcut == "C" else layer.shortcut,
+            "zero_init_residual": zero,
+            "kernel_initializer": keras.initializers.serialize(
+                type(initializer).from_config(config)
+            ),
+        }
+    )
+
+
+def _make_identity(block):
+    """Makes a plain block of equal shapes the identity, in inference."""
+    for conv, bn in block.residual_branch():
+        rows, columns, in_channels, out_channels = conv.kernel.shape
+        kernel = np.zeros(conv.kernel.shape, "float32")
+        kernel[rows // 2, columns // 2] = np.eye(in_channels, out_channels)
+        conv.kernel.assign(kernel)
+        # The moving variance is one, and epsilon is added to it.
+        bn.gamma.assign(np.full(out_channels, (1 + bn.epsilon) ** 0.5))
+
+
+def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
+    """Compares grown networks with the one that they have grown from.
+
+    Args:
+        model: A network of this package, residual or plain, not folded.
+        images: `(n, rows, columns, channels)` array of what the model takes.
+        added: Sequence of integers: blocks added to each stage. Defaults to
+            `(1, 2, 4, 8)`.
+        seed: Integer, of the control's random weights. Defaults to `0`.
+
+    Returns:
+        `IdentityProperty` of arrays, a value for each entry of `added`:
+        `added`, the blocks added in all; `zero`, the largest absolute
+        difference of any output after growing by identities; and `random`,
+        the same after growing by blocks with random weights.
+    """
+
+    def outputs(net):
+        run = network.compiled(net, lambda x: network.forward(net, x))
+        return np.concatenate([run(*b) for b in network.batches(images)])
+
+    expected = outputs(model)
+    found = [
+        [
+            np.abs(outputs(grow(model, n, zero, seed)) - expected).max()
+            for n in added
+        ]
+        for zero in (True, False)
+    ]
+    stages = len({_stage(x) for x in network.blocks(model)})
+    return IdentityProperty(np.array(added) * stages, *map(np.array, found))

@@ -1,0 +1,258 @@
+"""The loss around trained weights, along filter-normalized directions.
+
+Reference: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets".
+"""
+
+import collections
+import hashlib
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet import backend
+from keras_resnet.analysis import network
+
+Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
+STATISTICS = ("moving", "batch")
+
+
+def random_direction(model, seed=0):
+    """Returns a random direction in weight space, normalized by filter.
+
+    Each filter of a convolution, and each class's weights in the head, is
+    Gaussian and as long as the filter of the model. Biases and the scales and
+    offsets of normalization are left alone: their direction is zero.
+
+    Args:
+        model: A built `keras.Model`.
+        seed: Integer. The same seed gives the same direction on every
+            backend. Defaults to `0`.
+
+    Returns:
+        List of float32 arrays, one for each of `model.trainable_variables`.
+
+    Reference: Li et al. 2018, section 4. That biases and normalization are
+    left alone is in the authors' published code.
+    """
+    rng = np.random.default_rng(seed)
+    direction = []
+    for variable in model.trainable_variables:
+        weights = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+        weights = weights.astype("float64")
+        found = rng.normal(size=weights.shape)
+        if weights.ndim < 2:
+            found = np.zeros_like(found)
+        else:
+            # The last axis of a kernel counts its filters.
+            others = tuple(range(weights.ndim - 1))
+            found *= np.sqrt(
+                (weights**2).sum(axis=others) / (found**2).sum(axis=others)
+            )
+        direction.append(found.astype("float32"))
+    return direction
+
+
+def loss_landscape(
+    model,
+    images,
+    labels,
+    directions,
+    axes,
+    statistics="moving",
+    batch_size=500,
+    points_at_a_time=None,
+    path=None,
+    verbose=0,
+):
+    """Evaluates the loss on a grid around a model's weights.
+
+    The point `(a, b)` has the weights `w + a * directions[0] + b *
+    directions[1]`. With one direction the grid is a line.
+
+    Args:
+        model: A classifier of this package, residual or plain. It is left as
+            it is.
+        images: `(n, rows, columns, channels)` array of what the model takes.
+        labels: `(n,)` array of classes.
+        directions: One or two directions, as of `random_direction`.
+        axes: One sequence of numbers for each direction: where to evaluate
+            along it. 0 is the model itself.
+        statistics: `"moving"` (default) normalizes by the moving statistics
+            of the trained model at every point, as the authors' published
+            code does. `"batch"` normalizes by each batch at the point itself:
+            the loss that training would see there.
+        batch_size: Integer, images at a time. Defaults to `500`.
+        points_at_a_time: Integer, grid points that are evaluated in one
+            vectorized call, on JAX and PyTorch. Defaults to 16 on an
+            accelerator and to 1 elsewhere, where it would be slower; always
+            1 on TensorFlow, which cannot.
+        path: Path of an `.npz` file, which is replaced by a more complete one
+            every few points. If it is there already, what it holds is not
+            evaluated again. Defaults to `None`.
+        verbose: 0 or 1, whether to show a progress bar. Defaults to `0`.
+
+    Returns:
+        `Landscape` of `axes`, a tuple of arrays; `loss`, the mean
+        cross-entropy at each point, an array of a dimension for each axis;
+        and `error`, the share of wrongly classified images, likewise.
+
+    Raises:
+        ValueError: For arguments that do not fit together, and if `path`
+            holds another landscape.
+    """
+    axes = tuple(np.asarray(axis, "float64") for axis in axes)
+    _check(model, directions, axes, statistics)
+    if points_at_a_time is None:
+        points_at_a_time = 16 if backend.accelerators() else 1
+    if not backend.vectorized:
+        points_at_a_time = 1
+    shape = tuple(map(len, axes))
+    found = np.full((2, *shape), np.nan)
+    key = _key(model, images, labels, directions, axes, statistics, batch_size)
+    if path is not None and os.path.exists(path):
+        found = _read(path, key)
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    evaluate = _evaluation(
+        model, images, labels, directions, statistics, batch_size
+    )
+    missing = np.argwhere(np.isnan(found[0]))
+    bar = keras.utils.Progbar(len(missing), verbose=verbose, unit_name="point")
+    for i in range(0, len(missing), points_at_a_time):
+        places = missing[i : i + points_at_a_time]
+        at = tuple(places.T)
+        found[(slice(None), *at)] = evaluate(points[at], points_at_a_time)
+        if path is not None:
+            _write(path, key, axes, found)
+        bar.add(len(places))
+    return Landscape(axes, *found)
+
+
+def _check(model, directions, axes, statistics):
+    if statistics not in STATISTICS:
+        raise ValueError(
+            "`statistics` must be 'moving' or 'batch'. "
+            f"Received: statistics={statistics!r}"
+        )
+    if len(directions) not in (1, 2) or len(axes) != len(directions):
+        raise ValueError(
+            "There must be one or two directions, and an axis for each. "
+            f"Received: {len(directions)} directions, {len(axes)} axes"
+        )
+    shapes = [tuple(v.shape) for v in model.trainable_variables]
+    for direction in directions:
+        if [np.shape(d) for d in direction] != shapes:
+            raise ValueError(
+                "A direction must have an array for each of "
+                f"{model.name!r}'s trainable variables, of its shape."
+            )
+
+
+def _evaluation(model, images, labels, directions, statistics, batch_size):
+    """Returns a function of points that returns losses and errors."""
+    from_logits = network.gives_logits(model)
+    training = statistics == "batch"
+    trainable = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    at = [trainable.get(id(v)) for v in model.variables]
+
+    def sums(images, labels):
+        outputs = network.forward(model, images, training=training)
+        losses = network.cross_entropies(outputs, labels, from_logits)
+        return ops.stack(
+            [ops.sum(losses), ops.sum(network.wrong(outputs, labels))]
+        )
+
+    stateless = network.pure(model, sums)
+
+    def at_point(values, directions, images, labels, point):
+        moved = []
+        for value, i in zip(values, at, strict=True):
+            if i is not None:
+                for j, direction in enumerate(directions):
+                    value = value + point[j] * direction[i]
+            moved.append(value)
+        return stateless(moved, images, labels)
+
+    one = backend.compiled(at_point)
+    several = None
+    if backend.vectorized:
+        several = backend.compiled(backend.vectorized(at_point, 5))
+    values = network.values_of(model)
+    directions = [
+        [ops.convert_to_tensor(np.asarray(d, "float32")) for d in direction]
+        for direction in directions
+    ]
+    batches = [
+        tuple(map(ops.convert_to_tensor, batch))
+        for batch in network.batches(images, labels, batch_size=batch_size)
+    ]
+
+    def evaluate(points, size):
+        n = len(points)
+        if size == 1:
+            run, points = one, points[0]
+        else:
+            # As many as ever, or else the rest would be compiled anew.
+            run = several
+            points = np.concatenate(
+                [points, np.repeat(points[:1], size - n, 0)]
+            )
+        points = ops.convert_to_tensor(points.astype("float32"))
+        total = 0
+        for batch in batches:
+            found = run(values, directions, *batch, points)
+            total = total + ops.convert_to_numpy(found).astype("float64")
+        return np.atleast_2d(total)[:n].T / len(labels)
+
+    return evaluate
+
+
+def _key(model, *others):
+    """Returns what tells one landscape from all others."""
+    digest = hashlib.sha256()
+    values = [ops.convert_to_numpy(v) for v in network.values_of(model)]
+    for part in keras.tree.flatten([values, *others]):
+        digest.update(
+            part.encode()
+            if isinstance(part, str)
+            else np.ascontiguousarray(part).tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _read(path, key):
+    with np.load(path) as file:
+        if str(file["key"]) != key:
+            raise ValueError(
+                f"{path} holds the landscape of another model, other images, "
+                "directions or axes: remove it or name another file."
+            )
+        return np.stack([file["loss"], file["error"]])
+
+
+def _write(path, key, axes, found):
+    path = Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    with open(partial, "wb") as file:
+        np.savez(
+            file,
+            key=key,
+            loss=found[0],
+            error=found[1],
+            **{f"axis{i}": axis for i, axis in enumerate(axes)},
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_landscape(path):
+    """Returns the `Landscape` in a file that `loss_landscape` has written.
+
+    Points that it has not reached yet are NaN.
+    """
+    with np.load(path) as file:
+        axes = [file[name] for name in sorted(file) if name.startswith("axis")]
+        return Landscape(tuple(axes), file["loss"], file["error"])

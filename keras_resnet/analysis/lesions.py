@@ -1,0 +1,373 @@
+"""Lesions: blocks deleted or swapped at test time, and the paths left.
+
+Reference: Veit et al. 2016, "Residual Networks Behave Like Ensembles of
+Relatively Shallow Networks".
+"""
+
+import collections
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_resnet import backend
+from keras_resnet.analysis import network
+
+DeletedBlocks = collections.namedtuple(
+    "DeletedBlocks", ("names", "error", "baseline")
+)
+LesionStudy = collections.namedtuple(
+    "LesionStudy", ("counts", "error", "correlation")
+)
+PathGradients = collections.namedtuple("PathGradients", ("lengths", "norms"))
+
+
+class LesionedNetwork:
+    """A trained network, evaluated with blocks missing or in another order.
+
+    A deleted residual block leaves its shortcut, projection included. A
+    deleted plain block leaves nothing between the blocks beside it, so those
+    that change the shape cannot go. Blocks are swapped with blocks of the
+    same shapes alone. The model itself stays as it is, and is compiled once
+    for all lesions.
+
+    Args:
+        model: A classifier of this package, residual or plain.
+        images: `(n, rows, columns, channels)` array of what the model takes.
+        labels: `(n,)` array of classes.
+        batch_size: Integer, images at a time. Defaults to `256`.
+
+    Attributes:
+        names: Tuple of strings, the blocks in order.
+        deletable: Integer array, the positions of those that can be deleted.
+    """
+
+    def __init__(self, model, images, labels, batch_size=network.BATCH_SIZE):
+        self._model = model
+        self._blocks = network.blocks(model)
+        self.names = tuple(block.name for block in self._blocks)
+        changes = network.changes_shape(model)
+        residual = np.array([block.residual for block in self._blocks])
+        self.deletable = np.flatnonzero(residual | ~changes)
+        self._shapes = [
+            None if change else _shapes_of_weights(block)
+            for block, change in zip(self._blocks, changes, strict=True)
+        ]
+        self._batches = list(
+            network.batches(images, labels, batch_size=batch_size)
+        )
+
+        def errors(images, labels, kept):
+            def join(i, branch, shortcut, x):
+                if shortcut is not None:
+                    return ops.cast(kept[i], x.dtype) * branch + shortcut
+                if changes[i]:
+                    return branch
+                return ops.where(kept[i] > 0, branch, x)
+
+            outputs = network.forward(model, images, block=join)
+            return network.wrong(outputs, labels)
+
+        self._run = network.compiled(model, errors)
+
+    def error(self, deleted=(), order=None):
+        """Returns the error with some blocks deleted, or reordered.
+
+        Args:
+            deleted: Integers or names, the blocks to delete. Defaults to
+                none.
+            order: Integers: `order[i]` is the block whose weights are in the
+                place of block `i`. Defaults to the order of the model.
+
+        Returns:
+            Float, the share of images that are classified wrongly.
+
+        Raises:
+            ValueError: If a block cannot be deleted, or cannot be where
+                `order` puts it.
+        """
+        kept = np.ones(len(self.names), "float32")
+        for block in deleted:
+            kept[self._position(block)] = 0
+        values = self._values(order)
+        wrong = sum(
+            self._run(*batch, kept, values=values).sum()
+            for batch in self._batches
+        )
+        return float(wrong) / sum(len(b[1]) for b in self._batches)
+
+    def _position(self, block):
+        try:
+            i = self.names.index(block) if isinstance(block, str) else block
+            name = self.names[i]
+        except (ValueError, IndexError):
+            raise ValueError(
+                f"There is no block {block!r}. The blocks are numbered from "
+                f"0 to {len(self.names) - 1}: {', '.join(self.names)}"
+            ) from None
+        if i not in self.deletable:
+            raise ValueError(
+                f"Block {name!r} of a plain network changes the shape: "
+                "without it nothing would fit together."
+            )
+        return i
+
+    def _values(self, order):
+        values = network.values_of(self._model)
+        if order is None:
+            return values
+        if sorted(order) != list(range(len(self.names))):
+            raise ValueError(
+                "`order` must name each block once. Received: "
+                f"order={list(order)}"
+            )
+        positions = {id(v): i for i, v in enumerate(self._model.variables)}
+        found = list(values)
+        for place, source in enumerate(order):
+            if place == source:
+                continue
+            if (
+                self._shapes[place] is None
+                or self._shapes[place] != self._shapes[source]
+            ):
+                raise ValueError(
+                    f"Block {self.names[source]!r} cannot be in the place of "
+                    f"{self.names[place]!r}: their shapes differ."
+                )
+            for old, new in zip(
+                self._blocks[place].variables,
+                self._blocks[source].variables,
+                strict=True,
+            ):
+                found[positions[id(old)]] = values[positions[id(new)]]
+        return found
+
+    def swappable(self):
+        """Returns all pairs of blocks that can be in each other's place."""
+        return [
+            (i, j)
+            for i, shape in enumerate(self._shapes)
+            for j in range(i)
+            if shape is not None and shape == self._shapes[j]
+        ]
+
+
+def _shapes_of_weights(block):
+    return [tuple(v.shape) for v in block.variables]
+
+
+def delete_each_block(model, images, labels, **kwargs):
+    """Returns the error after deleting each block, one at a time.
+
+    Args:
+        model, images, labels, **kwargs: See `LesionedNetwork`.
+
+    Returns:
+        `DeletedBlocks` of `names`, a tuple of the blocks that can be deleted;
+        `error`, an array of the errors without each; and `baseline`, the
+        error with all.
+
+    Reference: Veit et al. 2016, section 4.1, figure 3.
+    """
+    net = LesionedNetwork(model, images, labels, **kwargs)
+    error = [net.error([i]) for i in net.deletable]
+    names = tuple(net.names[i] for i in net.deletable)
+    return DeletedBlocks(names, np.array(error), net.error())
+
+
+def delete_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
+    """Returns the error after deleting several random blocks.
+
+    Args:
+        model, images, labels, **kwargs: See `LesionedNetwork`.
+        counts: Sequence of integers, numbers of blocks to delete.
+        trials: Integer, random choices for each. Defaults to `5`.
+        seed: Integer, of the choices. Defaults to `0`.
+
+    Returns:
+        `LesionStudy` of `counts`, an array, and `error`, an array `(counts,
+        trials)`; its `correlation` is `None`.
+
+    Raises:
+        ValueError: If there are fewer blocks that can be deleted.
+
+    Reference: Veit et al. 2016, section 4.2, figure 5 a.
+    """
+    net = LesionedNetwork(model, images, labels, **kwargs)
+    if max(counts) > len(net.deletable):
+        raise ValueError(
+            f"{max(counts)} blocks cannot be deleted: {model.name!r} has "
+            f"{len(net.deletable)} that can be."
+        )
+    rng = np.random.default_rng(seed)
+    error = [
+        [
+            net.error(rng.choice(net.deletable, count, replace=False))
+            for _ in range(trials)
+        ]
+        for count in counts
+    ]
+    return LesionStudy(np.array(counts), np.array(error), None)
+
+
+def swap_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
+    """Returns the error after swapping random pairs of equal blocks.
+
+    Args:
+        model, images, labels, **kwargs: See `LesionedNetwork`.
+        counts: Sequence of integers, numbers of swaps.
+        trials: Integer, random choices for each. Defaults to `5`.
+        seed: Integer, of the choices. Defaults to `0`.
+
+    Returns:
+        `LesionStudy` of `counts`, an array; `error`, an array `(counts,
+        trials)`; and `correlation`, an array of that shape: Kendall's rank
+        correlation of the new order with the old, 1 where nothing has moved.
+
+    Raises:
+        ValueError: If no two blocks have the same shapes.
+
+    Reference: Veit et al. 2016, section 4.3, figure 5 b.
+    """
+    net = LesionedNetwork(model, images, labels, **kwargs)
+    pairs = net.swappable()
+    if not pairs:
+        raise ValueError(
+            f"{model.name!r} has no two blocks of the same shapes to swap."
+        )
+    rng = np.random.default_rng(seed)
+    error = np.zeros((len(counts), trials))
+    correlation = np.zeros((len(counts), trials))
+    for place in np.ndindex(error.shape):
+        order = np.arange(len(net.names))
+        for i, j in rng.choice(pairs, counts[place[0]]):
+            order[[i, j]] = order[[j, i]]
+        error[place] = net.error(order=order)
+        correlation[place] = kendall_correlation(order)
+    return LesionStudy(np.array(counts), error, correlation)
+
+
+def kendall_correlation(order):
+    """Returns Kendall's rank correlation of an order with 0, 1, 2, ...
+
+    Args:
+        order: Sequence of at least two different numbers.
+
+    Returns:
+        Float from -1, the reverse, to 1, the same order.
+    """
+    order = np.asarray(order)
+    signs = np.sign(order[None, :] - order[:, None])
+    return float(signs[np.triu_indices(len(order), 1)].mean())
+
+
+def path_lengths(n):
+    """Returns how the paths through `n` residual blocks are long.
+
+    A path goes through the branch or the shortcut of each block, so there are
+    `2 ** n`, and their length, the number of branches, is binomial. A plain
+    network has a single one, of length `n`.
+
+    Args:
+        n: Integer, number of blocks.
+
+    Returns:
+        Tuple of `lengths`, the integers from 0 to `n`, and `share`, an array:
+        which share of all paths has that length.
+
+    Reference: Veit et al. 2016, section 3.
+    """
+    lengths = np.arange(n + 1)
+    # As a quotient of integers: 2 ** n may be larger than any float.
+    return lengths, np.array([math.comb(n, k) / 2**n for k in lengths.tolist()])
+
+
+def gradient_by_path_length(
+    model, images, labels, lengths=None, samples=10, seed=0
+):
+    """Returns how much gradient a path of each length brings to the input.
+
+    All images go forward through the whole network. On the way back the
+    gradient goes through the branches alone in `k` random blocks, and through
+    the shortcuts alone in all others. Normalization is as in inference.
+
+    Args:
+        model: A residual classifier of this package.
+        images: `(n, rows, columns, channels)` array of what the model takes,
+            one batch.
+        labels: `(n,)` array of classes.
+        lengths: Sequence of integers, path lengths. Defaults to all from 0 to
+            the number of blocks.
+        samples: Integer, random paths of each length. Defaults to `10`.
+        seed: Integer, of the paths. Defaults to `0`.
+
+    Returns:
+        `PathGradients` of `lengths`, an array, and `norms`, an array
+        `(lengths, samples)`: the Euclidean norm of the gradient of the mean
+        cross-entropy by the images. Its mean over samples times the number of
+        paths of that length, `path_lengths(n)`, is what all of them
+        contribute.
+
+    Raises:
+        ValueError: If the network is plain: it has one path only.
+
+    Reference: Veit et al. 2016, section 5, figure 6.
+    """
+    n = len(network.blocks(model))
+    if not all(block.residual for block in network.blocks(model)):
+        raise ValueError(
+            f"{model.name!r} is a plain network: it has one path, through all "
+            f"of its {n} blocks."
+        )
+    lengths = np.arange(n + 1) if lengths is None else np.array(lengths)
+    if lengths.min() < 0 or lengths.max() > n:
+        raise ValueError(
+            f"A path through {n} blocks has a length from 0 to {n}. "
+            f"Received: lengths={lengths.tolist()}"
+        )
+    gradient = _path_gradient(model, images, labels)
+    rng = np.random.default_rng(seed)
+    norms = np.zeros((len(lengths), samples))
+    for place in np.ndindex(norms.shape):
+        through = np.zeros(n, "float32")
+        through[rng.choice(n, lengths[place[0]], replace=False)] = 1
+        norms[place] = np.linalg.norm(gradient(through).ravel())
+    return PathGradients(lengths, norms)
+
+
+def _path_gradient(model, images, labels):
+    """Returns a function of a path that returns its gradient by the images.
+
+    A path is 1.0 for each block whose branch it takes, 0.0 for the others.
+    """
+    from_logits = network.gives_logits(model)
+
+    def loss(images, labels, through):
+        def join(i, branch, shortcut, x):
+            share = ops.cast(through[i], branch.dtype)
+            return _in_gradient(branch, share) + _in_gradient(
+                shortcut, 1 - share
+            )
+
+        outputs = network.forward(model, images, block=join)
+        return ops.mean(network.cross_entropies(outputs, labels, from_logits))
+
+    stateless = network.pure(model, loss)
+    run = backend.value_and_gradients(
+        lambda images, values, *others: stateless(values, *images, *others)
+    )
+    (batch,) = network.batches(images, labels, batch_size=len(images))
+    images, labels = map(ops.convert_to_tensor, batch)
+    values = network.values_of(model)
+
+    def gradient(through):
+        through = ops.convert_to_tensor(np.asarray(through, "float32"))
+        _, (found,) = run([images], values, labels, through)
+        return ops.convert_to_numpy(found).astype("float64")
+
+    return gradient
+
+
+def _in_gradient(x, share):
+    """Returns `x`, through which `share` of the gradient goes back."""
+    return share * x + (1 - share) * ops.stop_gradient(x)

@@ -1,0 +1,217 @@
+"""What all analyses share: a network as a chain of layers, and as a function.
+
+The networks of this package are chains: every layer reads the one before it,
+and what branches is inside a block. An analysis walks along the chain, does
+something else where it wants to, and hands the whole to the backend as a
+function of the network's variables, so that it is compiled once however many
+lesions, directions or steps of training it is asked about.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet import backend
+from keras_resnet.blocks import ResidualBlock
+
+BATCH_SIZE = 256
+
+
+def chain(model):
+    """Returns the layers of one of this package's networks, in order.
+
+    Raises:
+        ValueError: If the model is not a chain of layers with blocks.
+    """
+    layers = [x for x in model.layers if not _is_input(x)]
+    tensor = model.inputs[0]
+    for layer in layers:
+        nodes = [n for n in layer._inbound_nodes if n.input_tensors == [tensor]]
+        if len(nodes) != 1:
+            break
+        (tensor,) = nodes[0].output_tensors
+    if (
+        len(model.inputs) != 1
+        or tensor is not model.outputs[0]
+        or not any(isinstance(x, ResidualBlock) for x in layers)
+    ):
+        raise ValueError(
+            "An analysis needs a network of this package: a chain of layers "
+            f"with `ResidualBlock`s. Received: {type(model).__name__} "
+            f"{model.name!r}"
+        )
+    return layers
+
+
+def _is_input(layer):
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def blocks(model):
+    """Returns the `ResidualBlock`s of a network, in order."""
+    return [x for x in chain(model) if isinstance(x, ResidualBlock)]
+
+
+def changes_shape(model):
+    """Returns for each block whether its output has another shape."""
+    changes = []
+    shape = model.inputs[0].shape
+    for layer in chain(model):
+        output = layer.compute_output_shape(shape)
+        if isinstance(layer, ResidualBlock):
+            changes.append(tuple(output) != tuple(shape))
+        shape = output
+    return np.array(changes)
+
+
+def forward(model, x, training=False, block=None, observe=None):
+    """Runs a network layer by layer.
+
+    Args:
+        model: A network of this package.
+        x: Tensor of images.
+        training: Boolean, whether to normalize by the batch. Defaults to
+            `False`.
+        block: Callable `(i, branch, shortcut, x)` that returns what block `i`
+            outputs before its last ReLU, given the outputs of its branch and
+            its shortcut (`None` in a plain net) and its input. Defaults to
+            their sum.
+        observe: Callable `(name, convolution, response)` that is shown each
+            3-D or 4-D response: after normalization, before the nonlinearity.
+
+    Returns:
+        The outputs of the network.
+    """
+    join = block or _sum
+    observe = observe or _nothing
+    number = 0
+    for layer in chain(model):
+        if isinstance(layer, ResidualBlock):
+            branch = _branch(layer, x, training, observe)
+            shortcut = layer._shortcut(x, training) if layer.residual else None
+            x = ops.relu(join(number, branch, shortcut, x))
+            number += 1
+            continue
+        if isinstance(layer, keras.layers.BatchNormalization):
+            x = layer(x, training=training)
+        else:
+            x = layer(x)
+        # A folded net's stem has no normalization of its own.
+        if layer.name == "stem_bn" or (
+            layer.name == "stem_conv" and layer.use_bias
+        ):
+            observe("stem_conv", model.get_layer("stem_conv"), x)
+    return x
+
+
+def _branch(block, x, training, observe):
+    for i, (conv, bn) in enumerate(block.residual_branch(), start=1):
+        x = ops.relu(x) if i > 1 else x
+        x = conv(x)
+        x = x if bn is None else bn(x, training=training)
+        observe(f"{block.name}/{conv.name}", conv, x)
+    return x
+
+
+def _sum(number, branch, shortcut, x):
+    return branch if shortcut is None else branch + shortcut
+
+
+def _nothing(*_):
+    pass
+
+
+def pure(model, function):
+    """Returns a function as one of the model's variables, too.
+
+    Args:
+        model: A built `keras.Model`.
+        function: Callable of tensors that uses the model.
+
+    Returns:
+        Callable `(values, *inputs)` that computes `function(*inputs)` with
+        `values` in place of the model's variables, and changes none of them.
+    """
+    variables = model.variables
+
+    def stateless(values, *inputs):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*inputs)
+
+    return stateless
+
+
+def values_of(model):
+    """Returns the values of all variables of a model, as tensors.
+
+    Copies: on TensorFlow a variable would be one to `tf.function` too, and
+    JAX may give the memory of a variable to the next step of training.
+    """
+    return [ops.copy(v) for v in model.variables]
+
+
+def compiled(model, function):
+    """Returns `pure(model, function)`, compiled, of arrays and to arrays.
+
+    The values may be left out: they are then those that the model has when
+    it is called.
+    """
+    run = backend.compiled(pure(model, function))
+
+    def call(*inputs, values=None):
+        values = values_of(model) if values is None else values
+        outputs = run(values, *map(ops.convert_to_tensor, inputs))
+        return keras.tree.map_structure(ops.convert_to_numpy, outputs)
+
+    return call
+
+
+def batches(images, *others, batch_size=BATCH_SIZE):
+    """Yields images as float32, and other arrays, a batch at a time."""
+    if not len(images):
+        raise ValueError("`images` is empty: there is nothing to analyse.")
+    for other in others:
+        if len(other) != len(images):
+            raise ValueError(
+                "There must be a label for each image. Received: "
+                f"{len(images)} images, {len(other)} labels"
+            )
+    for i in range(0, len(images), batch_size):
+        part = slice(i, i + batch_size)
+        yield (
+            np.asarray(images[part], "float32"),
+            *(np.asarray(other[part], "int32") for other in others),
+        )
+
+
+def gives_logits(model):
+    """Returns whether a classifier's outputs are logits, not probabilities.
+
+    Raises:
+        ValueError: If the model does not end in a dense classifier with
+            softmax or no activation.
+    """
+    head = chain(model)[-1]
+    activation = getattr(head, "activation", None)
+    known = (keras.activations.linear, keras.activations.softmax)
+    if not isinstance(head, keras.layers.Dense) or activation not in known:
+        raise ValueError(
+            "This analysis needs a classifier: a dense head with softmax, or "
+            f"with `classifier_activation=None`. Received: {head.name!r} of "
+            f"{model.name!r}"
+        )
+    return activation is keras.activations.linear
+
+
+def cross_entropies(outputs, labels, from_logits):
+    """Returns the cross-entropy of each image, as the losses of Keras do."""
+    return keras.losses.sparse_categorical_crossentropy(
+        labels, ops.cast(outputs, "float32"), from_logits=from_logits
+    )
+
+
+def wrong(outputs, labels):
+    """Returns 1.0 for each image that is classified wrongly, else 0.0."""
+    found = ops.cast(ops.argmax(outputs, axis=-1), labels.dtype)
+    return ops.cast(ops.not_equal(found, labels), "float32")

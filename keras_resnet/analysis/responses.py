@@ -1,0 +1,66 @@
+"""Layer responses: how strongly each 3x3 layer answers."""
+
+import collections
+
+import numpy as np
+from keras import ops
+
+from keras_resnet.analysis import network
+
+LayerResponses = collections.namedtuple("LayerResponses", ("names", "std"))
+
+
+def layer_responses(model, images, batch_size=network.BATCH_SIZE):
+    """Returns the standard deviation of each 3x3 layer's response.
+
+    A response is what a layer outputs after normalization and before the
+    nonlinearity, or before the addition at a block's end. The deviation is
+    taken over all images, places and channels, in inference mode.
+
+    Args:
+        model: A network of this package, residual or plain.
+        images: `(n, rows, columns, channels)` array of what the model takes.
+        batch_size: Integer, images at a time. Defaults to `256`.
+
+    Returns:
+        `LayerResponses` of `names`, a tuple of strings such as
+        `"stage1_block1/conv1"`, in order, and `std`, an array of as many
+        deviations. `np.sort(std)[::-1]` gives the paper's second panel.
+
+    Raises:
+        ValueError: If the model is not of this package.
+
+    Reference: He et al. 2015, section 4.2, figure 7.
+    """
+    names = []
+
+    def moments(x):
+        found = []
+        names.clear()
+
+        def observe(name, conv, response):
+            if conv.kernel_size != (3, 3):
+                return
+            response = ops.cast(response, "float32")
+            mean = ops.mean(response)
+            # About their own mean: the difference of two large sums would
+            # round away a small deviation.
+            found.append(
+                ops.stack([mean, ops.mean(ops.square(response - mean))])
+            )
+            names.append(name)
+
+        network.forward(model, x, observe=observe)
+        return ops.stack(found)
+
+    run = network.compiled(model, moments)
+    found, counts = [], []
+    for (batch,) in network.batches(images, batch_size=batch_size):
+        found.append(run(batch))
+        counts.append(len(batch))
+    # Between the batches as within them, by the size of each.
+    mean, variance = np.moveaxis(np.array(found, "float64"), -1, 0)
+    share = np.array(counts)[:, None] / sum(counts)
+    total = (share * mean).sum(axis=0)
+    variance = (share * (variance + (mean - total) ** 2)).sum(axis=0)
+    return LayerResponses(tuple(names), np.sqrt(variance))

@@ -1,0 +1,579 @@
+"""The analyses against a network in NumPy, and against what must hold."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from backend_worker import draw_weights
+from numpy_network import NumpyNetwork
+
+from keras_resnet import ResNet, analysis, fold_batch_norm
+from keras_resnet.analysis import gradients, landscape, lesions, network
+
+CLASSES = 5
+# Residual nets by shortcut, and the plain twin.
+KINDS = ("A", "B", "C", "plain")
+
+
+@pytest.fixture(autouse=True)
+def _channels_last():
+    data_format = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    yield
+    keras.config.set_image_data_format(data_format)
+
+
+def _net(kind="A", depths=(2, 2), activation=None, **kwargs):
+    shortcut = "A" if kind == "plain" else kind
+    model = ResNet(
+        depths,
+        (16, 32)[: len(depths)],
+        stem="cifar",
+        input_shape=(8, 8, 3),
+        classes=CLASSES,
+        classifier_activation=activation,
+        shortcut=shortcut,
+        residual=kind != "plain",
+        **kwargs,
+    )
+    draw_weights(model, seed=0)
+    return model
+
+
+def _data(n=12, seed=1):
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(n, 8, 8, 3)).astype("float32")
+    return images, rng.integers(CLASSES, size=n)
+
+
+def _compiled(model, logits=True):
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=logits),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _weights(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+# Layer responses.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_responses_are_those_of_a_forward_pass_by_hand(kind):
+    model = _net(kind)
+    images, _ = _data(10)
+    found = analysis.layer_responses(model, images, batch_size=4)
+    _, expected = NumpyNetwork(model)(images)
+    assert found.names == tuple(expected)
+    assert len(found.names) == 9
+    np.testing.assert_allclose(
+        found.std, [x.std() for x in expected.values()], rtol=1e-4
+    )
+
+
+def test_only_3x3_layers_respond():
+    model = _net("B", bottleneck=True)
+    images, _ = _data(4)
+    found = analysis.layer_responses(model, images)
+    _, expected = NumpyNetwork(model)(images)
+    names = ["stem_conv", *(n for n in expected if n.endswith("conv2"))]
+    assert found.names == tuple(names)
+    np.testing.assert_allclose(
+        found.std, [expected[n].std() for n in names], rtol=1e-4
+    )
+
+
+def test_a_folded_network_responds_alike():
+    model = _net("B")
+    images, _ = _data(4)
+    one = analysis.layer_responses(model, images)
+    two = analysis.layer_responses(fold_batch_norm(model), images)
+    assert one.names == two.names
+    np.testing.assert_allclose(one.std, two.std, rtol=1e-4)
+
+
+# Gradient flow.
+
+
+@pytest.mark.parametrize("kind", ["B", "plain"])
+def test_gradient_norms_are_slopes_of_the_loss(kind):
+    model = _net(kind)
+    images, labels = _data(8)
+    before = _weights(model)
+    function = gradients.GradientFunction(model)
+    norms = function(images, labels)
+    reference = NumpyNetwork(model)
+    assert norms.names == tuple(
+        n for n in sorted(reference.kernels, key=_depth)
+    )
+    h = 1e-5
+    for name, norm, gradient in zip(
+        norms.names,
+        norms.norms,
+        function.gradients(images, labels),
+        strict=True,
+    ):
+        # Up along the gradient the loss rises by the gradient's norm.
+        kernel = reference.kernels[name]
+        step = h * gradient / np.linalg.norm(gradient)
+        kernel += step
+        above = reference.loss(images, labels, training=True)
+        kernel -= 2 * step
+        below = reference.loss(images, labels, training=True)
+        kernel += step
+        assert norm == pytest.approx((above - below) / (2 * h), rel=1e-3), name
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def _depth(name):
+    return {"stem_conv": "", "head": "z"}.get(name, name)
+
+
+def test_probabilities_have_the_gradients_of_their_logits():
+    images, labels = _data(8)
+    one = analysis.gradient_norms(_net("A"), images, labels)
+    two = analysis.gradient_norms(
+        _net("A", activation="softmax"), images, labels
+    )
+    np.testing.assert_allclose(one.norms, two.norms, rtol=1e-3)
+
+
+def test_gradient_flow_is_recorded_in_training_and_resumed(tmp_path):
+    images, labels = _data(16)
+    path = tmp_path / "gradients.csv"
+    model = _compiled(_net("A", depths=(1, 1)))
+    first = analysis.gradient_norms(model, images, labels)
+
+    def fit(steps):
+        model.fit(
+            images,
+            labels,
+            batch_size=4,
+            shuffle=False,
+            epochs=steps // 4,
+            verbose=0,
+            callbacks=[analysis.GradientFlow(images, labels, 3, path)],
+        )
+
+    fit(4)
+    after_four = _weights(model)
+    fit(4)
+    steps, names, norms = analysis.read_gradient_flow(path)
+    assert steps.tolist() == [0, 3, 4, 6, 8]
+    assert names == first.names
+    np.testing.assert_allclose(norms[0], first.norms, rtol=1e-5)
+    last = analysis.gradient_norms(model, images, labels)
+    np.testing.assert_allclose(norms[-1], last.norms, rtol=1e-5)
+    # As a run that stopped after step 8 and goes on from step 4.
+    model.optimizer.iterations.assign(4)
+    model.set_weights(after_four)
+    fit(4)
+    again, _, repeated = analysis.read_gradient_flow(path)
+    assert again.tolist() == [0, 3, 4, 6, 8]
+    np.testing.assert_allclose(repeated, norms, rtol=1e-3)
+
+
+# The identity property.
+
+
+def _outputs(model, images, training=False):
+    def forward(x):
+        return network.forward(model, x, training)
+
+    return network.compiled(model, forward)(images)
+
+
+@pytest.mark.parametrize("kind", ["A", "B", "C"])
+def test_a_grown_network_computes_the_same(kind):
+    model = _net(kind)
+    images, _ = _data(8)
+    grown = analysis.grow(model, (1, 2))
+    names = [x.name for x in grown.layers if "_block" in x.name]
+    assert names == [
+        *("stage1_block1", "stage1_block2", "stage1_block3"),
+        *("stage2_block1", "stage2_block2", "stage2_block3", "stage2_block4"),
+    ]
+    for training in (False, True):
+        outputs = [_outputs(m, images, training) for m in (model, grown)]
+        # XLA fuses the deeper graph in another way.
+        np.testing.assert_allclose(*outputs, atol=1e-6)
+    np.testing.assert_allclose(
+        grown.predict(images, verbose=0),
+        model.predict(images, verbose=0),
+        atol=1e-6,
+    )
+
+
+def test_a_grown_network_trains_on():
+    model = _net("B")
+    images, labels = _data(16)
+    grown = _compiled(analysis.grow(model, 1))
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in grown.variables}
+    before = {name: value.copy() for name, value in before.items()}
+    losses = grown.fit(
+        images, labels, batch_size=16, epochs=5, shuffle=False, verbose=0
+    ).history["loss"]
+    assert losses[0] == pytest.approx(
+        NumpyNetwork(model).loss(images, labels, training=True), rel=1e-4
+    )
+    assert losses[-1] < losses[0]
+    # All that is new takes part.
+    for variable in grown.get_layer("stage1_block3").trainable_variables:
+        assert np.abs(
+            keras.ops.convert_to_numpy(variable) - before[variable.path]
+        ).any(), variable.path
+
+
+def test_a_plain_network_grows_by_identities_in_inference():
+    images, _ = _data(8)
+    plain = analysis.identity_property(_net("plain"), images, added=(1, 3))
+    residual = analysis.identity_property(_net("A"), images, added=(1, 3))
+    assert plain.added.tolist() == residual.added.tolist() == [2, 6]
+    assert (residual.zero < 1e-6).all()
+    assert (plain.zero < 1e-4).all()
+    # The control: blocks with random weights do change the outputs.
+    assert (residual.random > 0.01).all()
+    assert (plain.random > 0.01).all()
+
+
+def test_growing_refuses_what_it_cannot_do():
+    model = _net("B")
+    with pytest.raises(ValueError, match=r"2 stages. Received: added=\(1,\)"):
+        analysis.grow(model, (1,))
+    with pytest.raises(ValueError, match="is folded"):
+        analysis.grow(fold_batch_norm(model), 1)
+    with pytest.raises(ValueError, match="none can be the identity"):
+        analysis.grow(_net("plain", bottleneck=True), 1)
+
+
+# Lesions.
+
+
+def _with_labels(model, images):
+    """The network in NumPy, and labels of which it knows two thirds.
+
+    Sets the model's biases, so that no class is preferred.
+    """
+    bias = model.get_layer("head").bias
+    bias.assign_sub(NumpyNetwork(model)(images)[0].mean(0))
+    reference = NumpyNetwork(model)
+    labels = reference(images)[0].argmax(1)
+    labels[::3] = (labels[::3] + 1) % CLASSES
+    return reference, labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deleting_a_block_is_building_the_network_without_it(kind):
+    model = _net(kind)
+    images, _ = _data(60)
+    reference, labels = _with_labels(model, images)
+    found = analysis.delete_each_block(model, images, labels, batch_size=20)
+    assert found.baseline == pytest.approx(1 / 3)
+    blocks = ["stage1_block1", "stage1_block2", "stage2_block2"]
+    if kind != "plain":
+        blocks.insert(2, "stage2_block1")
+    assert found.names == tuple(blocks)
+    expected = [reference.error(images, labels, deleted=[b]) for b in blocks]
+    np.testing.assert_allclose(found.error, expected)
+    assert len({found.baseline, *expected}) > 3
+    net = analysis.LesionedNetwork(model, images, labels)
+    two = ["stage1_block1", "stage2_block2"]
+    assert net.error(two) == pytest.approx(
+        reference.error(images, labels, deleted=two)
+    )
+
+
+@pytest.mark.parametrize("kind", ["A", "C", "plain"])
+def test_swapping_blocks_is_swapping_their_weights(kind):
+    model = _net(kind, depths=(3, 3))
+    images, _ = _data(60)
+    reference, labels = _with_labels(model, images)
+    net = analysis.LesionedNetwork(model, images, labels)
+    assert sorted(net.swappable()) == [(1, 0), (2, 0), (2, 1), (5, 4)]
+    for order in ([2, 0, 1, 3, 4, 5], [0, 1, 2, 3, 5, 4]):
+        expected = reference.error(images, labels, order=order)
+        assert expected != pytest.approx(1 / 3)
+        assert net.error(order=order) == pytest.approx(expected)
+    assert net.error() == pytest.approx(1 / 3)
+
+
+def test_lesion_studies_are_functions_of_their_seed():
+    model = _net("B", depths=(3, 3))
+    images, _ = _data(60)
+    _, labels = _with_labels(model, images)
+    one, again, other = (
+        analysis.delete_blocks(
+            model, images, labels, (0, 2, 6), trials=3, seed=seed
+        )
+        for seed in (0, 0, 1)
+    )
+    assert one.error.shape == (3, 3)
+    np.testing.assert_array_equal(one.error, again.error)
+    assert (one.error[1] != other.error[1]).any()
+    # Nothing deleted, and everything: no choice.
+    assert np.ptp(one.error[0]) == np.ptp(one.error[2]) == 0
+    swapped = analysis.swap_blocks(model, images, labels, (0, 1), trials=3)
+    np.testing.assert_array_equal(swapped.error[0], one.error[0])
+    assert (swapped.correlation[0] == 1).all()
+    assert (swapped.correlation[1] < 1).all()
+
+
+def test_lesions_refuse_what_they_cannot_do():
+    model = _net("plain", depths=(1, 1))
+    images, labels = _data(4)
+    net = analysis.LesionedNetwork(model, images, labels)
+    with pytest.raises(ValueError, match="stage2_block1.*changes the shape"):
+        net.error(["stage2_block1"])
+    with pytest.raises(ValueError, match="no block 'x'.*stage1_block1"):
+        net.error(["x"])
+    with pytest.raises(ValueError, match="cannot be in the place"):
+        net.error(order=[1, 0])
+    with pytest.raises(ValueError, match="each block once"):
+        net.error(order=[0, 0])
+    with pytest.raises(ValueError, match="no two blocks of the same shapes"):
+        analysis.swap_blocks(model, images, labels, (1,))
+    with pytest.raises(ValueError, match="2 blocks cannot be deleted"):
+        analysis.delete_blocks(model, images, labels, (2,))
+    with pytest.raises(ValueError, match="4 images, 3 labels"):
+        analysis.LesionedNetwork(model, images, labels[:3])
+
+
+def test_kendall_correlation_counts_pairs():
+    for order in itertools.permutations(range(4)):
+        pairs = list(itertools.combinations(order, 2))
+        agreeing = sum(a < b for a, b in pairs)
+        expected = (2 * agreeing - len(pairs)) / len(pairs)
+        assert analysis.kendall_correlation(order) == pytest.approx(expected)
+
+
+def test_path_lengths_count_paths():
+    lengths, share = analysis.path_lengths(5)
+    paths = [sum(path) for path in itertools.product((0, 1), repeat=5)]
+    assert lengths.tolist() == list(range(6))
+    np.testing.assert_allclose(
+        share, [paths.count(k) / len(paths) for k in lengths]
+    )
+    # 54 blocks of ResNet-110, and far more than floats can count.
+    assert analysis.path_lengths(54)[1][19:36].sum() > 0.95
+    assert analysis.path_lengths(2000)[1].sum() == pytest.approx(1)
+
+
+def test_all_paths_together_carry_the_whole_gradient():
+    model = _net("B")
+    images, labels = _data(6)
+    gradient = lesions._path_gradient(model, images, labels)
+    paths = list(itertools.product((0, 1), repeat=4))
+    total = sum(gradient(path) for path in paths)
+    reference = NumpyNetwork(model)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        # In double precision: a step of single precision would be noise.
+        direction = rng.normal(size=images.shape)
+        above, below = (
+            reference.loss(images + h * direction, labels)
+            for h in (1e-6, -1e-6)
+        )
+        assert (total * direction).sum() == pytest.approx(
+            (above - below) / 2e-6, rel=1e-3, abs=1e-6
+        )
+    found = analysis.gradient_by_path_length(
+        model, images, labels, lengths=(0, 4), samples=2
+    )
+    assert found.norms.shape == (2, 2)
+    for length, path in ((0, paths[0]), (1, paths[-1])):
+        np.testing.assert_allclose(
+            found.norms[length], np.linalg.norm(gradient(path)), rtol=1e-5
+        )
+
+
+def test_a_plain_network_has_one_path():
+    with pytest.raises(ValueError, match="one path, through all of its 4"):
+        analysis.gradient_by_path_length(_net("plain"), *_data(2))
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        analysis.gradient_by_path_length(_net("A"), *_data(2), lengths=(5,))
+
+
+# Loss landscape.
+
+
+def test_directions_have_the_norms_of_the_filters():
+    model = _net("B")
+    direction = analysis.random_direction(model, seed=3)
+    for variable, found in zip(
+        model.trainable_variables, direction, strict=True
+    ):
+        weights = keras.ops.convert_to_numpy(variable)
+        assert found.shape == weights.shape
+        if variable.path.endswith("kernel"):
+            for i in range(weights.shape[-1]):
+                assert np.linalg.norm(found[..., i]) == pytest.approx(
+                    np.linalg.norm(weights[..., i]), rel=1e-5
+                )
+        else:
+            assert not found.any()
+    again, other = (analysis.random_direction(model, seed=s) for s in (3, 4))
+    assert (again[0] == direction[0]).all()
+    assert (other[0] != direction[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["A", "plain"])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_the_origin_is_the_evaluated_model(kind, activation):
+    model = _compiled(_net(kind, activation=activation), activation is None)
+    images, labels = _data(30)
+    directions = [analysis.random_direction(model, seed) for seed in (0, 1)]
+    before = _weights(model)
+    found = analysis.loss_landscape(
+        model,
+        images,
+        labels,
+        directions,
+        [(-0.5, 0, 0.5), (0, 1)],
+        batch_size=20,
+    )
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    assert found.loss.shape == found.error.shape == (3, 2)
+    assert found.loss[1, 0] == pytest.approx(loss, rel=1e-4)
+    assert found.error[1, 0] == pytest.approx(1 - accuracy, abs=1e-6)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    # Another point, by weights that are really moved.
+    for variable, one, two in zip(
+        model.trainable_variables, *directions, strict=True
+    ):
+        variable.assign_add(-0.5 * one + 1.0 * two)
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    assert found.loss[0, 1] == pytest.approx(loss, rel=1e-4)
+    assert found.error[0, 1] == pytest.approx(1 - accuracy, abs=1e-6)
+
+
+def test_statistics_of_the_batch_are_those_of_training():
+    model = _net("B")
+    images, labels = _data(8)
+    direction = analysis.random_direction(model)
+    found = analysis.loss_landscape(
+        model, images, labels, [direction], [(0.0,)], statistics="batch"
+    )
+    expected = NumpyNetwork(model).loss(images, labels, training=True)
+    assert found.loss[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("statistics", landscape.STATISTICS)
+def test_points_at_a_time_do_not_matter(statistics):
+    model = _net("A")
+    images, labels = _data(8)
+    directions = [analysis.random_direction(model, seed) for seed in (0, 1)]
+    one, three = (
+        analysis.loss_landscape(
+            model,
+            images,
+            labels,
+            directions,
+            [(-1, 0), (-0.5, 0.5)],
+            statistics=statistics,
+            points_at_a_time=n,
+        )
+        for n in (1, 3)
+    )
+    np.testing.assert_allclose(one.loss, three.loss, rtol=1e-4)
+    np.testing.assert_array_equal(one.error, three.error)
+
+
+def test_a_landscape_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    model = _net("A")
+    images, labels = _data(8)
+    directions = [analysis.random_direction(model)]
+    path = tmp_path / "line.npz"
+    evaluated = []
+    original = landscape._evaluation
+
+    def evaluation(*args):
+        evaluate = original(*args)
+
+        def counting(points, size):
+            if len(evaluated) == 2:
+                raise KeyboardInterrupt
+            evaluated.append(points)
+            return evaluate(points, size)
+
+        return counting
+
+    def run():
+        return analysis.loss_landscape(
+            model,
+            images,
+            labels,
+            directions,
+            [(-1, -0.5, 0, 1)],
+            points_at_a_time=1,
+            path=path,
+        )
+
+    monkeypatch.setattr(landscape, "_evaluation", evaluation)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert np.isnan(analysis.read_landscape(path).loss).tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    evaluated.clear()
+    whole = run()
+    assert np.concatenate(evaluated)[:, 0].tolist() == [0, 1]
+    stored = analysis.read_landscape(path)
+    np.testing.assert_array_equal(stored.loss, whole.loss)
+    np.testing.assert_array_equal(stored.error, whole.error)
+    np.testing.assert_array_equal(stored.axes[0], [-1, -0.5, 0, 1])
+    model.get_layer("head").bias.assign_add(np.ones(CLASSES))
+    with pytest.raises(ValueError, match="another model"):
+        run()
+
+
+def test_landscapes_refuse_what_does_not_fit():
+    model = _net("A")
+    data = _data(2)
+    direction = analysis.random_direction(model)
+    with pytest.raises(ValueError, match="'moving' or 'batch'"):
+        analysis.loss_landscape(
+            model, *data, [direction], [(0,)], statistics="none"
+        )
+    with pytest.raises(ValueError, match="1 directions, 2 axes"):
+        analysis.loss_landscape(model, *data, [direction], [(0,), (0,)])
+    with pytest.raises(ValueError, match="trainable variables"):
+        analysis.loss_landscape(model, *data, [direction[1:]], [(0,)])
+
+
+# What all of them refuse.
+
+
+def test_analyses_need_a_network_of_this_package():
+    image = keras.Input((8, 8, 3))
+    other = keras.Model(image, keras.layers.Conv2D(4, 3)(image))
+    with pytest.raises(ValueError, match="needs a network of this package"):
+        analysis.layer_responses(other, _data(2)[0])
+    features = ResNet(
+        (1,), (16,), stem="cifar", input_shape=(8, 8, 3), include_top=False
+    )
+    with pytest.raises(ValueError, match="needs a classifier"):
+        analysis.gradient_norms(features, *_data(2))
+    with pytest.raises(ValueError, match="empty"):
+        analysis.layer_responses(_net("A"), _data(0)[0])
+
+
+def test_a_network_may_come_after_preprocessing():
+    image = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(0.5)(image)
+    model = ResNet(
+        (1,), (16,), stem="cifar", input_tensor=scaled, classes=CLASSES
+    )
+    images, _ = _data(4)
+    np.testing.assert_allclose(
+        _outputs(model, images), model.predict(images, verbose=0), atol=1e-6
+    )

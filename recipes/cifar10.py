@@ -8,9 +8,9 @@ python recipes/cifar10.py --preset fast --dataset digits      # no download
 """
 
 import dataclasses
-import sys
 
 import cli
+import fitting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,8 @@ PRESETS_BY_DATASET = {("fast", "digits"): {"batch_size": 32}}
 WARMUP_STEPS = 400
 WARMUP_FROM_DEPTH = 110
 
+GRADIENTS = "gradients.csv"
+
 
 def make_parser():
     """Returns the parser of this recipe's flags."""
@@ -68,18 +70,7 @@ def make_parser():
         f"{fast['epochs']} epochs of one cycle with rate "
         f"{fast['learning_rate']} and weight decay {fast['weight_decay']}",
     )
-    add(
-        "--dataset",
-        choices=("cifar10", "digits", "mnist"),
-        help=f"what to train on (default: {d.dataset}); digits come with "
-        "scikit-learn and need no download",
-    )
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-    )
+    cli.add_data_flags(parser, ("cifar10", "digits", "mnist"), d.dataset)
     add(
         "--depth",
         type=cli.positive_int,
@@ -158,34 +149,57 @@ def make_parser():
         f"{d.precision})",
     )
     add(
-        "--input",
-        choices=("auto", "tf.data", "device"),
-        help="where batches are prepared, the same ones either way: tf.data, "
-        "on the processor; device, where the network trains, not on "
-        "TensorFlow; auto: device on JAX and PyTorch with an accelerator "
-        "(default: auto)",
+        "--gradients",
+        type=cli.positive_int,
+        metavar="N",
+        help="write the gradient norm of each layer to gradients.csv every N "
+        "steps (default: never); changes nothing in the training",
     )
-    add(
-        "--output",
-        metavar="DIR",
-        help="folder for what the run leaves (default: "
-        "runs/DATASET-NET-PRESET-BACKEND-seedN)",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in that folder, from its last whole epoch",
+    cli.add_run_flags(
+        parser,
+        "runs/DATASET-NET-PRESET-BACKEND-seedN, other flags after the preset",
     )
     return parser
 
 
+def preset_values(preset, dataset):
+    """Returns the settings in which a preset differs from the paper."""
+    return PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
+
+
+def name_of(settings, backend):
+    """Returns the name of a run's folder.
+
+    It names what a preset does not say, so that runs of different settings
+    have different folders.
+    """
+    net = "plain" if settings.plain else "resnet"
+    option = "" if settings.plain else settings.shortcut
+    usual = Settings(**preset_values(settings.preset, settings.dataset))
+    # In the name already, or told by what stands there.
+    named = {"preset", "dataset", "depth", "shortcut", "plain", "seed"}
+    others = [
+        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
+        for field in dataclasses.fields(Settings)
+        if field.name not in named
+        and getattr(settings, field.name) is not None
+        and getattr(settings, field.name) != getattr(usual, field.name)
+    ]
+    return "-".join(
+        [
+            settings.dataset,
+            f"{net}{settings.depth}{option}",
+            settings.preset,
+            *others,
+            backend,
+            f"seed{settings.seed}",
+        ]
+    )
+
+
 def settle(arguments):
     """Returns the `Settings` that flags and preset add up to."""
-    given = {
-        field.name: getattr(arguments, field.name)
-        for field in dataclasses.fields(Settings)
-        if hasattr(arguments, field.name)
-    }
+    given = cli.given(arguments, Settings)
     if "steps" in given and "epochs" in given:
         raise cli.UsageError("give --steps or --epochs, not both")
     if "plain" in given and "shortcut" in given:
@@ -193,18 +207,15 @@ def settle(arguments):
             "a plain net has no shortcuts: leave out one of "
             "--plain and --shortcut"
         )
-    if given.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
-        raise cli.UsageError(
-            "the digits come with scikit-learn: leave out --data-dir"
-        )
     depth = given.get("depth", Settings.depth)
     if depth < 8 or (depth - 2) % 6:
         raise cli.UsageError(
             f"argument --depth: {depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
         )
-    preset = given.get("preset", Settings.preset)
-    dataset = given.get("dataset", Settings.dataset)
-    values = PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
+    values = preset_values(
+        given.get("preset", Settings.preset),
+        given.get("dataset", Settings.dataset),
+    )
     if "steps" in given or "epochs" in given:
         values = values | {"steps": None, "epochs": None}
     if given.get("schedule") == "step-decay":
@@ -216,24 +227,6 @@ def settle(arguments):
             f"{settings.schedule}, --warmup is {settings.warmup}"
         )
     return settings
-
-
-def choose_input(given):
-    """Returns the name of the input that `--input` or the machine asks for."""
-    import keras
-
-    from keras_resnet.backend import accelerators
-
-    backend = keras.backend.backend()
-    if given == "device" and backend == "tensorflow":
-        raise cli.UsageError(
-            "argument --input: on TensorFlow batches come by tf.data alone; "
-            "leave out --input device, or set KERAS_BACKEND to jax or torch"
-        )
-    if given != "auto":
-        return given
-    on_device = backend != "tensorflow" and accelerators()
-    return "device" if on_device else "tf.data"
 
 
 def learning_rate(settings, steps):
@@ -303,64 +296,37 @@ def main(arguments):
     from keras_resnet import data as image_data
     from keras_resnet import plots, training
 
-    input_name = choose_input(getattr(arguments, "input", "auto"))
-    batches = image_data.INPUTS[input_name]
-    net = "plain" if settings.plain else "resnet"
-    option = "" if settings.plain else settings.shortcut
-    name = (
-        f"{settings.dataset}-{net}{settings.depth}{option}-{settings.preset}-"
-        f"{keras.backend.backend()}-seed{settings.seed}"
-    )
+    backend = keras.backend.backend()
+    input_name = fitting.choose_input(arguments)
     data = image_data.load(
         settings.dataset, getattr(arguments, "data_dir", None)
     )
     run = training.Run(
-        getattr(arguments, "output", f"runs/{name}"),
-        dataclasses.asdict(settings) | {"backend": keras.backend.backend()},
+        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
+        dataclasses.asdict(settings) | {"backend": backend},
         resume=getattr(arguments, "resume", False),
     )
     if run.finished:
         print(f"{run.path} is finished: see result.json")
         return
 
-    n, batch_size = len(data.train), settings.batch_size
-    steps_per_epoch = max(1, round(n / batch_size))
-    steps = settings.steps or settings.epochs * steps_per_epoch
-    steps_per_epoch = min(steps_per_epoch, steps)
-    epochs = -(-steps // steps_per_epoch)
-    model = run.load_last() or build(settings, data, steps)
-    start = int(model.optimizer.iterations)
-    try:
-        if start < steps:
-            model.fit(
-                batches.training_batches(
-                    data.train,
-                    batch_size,
-                    mean=data.mean,
-                    margin=data.margin,
-                    mirror=data.mirror,
-                    seed=settings.seed,
-                    start=start,
-                ),
-                shuffle=False,  # the batches are shuffled already
-                steps_per_epoch=steps_per_epoch,
-                initial_epoch=start // steps_per_epoch,
-                epochs=epochs,
-                validation_data=batches.evaluation_batches(data.validation),
-                callbacks=run.callbacks(batch_size, steps),
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-    except KeyboardInterrupt:
-        draw(plots, run, settings)
-        reached = run.history().get("iterations", [0])[-1]
-        print(
-            f"\nInterrupted. {run.path} holds the run up to iteration "
-            f"{reached:.0f}; the same command with --resume goes on from there."
-        )
-        raise
-
+    batch_size = settings.batch_size
+    steps = settings.steps or settings.epochs * fitting.steps_per_pass(
+        len(data.train), batch_size
+    )
+    model = fitting.fit(
+        run,
+        lambda: build(settings, data, steps),
+        data,
+        batch_size=batch_size,
+        steps=steps,
+        seed=settings.seed,
+        input_name=input_name,
+        callbacks=gradient_flow(arguments, run, data),
+        interrupted=lambda: draw(plots, run, settings),
+    )
     evaluation = model.evaluate(
-        batches.evaluation_batches(data.test), return_dict=True, verbose=0
+        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
     )
     history = run.history()
     result = run.finish(
@@ -381,6 +347,20 @@ def main(arguments):
         f"{result['images_per_second']:.0f} images/s, "
         f"{result['seconds']:.0f} s; everything is in {run.path}"
     )
+
+
+def gradient_flow(arguments, run, data):
+    """Returns the callbacks that `--gradients` asks for."""
+    if not hasattr(arguments, "gradients"):
+        return []
+    from keras_resnet import analysis
+
+    batch = data.train[:128]
+    return [
+        analysis.GradientFlow(
+            batch.images, batch.labels, arguments.gradients, run / GRADIENTS
+        )
+    ]
 
 
 def draw(plots, run, settings, **point):

@@ -7,6 +7,7 @@ once.
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -85,6 +86,58 @@ positive_float.__name__ = "positive number"
 non_negative_float.__name__ = "number of at least 0"
 share.__name__ = "number from 0 to 1"
 seed.__name__ = "seed (whole number from 0 to 2147483647)"
+
+
+def add_data_flags(parser, datasets, default):
+    """Adds `--dataset`, `--data-dir` and `--input`."""
+    parser.add_argument(
+        "--dataset",
+        choices=datasets,
+        help=f"what to train on (default: {default}); digits come with "
+        "scikit-learn and need no download",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("auto", "tf.data", "device"),
+        help="where batches are prepared, the same ones either way: tf.data, "
+        "on the processor; device, where the network trains, not on "
+        "TensorFlow; auto: device on JAX and PyTorch with an accelerator "
+        "(default: auto)",
+    )
+
+
+def add_run_flags(parser, default):
+    """Adds `--output` and `--resume`."""
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help=f"folder for what the run leaves (default: {default})",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in that folder, from its last whole epoch",
+    )
+
+
+def given(arguments, settings):
+    """Returns the flags that were given and are fields of a dataclass."""
+    flags = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(settings)
+        if hasattr(arguments, field.name)
+    }
+    if flags.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
+        raise UsageError(
+            "the digits come with scikit-learn: leave out --data-dir"
+        )
+    return flags
 
 
 def run(parser, main, argv=None):

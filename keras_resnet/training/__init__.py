@@ -6,10 +6,16 @@ from keras_resnet.training.callbacks import (
     FailOnDivergence,
     Interruptible,
     Pace,
+    StepEvaluation,
     StopAt,
 )
 from keras_resnet.training.optimizers import CoupledSGD
-from keras_resnet.training.runs import Run, RunError, environment
+from keras_resnet.training.runs import (
+    Run,
+    RunError,
+    environment,
+    write_atomically,
+)
 from keras_resnet.training.schedules import one_cycle, step_decay
 
 __all__ = [
@@ -21,8 +27,10 @@ __all__ = [
     "Pace",
     "Run",
     "RunError",
+    "StepEvaluation",
     "StopAt",
     "environment",
     "one_cycle",
     "step_decay",
+    "write_atomically",
 ]

@@ -50,6 +50,119 @@ class Checkpoint(keras.callbacks.Callback):
         save_atomically(self.model, self.path)
 
 
+class StepEvaluation(keras.callbacks.Callback):
+    """Evaluates the model every so many steps, within epochs too.
+
+    Every `every` optimizer steps, and after the last one, it evaluates and
+    has the values of this moment:
+
+    - `iterations`: optimizer steps so far;
+    - `loss` and the other metrics over the steps since the evaluation before
+      or since training began, of a model that was moving on, as in the logs
+      of Keras;
+    - `val_loss` and so on: those of the validation data, for the model now;
+    - `error` and `val_error`, one minus the accuracies, if there are any.
+
+    It hands them to other callbacks as if an epoch had ended: to
+    `keras.callbacks.CSVLogger`, for a file of them, to `Checkpoint` or
+    `keras.callbacks.ModelCheckpoint`, for the best model. The epoch is
+    `iterations - 1`, so that Keras's `"{epoch}"` in a file name is the step.
+    The metrics of the epoch that goes on are not disturbed.
+
+    Args:
+        validation_data: What `Model.evaluate` takes: a dataset, or a tuple of
+            arrays `(x, y)` or `(x, y, sample_weight)`.
+        every: Integer, steps between two evaluations.
+        callbacks: List of callbacks that get the values. Defaults to none.
+        **kwargs: Other arguments of `Model.evaluate`, such as `batch_size`.
+
+    Attributes:
+        history: List of the dictionaries of values so far.
+    """
+
+    def __init__(self, validation_data, every, callbacks=(), **kwargs):
+        super().__init__()
+        if every < 1:
+            raise ValueError(
+                f"`every` must be at least 1. Received: every={every}"
+            )
+        self.validation_data = validation_data
+        self.every = every
+        self.callbacks = list(callbacks)
+        self.kwargs = {"verbose": 0, **kwargs}
+        self.history = []
+
+    def set_params(self, params):
+        super().set_params(params)
+        for callback in self.callbacks:
+            callback.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        for callback in self.callbacks:
+            callback.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self._step = self._evaluated = int(self.model.optimizer.iterations)
+        self._sums = {}
+        for callback in self.callbacks:
+            callback.on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        if self._step > self._evaluated:
+            self._evaluate()
+        for callback in self.callbacks:
+            callback.on_train_end(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Steps of this epoch so far, and what its metrics sum up to.
+        self._done = 0
+        self._in_epoch = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = batch + 1 - self._done
+        self._done = batch + 1
+        # Keras's logs are means over the epoch so far.
+        in_epoch = {key: self._done * value for key, value in logs.items()}
+        for key, value in in_epoch.items():
+            change = value - self._in_epoch.get(key, 0)
+            self._sums[key] = self._sums.get(key, 0) + change
+        self._in_epoch = in_epoch
+        before, self._step = self._step, self._step + steps
+        if before // self.every < self._step // self.every:
+            self._evaluate()
+
+    def _evaluate(self):
+        steps = self._step - self._evaluated
+        logs = {"iterations": self._step}
+        logs |= {key: value / steps for key, value in self._sums.items()}
+        # Evaluation uses the metrics that the epoch is adding to.
+        metrics = self.model.metrics_variables
+        values = [keras.ops.convert_to_numpy(v).copy() for v in metrics]
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(
+            self.validation_data
+        )
+        found = self.model.evaluate(
+            x, y, sample_weight=weights, return_dict=True, **self.kwargs
+        )
+        for variable, value in zip(metrics, values, strict=True):
+            variable.assign(value)
+        logs |= {f"val_{key}": value for key, value in found.items()}
+        _add_errors(logs)
+        self._evaluated = self._step
+        self._sums = {}
+        self.history.append(logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self._step - 1, dict(logs))
+
+
+def _add_errors(logs):
+    """Adds one minus the accuracies to logs that have any."""
+    for prefix in ("", "val_"):
+        if f"{prefix}accuracy" in logs:
+            logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]
+
+
 class StopAt(keras.callbacks.Callback):
     """Ends training after an exact number of steps, within an epoch too.
 
@@ -97,7 +210,8 @@ class Pace(keras.callbacks.Callback):
     `iterations`: optimizer steps so far. `error` and `val_error`: one minus
     the accuracies. `seconds`: duration of the epoch with its validation.
     `images_per_second`: of the training steps but the first, which compiles;
-    of that one where there is no other. Must come before the callbacks that
+    of that one where there is no other; evaluations within the epoch take
+    their part of that time. Must come before the callbacks that
     write the logs.
 
     Args:
@@ -123,9 +237,7 @@ class Pace(keras.callbacks.Callback):
         if steps == 0:
             elapsed, steps = self._last - self._begin, 1
         logs["iterations"] = int(self.model.optimizer.iterations)
-        for prefix in ("", "val_"):
-            if f"{prefix}accuracy" in logs:
-                logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]
+        _add_errors(logs)
         logs["seconds"] = time.perf_counter() - self._begin
         logs["images_per_second"] = steps * self.batch_size / elapsed
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import shlex
@@ -19,10 +20,13 @@ from keras_resnet.training.callbacks import (
     FailOnDivergence,
     Interruptible,
     Pace,
+    StepEvaluation,
     StopAt,
     save_atomically,
 )
 from keras_resnet.version import __version__
+
+HISTORIES = ("history.csv", "steps.csv")
 
 
 class RunError(RuntimeError):
@@ -37,6 +41,7 @@ class Run:
     - `best.keras`: the model with the lowest validation error so far.
     - `final.keras`: the model at the end.
     - `history.csv`: a line for each epoch. `tensorboard/`: the same.
+    - `steps.csv`: a line for each evaluation within epochs, if there are any.
     - `curves.png`: errors against iterations.
     - `result.json`: one line with everything that a table needs.
 
@@ -102,15 +107,20 @@ class Run:
         """Returns the model after the last whole epoch, `None` before one."""
         if not (self / "last.keras").exists():
             # Stopped in its first epoch: what that left is not part of a run.
-            (self / "history.csv").unlink(missing_ok=True)
+            for name in HISTORIES:
+                (self / name).unlink(missing_ok=True)
             return None
         model = keras.models.load_model(self / "last.keras")
         self._forget_after(int(model.optimizer.iterations))
         return model
 
     def _forget_after(self, iterations):
-        """Drops epochs from the history that `last.keras` has not seen."""
-        path = self / "history.csv"
+        """Drops lines from the histories that `last.keras` has not seen."""
+        for name in HISTORIES:
+            if (self / name).exists():
+                self._forget_lines(self / name, iterations)
+
+    def _forget_lines(self, path, iterations):
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
             rows = [r for r in reader if int(r["iterations"]) <= iterations]
@@ -118,9 +128,14 @@ class Run:
         lines += [",".join(row.values()) for row in rows]
         write_atomically(path, "\n".join(lines) + "\n")
 
-    def history(self):
-        """Returns the history as a dictionary of lists, a value per epoch."""
-        path = self / "history.csv"
+    def history(self, name="history.csv"):
+        """Returns the history as a dictionary of lists, a value per line.
+
+        Args:
+            name: `"history.csv"` (default), a line for each epoch, or
+                `"steps.csv"`, one for each evaluation within epochs.
+        """
+        path = self / name
         if not path.exists():
             return {}
         with open(path, newline="") as file:
@@ -129,16 +144,28 @@ class Run:
         return {
             key: [float(row[key]) for row in rows]
             for key in reader.fieldnames or ()
+            # Keras's columns for a validation after epochs that there is not.
+            if not any(row[key] == "NA" for row in rows)
         }
 
-    def callbacks(self, batch_size, steps):
+    def callbacks(self, batch_size, steps, validation_data=None, every=None):
         """Returns the callbacks that keep this folder up to date, in order.
 
         Args:
             batch_size: Integer, images per step.
             steps: Integer, steps of the whole run.
+            validation_data: What `StepEvaluation` evaluates. Defaults to
+                `None`: evaluation is that of `fit`, after epochs.
+            every: Integer, steps between two evaluations, for
+                `validation_data`.
         """
-        best = min(self.history().get("val_error", []), default=float("inf"))
+        history = "history.csv" if every is None else "steps.csv"
+        best = min(self.history(history).get("val_error", []), default=math.inf)
+        # Where the errors come, the best model is looked for.
+        best = Checkpoint(self / "best.keras", monitor="val_error", best=best)
+        if every is not None:
+            log = keras.callbacks.CSVLogger(self / history, append=True)
+            best = StepEvaluation(validation_data, every, [log, best])
         return [
             Interruptible(),
             StopAt(steps),
@@ -148,7 +175,7 @@ class Run:
             keras.callbacks.TensorBoard(
                 str(self / "tensorboard"), write_graph=False
             ),
-            Checkpoint(self / "best.keras", monitor="val_error", best=best),
+            best,
             # Last, so that whatever it vouches for has been written.
             Checkpoint(self / "last.keras"),
         ]

@@ -1,0 +1,420 @@
+"""ResNet-18 with and without shortcuts, side by side on MNIST.
+
+python recipes/mnist.py                            # 2,000 images, 5 epochs
+python recipes/mnist.py --preset batch128 --seeds 5
+python recipes/mnist.py --full                     # all images
+python recipes/mnist.py --dataset digits           # no download
+"""
+
+import dataclasses
+import json
+import statistics
+
+import cli
+import fitting
+
+SIZE = 32
+NETS = ("resnet", "plain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines a run of both nets, besides the seed."""
+
+    preset: str = "batch64"
+    dataset: str = "mnist"
+    train_images: int | None = 2000
+    validation_images: int | None = 200
+    test_images: int | None = 200
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 0.005
+    schedule: str = "constant"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    augment: bool = False
+    every: int = 15
+
+
+# A preset states only what differs from the first.
+PRESETS = {
+    "batch64": {},
+    "batch128": {"batch_size": 128, "learning_rate": 0.01},
+    "full": {
+        "train_images": None,
+        "validation_images": None,
+        "test_images": None,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "schedule": "one-cycle",
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "augment": True,
+        # Twice in an epoch.
+        "every": 215,
+    },
+}
+
+
+def make_parser():
+    """Returns the parser of this recipe's flags."""
+    d, full = Settings(), Settings(**PRESETS["full"])
+    parser = cli.Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--preset",
+        choices=("batch64", "batch128"),
+        help="batch64: rate 0.005, batches of 64 (default); batch128: rate "
+        "0.01, batches of 128; both constant, without momentum",
+    )
+    add(
+        "--full",
+        action="store_true",
+        help="all images instead of 2,000/200/200, shifted at random; batches "
+        f"of {full.batch_size}, one cycle with rate {full.learning_rate}, "
+        f"momentum {full.momentum}, weight decay {full.weight_decay}",
+    )
+    cli.add_data_flags(parser, ("mnist", "digits"), d.dataset)
+    add(
+        "--epochs",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"passes over the training images (default: {d.epochs})",
+    )
+    add(
+        "--batch-size",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"images per step (default: {d.batch_size}; full: "
+        f"{full.batch_size})",
+    )
+    add(
+        "--learning-rate",
+        type=cli.positive_float,
+        metavar="R",
+        help=f"rate, or the cycle's peak (default: {d.learning_rate}; full: "
+        f"{full.learning_rate})",
+    )
+    add(
+        "--every",
+        type=cli.positive_int,
+        metavar="N",
+        help="steps between two evaluations on the validation images "
+        f"(default: {d.every}; full: {full.every})",
+    )
+    add(
+        "--seed",
+        type=cli.seed,
+        metavar="N",
+        help="of weights, order and augmentation (default: 0)",
+    )
+    add(
+        "--seeds",
+        type=cli.positive_int,
+        metavar="N",
+        help="so many seeds, beginning with --seed, and mean and standard "
+        "deviation over them (default: 1)",
+    )
+    cli.add_run_flags(
+        parser,
+        "runs/DATASET-resnet18-PRESET-BACKEND, other flags after the preset",
+    )
+    return parser
+
+
+def settle(arguments):
+    """Returns the `Settings` that flags and preset add up to, and the seeds."""
+    given = cli.given(arguments, Settings)
+    if hasattr(arguments, "full"):
+        if "preset" in given:
+            raise cli.UsageError("give --preset or --full, not both")
+        given["preset"] = "full"
+    values = PRESETS[given.get("preset", Settings.preset)]
+    first = getattr(arguments, "seed", 0)
+    seeds = range(first, first + getattr(arguments, "seeds", 1))
+    cli.seed(str(seeds[-1]))
+    return Settings(**values | given), seeds
+
+
+def name_of(settings, backend):
+    """Returns the name of the folder of runs with these settings."""
+    usual = Settings(**PRESETS[settings.preset])
+    others = [
+        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
+        for field in dataclasses.fields(Settings)
+        if field.name not in ("preset", "dataset")
+        and getattr(settings, field.name) != getattr(usual, field.name)
+    ]
+    parts = settings.dataset, "resnet18", settings.preset, *others, backend
+    return "-".join(parts)
+
+
+def select(data, settings):
+    """Returns the first so many images of each part, enlarged to 32x32.
+
+    Each pixel becomes a square, as large as fits; around that is black.
+    """
+    import numpy as np
+
+    def part(split, count):
+        images = split.images[:count]
+        factor = SIZE // images.shape[1]
+        images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+        margin = (SIZE - images.shape[1]) // 2
+        margins = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+        return type(split)(np.pad(images, margins), split.labels[:count])
+
+    factor = SIZE // data.train.images.shape[1]
+    return dataclasses.replace(
+        data,
+        train=part(data.train, settings.train_images),
+        validation=part(data.validation, settings.validation_images),
+        test=part(data.test, settings.test_images),
+        margin=data.margin * factor,
+    )
+
+
+def build(settings, data, steps, net, seed):
+    """Returns a compiled net. It takes raw pixels and returns logits.
+
+    The plain net begins with the weights of the residual one.
+    """
+    import keras
+
+    import keras_resnet
+    from keras_resnet import training
+
+    def network(residual):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input(data.train.images.shape[1:], name="image")
+        pixels = data.train.images
+        standardized = keras.layers.Normalization(
+            axis=None,
+            mean=float(pixels.mean(dtype="float64")),
+            variance=float(pixels.var(dtype="float64")),
+            name="standardize",
+        )(image)
+        return keras_resnet.ResNet18(
+            input_tensor=standardized,
+            classes=len(data.class_names),
+            classifier_activation=None,
+            residual=residual,
+        )
+
+    model = network(residual=True)
+    if net == "plain":
+        weights = {v.path: v for v in model.variables}
+        model = network(residual=False)
+        for variable in model.variables:
+            variable.assign(keras.ops.convert_to_numpy(weights[variable.path]))
+    rate = settings.learning_rate
+    if settings.schedule == "one-cycle":
+        rate = training.one_cycle(rate, steps)
+    model.compile(
+        optimizer=training.CoupledSGD(
+            rate,
+            momentum=settings.momentum,
+            coupled_decay=settings.weight_decay,
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def main(arguments):
+    """Trains both nets for each seed, and compares them in one folder."""
+    settings, seeds = settle(arguments)
+    import keras
+
+    from keras_resnet import data as image_data
+    from keras_resnet import training
+
+    backend = keras.backend.backend()
+    input_name = fitting.choose_input(arguments)
+    data = select(
+        image_data.load(settings.dataset, getattr(arguments, "data_dir", None)),
+        settings,
+    )
+    # Without the seeds: more of them may come later.
+    everything = dataclasses.asdict(settings) | {"backend": backend}
+    study = training.Run(
+        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
+        everything,
+        resume=getattr(arguments, "resume", False),
+    )
+    runs = {}
+    for seed in seeds:
+        for net in NETS:
+            folder = study / f"seed{seed}" / net
+            runs[seed, net] = run = training.Run(
+                folder,
+                everything | {"net": net, "seed": seed},
+                resume=(folder / "settings.json").exists(),
+            )
+            if not run.finished:
+                print(f"{net}, seed {seed}:", flush=True)
+                train(run, settings, data, net, seed, input_name)
+                keras.backend.clear_session()
+    report(study, settings, seeds, runs, data)
+
+
+def train(run, settings, data, net, seed, input_name):
+    """Trains one net, and tests the best model that it has been."""
+    import keras
+
+    import keras_resnet
+    from keras_resnet import data as image_data
+
+    steps = settings.epochs * fitting.steps_per_pass(
+        len(data.train), settings.batch_size
+    )
+    model = fitting.fit(
+        run,
+        lambda: build(settings, data, steps, net, seed),
+        data,
+        batch_size=settings.batch_size,
+        steps=steps,
+        seed=seed,
+        input_name=input_name,
+        augment=settings.augment,
+        every=settings.every,
+    )
+    history = run.history("steps.csv")
+    errors = history["val_error"]
+    best = errors.index(min(errors))
+    evaluation = keras.models.load_model(run / "best.keras").evaluate(
+        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
+    )
+    run.finish(
+        model,
+        input=input_name,
+        multiply_adds=keras_resnet.complexity(model).macs,
+        best_step=round(history["iterations"][best]),
+        best_validation_accuracy=round(1 - errors[best], 4),
+        test_accuracy=round(evaluation["accuracy"], 4),
+        test_loss=round(evaluation["loss"], 4),
+        test_images=len(data.test),
+    )
+
+
+COLUMNS = (
+    ("best_validation_accuracy", "validation accuracy", 100, "%"),
+    ("test_accuracy", "test accuracy", 100, "%"),
+    ("test_loss", "test loss", 1, ""),
+)
+
+
+def table(results):
+    """Returns rows of text: a net each, means and deviations over seeds.
+
+    Args:
+        results: Dictionary from (seed, net) to a run's result line.
+    """
+    head = ["net", "parameters", "multiply-adds", "best step"]
+    head += [title for _, title, *_ in COLUMNS]
+    rows = [head, ["---"] * len(head)]
+    for net in NETS:
+        lines = [line for (_, n), line in results.items() if n == net]
+        rows.append(
+            [
+                {"resnet": "ResNet-18", "plain": "plain-18"}[net],
+                f"{lines[0]['parameters']:,}",
+                f"{lines[0]['multiply_adds']:,}",
+                ", ".join(str(line["best_step"]) for line in lines),
+                *(
+                    mean_and_deviation([s * line[key] for line in lines], unit)
+                    for key, _, s, unit in COLUMNS
+                ),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def mean_and_deviation(values, unit=""):
+    """Returns "mean ± standard deviation unit" of some numbers, as text."""
+    digits = 2 if unit else 4
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    return f"{text} {unit}".rstrip()
+
+
+def report(study, settings, seeds, runs, data):
+    """Leaves table, result line and pictures of all seeds in the folder."""
+    from keras_resnet import training
+
+    lines = {
+        key: json.loads((run / "result.json").read_text())
+        for key, run in runs.items()
+    }
+    several = f"seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation"
+    caption = (
+        f"{settings.dataset}, {len(data.train):,} / {len(data.validation):,} / "
+        f"{len(data.test):,} images of 32x32, {settings.epochs} epochs, SGD, "
+        f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+        f" ({settings.schedule}), momentum {settings.momentum:g}, weight decay "
+        f"{settings.weight_decay:g}, "
+        f"{'random shifts, ' if settings.augment else ''}"
+        f"{several if len(seeds) > 1 else f'seed {seeds[0]}'}, "
+        f"{lines[seeds[0], 'resnet']['backend']}"
+    )
+    rows = table(lines)
+    note = (
+        f"{caption}. Tested is the model of the best step: the first with the "
+        "highest validation accuracy.\n"
+    )
+    training.write_atomically(study / "table.md", f"{rows}\n\n{note}")
+    training.write_atomically(
+        study / "results.json",
+        json.dumps({f"seed{s}-{n}": line for (s, n), line in lines.items()})
+        + "\n",
+    )
+    draw(study, seeds, runs, data, caption)
+    print(f"\n{rows}\n\n{note}Everything is in {study.path}")
+
+
+def draw(study, seeds, runs, data, caption):
+    """Draws curves over all seeds, and predictions of the first."""
+    import keras
+    import numpy as np
+
+    from keras_resnet import plots
+
+    labels = {
+        "resnet": ("ResNet-18", plots.RESIDUAL),
+        "plain": ("plain-18", plots.PLAIN),
+    }
+    curves, predicted = [], {}
+    shown = data.test[:18]
+    for net, (label, color) in labels.items():
+        histories = [runs[seed, net].history("steps.csv") for seed in seeds]
+        curves.append(
+            {"label": label, "color": color}
+            | {"iterations": histories[0]["iterations"]}
+            | {
+                key: np.stack([h[key] for h in histories], axis=-1)
+                for key in ("loss", "val_loss", "accuracy", "val_accuracy")
+            }
+        )
+        model = keras.models.load_model(runs[seeds[0], net] / "best.keras")
+        logits = model.predict(shown.images.astype("float32"), verbose=0)
+        probabilities = np.array(keras.ops.softmax(logits))
+        predicted[label] = [
+            (data.class_names[p.argmax()], float(p.max()))
+            for p in probabilities
+        ]
+    figure = plots.step_curves(curves, caption)
+    figure.savefig(study / "curves.png")
+    figure = plots.predictions(
+        shown.images,
+        [data.class_names[i] for i in shown.labels],
+        predicted,
+        f"The first test images, and what the best models of seed {seeds[0]} "
+        "take them for, with their probability.",
+    )
+    figure.savefig(study / "predictions.png")
+
+
+if __name__ == "__main__":
+    cli.run(make_parser(), main)

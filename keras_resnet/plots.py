@@ -181,7 +181,7 @@ def predictions(images, labels, predicted, caption=None, columns=6):
         columns: Integer, images in a row. Defaults to `6`.
     """
     rows = -(-len(images) // columns)
-    height = rows * (1.35 + 0.22 * len(predicted)) + 0.4
+    height = rows * (1.7 + 0.2 * len(predicted)) + 0.4
     figure, grid = _figure(1.5 * columns, height, caption, rows, columns)
     for axes in grid.flat:
         axes.axis("off")

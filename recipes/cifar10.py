@@ -31,6 +31,7 @@ class Settings:
     weight_decay: float = 1e-4
     seed: int = 0
     precision: str = "float32"
+    every: int | None = None
 
 
 # A preset states only what differs from the paper.
@@ -147,6 +148,13 @@ def make_parser():
         choices=("float32", "bfloat16"),
         help=f"of the computation; weights are float32 (default: "
         f"{d.precision})",
+    )
+    add(
+        "--every",
+        type=cli.positive_int,
+        metavar="N",
+        help="evaluate on the validation images every N steps, within epochs "
+        "too, into steps.csv (default: after each epoch, into history.csv)",
     )
     add(
         "--gradients",
@@ -322,13 +330,14 @@ def main(arguments):
         steps=steps,
         seed=settings.seed,
         input_name=input_name,
+        every=settings.every,
         callbacks=gradient_flow(arguments, run, data),
         interrupted=lambda: draw(plots, run, settings),
     )
     evaluation = model.evaluate(
         image_data.evaluation_batches(data.test), return_dict=True, verbose=0
     )
-    history = run.history()
+    history = curve(run, settings)
     result = run.finish(
         model,
         input=input_name,
@@ -363,9 +372,17 @@ def gradient_flow(arguments, run, data):
     ]
 
 
+def curve(folder, settings):
+    """Returns the history of errors: by epoch, or by `--every` steps."""
+    from keras_resnet import training
+
+    name = "steps.csv" if settings.every else "history.csv"
+    return training.read_history(folder / name)
+
+
 def draw(plots, run, settings, **point):
     """Draws the learning curves of a run, if it has any yet."""
-    history = run.history()
+    history = curve(run, settings)
     if not history.get("iterations"):
         return
     if settings.plain:

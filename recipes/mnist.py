@@ -8,10 +8,10 @@ python recipes/mnist.py --dataset digits           # no download
 
 import dataclasses
 import json
-import statistics
 
 import cli
 import fitting
+from results import mean_and_deviation
 
 SIZE = 32
 NETS = ("resnet", "plain")
@@ -331,15 +331,6 @@ def table(results):
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def mean_and_deviation(values, unit=""):
-    """Returns "mean ± standard deviation unit" of some numbers, as text."""
-    digits = 2 if unit else 4
-    text = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
-    return f"{text} {unit}".rstrip()
-
-
 def report(study, settings, seeds, runs, data):
     """Leaves table, result line and pictures of all seeds in the folder."""
     from keras_resnet import training
@@ -399,7 +390,7 @@ def draw(study, seeds, runs, data, caption):
         )
         model = keras.models.load_model(runs[seeds[0], net] / "best.keras")
         logits = model.predict(shown.images.astype("float32"), verbose=0)
-        probabilities = np.array(keras.ops.softmax(logits))
+        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         predicted[label] = [
             (data.class_names[p.argmax()], float(p.max()))
             for p in probabilities

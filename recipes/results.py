@@ -9,6 +9,7 @@ table, README.md, is then made from all result lines in the folder.
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import cli
@@ -86,6 +87,15 @@ def table(results):
             f"{f'; commit {commit}' if commit else ''}"
         )
     return "\n".join([HEAD, *rows, ""])
+
+
+def mean_and_deviation(values, unit=""):
+    """Returns "mean ± standard deviation unit" of some numbers, as text."""
+    digits = 2 if unit else 4
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    return f"{text} {unit}".rstrip()
 
 
 def main(arguments):

@@ -14,6 +14,7 @@ from keras_resnet.training.runs import (
     Run,
     RunError,
     environment,
+    read_history,
     write_atomically,
 )
 from keras_resnet.training.schedules import one_cycle, step_decay
@@ -31,6 +32,7 @@ __all__ = [
     "StopAt",
     "environment",
     "one_cycle",
+    "read_history",
     "step_decay",
     "write_atomically",
 ]

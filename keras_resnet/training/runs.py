@@ -129,24 +129,13 @@ class Run:
         write_atomically(path, "\n".join(lines) + "\n")
 
     def history(self, name="history.csv"):
-        """Returns the history as a dictionary of lists, a value per line.
+        """Returns `read_history` of a file in this folder.
 
         Args:
             name: `"history.csv"` (default), a line for each epoch, or
                 `"steps.csv"`, one for each evaluation within epochs.
         """
-        path = self / name
-        if not path.exists():
-            return {}
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-        return {
-            key: [float(row[key]) for row in rows]
-            for key in reader.fieldnames or ()
-            # Keras's columns for a validation after epochs that there is not.
-            if not any(row[key] == "NA" for row in rows)
-        }
+        return read_history(self / name)
 
     def callbacks(self, batch_size, steps, validation_data=None, every=None):
         """Returns the callbacks that keep this folder up to date, in order.
@@ -206,6 +195,29 @@ class Run:
         }
         write_atomically(self / "result.json", json.dumps(result) + "\n")
         return result
+
+
+def read_history(path):
+    """Reads a history that a run has left, such as `history.csv`.
+
+    Args:
+        path: Path of the CSV file. There may be none yet.
+
+    Returns:
+        Dictionary of lists, a value for each line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    return {
+        key: [float(row[key]) for row in rows]
+        for key in reader.fieldnames or ()
+        # Keras's columns for a validation after epochs that there is not.
+        if not any(row[key] == "NA" for row in rows)
+    }
 
 
 def write_atomically(path, text):

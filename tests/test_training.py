@@ -284,3 +284,130 @@ def test_environment_names_versions():
     assert environment["versions"]["keras"] == keras.__version__
     assert any(name.startswith(backend) for name in environment["versions"])
     assert "cores" in environment["device"]
+
+
+# Evaluation within epochs.
+
+
+class _Rows(keras.callbacks.Callback):
+    """Keeps what it gets, and the weights that the model then has."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        weights = [w.copy() for w in self.model.get_weights()]
+        self.rows.append((epoch, logs, weights))
+
+
+def _stepwise(every, epochs=2, **kwargs):
+    """Ten steps of two images, without and with evaluation in between."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 4)), rng.normal(size=(10, 3))
+    validation = tuple(map(np.asarray, _batch(5)))
+    rows = _Rows()
+    evaluation = training.StepEvaluation(validation, every, [rows], **kwargs)
+    histories = []
+    for callbacks in ([], [evaluation]):
+        model = _model(keras.optimizers.SGD(0.1))
+        model.compile(model.optimizer, "mse", metrics=["mae"])
+        history = model.fit(
+            x.astype("float32"),
+            y.astype("float32"),
+            batch_size=2,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
+        histories.append((history.history, model.get_weights()))
+    return histories, evaluation, rows.rows, validation
+
+
+def test_step_evaluation_is_of_the_weights_at_its_step():
+    _, evaluation, rows, (x, y) = _stepwise(every=3)
+    assert [row["iterations"] for row in evaluation.history] == [3, 6, 9, 10]
+    # As epochs of which Keras numbers the first 0.
+    assert [epoch for epoch, _, _ in rows] == [2, 5, 8, 9]
+    for _, logs, (kernel, bias) in rows:
+        error = x @ kernel + bias - y
+        assert logs["val_loss"] == pytest.approx((error**2).mean(), rel=1e-5)
+        assert logs["val_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+
+
+def test_step_evaluation_leaves_the_training_as_it_is():
+    (without, with_it), *_ = _stepwise(every=2)
+    for key, values in without[0].items():
+        np.testing.assert_allclose(values, with_it[0][key], rtol=1e-6)
+    for one, two in zip(without[1], with_it[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_step_evaluation_averages_training_over_its_steps():
+    # One evaluation for each step: what `fit` says of epochs of one step.
+    _, each, _, _ = _stepwise(every=1)
+    losses = [row["loss"] for row in each.history]
+    _, few, _, _ = _stepwise(every=4)
+    assert [row["iterations"] for row in few.history] == [4, 8, 10]
+    # The second goes on from one epoch to the next.
+    for row, steps in zip(few.history, ((0, 4), (4, 8), (8, 10)), strict=True):
+        assert row["loss"] == pytest.approx(
+            np.mean(losses[slice(*steps)]), rel=1e-4
+        )
+    # The first loss is that of the weights before any step.
+    x = np.random.default_rng(0).normal(size=(10, 4))[:2].astype("float32")
+    rng = np.random.default_rng(0)
+    rng.normal(size=(10, 4))
+    y = rng.normal(size=(10, 3))[:2]
+    expected = ((_model("sgd").predict(x, verbose=0) - y) ** 2).mean()
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
+    validation = _batch(5)
+    path = tmp_path / "steps.csv"
+    best = tmp_path / "{epoch}.keras"
+    evaluation = training.StepEvaluation(
+        validation,
+        2,
+        [
+            keras.callbacks.CSVLogger(path),
+            keras.callbacks.ModelCheckpoint(best, save_best_only=False),
+        ],
+    )
+    model = _model("sgd")
+    model.fit(*_batch(), batch_size=2, verbose=0, callbacks=[evaluation])
+    assert len(path.read_text().splitlines()) == 3
+    assert {p.name for p in tmp_path.glob("*.keras")} == {"2.keras", "4.keras"}
+    saved = keras.models.load_model(tmp_path / "2.keras")
+    assert saved.evaluate(*validation, verbose=0) == pytest.approx(
+        evaluation.history[0]["val_loss"], rel=1e-5
+    )
+    with pytest.raises(ValueError, match="at least 1"):
+        training.StepEvaluation(validation, 0)
+
+
+def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
+    run = training.Run(tmp_path / "run", {"a": 1})
+    model = _model(keras.optimizers.SGD(0.1))
+    model.compile(model.optimizer, "mse", metrics=["accuracy"])
+    model.fit(
+        *_batch(),
+        batch_size=2,
+        epochs=2,
+        verbose=0,
+        callbacks=run.callbacks(2, 8, _batch(5), every=3),
+    )
+    assert run.history("steps.csv")["iterations"] == [3, 6, 8]
+    # Keras's empty columns for a validation after epochs are no history.
+    assert "val_loss" not in run.history()
+    assert run.history()["iterations"] == [4, 8]
+    assert (run / "best.keras").exists()
+    # As if it had been stopped after the first epoch.
+    model.optimizer.iterations.assign(4)
+    model.save(run / "last.keras")
+    again = training.Run(tmp_path / "run", {"a": 1}, resume=True)
+    again.load_last()
+    assert again.history("steps.csv")["iterations"] == [3]
+    assert again.history()["iterations"] == [4]

@@ -1,0 +1,191 @@
+"""`recipes/mnist.py`, run as a user runs it."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
+
+import cli  # noqa: E402
+import mnist  # noqa: E402
+import results  # noqa: E402
+
+from keras_resnet import data  # noqa: E402
+
+RECIPE = "recipes/mnist.py"
+
+
+def _settings(*flags):
+    return mnist.settle(mnist.make_parser().parse_args(flags))
+
+
+def test_the_default_is_the_course_experiment():
+    s, seeds = _settings()
+    assert (s.dataset, s.train_images) == ("mnist", 2000)
+    assert (s.validation_images, s.test_images) == (200, 200)
+    assert (s.epochs, s.batch_size, s.learning_rate) == (5, 64, 0.005)
+    assert (s.momentum, s.weight_decay, s.schedule) == (0, 0, "constant")
+    assert (s.every, s.augment, list(seeds)) == (15, False, [0])
+    other, seeds = _settings(
+        "--preset", "batch128", "--seed", "2", "--seeds", "3"
+    )
+    assert list(seeds) == [2, 3, 4]
+    assert (
+        dataclasses.replace(
+            s, preset="batch128", batch_size=128, learning_rate=0.01
+        )
+        == other
+    )
+
+
+def test_full_takes_all_images():
+    s, _ = _settings("--full", "--epochs", "3")
+    assert (s.train_images, s.validation_images, s.test_images) == (None,) * 3
+    assert s.epochs == 3
+    assert s.augment
+    names = {
+        mnist.name_of(_settings(*flags)[0], "jax")
+        for flags in (
+            (),
+            ("--full",),
+            ("--epochs", "4"),
+            ("--preset", "batch128"),
+            ("--dataset", "digits"),
+        )
+    }
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--full", "--preset", "batch64"], ["--preset", "--full", "both"]),
+        (["--preset", "x"], ["--preset", "'x'", "'batch64'"]),
+        (["--dataset", "cifar10"], ["--dataset", "'mnist'", "'digits'"]),
+        (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
+        (["--seeds", "0"], ["--seeds", "'0'"]),
+        (["--every", "0"], ["--every", "'0'"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(mnist.make_parser(), mnist.main, flags)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_help_explains_every_flag(capsys):
+    parser = mnist.make_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert all(action.help for action in parser._actions)
+
+
+def test_images_are_enlarged_by_whole_pixels():
+    settings, _ = _settings("--dataset", "digits")
+    digits = data.load("digits")
+    found = mnist.select(digits, settings)
+    assert len(found.train) == 1257
+    assert len(found.test) == 200
+    assert found.train.images.shape[1:] == (32, 32, 1)
+    assert found.margin == 4 * digits.margin
+    np.testing.assert_array_equal(
+        found.train.images[:, 1::4, 2::4], digits.train.images
+    )
+    # 28 pixels: as they are, with a black border.
+    images = np.full((3, 28, 28, 1), 7, "uint8")
+    split = data.Split(images, np.arange(3))
+    small = dataclasses.replace(
+        digits, train=split, validation=split, test=split, margin=3
+    )
+    found = mnist.select(small, settings).train.images
+    np.testing.assert_array_equal(found[:, 2:-2, 2:-2], images)
+    assert found.sum(dtype="int64") == images.sum(dtype="int64")
+
+
+def test_the_twins_begin_alike():
+    settings, _ = _settings("--dataset", "digits")
+    digits = mnist.select(data.load("digits"), settings)
+    resnet, plain = (
+        mnist.build(settings, digits, 10, net, seed=3) for net in mnist.NETS
+    )
+    # PyTorch's count of ResNet-18, for one channel and ten classes.
+    assert (
+        sum(int(np.prod(v.shape)) for v in resnet.trainable_variables)
+        == 11_175_370
+    )
+    weights = {v.path: keras.ops.convert_to_numpy(v) for v in resnet.variables}
+    for variable in plain.variables:
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(variable), weights[variable.path]
+        )
+    assert {path for path in weights if "shortcut" in path} == set(weights) - {
+        v.path for v in plain.variables
+    }
+    for model in (resnet, plain):
+        assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+        assert model.optimizer.momentum == 0
+
+
+def test_means_and_deviations():
+    assert results.mean_and_deviation([90.0], "%") == "90.00 %"
+    assert results.mean_and_deviation([1.0, 2.0, 3.0], "%") == "2.00 ± 1.00 %"
+    assert results.mean_and_deviation([0.12345]) == "0.1235"
+
+
+@pytest.mark.slow
+def test_a_run_compares_both_nets(tmp_path, run_python):
+    """One short epoch, once more with --resume, and a further seed."""
+    folder = tmp_path / "study"
+    flags = ["--dataset", "digits", "--epochs", "1", "--batch-size", "250"]
+    flags += ["--every", "2", "--output", str(folder)]
+    printed = run_python(RECIPE, *flags).stdout
+    assert {path.name for path in folder.iterdir()} == {
+        *("curves.png", "predictions.png", "results.json", "seed0"),
+        *("settings.json", "table.md"),
+    }
+    table = (folder / "table.md").read_text()
+    assert table.splitlines()[0] in printed
+    lines = json.loads((folder / "results.json").read_text())
+    assert set(lines) == {"seed0-resnet", "seed0-plain"}
+    test = mnist.select(
+        data.load("digits"), _settings("--dataset", "digits")[0]
+    )
+    for net in mnist.NETS:
+        line = lines[f"seed0-{net}"]
+        with open(folder / "seed0" / net / "steps.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["iterations"]) for row in rows] == [2, 4, 5]
+        accuracies = [float(row["val_accuracy"]) for row in rows]
+        best = accuracies.index(max(accuracies))
+        assert line["best_step"] == [2, 4, 5][best]
+        assert line["best_validation_accuracy"] == pytest.approx(
+            max(accuracies), abs=1e-4
+        )
+        model = keras.models.load_model(folder / "seed0" / net / "best.keras")
+        logits = model.predict(
+            test.test.images.astype("float32"), verbose=0
+        ).astype("float64")
+        hits = logits.argmax(1) == test.test.labels
+        assert line["test_accuracy"] == pytest.approx(hits.mean(), abs=1e-4)
+        shifted = logits - logits.max(1, keepdims=True)
+        picked = shifted[np.arange(200), test.test.labels]
+        loss = (np.log(np.exp(shifted).sum(1)) - picked).mean()
+        assert line["test_loss"] == pytest.approx(loss, abs=1e-3)
+        assert f"{100 * line['test_accuracy']:.2f} %" in table
+        assert math.isfinite(float(rows[-1]["loss"]))
+    refused = run_python(RECIPE, *flags, check=False)
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    before = (folder / "seed0/plain/result.json").stat().st_mtime_ns
+    again = run_python(RECIPE, *flags, "--resume").stdout
+    assert "Epoch" not in again
+    assert (folder / "seed0/plain/result.json").stat().st_mtime_ns == before

@@ -309,7 +309,7 @@ def layer_responses(series, caption=None):
                 label=one["label"],
             )
         axes.set_xlabel(how or "layer (sorted by the deviation)")
-        axes.set_ylabel("standard deviation of the response")
+        axes.set_ylabel("deviation of the response")
         axes.set_ylim(bottom=0)
         _finish(axes)
     return figure
@@ -539,7 +539,7 @@ def path_lengths(lengths, share, gradients, caption=None):
         linewidth=0,
     )
     panels[1].set_yscale("log")
-    panels[1].set_ylabel("gradient norm of one path (mean, range)")
+    panels[1].set_ylabel("gradient norm of one path")
     total = share[gradients.lengths] * mean
     total = 100 * total / total.sum()
     panels[2].bar(gradients.lengths, total, color=RESIDUAL)
@@ -579,6 +579,7 @@ def landscape_lines(series, caption=None):
     panels[0].set_ylabel("cross-entropy (nats)")
     panels[1].set_ylabel("error (%)")
     for axes in panels:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         axes.set_xlabel("along the direction (filter norms)")
         _finish(axes)
     return figure
@@ -618,6 +619,7 @@ def landscape_contours(series, caption=None):
             one["label"], fontsize=10, color=one.get("color", "black")
         )
         axes.set_aspect("equal")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     return figure
 
 
@@ -655,6 +657,8 @@ def landscape_surface(series, caption=None):
             edgecolor="#00000055",
         )
         axes.set_zlim(low, high)
+        for direction in (axes.xaxis, axes.yaxis):
+            direction.set_major_locator(ticker.MaxNLocator(4))
         axes.zaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.zaxis.set_major_formatter(lambda z, _: f"$10^{{{z:.0f}}}$")
         axes.set_xlabel("first direction", fontsize=8)
@@ -664,7 +668,7 @@ def landscape_surface(series, caption=None):
         axes.set_title(
             one["label"], fontsize=10, color=one.get("color", "black")
         )
-        axes.set_box_aspect(None, zoom=0.86)
+        axes.set_box_aspect(None, zoom=0.95)
     return figure
 
 

@@ -645,17 +645,20 @@ def lesions(work):
                     "swapped": analysis.swap_blocks(*data, counts),
                 }
             )
-        what = f"{len(test):,} test images; five random choices for each count."
-        caption = work.caption(runs, what, one=True)
+        what = f"{len(test):,} test images"
+        caption = work.caption(runs, f"{what}.", one=True)
         work.save(plots.deleted_blocks(each, caption), f"lesions-each-{depth}")
+        what += "; five random choices for each count, mean and deviation."
+        caption = work.caption(runs, what, one=True)
         work.save(plots.lesion_study(several, caption), f"lesions-{depth}")
         batch = test[:128]
         model = runs[0].model()
         found = analysis.gradient_by_path_length(
             model, batch.images, batch.labels
         )
-        what = f"{runs[0].label}, {len(batch)} test images, ten paths for each "
-        caption = work.caption(runs[:1], f"{what}length.", one=True)
+        what = f"{runs[0].label}, {len(batch)} test images; ten paths of each "
+        what += "length, their mean and range."
+        caption = work.caption(runs[:1], what, one=True)
         lengths = analysis.path_lengths(found.lengths[-1])
         work.save(
             plots.path_lengths(*lengths, found, caption), f"paths-{depth}"

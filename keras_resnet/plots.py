@@ -343,7 +343,7 @@ def gradient_norms(series, caption=None):
 def _gradient_axes(axes):
     axes.set_yscale("log")
     axes.set_xlabel("layer (1: the stem)")
-    axes.set_ylabel("norm of the gradient by the layer's kernel")
+    axes.set_ylabel("gradient norm of the layer's kernel")
 
 
 def gradient_flow(series, caption=None):

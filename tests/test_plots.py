@@ -1,10 +1,13 @@
 """Figures hold what they were given."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="an extra: recipes")
 
-from keras_resnet import plots  # noqa: E402
+from matplotlib import colors  # noqa: E402
+
+from keras_resnet import analysis, plots  # noqa: E402
 
 
 def test_learning_curves_are_in_percent():
@@ -25,3 +28,179 @@ def test_learning_curves_are_in_percent():
     assert "iterations" in axes.get_xlabel()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[2] == "ResNet-20, test: 35.00 %"
+
+
+RNG = np.random.default_rng(0)
+
+
+def _style(plain):
+    color = plots.PLAIN if plain else plots.RESIDUAL
+    return {"label": "plain" if plain else "residual", "color": color}
+
+
+def _labels(axes):
+    return axes.get_xlabel(), axes.get_ylabel()
+
+
+def test_captions_are_wrapped_below():
+    words = "seed " * 60
+    series = _style(False) | {"std": [1.0]}
+    figure = plots.layer_responses([series], caption=words)
+    assert figure.get_supxlabel().replace("\n", " ") == words.strip()
+    assert "\n" in figure.get_supxlabel()
+
+
+def test_shades_end_at_the_colour_itself():
+    assert colors.to_hex(plots.shade(plots.PLAIN, 1)).upper() == plots.PLAIN
+    light, dark = (sum(plots.shade(plots.PLAIN, s)) for s in (0, 0.5))
+    assert light > dark > sum(plots.shade(plots.PLAIN, 1))
+
+
+def test_step_curves_are_means_over_seeds():
+    values = np.array([[1.0, 3.0], [0.2, 0.4]])
+    curve = _style(False) | {"iterations": [15, 30]}
+    curve |= dict.fromkeys(
+        ("loss", "val_loss", "accuracy", "val_accuracy"), values
+    )
+    loss, accuracy = plots.step_curves([curve]).axes
+    assert list(loss.lines[0].get_ydata()) == pytest.approx([2, 0.3])
+    assert list(accuracy.lines[1].get_ydata()) == pytest.approx([200, 30])
+    assert _labels(loss) == ("steps of the optimizer", "cross-entropy (nats)")
+    assert accuracy.get_ylabel() == "accuracy (%)"
+    # A band of one sample deviation on both sides.
+    low, high = loss.collections[0].get_paths()[0].get_extents().get_points()
+    assert high[1] == pytest.approx(2 + 2**0.5)
+
+
+def test_predictions_say_what_is_wrong():
+    figure = plots.predictions(
+        RNG.integers(255, size=(2, 4, 4, 1)),
+        ["3", "4"],
+        {"a net": [("3", 0.9), ("9", 0.5)]},
+    )
+    titles = [axes.get_title() for axes in figure.axes[:2]]
+    assert titles == ["is 3\na net: 3 (90 %)", "is 4\na net: 9 (50 %)  WRONG"]
+
+
+def test_degradation_has_plain_and_residual_apart():
+    curves = [
+        {"depth": depth, "plain": plain, "iterations": [1, 2]}
+        | {"error": [0.5, 0.1 * depth], "val_error": [0.5, 0.4]}
+        for depth in (2, 3)
+        for plain in (True, False)
+    ]
+    figure = plots.degradation(curves)
+    for axes, color in zip(
+        figure.axes, (plots.PLAIN, plots.RESIDUAL), strict=True
+    ):
+        assert len(axes.lines) == 4
+        assert colors.to_hex(axes.lines[-1].get_color()).upper() == color
+        ends = [line.get_ydata()[-1] for line in axes.lines]
+        assert ends == pytest.approx([20, 40, 30, 40])
+
+
+def test_error_by_depth_has_deviations():
+    series = _style(True) | {"depths": [20, 56], "error": [[0.1, 0.3], [0.4]]}
+    (axes,) = plots.error_by_depth([series]).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([20, 40])
+    (bars,) = axes.containers[0].lines[2]
+    lengths = [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
+    assert lengths == pytest.approx([2 * 2**0.5 * 10, 0])
+
+
+def test_responses_are_in_order_and_sorted():
+    series = _style(False) | {"std": [0.2, 0.5, 0.3]}
+    above, below = plots.layer_responses([series]).axes
+    assert list(above.lines[0].get_ydata()) == [0.2, 0.5, 0.3]
+    assert list(below.lines[0].get_ydata()) == [0.5, 0.3, 0.2]
+
+
+def test_gradients_are_by_layer():
+    series = _style(True) | {"norms": np.array([1.0, 0.1])}
+    (axes,) = plots.gradient_norms([series]).axes
+    assert axes.get_yscale() == "log"
+    assert list(axes.lines[0].get_xdata()) == [1, 2]
+    flow = _style(True) | {
+        "steps": np.arange(0, 90, 10),
+        "norms": np.arange(18.0).reshape(9, 2) + 1,
+    }
+    (axes,) = plots.gradient_flow([flow]).axes
+    assert [line.get_label() for line in axes.lines] == [
+        f"step {step}" for step in (0, 20, 40, 60, 80)
+    ]
+    assert [line.get_linestyle() for line in axes.lines] == ["--"] + 4 * ["-"]
+    assert list(axes.lines[-1].get_ydata()) == [17, 18]
+
+
+def test_growth_shows_an_exact_zero():
+    series = _style(False) | {
+        "added": [3, 6],
+        "zero": [0.0, 0.0],
+        "random": [0.1, 1.0],
+    }
+    figure = plots.identity_property([series])
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    assert list(axes.lines[0].get_ydata()) == [0, 0]
+    assert axes.get_ylim()[0] <= 0
+
+
+def test_lesions_are_in_percent():
+    one = _style(True) | {
+        "names": ("stage1_block2", "stage10_block1"),
+        "error": np.array([0.2, 0.3]),
+        "baseline": 0.1,
+    }
+    (axes,) = plots.deleted_blocks([one]).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([20, 30])
+    assert list(axes.lines[1].get_ydata()) == [10, 10]
+    texts = [text.get_text() for text in axes.get_xticklabels()]
+    assert texts == ["1.2", "10.1"]
+    study = analysis.LesionStudy(
+        np.array([0, 1]), np.array([[0.1, 0.1], [0.2, 0.4]]), np.ones((2, 2))
+    )
+    several = _style(True) | {"deleted": study, "swapped": study}
+    left, right = plots.lesion_study([several]).axes
+    assert list(left.lines[0].get_ydata()) == pytest.approx([10, 30])
+    assert list(right.lines[0].get_ydata()) == pytest.approx([10, 10, 20, 40])
+
+
+def test_paths_are_weighted_by_their_number():
+    lengths, share = analysis.path_lengths(2)
+    gradients = analysis.PathGradients(
+        lengths, np.array([[4.0, 4.0], [1.0, 3.0], [2.0, 2.0]])
+    )
+    figure = plots.path_lengths(lengths, share, gradients)
+    count, one, total = figure.axes
+    heights = [bar.get_height() for bar in count.patches]
+    assert heights == pytest.approx([25, 50, 25])
+    assert list(one.lines[0].get_ydata()) == [4, 2, 2]
+    heights = [bar.get_height() for bar in total.patches]
+    assert heights == pytest.approx([40, 40, 20])
+
+
+def test_landscapes_have_the_same_levels():
+    axis = np.linspace(-1, 1, 5)
+    plane = axis[:, None] ** 2 + 2 * axis**2 + 0.1
+    series = [
+        _style(plain)
+        | {"landscape": analysis.Landscape((axis, axis), loss, loss)}
+        for plain, loss in ((False, plane), (True, 10 * plane))
+    ]
+    for plot in (plots.landscape_contours, plots.landscape_surface):
+        figure = plot(series, caption="seed 0")
+        figure.draw_without_rendering()
+        assert [axes.get_title() for axes in figure.axes] == [
+            "residual",
+            "plain",
+        ]
+    # The first direction is the horizontal one.
+    contours = plots.landscape_contours(series).axes[0].collections[0]
+    low, high = contours.get_paths()[4].get_extents().get_points()
+    assert np.diff([low[0], high[0]]) > np.diff([low[1], high[1]])
+    line = analysis.Landscape((axis,), plane[0], plane[0])
+    left, right = plots.landscape_lines(
+        [_style(True) | {"landscape": line}]
+    ).axes
+    assert list(left.lines[0].get_ydata()) == plane[0].tolist()
+    assert list(right.lines[0].get_ydata()) == (100 * plane[0]).tolist()

@@ -2,7 +2,8 @@
 
 python recipes/figures.py degradation           # minutes on two cores
 python recipes/figures.py degradation --full    # the paper's size
-python recipes/figures.py lesions --depths 56 --steps 1000 --seeds 3
+python recipes/figures.py lesions --depths 56 --steps 1000
+python recipes/figures.py degradation --seeds 3
 
 degradation  plain and residual nets of growing depth (figures 1 and 6)
 shortcuts    options A, B and C (table 3)
@@ -54,6 +55,12 @@ SIZES = {
     "lesions": (Size((20,)), Size((110,))),
     "landscape": (Size((56,)), Size((56,), points=51)),
 }
+# Which figures take a flag.
+TAKEN_BY = {
+    "seeds": ("degradation", "shortcuts", "depths"),
+    "images": ("responses", "growth", "lesions", "landscape"),
+    "points": ("landscape",),
+}
 FULL_STEPS = 64_000
 # The error is looked at so often in a short run.
 EVALUATIONS = 8
@@ -92,8 +99,9 @@ def make_parser():
         "--seeds",
         type=cli.positive_int,
         metavar="N",
-        help="runs of each net, with seeds from 0 (default: 1; full: 3 for "
-        "degradation and shortcuts); analyses of one trained net take seed 0",
+        help="runs of each net, with seeds from 0, for degradation, shortcuts "
+        "and depths (default: 1; full: 3, for depths 1); all others look at "
+        "seed 0",
     )
     add(
         "--steps",
@@ -106,8 +114,8 @@ def make_parser():
         "--images",
         type=cli.positive_int,
         metavar="N",
-        help="images that an analysis looks at (default: "
-        f"{Size(()).images}; full: all)",
+        help="images that responses, growth, lesions and landscape look at "
+        f"(default: {Size(()).images}; full: all)",
     )
     add(
         "--points",
@@ -141,6 +149,11 @@ class Work:
         if self.full:
             size = dataclasses.replace(size, steps=FULL_STEPS, images=None)
         given = cli.given(arguments, Size)
+        for name, takers in TAKEN_BY.items():
+            if name in given and self.figure not in takers:
+                raise cli.UsageError(
+                    f"{self.figure} takes no --{name}: leave it out"
+                )
         if "depths" in given:
             given["depths"] = tuple(sorted(set(given["depths"])))
         self.size = dataclasses.replace(size, **given)

@@ -104,7 +104,7 @@ def folders(tmp_path_factory):
     return root / "runs", root / "figures"
 
 
-def _draw(folders, name, *flags, *images):
+def _draw(folders, name, *flags):
     runs, output = folders
     arguments = [name, *FLAGS, "--runs", str(runs), "--output", str(output)]
     cli.run(figures.make_parser(), figures.main, [*arguments, *flags])

@@ -17,6 +17,10 @@ class UsageError(Exception):
     """Flags that do not fit together."""
 
 
+class Failure(Exception):
+    """An error of a recipe's own, whose message says all there is to say."""
+
+
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` that reports errors in one line."""
 
@@ -168,7 +172,9 @@ def run(parser, main, argv=None):
             raise
         kind = type(error).__name__
         # Errors of this project say all there is to say; others need a name.
-        known = type(error).__module__.startswith("keras_resnet")
+        known = isinstance(error, Failure) or type(error).__module__.startswith(
+            "keras_resnet"
+        )
         message = " ".join(str(error).split())
         message = message if known else f"{kind}: {message}"
         hint = "" if known else " (--debug shows the traceback)"

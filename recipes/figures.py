@@ -67,14 +67,6 @@ EVALUATIONS = 8
 RECORDS = 20
 
 
-class TrainingError(RuntimeError):
-    """A run that a figure needs has failed."""
-
-
-# Its message is one of this project's: nothing need be added.
-TrainingError.__module__ = "keras_resnet.recipes"
-
-
 def make_parser():
     """Returns the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
@@ -220,7 +212,7 @@ class Work:
         if status in (130, -2):
             raise KeyboardInterrupt
         if status:
-            raise TrainingError(
+            raise cli.Failure(
                 f"training of {folder} failed with exit status {status}; its "
                 "own message stands above"
             )

@@ -7,7 +7,7 @@ layer gets is the backend's, or else the twin in `keras_ops`. `None` stands for
 what a backend has no use for.
 
 Every backend also has the transformations of pure functions of tensors that
-`keras_resnet.analysis` is made of: `compiled`, `value_and_gradients` (by the
+`analysis` and `data` are made of: `compiled`, `value_and_gradients` (by the
 first argument, a list of tensors) and, where a convolution can have another
 kernel for each place, `vectorized` (over the first axis of the last argument).
 """
@@ -24,12 +24,9 @@ _own = importlib.import_module(
 
 accelerators = _own.accelerators
 compiled = _own.compiled
-value_and_gradients = _own.value_and_gradients
-vectorized = getattr(_own, "vectorized", None)
 batch_normalization = getattr(
     _own, "batch_normalization", keras_ops.batch_normalization
 )
-compiled = getattr(_own, "compiled", keras_ops.compiled)
 convolution = _own.convolution
 lay_out_kernel = getattr(_own, "lay_out_kernel", None)
 lay_out_like = getattr(_own, "lay_out_like", None)
@@ -38,6 +35,8 @@ moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 sgd_step = getattr(_own, "sgd_step", None)
 subsample = getattr(_own, "subsample", keras_ops.subsample)
+value_and_gradients = _own.value_and_gradients
+vectorized = getattr(_own, "vectorized", None)
 
 
 class Model(getattr(_own, "Model", keras.Model)):

@@ -130,10 +130,6 @@ def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-# Operation by operation JAX would wait for Python.
-compiled = jax.jit
-
-
 def accelerators():
     """Returns the names of the GPUs or TPUs that JAX computes on."""
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]

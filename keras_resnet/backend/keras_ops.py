@@ -139,8 +139,3 @@ def border(margins, data_format):
     if data_format == "channels_last":
         return none + rows_and_columns + none
     return 2 * none + rows_and_columns
-
-
-def compiled(function):
-    """Returns a function of tensors that its backend may compile."""
-    return function

@@ -29,31 +29,33 @@ def random_windows(n, margin, mirror, rng):
     return rng.integers(0, high, (n, 3), "int32")
 
 
-def cut(padded, windows, size):
-    """Cuts one window out of each image, on the host.
+def cut(padded, window, size):
+    """Cuts a window out of an image, on the host.
 
     Args:
-        padded: `(batch, rows, columns, channels)` array of padded images. Any
-            sequence of such images will do.
-        windows: `(batch, 3)` array of integers.
-        size: Pair of integers, rows and columns of a window.
+        padded: `(rows, columns, channels)` array, a padded image.
+        window: Three integers.
+        size: Pair of integers, rows and columns of the window.
 
     Returns:
-        `(batch, *size, channels)` array of the dtype of `padded`.
+        `(*size, channels)` array, a view of the image.
     """
-    rows, columns = size
-    found = []
-    # Several times as fast as one gather of all pixels.
-    for image, (row, column, mirrored) in zip(
-        padded, windows.tolist(), strict=True
-    ):
-        window = image[row : row + rows, column : column + columns]
-        found.append(window[:, ::-1] if mirrored else window)
-    return np.stack(found)
+    (row, column, mirrored), (rows, columns) = window, size
+    found = padded[row : row + rows, column : column + columns]
+    return found[:, ::-1] if mirrored else found
 
 
 def cut_on_device(padded, windows, size):
-    """As `cut`, by operations of Keras's backend, for tensors."""
+    """Cuts a window out of each image of a batch, for tensors of the backend.
+
+    Args:
+        padded: `(batch, rows, columns, channels)` tensor of padded images.
+        windows: `(batch, 3)` int32 tensor.
+        size: Pair of integers, rows and columns of a window.
+
+    Returns:
+        `(batch, *size, channels)` tensor of the dtype of `padded`.
+    """
     rows, columns = size
     batch, height, width, channels = padded.shape
     row = windows[:, 0, None] + ops.arange(rows, dtype="int32")
@@ -85,10 +87,13 @@ def corrections(mean, margin):
     """
     mean = np.asarray(mean, "float32")
     shifts = range(2 * margin + 1)
-    windows = np.array(list(itertools.product(shifts, shifts, range(2))))
     padded = np.pad(mean, ((margin, margin), (margin, margin), (0, 0)))
-    padded = itertools.repeat(padded, len(windows))
-    return mean - cut(list(padded), windows, mean.shape[:2])
+    return np.stack(
+        [
+            mean - cut(padded, window, mean.shape[:2])
+            for window in itertools.product(shifts, shifts, range(2))
+        ]
+    )
 
 
 def number(windows, margin):

@@ -3,6 +3,8 @@
 Drawn by NumPy, so that every input and every backend gets the same batches.
 """
 
+import functools
+
 import numpy as np
 
 from keras_resnet.data.augmentation import random_windows
@@ -25,6 +27,33 @@ def draw_pass(n, number, *, margin, mirror, seed):
     rng = np.random.default_rng((seed, number))
     order = rng.permutation(n).astype("int32")
     return np.column_stack([order, random_windows(n, margin, mirror, rng)])
+
+
+class Draws:
+    """The endless sequence of passes over a training set.
+
+    Args:
+        n: Integer, images of the training set.
+        **kwargs: See `draw_pass`.
+    """
+
+    def __init__(self, n, **kwargs):
+        self.n = n
+        # What is asked for may begin in one pass and end in the next.
+        self._draw = functools.lru_cache(maxsize=2)(
+            functools.partial(draw_pass, n, **kwargs)
+        )
+
+    def __getitem__(self, places):
+        """Returns a slice of the sequence, `(places, 4)` int32."""
+        first, last = places.start, places.stop - 1
+        parts = []
+        for number in range(first // self.n, last // self.n + 1):
+            begin = number * self.n
+            parts.append(
+                self._draw(number)[max(first - begin, 0) : last - begin + 1]
+            )
+        return np.concatenate(parts)
 
 
 def pad(images, margin):

@@ -1,12 +1,10 @@
 """Input by tf.data: batches are prepared on the host, beside the training."""
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import draw_pass, pad
+from keras_resnet.data.passes import Draws, pad
 
 
 def training_batches(
@@ -43,38 +41,40 @@ def training_batches(
     if mean is None:
         mean = np.zeros((*size, channels))
     padded = pad(split.images, margin)
-    with tf.device("CPU"):
-        corrections = tf.constant(augmentation.corrections(mean, margin))
-        labels = tf.constant(split.labels, tf.int32)
-    draw = functools.partial(
-        draw_pass, n, margin=margin, mirror=mirror, seed=seed
-    )
-    first_pass, offset = divmod(start * batch_size, n)
+    labels = split.labels.astype("int32")
+    corrections = augmentation.corrections(mean, margin)
+    draws = Draws(n, margin=margin, mirror=mirror, seed=seed)
 
-    def drawn(number):
-        whole = tf.numpy_function(draw, [number], tf.int32, stateful=False)
-        whole = tf.ensure_shape(whole, (n, 4))
-        return whole[tf.where(number == first_pass, offset, 0) :]
+    def prepare(step):
+        drawn = draws[step * batch_size : (step + 1) * batch_size]
+        index, windows = drawn[:, 0], drawn[:, 1:]
+        numbers = augmentation.number(windows, margin)
+        images = np.empty((batch_size, *size, channels), "float32")
+        # Views and one addition for each image are several times as fast as
+        # a gather of all pixels.
+        for image, i, window, number in zip(
+            images,
+            index.tolist(),
+            windows.tolist(),
+            numbers.tolist(),
+            strict=True,
+        ):
+            view = augmentation.cut(padded[i], window, size)
+            np.add(view, corrections[number], out=image)
+        return images, labels[index]
 
-    def cut(drawn):
-        images = (padded[i] for i in drawn[:, 0])
-        return augmentation.cut(images, drawn[:, 1:], size)
-
-    def augmented(drawn):
-        images = tf.numpy_function(cut, [drawn], tf.uint8, stateful=False)
-        images = tf.ensure_shape(images, (batch_size, *size, channels))
-        number = augmentation.number(drawn[:, 1:], margin)
+    def batch(step):
+        images, labels = tf.numpy_function(
+            prepare, [step], (tf.float32, tf.int32), stateful=False
+        )
         return (
-            tf.cast(images, tf.float32) + tf.gather(corrections, number),
-            tf.gather(labels, drawn[:, 0]),
+            tf.ensure_shape(images, (batch_size, *size, channels)),
+            tf.ensure_shape(labels, (batch_size,)),
         )
 
     return (
-        tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
-        .map(drawn)
-        .prefetch(1)
-        .rebatch(batch_size)
-        .map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+        tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 

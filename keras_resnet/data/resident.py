@@ -4,15 +4,13 @@ A step then gets some numbers from the host, and the device cuts its batch
 itself. For PyTorch and JAX: TensorFlow's `fit` reads tf.data alone.
 """
 
-import functools
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_resnet.backend import compiled
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import draw_pass, pad
+from keras_resnet.data.passes import Draws, pad
 
 
 def training_batches(
@@ -95,13 +93,7 @@ class _TrainingBatches(_Batches):
         ]
         self._margin = margin
         self._batch_size = batch_size
-        self._n = len(split)
-        # A batch may need the end of one pass and the beginning of the next.
-        self._draw = functools.lru_cache(maxsize=2)(
-            functools.partial(
-                draw_pass, self._n, margin=margin, mirror=mirror, seed=seed
-            )
-        )
+        self._draws = Draws(len(split), margin=margin, mirror=mirror, seed=seed)
         self._start = start
 
     @property
@@ -110,14 +102,7 @@ class _TrainingBatches(_Batches):
 
     def __getitem__(self, index):
         first = (self._start + index) * self._batch_size
-        last = first + self._batch_size - 1
-        drawn = []
-        for number in range(first // self._n, last // self._n + 1):
-            begin = number * self._n
-            drawn.append(
-                self._draw(number)[max(first - begin, 0) : last - begin + 1]
-            )
-        drawn = np.concatenate(drawn)
+        drawn = self._draws[first : first + self._batch_size]
         number = augmentation.number(drawn[:, 1:], self._margin)
         return _augmented(
             *self._tensors,

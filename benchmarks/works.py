@@ -271,7 +271,8 @@ def pipeline(settings):
         next(iterator)
         begin = time.perf_counter()
         for images, _ in itertools.islice(iterator, steps):
-            np.asarray(images)
+            if hasattr(images, "block_until_ready"):
+                images.block_until_ready()
         return 128 * steps / (time.perf_counter() - begin)
 
     def run(side):

@@ -40,28 +40,31 @@ def training_batches(
     n, *size, channels = split.images.shape
     if mean is None:
         mean = np.zeros((*size, channels))
-    padded = pad(split.images, margin)
+    rows, columns = size
+    padded = [pad(split.images, margin)]
+    if mirror:
+        # To mirror a view would take longer than all the rest.
+        padded.append(np.ascontiguousarray(padded[0][:, :, ::-1]))
     labels = split.labels.astype("int32")
     corrections = augmentation.corrections(mean, margin)
     draws = Draws(n, margin=margin, mirror=mirror, seed=seed)
 
     def prepare(step):
         drawn = draws[step * batch_size : (step + 1) * batch_size]
-        index, windows = drawn[:, 0], drawn[:, 1:]
-        numbers = augmentation.number(windows, margin)
+        numbers = augmentation.number(drawn[:, 1:], margin)
         images = np.empty((batch_size, *size, channels), "float32")
         # Views and one addition for each image are several times as fast as
         # a gather of all pixels.
-        for image, i, window, number in zip(
-            images,
-            index.tolist(),
-            windows.tolist(),
-            numbers.tolist(),
-            strict=True,
+        for image, (i, row, column, mirrored), number in zip(
+            images, drawn.tolist(), numbers.tolist(), strict=True
         ):
-            view = augmentation.cut(padded[i], window, size)
+            if mirrored:
+                column = 2 * margin - column
+            view = padded[mirrored][
+                i, row : row + rows, column : column + columns
+            ]
             np.add(view, corrections[number], out=image)
-        return images, labels[index]
+        return images, labels[drawn[:, 0]]
 
     def batch(step):
         images, labels = tf.numpy_function(

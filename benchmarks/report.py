@@ -30,7 +30,9 @@ count warm up. Values are the median over rounds with the lowest and the
 highest. "ours is better" is the same of the ratio round by round: above 1 ours
 is faster, sooner or smaller. Before they are timed, sides that compute the
 same network get the same weights and must give the same logits: the last
-column is the largest difference. Images are random.
+column is the largest difference. Images are random. On a CPU this package
+keeps the memory that it frees (docs/performance.md); before the turn of a side
+that would not, the process gives it back.
 
 Native is plain code of the backend's framework: eager PyTorch in
 channels-last memory, a jitted JAX step that donates its state, a
@@ -238,13 +240,18 @@ def draw_growth(lines):
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for (title, measured), row in zip(rows.items(), panels, strict=True):
         for panel, work in zip(row, ("depth", "batch"), strict=True):
-            draw_lines(panel, work, measured.get(work, ()))
+            if work not in measured:
+                panel.axis("off")
+                continue
+            draw_lines(panel, work, measured[work])
             panel.set_title(title, fontsize=10)
     return figure
 
 
 def draw_lines(panel, work, cases):
     """Draws one panel of growth: a line for each side."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     sides = dict.fromkeys(side for case in cases for side in case.values)
     for side in sides:
         color, marker = STYLES.get(side, OTHER)
@@ -274,13 +281,15 @@ def draw_lines(panel, work, cases):
     panel.set_xticks([], minor=True)
     if work == "depth":
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_minor_locator(NullLocator())
         panel.set_xlabel("depth (batch 32)")
     else:
         panel.set_ylim(bottom=0)
         panel.set_xlabel("batch size (ResNet-20)")
-    if cases:
-        panel.set_ylabel(f"training, {cases[0].unit}")
-        panel.legend(frameon=False, fontsize=8)
+    panel.set_ylabel(f"training, {cases[0].unit}")
+    panel.legend(frameon=False, fontsize=8)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
 

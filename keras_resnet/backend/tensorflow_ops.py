@@ -1,7 +1,9 @@
 """TensorFlow: fused normalization, and padding inside the convolution.
 
 Keras normalizes by `tf.nn.moments` and arithmetic, and pads a strided
-convolution's image by a copy of it.
+convolution's image by a copy of it. On one core, with memory that is kept, a
+training step of ResNet-20, batch 128, is 1.07 times as fast as with Keras's
+layers, and inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
 
 import tensorflow as tf

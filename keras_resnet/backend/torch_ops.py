@@ -4,7 +4,7 @@ Keras permutes a channels-last image into a new tensor before and after each
 convolution and pooling, and normalizes by a dozen operations in float32. A
 permuted view of it already is what PyTorch calls channels-last memory, which
 its kernels take as they are. With this and the replay of `torch_graph` a
-training step of ResNet-20 on one core is 1.4 times as fast as with Keras's
+training step of ResNet-20 on one core is 1.5 times as fast as with Keras's
 layers in batches of 128, and 2.5 times in batches of 2
 (docs/results/benchmarks).
 """

@@ -87,8 +87,7 @@ def loss_landscape(
         batch_size: Integer, images at a time. Defaults to `500`.
         points_at_a_time: Integer, grid points that are evaluated in one
             vectorized call, on JAX and PyTorch. Defaults to 16 on an
-            accelerator and to 1 elsewhere, where it would be slower; always
-            1 on TensorFlow, which cannot.
+            accelerator and to 1 elsewhere. TensorFlow takes 1 alone.
         path: Path of an `.npz` file, which is replaced by a more complete one
             every few points. If it is there already, what it holds is not
             evaluated again. Defaults to `None`.
@@ -106,9 +105,14 @@ def loss_landscape(
     axes = tuple(np.asarray(axis, "float64") for axis in axes)
     _check(model, directions, axes, statistics)
     if points_at_a_time is None:
-        points_at_a_time = 16 if backend.accelerators() else 1
-    if not backend.vectorized:
-        points_at_a_time = 1
+        vectorize = backend.vectorized and backend.accelerators()
+        points_at_a_time = 16 if vectorize else 1
+    if points_at_a_time > 1 and not backend.vectorized:
+        raise ValueError(
+            "On TensorFlow `points_at_a_time` must be 1: its convolutions "
+            "take one kernel at a time. Received: "
+            f"points_at_a_time={points_at_a_time}"
+        )
     shape = tuple(map(len, axes))
     found = np.full((2, *shape), np.nan)
     key = _key(model, images, labels, directions, axes, statistics, batch_size)

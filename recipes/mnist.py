@@ -75,6 +75,14 @@ def make_parser():
         f"momentum {full.momentum}, weight decay {full.weight_decay}",
     )
     cli.add_data_flags(parser, ("mnist", "digits"), d.dataset)
+    for part in ("train", "validation", "test"):
+        add(
+            f"--{part}-images",
+            type=cli.positive_int,
+            metavar="N",
+            help=f"the first N {part} images "
+            f"(default: {getattr(d, f'{part}_images'):,}; full: all)",
+        )
     add(
         "--epochs",
         type=cli.positive_int,

@@ -144,8 +144,10 @@ def test_means_and_deviations():
 def test_a_run_compares_both_nets(tmp_path, run_python):
     """One short epoch, once more with --resume, and a further seed."""
     folder = tmp_path / "study"
-    flags = ["--dataset", "digits", "--epochs", "1", "--batch-size", "250"]
-    flags += ["--every", "2", "--output", str(folder)]
+    few = ["--dataset", "digits", "--train-images", "150"]
+    few += ["--validation-images", "40", "--test-images", "40"]
+    flags = [*few, "--epochs", "1", "--batch-size", "30", "--every", "2"]
+    flags += ["--output", str(folder)]
     printed = run_python(RECIPE, *flags).stdout
     assert {path.name for path in folder.iterdir()} == {
         *("curves.png", "predictions.png", "results.json", "seed0"),
@@ -155,9 +157,8 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
     assert table.splitlines()[0] in printed
     lines = json.loads((folder / "results.json").read_text())
     assert set(lines) == {"seed0-resnet", "seed0-plain"}
-    test = mnist.select(
-        data.load("digits"), _settings("--dataset", "digits")[0]
-    )
+    test = mnist.select(data.load("digits"), _settings(*few)[0])
+    assert len(test.test) == 40
     for net in mnist.NETS:
         line = lines[f"seed0-{net}"]
         with open(folder / "seed0" / net / "steps.csv", newline="") as file:
@@ -176,7 +177,7 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
         hits = logits.argmax(1) == test.test.labels
         assert line["test_accuracy"] == pytest.approx(hits.mean(), abs=1e-4)
         shifted = logits - logits.max(1, keepdims=True)
-        picked = shifted[np.arange(200), test.test.labels]
+        picked = shifted[np.arange(40), test.test.labels]
         loss = (np.log(np.exp(shifted).sum(1)) - picked).mean()
         assert line["test_loss"] == pytest.approx(loss, abs=1e-3)
         assert f"{100 * line['test_accuracy']:.2f} %" in table

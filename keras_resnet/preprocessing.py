@@ -192,7 +192,10 @@ def preprocess_input(
             f"and the images have {x.shape[-1]} ({data_format})."
         )
     if resize:
-        x = _resized(x, kind, preprocessing)
+        x = resize_shorter_side(
+            x, preprocessing.resize, preprocessing.interpolation
+        )
+        x = center_crop(x, preprocessing.size)
     if preprocessing.channels == "BGR":
         x = kind.take(x, np.array([2, 1, 0]), axis=-1)
     mean, std = (
@@ -241,8 +244,25 @@ def _floats(x):
     return np.asarray(x).astype("float32"), np
 
 
-def _resized(x, kind, preprocessing):
-    """Resizes to the shorter side and keeps the centre."""
+def resize_shorter_side(x, side, interpolation="bilinear"):
+    """Resizes images to a shorter side, keeping their proportions.
+
+    With antialiasing, as Pillow does. The argument is never changed.
+
+    Args:
+        x: Images of 0 to 255, `(rows, columns, channels)` or a batch of them:
+            see `preprocess_input`.
+        side: Integer, pixels of the shorter side. The longer one is rounded
+            down, as in torchvision.
+        interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
+
+    Returns:
+        What `x` is, in float32 and from 0 to 255.
+
+    Raises:
+        ValueError: If the size of the images is not known.
+    """
+    x, kind = _floats(x)
     tf = kind if isinstance(kind, _TensorFlow) else None
     height, width = tf.shape(x)[-3:-1] if tf else x.shape[-3:-1]
     if height is None or width is None:
@@ -250,32 +270,38 @@ def _resized(x, kind, preprocessing):
             "`resize=True` needs images whose size is known. "
             f"Received: shape {tuple(x.shape)}"
         )
-    target = preprocessing.resize
     shorter = tf.tf.minimum(height, width) if tf else min(height, width)
-    # Rounded down, as torchvision does.
-    size = (target * height // shorter, target * width // shorter)
-    if tf:
-        x = tf.resize(x, size, preprocessing.interpolation)
-    else:
-        x = ops.image.resize(
-            x,
-            size,
-            interpolation=preprocessing.interpolation,
-            antialias=preprocessing.interpolation != "nearest",
-            data_format="channels_last",
-        )
-    crop = preprocessing.size
-    top, left = (_half(n - crop) for n in size)
-    x = x[..., top : top + crop, left : left + crop, :]
-    if tf:
-        x = tf.tf.ensure_shape(x, (*x.shape[:-3], crop, crop, x.shape[-1]))
-        return tf.clip(x)
+    size = (side * height // shorter, side * width // shorter)
     # Bicubic interpolation overshoots what a pixel can be.
+    if tf:
+        return tf.clip(tf.resize(x, size, interpolation))
+    x = ops.image.resize(
+        x,
+        size,
+        interpolation=interpolation,
+        antialias=interpolation != "nearest",
+        data_format="channels_last",
+    )
     x = ops.clip(x, 0, 255)
     return ops.convert_to_numpy(x).copy() if kind is np else x
 
 
-def _half(n):
+def center_crop(x, size):
+    """Returns the central `size` x `size` pixels of images, channels last."""
+    height, width = x.shape[-3:-1]
+    if None in (height, width):
+        # Inside tf.data the size may be known only when it runs.
+        height, width = sys.modules["tensorflow"].shape(x)[-3:-1]
+    top, left = half(height - size), half(width - size)
+    x = x[..., top : top + size, left : left + size, :]
+    if None in x.shape:
+        x = sys.modules["tensorflow"].ensure_shape(
+            x, (*x.shape[:-3], size, size, x.shape[-1])
+        )
+    return x
+
+
+def half(n):
     """Returns n / 2, rounded to the even number, as torchvision's crop."""
     return n // 2 + (n % 2) * (n // 2 % 2)
 
@@ -313,7 +339,7 @@ def decode_predictions(predictions, top=5, class_names=None):
             f"ImageNet's. Received: shape {predictions.shape}"
         )
     if class_names is None:
-        classes = _imagenet_classes()
+        classes = imagenet_classes()
     else:
         classes = list(enumerate(class_names))
     order = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
@@ -323,8 +349,12 @@ def decode_predictions(predictions, top=5, class_names=None):
     ]
 
 
-def _imagenet_classes():
-    """Returns (WordNet id, name) of ImageNet's classes, in order."""
+def imagenet_classes():
+    """Returns (WordNet id, name) of ImageNet's classes, in order.
+
+    Raises:
+        ValueError: If they are not there and cannot be downloaded.
+    """
     # From Keras's own cache, where keras.applications keeps the same file.
     try:
         path = keras.utils.get_file(

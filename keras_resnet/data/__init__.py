@@ -1,4 +1,4 @@
-"""Image data for training: loading, splitting, augmenting, batching.
+"""Image data: loading, splitting, augmenting, batching.
 
 tf.data feeds every backend, so importing this package imports TensorFlow.
 """
@@ -25,6 +25,12 @@ from keras_resnet.data.datasets import (  # noqa: E402
     Split,
     load,
 )
+from keras_resnet.data.folders import (  # noqa: E402
+    UnreadableImageError,
+    class_folders,
+    image_batches,
+    read_image,
+)
 from keras_resnet.data.passes import draw_pass  # noqa: E402
 from keras_resnet.data.pipeline import (  # noqa: E402
     evaluation_batches,
@@ -40,14 +46,18 @@ __all__ = [
     "DataUnavailableError",
     "ImageData",
     "Split",
+    "UnreadableImageError",
+    "class_folders",
     "corrections",
     "cut",
     "cut_on_device",
     "draw_pass",
     "evaluation_batches",
+    "image_batches",
     "load",
     "pipeline",
     "random_windows",
+    "read_image",
     "resident",
     "training_batches",
 ]

@@ -1,4 +1,4 @@
-"""Training as the paper does it: optimizer, schedules, callbacks, runs."""
+"""Training as the paper does it: optimizer, schedules, runs, evaluation."""
 
 from keras_resnet.training.callbacks import (
     Checkpoint,
@@ -8,6 +8,14 @@ from keras_resnet.training.callbacks import (
     Pace,
     StepEvaluation,
     StopAt,
+)
+from keras_resnet.training.evaluation import (
+    evaluate,
+    fully_convolutional,
+    multi_scale,
+    one_crop,
+    ten_crop,
+    ten_crops,
 )
 from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.runs import (
@@ -31,8 +39,14 @@ __all__ = [
     "StepEvaluation",
     "StopAt",
     "environment",
+    "evaluate",
+    "fully_convolutional",
+    "multi_scale",
+    "one_crop",
     "one_cycle",
     "read_history",
     "step_decay",
+    "ten_crop",
+    "ten_crops",
     "write_atomically",
 ]

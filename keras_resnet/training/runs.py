@@ -231,6 +231,26 @@ def write_atomically(path, text):
     os.replace(partial, path)
 
 
+def write_new(path, text):
+    """Writes a text file whole, unless there is one at `path`.
+
+    Raises:
+        RunError: If there is one.
+    """
+    path = Path(path)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    write_atomically(partial, text)
+    try:
+        # Unlike a renaming, a link does not replace what is there.
+        os.link(partial, path)
+    except FileExistsError:
+        raise RunError(
+            f"{path} exists already, and is not overwritten"
+        ) from None
+    finally:
+        partial.unlink()
+
+
 def command():
     """Returns the command line that runs this process, with its backend."""
     return (

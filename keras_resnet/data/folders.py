@@ -1,0 +1,133 @@
+"""Images in files: folders of classes, and decoding."""
+
+import concurrent.futures
+import itertools
+import os
+from pathlib import Path
+
+import tensorflow as tf
+
+
+class UnreadableImageError(ValueError):
+    """A file is missing, broken, or no image."""
+
+
+def class_folders(folder):
+    """Lists the files of a folder that has a folder for each class.
+
+    Every file in a class's folder counts, at any depth, whatever its name;
+    only names that begin with a dot are passed over.
+
+    Args:
+        folder: Path.
+
+    Returns:
+        A dictionary from the names of classes to lists of paths, both sorted.
+
+    Raises:
+        ValueError: If there is no such folder, or no class with a file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r}.")
+    found = {
+        entry.name: sorted(_files(entry))
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if not any(found.values()):
+        raise ValueError(
+            f"{folder} has no images in folders of classes, as in "
+            f"{folder / 'cat' / '1.jpg'}."
+        )
+    return found
+
+
+def _files(folder):
+    """Yields all files below a folder but hidden ones."""
+    # Links to folders are followed: collections of links are common.
+    for path, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield Path(path) / name
+
+
+def read_image(path, channels=3):
+    """Decodes a JPEG, PNG, BMP or GIF file, by its content.
+
+    Of several frames the first is taken. Transparency, and the orientation
+    that cameras note, are disregarded.
+
+    Args:
+        path: Path.
+        channels: `3` (default), RGB; `1`, grey. Images of the other kind are
+            converted.
+
+    Returns:
+        A uint8 tensor of TensorFlow, `(rows, columns, channels)`.
+
+    Raises:
+        UnreadableImageError: If the file cannot be read or decoded whole.
+    """
+    try:
+        content = Path(path).read_bytes()
+        # What is not JPEG has no conversion to grey in TensorFlow.
+        image = tf.io.decode_image(
+            content, channels=3, dtype=tf.uint8, expand_animations=False
+        )
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: {error.strerror}") from None
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split())
+        reason = reason.removeprefix("{{function_node __wrapped__DecodeImage_")
+        reason = reason.partition("}}")[2].strip() or reason
+        raise UnreadableImageError(
+            f"{path}: {reason.partition(' [Op:')[0]}"
+        ) from None
+    if not tf.size(image):
+        raise UnreadableImageError(f"{path}: an image without pixels")
+    return image if channels == 3 else tf.image.rgb_to_grayscale(image)
+
+
+def image_batches(paths, batch_size=32, *, channels=3, on_error=None):
+    """Decodes files in order, on several threads, ahead of their use.
+
+    Args:
+        paths: Sequence of paths.
+        batch_size: Integer. Defaults to `32`.
+        channels: See `read_image`.
+        on_error: Function that gets the `UnreadableImageError` of a file that
+            cannot be read, which is then left out. Defaults to `None`, which
+            raises it.
+
+    Yields:
+        A list of images and a list of their places in `paths`. Together they
+        are all readable files once; a batch may be smaller than `batch_size`,
+        or empty.
+    """
+    paths = list(paths)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+
+        def submit(places):
+            return [
+                (i, pool.submit(read_image, paths[i], channels)) for i in places
+            ]
+
+        batches = (
+            range(start, min(start + batch_size, len(paths)))
+            for start in range(0, len(paths), batch_size)
+        )
+        coming = [submit(b) for b in itertools.islice(batches, 2)]
+        while coming:
+            images, places = [], []
+            for i, future in coming.pop(0):
+                try:
+                    images.append(future.result())
+                    places.append(i)
+                except UnreadableImageError as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+            coming += [submit(b) for b in itertools.islice(batches, 1)]
+            yield images, places

@@ -1,0 +1,393 @@
+"""Evaluation as in the paper: one crop, 10-crop, fully convolutional.
+
+Each of `one_crop`, `ten_crop` and `multi_scale` returns a function from a
+list of images, of any sizes, to their probabilities; `evaluate` counts with it.
+"""
+
+import collections
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_resnet import preprocessing as images_before
+
+# The shorter sides of the paper's fully convolutional testing.
+SCALES = (224, 256, 384, 480, 640)
+BATCH_SIZE = 32
+
+
+def ten_crops(image, size):
+    """Returns the four corners and the centre of an image, and their mirrors.
+
+    Args:
+        image: `(rows, columns, channels)` array, at least `size` x `size`.
+        size: Integer, rows and columns of a crop.
+
+    Returns:
+        `(10, size, size, channels)` array: top left, top right, bottom left,
+        bottom right, centre, then the same mirrored.
+
+    Raises:
+        ValueError: If the image is too small.
+
+    Reference: He et al. 2015, section 3.4; Krizhevsky et al. 2012, "ImageNet
+    Classification with Deep Convolutional Neural Networks", section 4.1.
+    """
+    image = np.asarray(image)
+    rows, columns = image.shape[0] - size, image.shape[1] - size
+    if rows < 0 or columns < 0:
+        raise ValueError(
+            f"Crops of {size} x {size} need an image of at least that size. "
+            f"Received: shape {image.shape}"
+        )
+    corners = [(top, left) for top in (0, rows) for left in (0, columns)]
+    corners.append((images_before.half(rows), images_before.half(columns)))
+    crops = np.stack(
+        [image[top : top + size, left : left + size] for top, left in corners]
+    )
+    return np.concatenate([crops, crops[:, :, ::-1]])
+
+
+def fully_convolutional(model, size=None):
+    """Returns a network that looks at images of any size everywhere.
+
+    The global average pooling becomes one over windows of the size that the
+    feature maps have for `size` x `size` images, moved by one position at a
+    time; the classifier reads every position, and the probabilities are
+    averaged. For images of `size` x `size` there is one position, and the
+    probabilities are those of `model`. The layers are shared with `model`.
+
+    The paper does not say whether scores are averaged before or after the
+    softmax; here it is after, as with crops.
+
+    Args:
+        model: A network of this package with its top, for square images; it
+            may be folded. Layers it is built on must take any size.
+        size: Integer, the size of images that it was trained for. Defaults to
+            that of `model.preprocessing`, else to that of the model's input.
+
+    Returns:
+        A `keras.Model` from `(batch, rows, columns, channels)`, or channels
+        first, to `(batch, classes)` probabilities.
+
+    Raises:
+        ValueError: If the model is not such a network.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+    names = [layer.name for layer in getattr(model, "layers", ())]
+    if not {"avg_pool", "head"} <= {*names} or len(model.inputs) != 1:
+        raise ValueError(
+            f"Model {getattr(model, 'name', model)!r} cannot be made fully "
+            "convolutional: it has no layers 'avg_pool' and 'head', as the "
+            "networks of this package with their top have."
+        )
+    for layer in model.layers:
+        axes = getattr(layer, "axis", None)
+        if isinstance(layer, layers.Normalization) and np.size(axes) > 1:
+            raise ValueError(
+                f"Model {model.name!r} takes images of one size alone: its "
+                f"layer {layer.name!r} has statistics for each pixel. It can "
+                "be evaluated with one crop."
+            )
+    size = size or _input_size(model)
+    logits = _gives_logits(model)
+    first = keras.config.image_data_format() == "channels_first"
+    channels = model.inputs[0].shape[1 if first else -1]
+
+    def rebuilt(rows, call):
+        shape = (channels, rows, rows) if first else (rows, rows, channels)
+        image = layers.Input(shape, name="image")
+        # A plain graph: it is called with images of many sizes, once each.
+        clone = keras.models.clone_model(
+            keras.Model(model.inputs[0], model.outputs[0]),
+            input_tensors=[image],
+            clone_function=lambda layer: layer,
+            call_function=call,
+        )
+        return keras.Model(image, clone.outputs[0], name=model.name)
+
+    window = []
+
+    def measure(layer, *args, **kwargs):
+        if layer.name == "avg_pool":
+            window.extend(args[0].shape[2:] if first else args[0].shape[1:3])
+        return layer(*args, **kwargs)
+
+    def everywhere(layer, *args, **kwargs):
+        if layer.name == "avg_pool":
+            x = layers.Permute((2, 3, 1))(args[0]) if first else args[0]
+            return layers.AveragePooling2D(
+                tuple(window),
+                strides=1,
+                dtype=layer.dtype_policy,
+                data_format="channels_last",
+                name="window_pool",
+            )(x)
+        x = layer(*args, **kwargs)
+        if layer.name != "head":
+            return x
+        if logits:
+            x = layers.Softmax(dtype="float32")(x)
+        return layers.GlobalAveragePooling2D(
+            data_format="channels_last", dtype="float32", name="mean"
+        )(x)
+
+    rebuilt(size, measure)
+    return rebuilt(None, everywhere)
+
+
+def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
+    """Returns a function that scores images by their centre.
+
+    Args:
+        model: A network whose output is probabilities or logits of classes.
+        preprocessing: A `Preprocessing`, or a name of one. Defaults to
+            `model.preprocessing`.
+        batch_size: Integer, images that the model gets at once. Defaults to
+            `32`.
+
+    Returns:
+        A function from a sequence of RGB images of 0 to 255, `(rows, columns,
+        channels)` each, to `(images, classes)` probabilities in NumPy.
+
+    Raises:
+        ValueError: If the model does not say how its images are prepared, or
+            if its outputs are neither probabilities nor logits.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+    how = images_before.resolve(preprocessing or model)
+    predict = _predictor(model, how, batch_size)
+
+    def score(images):
+        resized = [_resize(image, how.resize, how) for image in images]
+        return predict(
+            np.stack([images_before.center_crop(x, how.size) for x in resized])
+        )
+
+    return score
+
+
+def ten_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
+    """Returns a function that scores images by ten crops.
+
+    The probabilities (the softmax) of `ten_crops` are averaged.
+
+    Args, returns and raises: see `one_crop`; `batch_size` counts crops.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+    how = images_before.resolve(preprocessing or model)
+    predict = _predictor(model, how, batch_size)
+
+    def score(images):
+        crops = [
+            ten_crops(_resize(image, how.resize, how), how.size)
+            for image in images
+        ]
+        scores = predict(np.concatenate(crops))
+        return scores.reshape(len(crops), 10, -1).mean(axis=1)
+
+    return score
+
+
+def multi_scale(
+    model, preprocessing=None, *, scales=SCALES, batch_size=BATCH_SIZE
+):
+    """Returns a function that scores whole images at several scales.
+
+    At each scale images are resized to that shorter side and nothing is cut
+    off: see `fully_convolutional`. The probabilities of the scales are
+    averaged. Images of one shape are computed together. JAX compiles the
+    network for every shape that occurs.
+
+    Args:
+        model: A network as `fully_convolutional` takes.
+        preprocessing: See `one_crop`.
+        scales: Sequence of integers, shorter sides in pixels, at least the
+            size of images that the network was trained for. Defaults to the
+            paper's, `(224, 256, 384, 480, 640)`.
+        batch_size: Integer, images of the trained size at once; of larger
+            ones correspondingly fewer. Defaults to `32`.
+
+    Returns:
+        See `one_crop`.
+
+    Raises:
+        ValueError: See `one_crop` and `fully_convolutional`, and if a scale
+            is too small.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+    how = images_before.resolve(preprocessing or model)
+    scales = tuple(scales)
+    if not scales or min(scales) < how.size:
+        raise ValueError(
+            "`scales` must be shorter sides of at least the network's size, "
+            f"{how.size}. Received: scales={scales}"
+        )
+    everywhere = fully_convolutional(model, how.size)
+
+    def score(images):
+        total = 0
+        for side in scales:
+            groups = collections.defaultdict(list)
+            resized = [_resize(image, side, how) for image in images]
+            for i, image in enumerate(resized):
+                groups[image.shape].append(i)
+            scores = {}
+            for (rows, columns, _), group in groups.items():
+                share = how.size**2 / (rows * columns)
+                predict = _predictor(
+                    everywhere,
+                    how,
+                    max(1, int(batch_size * share)),
+                    logits=False,
+                )
+                found = predict(np.stack([resized[i] for i in group]))
+                scores.update(zip(group, found, strict=True))
+            total = total + np.stack([scores[i] for i in range(len(images))])
+        return total / len(scales)
+
+    return score
+
+
+def in_top(scores, labels, k):
+    """Returns for each image whether its class is among the `k` best.
+
+    Of equal scores the class with the lower index is better, as in
+    `decode_predictions`: a network that gives every class the same is right
+    only by chance.
+
+    Args:
+        scores: `(images, classes)` array.
+        labels: `(images,)` integers.
+        k: Integer.
+
+    Returns:
+        `(images,)` booleans.
+
+    Raises:
+        ValueError: If a score is not finite, or a label is no class.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "The network gives scores that are not finite: its weights or "
+            "the preprocessing are broken."
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise ValueError(
+            f"Labels must be from 0 to {scores.shape[1] - 1}, the network's "
+            f"classes. Received: {labels.min()} to {labels.max()}"
+        )
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (best == labels[:, None]).any(axis=1)
+
+
+def evaluate(score, batches, *, on_batch=None):
+    """Counts how often the right class is the best, and among the best five.
+
+    Args:
+        score: Function from images to probabilities, such as `one_crop`
+            returns.
+        batches: Iterable of pairs, a sequence of images and their labels.
+            Every image of it is counted once; batches may differ in size.
+        on_batch: Function that is called after each batch with the number of
+            its images and the result so far. Defaults to `None`.
+
+    Returns:
+        A dictionary: `"images"`, their number, `"top1"` and `"top5"`, shares
+        of them. Below ten classes `"top5"` says little and is left out.
+
+    Raises:
+        ValueError: If there are no images, and as `in_top`.
+    """
+    counts = collections.Counter()
+    result = None
+    for images, labels in batches:
+        if not len(images):
+            continue
+        scores = score(images)
+        counts["images"] += len(labels)
+        for k in (1, 5) if scores.shape[1] >= 10 else (1,):
+            counts[f"top{k}"] += int(in_top(scores, labels, k).sum())
+        n = counts["images"]
+        result = {k: v if k == "images" else v / n for k, v in counts.items()}
+        if on_batch is not None:
+            on_batch(len(labels), result)
+    if result is None:
+        raise ValueError("There are no images to evaluate on.")
+    return result
+
+
+def _input_size(model):
+    """Returns the rows of images that a network was trained for."""
+    how = getattr(model, "preprocessing", None)
+    if how is not None:
+        return how.size
+    first = keras.config.image_data_format() == "channels_first"
+    rows, columns = (
+        model.inputs[0].shape[2:] if first else (model.inputs[0].shape[1:3])
+    )
+    if rows is None or rows != columns:
+        raise ValueError(
+            f"Model {model.name!r} does not say for which size of images it "
+            f"was trained: give `size`. Its input: {model.inputs[0].shape}"
+        )
+    return rows
+
+
+def _gives_logits(model):
+    """Whether a network ends without softmax."""
+    output = model.outputs[0]._keras_history.operation
+    activation = getattr(output, "activation", None)
+    if activation not in (
+        keras.activations.linear,
+        keras.activations.softmax,
+    ) or not isinstance(output, (layers.Dense, layers.Activation)):
+        raise ValueError(
+            f"Model {model.name!r} ends in neither a softmax nor the logits "
+            f"of one, but in layer {output.name!r}."
+        )
+    return activation is keras.activations.linear
+
+
+def _resize(image, side, how):
+    """Returns an image of that shorter side, as a float32 array."""
+    if min(image.shape[:2]) != side:
+        image = images_before.resize_shorter_side(
+            image, side, how.interpolation
+        )
+    # Of NumPy, TensorFlow or the backend.
+    if ops.is_tensor(image):
+        image = ops.convert_to_numpy(image)
+    return np.asarray(image).astype("float32")
+
+
+def _predictor(model, how, batch_size, logits=None):
+    """Returns a function from raw crops of one size to probabilities."""
+    if logits is None:
+        logits = _gives_logits(model)
+    first = keras.config.image_data_format() == "channels_first"
+
+    def predict(crops):
+        found = []
+        for start in range(0, len(crops), batch_size):
+            x = images_before.preprocess_input(
+                crops[start : start + batch_size],
+                how,
+                data_format="channels_last",
+            )
+            if first:
+                x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+            found.append(np.asarray(model.predict_on_batch(x), "float64"))
+        scores = np.concatenate(found)
+        if logits:
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+        return scores
+
+    return predict

@@ -40,6 +40,7 @@ def make_parser():
     add(
         "images",
         nargs="*",
+        default=[],
         metavar="IMAGE",
         help="image files to name the classes of",
     )
@@ -180,8 +181,11 @@ def check(arguments):
     if "output" in given:
         path = Path(arguments.output)
         if path.exists():
-            raise cli.UsageError(
-                f"--output {path} exists already, and is not overwritten"
+            from keras_resnet import training
+
+            raise training.RunError(
+                f"{path} exists already, and is not overwritten: choose "
+                "another --output"
             )
         if not path.parent.is_dir():
             raise cli.UsageError(f"--output: there is no folder {path.parent}")
@@ -229,7 +233,7 @@ def preprocessing_of(model, arguments):
     """Returns what images go through before `model`."""
     import keras
 
-    from keras_resnet import preprocessing
+    from keras_resnet import preprocessing, training
 
     channels = model.inputs[0].shape[_channel_axis()]
     kinds = keras.layers.Normalization, keras.layers.Rescaling
@@ -255,7 +259,7 @@ def preprocessing_of(model, arguments):
     if rows is None and hasattr(arguments, "depth"):
         rows = columns = 224 if arguments.depth in IMAGENET_DEPTHS else 32
     if rows is None or rows != columns:
-        raise ValueError(
+        raise training.EvaluationError(
             f"{arguments.weights} takes images of {rows} x {columns} pixels; "
             "only those of one square size can be evaluated."
         )
@@ -309,7 +313,7 @@ def read_class_names(path, count):
 
 def class_names(arguments, count):
     """Returns (identifier, name) of the classes, in order."""
-    from keras_resnet import preprocessing
+    from keras_resnet import preprocessing, training
 
     if hasattr(arguments, "class_names"):
         return read_class_names(arguments.class_names, count)
@@ -318,9 +322,8 @@ def class_names(arguments, count):
     try:
         return preprocessing.imagenet_classes()
     except ValueError as error:
-        raise cli.UsageError(
-            f"{error} Here it is a file, by --class-names"
-        ) from None
+        message = str(error).replace("`class_names`", "--class-names FILE")
+        raise training.EvaluationError(message) from None
 
 
 def class_indices(folders, arguments, count):
@@ -372,10 +375,12 @@ class Progress:
 
     def report(self, readable):
         """Names the files that were not read."""
+        from keras_resnet import training
+
         for error in self.unreadable:
             print(f"not counted: {error}", file=sys.stderr)
         if not readable:
-            raise ValueError(
+            raise training.EvaluationError(
                 f"None of {len(self.unreadable)} files is a readable image."
             )
 
@@ -384,18 +389,18 @@ def dataset_batches(arguments, channels, count):
     """Returns batches of a dataset's test images, and their number."""
     import numpy as np
 
-    from keras_resnet import data
+    from keras_resnet import data, training
 
     source = data.load(arguments.dataset, getattr(arguments, "data_dir", None))
     if len(source.class_names) != count:
-        raise ValueError(
+        raise training.EvaluationError(
             f"{arguments.dataset} has {len(source.class_names)} classes, and "
             f"the network {count}."
         )
     images, labels = source.test.images, source.test.labels
     if images.shape[-1] != channels:
         if images.shape[-1] != 1:
-            raise ValueError(
+            raise training.EvaluationError(
                 f"{arguments.dataset} has images of {images.shape[-1]} "
                 f"channels, and the network takes {channels}."
             )
@@ -490,6 +495,8 @@ def predict(arguments, score, channels, count):
 def main(arguments):
     """Evaluates, or predicts, and writes the result."""
     check(arguments)
+    import keras
+
     from keras_resnet.training import runs
 
     model, how = load_network(arguments)
@@ -515,7 +522,9 @@ def main(arguments):
             "settings": vars(arguments),
             "preprocessing": how.get_config(),
             **runs.environment(),
-            "parameters": model.count_params(),
+            "parameters": sum(
+                int(keras.ops.size(v)) for v in model.trainable_variables
+            ),
             "seconds": seconds,
             **result,
         }

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class DataUnavailableError(RuntimeError):
-    """The data are neither prepared nor can they be downloaded."""
+    """The data are not there, and cannot be downloaded either."""
 
 
 @dataclasses.dataclass(frozen=True)

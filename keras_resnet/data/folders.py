@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_resnet.data.datasets import DataUnavailableError
+
 
 class UnreadableImageError(ValueError):
     """A file is missing, broken, or no image."""
@@ -25,19 +27,20 @@ def class_folders(folder):
         A dictionary from the names of classes to lists of paths, both sorted.
 
     Raises:
-        ValueError: If there is no such folder, or no class with a file in it.
+        DataUnavailableError: If there is no such folder, or no class with a
+            file in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}.")
+        raise DataUnavailableError(f"There is no folder {str(folder)!r}.")
     found = {
         entry.name: sorted(_files(entry))
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
     if not any(found.values()):
-        raise ValueError(
-            f"{folder} has no images in folders of classes, as in "
+        raise DataUnavailableError(
+            f"{folder} has no files in folders of classes, such as "
             f"{folder / 'cat' / '1.jpg'}."
         )
     return found

@@ -10,6 +10,7 @@ from keras_resnet.training.callbacks import (
     StopAt,
 )
 from keras_resnet.training.evaluation import (
+    EvaluationError,
     evaluate,
     fully_convolutional,
     multi_scale,
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "CoupledSGD",
     "DivergenceError",
+    "EvaluationError",
     "FailOnDivergence",
     "Interruptible",
     "Pace",

@@ -17,6 +17,10 @@ SCALES = (224, 256, 384, 480, 640)
 BATCH_SIZE = 32
 
 
+class EvaluationError(ValueError):
+    """A network or images that cannot be evaluated as asked."""
+
+
 def ten_crops(image, size):
     """Returns the four corners and the centre of an image, and their mirrors.
 
@@ -29,7 +33,7 @@ def ten_crops(image, size):
         bottom right, centre, then the same mirrored.
 
     Raises:
-        ValueError: If the image is too small.
+        EvaluationError: If the image is too small.
 
     Reference: He et al. 2015, section 3.4; Krizhevsky et al. 2012, "ImageNet
     Classification with Deep Convolutional Neural Networks", section 4.1.
@@ -37,7 +41,7 @@ def ten_crops(image, size):
     image = np.asarray(image)
     rows, columns = image.shape[0] - size, image.shape[1] - size
     if rows < 0 or columns < 0:
-        raise ValueError(
+        raise EvaluationError(
             f"Crops of {size} x {size} need an image of at least that size. "
             f"Received: shape {image.shape}"
         )
@@ -72,13 +76,13 @@ def fully_convolutional(model, size=None):
         first, to `(batch, classes)` probabilities.
 
     Raises:
-        ValueError: If the model is not such a network.
+        EvaluationError: If the model is not such a network.
 
     Reference: He et al. 2015, section 3.4.
     """
     names = [layer.name for layer in getattr(model, "layers", ())]
     if not {"avg_pool", "head"} <= {*names} or len(model.inputs) != 1:
-        raise ValueError(
+        raise EvaluationError(
             f"Model {getattr(model, 'name', model)!r} cannot be made fully "
             "convolutional: it has no layers 'avg_pool' and 'head', as the "
             "networks of this package with their top have."
@@ -86,7 +90,7 @@ def fully_convolutional(model, size=None):
     for layer in model.layers:
         axes = getattr(layer, "axis", None)
         if isinstance(layer, layers.Normalization) and np.size(axes) > 1:
-            raise ValueError(
+            raise EvaluationError(
                 f"Model {model.name!r} takes images of one size alone: its "
                 f"layer {layer.name!r} has statistics for each pixel. It can "
                 "be evaluated with one crop."
@@ -102,7 +106,7 @@ def fully_convolutional(model, size=None):
         # A plain graph: it is called with images of many sizes, once each.
         clone = keras.models.clone_model(
             keras.Model(model.inputs[0], model.outputs[0]),
-            input_tensors=[image],
+            input_tensors=image,
             clone_function=lambda layer: layer,
             call_function=call,
         )
@@ -153,8 +157,9 @@ def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
         channels)` each, to `(images, classes)` probabilities in NumPy.
 
     Raises:
-        ValueError: If the model does not say how its images are prepared, or
-            if its outputs are neither probabilities nor logits.
+        EvaluationError: If the model's outputs are neither probabilities nor
+            logits.
+        ValueError: If it does not say how its images are prepared.
 
     Reference: He et al. 2015, section 3.4.
     """
@@ -216,15 +221,15 @@ def multi_scale(
         See `one_crop`.
 
     Raises:
-        ValueError: See `one_crop` and `fully_convolutional`, and if a scale
-            is too small.
+        EvaluationError: As `one_crop` and `fully_convolutional`, and if a
+            scale is too small.
 
     Reference: He et al. 2015, section 3.4.
     """
     how = images_before.resolve(preprocessing or model)
     scales = tuple(scales)
     if not scales or min(scales) < how.size:
-        raise ValueError(
+        raise EvaluationError(
             "`scales` must be shorter sides of at least the network's size, "
             f"{how.size}. Received: scales={scales}"
         )
@@ -270,16 +275,16 @@ def in_top(scores, labels, k):
         `(images,)` booleans.
 
     Raises:
-        ValueError: If a score is not finite, or a label is no class.
+        EvaluationError: If a score is not finite, or a label is no class.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if not np.isfinite(scores).all():
-        raise ValueError(
+        raise EvaluationError(
             "The network gives scores that are not finite: its weights or "
             "the preprocessing are broken."
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
-        raise ValueError(
+        raise EvaluationError(
             f"Labels must be from 0 to {scores.shape[1] - 1}, the network's "
             f"classes. Received: {labels.min()} to {labels.max()}"
         )
@@ -303,7 +308,7 @@ def evaluate(score, batches, *, on_batch=None):
         of them. Below ten classes `"top5"` says little and is left out.
 
     Raises:
-        ValueError: If there are no images, and as `in_top`.
+        EvaluationError: If there are no images, and as `in_top`.
     """
     counts = collections.Counter()
     result = None
@@ -319,7 +324,7 @@ def evaluate(score, batches, *, on_batch=None):
         if on_batch is not None:
             on_batch(len(labels), result)
     if result is None:
-        raise ValueError("There are no images to evaluate on.")
+        raise EvaluationError("There are no images to evaluate on.")
     return result
 
 
@@ -333,7 +338,7 @@ def _input_size(model):
         model.inputs[0].shape[2:] if first else (model.inputs[0].shape[1:3])
     )
     if rows is None or rows != columns:
-        raise ValueError(
+        raise EvaluationError(
             f"Model {model.name!r} does not say for which size of images it "
             f"was trained: give `size`. Its input: {model.inputs[0].shape}"
         )
@@ -348,7 +353,7 @@ def _gives_logits(model):
         keras.activations.linear,
         keras.activations.softmax,
     ) or not isinstance(output, (layers.Dense, layers.Activation)):
-        raise ValueError(
+        raise EvaluationError(
             f"Model {model.name!r} ends in neither a softmax nor the logits "
             f"of one, but in layer {output.name!r}."
         )

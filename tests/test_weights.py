@@ -7,7 +7,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from backend_worker import call
 from keras import ops
 
 import keras_resnet
@@ -58,6 +57,15 @@ def state_of(model, naming="torchvision", seed=0):
         name: drawn(name, array.shape, rng)
         for name, array in loading.to_arrays(model, naming).items()
     }
+
+
+def infer(model, x):
+    """Outputs in inference, operation by operation.
+
+    JAX compiles each kind of operation once for all depths, where a whole
+    network would be compiled for each.
+    """
+    return ops.convert_to_numpy(model(ops.convert_to_tensor(x), training=False))
 
 
 def values(model):
@@ -113,9 +121,7 @@ def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
         ).logits.numpy()
     # Logits of a size at which 1e-4 says something.
     assert 0.1 < expected.std() < 10
-    np.testing.assert_allclose(
-        call(model, x, training=False), expected, rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
     back = to_torch_state_dict(model, "transformers")
     assert set(back) == set(state)
     for name, value in state.items():
@@ -155,11 +161,9 @@ def test_logits_are_those_of_keras_applications(depth, tmp_path):
     )
     load_torch_weights(model, source)
     x = rng.normal(size=(2, 64, 64, 3)).astype("float32")
-    expected = call(theirs, x, training=False)
+    expected = infer(theirs, x)
     assert 0.1 < expected.std() < 10
-    np.testing.assert_allclose(
-        call(model, x, training=False), expected, rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
     # The same from a file.
     path = tmp_path / "weights.h5"
     write_legacy_h5(path, theirs)
@@ -240,9 +244,7 @@ def test_zero_channels_on_both_sides_are_handled_exactly():
     x = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype("float32")
     expected = akamaster(state, x.transpose(0, 3, 1, 2).copy(), (3, 3, 3))
     assert 0.3 < expected.std() < 10
-    np.testing.assert_allclose(
-        call(model, x, training=False), expected, rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
     back = to_torch_state_dict(model, "akamaster")
     for name, value in state.items():
         assert torch.equal(torch.from_numpy(value), back[name]), name
@@ -533,8 +535,8 @@ def test_keras_files_keep_what_fits(tmp_path):
     grey = small(classes=10, weights=path, input_shape=(16, 16, 1))
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype("float32")
     np.testing.assert_allclose(
-        call(grey, x, training=False),
-        call(model, np.repeat(x, 3, axis=-1), training=False),
+        infer(grey, x),
+        infer(model, np.repeat(x, 3, axis=-1)),
         atol=1e-4,
     )
     assert len(grey.preprocessing.mean) == 1

@@ -7,6 +7,7 @@ way but the same amount of work.
 import keras
 from keras import layers
 
+from sides import Unavailable
 from sides.keras_sides import KerasSide, assign
 from sides.network import DECAY, LEARNING_RATE, MOMENTUM
 
@@ -72,9 +73,14 @@ class StockKeras(KerasSide):
 
     def __init__(self, network, weights):
         inputs = layers.Input((network.size, network.size, 3))
-        model = keras.Model(
-            inputs, network.forward(KerasLayers(network), inputs)
-        )
+        outputs = network.forward(KerasLayers(network), inputs)
+        try:
+            model = keras.Model(inputs, outputs)
+        except RecursionError:
+            raise Unavailable(
+                "Keras goes through its graph by recursion, deeper than "
+                "Python allows"
+            ) from None
         # A slash in the name of a layer would be one in a variable's path.
         self.paths = {
             "/".join([layer.replace("/", "_"), kind]): f"{layer}/{kind}"

@@ -291,7 +291,8 @@ def center_crop(x, size):
     height, width = x.shape[-3:-1]
     if None in (height, width):
         # Inside tf.data the size may be known only when it runs.
-        height, width = sys.modules["tensorflow"].shape(x)[-3:-1]
+        shape = sys.modules["tensorflow"].shape(x)
+        height, width = shape[-3], shape[-2]
     top, left = half(height - size), half(width - size)
     x = x[..., top : top + size, left : left + size, :]
     if None in x.shape:

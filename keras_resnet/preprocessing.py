@@ -367,7 +367,7 @@ def imagenet_classes():
     # `get_file` raises plain `Exception` where there is no network.
     except Exception as error:
         raise ValueError(
-            f"ImageNet's class names could not be downloaded: {error} "
+            f"ImageNet's class names could not be downloaded: {error}. "
             "`class_names` can give them."
         ) from None
     with open(path, encoding="utf-8") as file:

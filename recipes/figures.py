@@ -15,7 +15,9 @@ lesions      blocks deleted and swapped, and paths (Veit et al. 2016)
 landscape    loss around trained weights (Li et al. 2018)
 
 The nets come from runs of recipes/cifar10.py with the same settings in
---runs; those that are missing are trained there, by that recipe.
+--runs; those that are missing are trained there, by that recipe. The folder of
+pictures gets README.md, a page of all figures that are there and of the
+commands, versions and machines that made them.
 """
 
 import dataclasses
@@ -161,6 +163,8 @@ class Work:
         self.data_dir = getattr(arguments, "data_dir", None)
         self.runs = Path(arguments.runs)
         self.output = Path(arguments.output)
+        # What it used and made, for the page.
+        self.used, self.pictures, self.tables = {}, [], []
         self.dataset = self.settings(self.size.depths[0])[1].dataset
         for depth in self.size.depths:
             self.settings(depth)
@@ -195,7 +199,7 @@ class Work:
         found = self.find(settings, needs)
         if found is not None:
             print(f"{found}: found")
-            return Trained(found, settings)
+            return self.use(Trained(found, settings))
         if (folder / "result.json").exists():
             # Finished, but without what this figure needs.
             folder = self.runs / f"{name}-{Path(needs).stem}"
@@ -216,7 +220,16 @@ class Work:
                 f"training of {folder} failed with exit status {status}; its "
                 "own message stands above"
             )
-        return Trained(folder, settings)
+        return self.use(Trained(folder, settings))
+
+    def use(self, run):
+        """Notes that a run was used, and returns it."""
+        keys = ("command", "commit", "backend", "versions", "device")
+        self.used[run.path.name] = {
+            key: run.result.get(key)
+            for key in (*keys, "training_error", "test_error")
+        }
+        return run
 
     def find(self, settings, needs):
         """Returns the folder of a finished run of these settings, if any."""
@@ -245,6 +258,7 @@ class Work:
         partial = self.output / f".partial-{name}.png"
         figure.savefig(partial)
         os.replace(partial, path)
+        self.pictures.append(name)
         print(path)
 
     def write(self, text, name):
@@ -254,7 +268,28 @@ class Work:
         self.output.mkdir(parents=True, exist_ok=True)
         path = self.output / f"{name}.md"
         training.write_atomically(path, text)
+        self.tables.append(name)
         print(f"\n{text}\n{path}")
+
+    def finish(self):
+        """Leaves the figure's result line, and the page of all figures."""
+        from keras_resnet import training
+        from keras_resnet.training import runs
+
+        line = {
+            "title": FIGURES[self.figure].__doc__.rstrip("."),
+            "command": runs.command(),
+            "commit": runs.commit(),
+            **training.environment(),
+            "size": dataclasses.asdict(self.size),
+            "pictures": self.pictures,
+            "tables": self.tables,
+            "runs": self.used,
+        }
+        training.write_atomically(
+            self.output / f"{self.figure}.json", json.dumps(line) + "\n"
+        )
+        training.write_atomically(self.output / "README.md", page(self.output))
 
     def caption(self, runs, what="", one=False):
         """Returns seeds and settings of a figure's runs as one sentence."""
@@ -715,10 +750,47 @@ def landscape(work):
             work.save(drawn, f"landscape-{plot}-{depth}")
 
 
+PAGE = """\
+# Figures
+
+Made by `python recipes/figures.py` from its own result lines, FIGURE.json.
+"""
+
+
+def page(folder):
+    """Returns a page of all figures that a folder has result lines of."""
+    parts = [PAGE]
+    for name in FIGURES:
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        line = json.loads(path.read_text())
+        parts.append(f"## {line['title']}\n")
+        parts += [(folder / f"{n}.md").read_text() for n in line["tables"]]
+        parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
+        parts.append(f"{made_by(line)}\n")
+        parts += [
+            f"- {run}: {made_by(result)}"
+            for run, result in sorted(line["runs"].items())
+        ]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def made_by(line):
+    """Returns a result line's command, versions, machine and commit."""
+    versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
+    return (
+        f"`{line['command']}`  \n  {versions}; {line['device']}; commit "
+        f"{line['commit']}"
+    )
+
+
 def main(arguments):
     """Makes one figure."""
     work = Work(arguments)
     FIGURES[work.figure](work)
+    work.finish()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python recipes/results.py runs/cifar10-resnet20A-fast-torch-seed0
 
 For each run the folder gets NAME.json (its result line), NAME.csv (its
-history) and NAME.png (its learning curves), NAME being the run's folder. The
-table, README.md, is then made from all result lines in the folder.
+history) and NAME.png (its learning curves), NAME being the run's folder; for
+each study of recipes/mnist.py, a folder NAME with its table, result lines and
+pictures. The page, README.md, is then made from all result lines there.
 """
 
 import json
@@ -37,8 +38,8 @@ def make_parser():
         "runs",
         nargs="*",
         metavar="RUN",
-        help="folders of finished runs to collect (default: none, only make "
-        "the table again)",
+        help="folders of finished runs and studies to collect (default: none, "
+        "only make the page again)",
     )
     parser.add_argument(
         "--output",
@@ -50,7 +51,7 @@ def make_parser():
 
 
 def table(results):
-    """Returns the page with one row per result: a mapping of names to lines."""
+    """Returns one row per result: a mapping of names to lines."""
     rows = [
         "| run | net | preset | backend | images/s | seconds | "
         "validation error | test error | paper |",
@@ -76,7 +77,12 @@ def table(results):
             f"{paper} %" if from_paper and paper else "",
         )
         rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "## Commands, versions, machines", ""]
+    return rows
+
+
+def commands(results):
+    """Returns the page's lines on how each result came about."""
+    rows = ["", "## Commands, versions, machines", ""]
     for name, result in sorted(results.items()):
         versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
         commit = result.get("commit")
@@ -86,7 +92,25 @@ def table(results):
             f"{result['parameters']:,} trainable parameters"
             f"{f'; commit {commit}' if commit else ''}"
         )
-    return "\n".join([HEAD, *rows, ""])
+    return rows
+
+
+STUDY_FILES = ("table.md", "results.json", "curves.png", "predictions.png")
+
+
+def studies(output):
+    """Returns the page's lines on the studies, and their first result lines."""
+    rows, lines = [], {}
+    for path in sorted(output.glob("*/table.md")):
+        name = path.parent.name
+        rows += ["", f"## {name}", "", path.read_text().rstrip(), ""]
+        rows += [
+            f"![{title}]({name}/{title}.png)"
+            for title in ("curves", "predictions")
+        ]
+        found = json.loads((path.parent / "results.json").read_text())
+        lines[name] = next(iter(found.values()))
+    return rows, lines
 
 
 def mean_and_deviation(values, unit=""):
@@ -98,30 +122,48 @@ def mean_and_deviation(values, unit=""):
     return f"{text} {unit}".rstrip()
 
 
+def files_of(run):
+    """Returns what to copy of a run or a study: sources to names.
+
+    Raises:
+        cli.UsageError: If it is neither, or not finished.
+    """
+    name = run.resolve().name
+    if (run / "result.json").exists():
+        return {
+            run / "result.json": f"{name}.json",
+            run / "history.csv": f"{name}.csv",
+            run / "curves.png": f"{name}.png",
+        }
+    if (run / "results.json").exists():
+        return {run / file: f"{name}/{file}" for file in STUDY_FILES}
+    raise cli.UsageError(
+        f"{run} holds no finished run: there is no result.json"
+    )
+
+
 def main(arguments):
-    """Copies what the runs left, and writes the table."""
+    """Copies what the runs left, and writes the page."""
     output = Path(arguments.output)
-    runs = [Path(run) for run in arguments.runs]
-    for run in runs:
-        if not (run / "result.json").exists():
-            raise cli.UsageError(
-                f"{run} holds no finished run: there is no result.json"
-            )
+    found = [files_of(Path(run)) for run in getattr(arguments, "runs", ())]
     output.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        name = run.resolve().name
-        for source, suffix in (
-            ("result.json", "json"),
-            ("history.csv", "csv"),
-            ("curves.png", "png"),
-        ):
-            shutil.copyfile(run / source, output / f"{name}.{suffix}")
+    for source, name in (item for files in found for item in files.items()):
+        (output / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, output / name)
     results = {
         path.stem: json.loads(path.read_text())
         for path in output.glob("*.json")
     }
-    (output / "README.md").write_text(table(results))
-    print(f"{output / 'README.md'} has {len(results)} runs")
+    rows, lines = studies(output)
+    (output / "README.md").write_text(
+        "\n".join(
+            [HEAD, *table(results), *rows, *commands(results | lines), ""]
+        )
+    )
+    print(
+        f"{output / 'README.md'} has {len(results)} runs and "
+        f"{len(lines)} studies"
+    )
 
 
 if __name__ == "__main__":

@@ -145,6 +145,15 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(folders, name, capfd):
     backend = keras.backend.backend()
     assert all(f"-{backend}-seed0" in p.parent.name for p in trained)
     assert not list(output.glob(".partial*"))
+    page = (output / "README.md").read_text()
+    line = json.loads((output / f"{name}.json").read_text())
+    assert line["pictures"] == pictures
+    assert set(line["runs"]) <= {p.parent.name for p in trained}
+    assert line["runs"]
+    for shown in (line["command"], *line["runs"]):
+        assert shown in page
+    for picture in pictures:
+        assert f"]({picture}.png)" in page
 
 
 @pytest.mark.slow

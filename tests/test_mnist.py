@@ -182,6 +182,15 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
         assert line["test_loss"] == pytest.approx(loss, abs=1e-3)
         assert f"{100 * line['test_accuracy']:.2f} %" in table
         assert math.isfinite(float(rows[-1]["loss"]))
+    results.main(
+        results.make_parser().parse_args(
+            [str(folder), "--output", str(tmp_path / "results")]
+        )
+    )
+    page = (tmp_path / "results/README.md").read_text()
+    assert table in page
+    assert lines["seed0-resnet"]["command"] in page
+    assert (tmp_path / "results/study/curves.png").exists()
     refused = run_python(RECIPE, *flags, check=False)
     assert refused.returncode == 1
     assert "--resume" in refused.stderr

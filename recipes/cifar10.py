@@ -305,7 +305,7 @@ def main(arguments):
     from keras_resnet import plots, training
 
     backend = keras.backend.backend()
-    input_name = fitting.choose_input(arguments)
+    input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
     data = image_data.load(
         settings.dataset, getattr(arguments, "data_dir", None)
     )

@@ -153,7 +153,7 @@ class Work:
         self.size = dataclasses.replace(size, **given)
         self.data_flags = [
             part
-            for name in ("dataset", "data_dir")
+            for name in ("dataset", "data_dir", "input")
             if hasattr(arguments, name)
             for part in (
                 f"--{name.replace('_', '-')}",
@@ -161,6 +161,7 @@ class Work:
             )
         ]
         self.data_dir = getattr(arguments, "data_dir", None)
+        self.input = getattr(arguments, "input", "auto")
         self.runs = Path(arguments.runs)
         self.output = Path(arguments.output)
         # What it used and made, for the page.
@@ -644,6 +645,7 @@ def grown_curves(work, source, data):
             batch_size=source.settings.batch_size,
             steps=steps,
             seed=source.settings.seed + 1,
+            input_name=fitting.choose_input(work.input),
             every=every,
         )
         run.finish(model)

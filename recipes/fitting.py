@@ -10,21 +10,20 @@ def steps_per_pass(images, batch_size):
     return max(1, round(images / batch_size))
 
 
-def choose_input(arguments):
+def choose_input(asked):
     """Returns the name of the input that `--input` or the machine asks for."""
     import keras
 
     from keras_resnet.backend import accelerators
 
-    given = getattr(arguments, "input", "auto")
     backend = keras.backend.backend()
-    if given == "device" and backend == "tensorflow":
+    if asked == "device" and backend == "tensorflow":
         raise cli.UsageError(
             "argument --input: on TensorFlow batches come by tf.data alone; "
             "leave out --input device, or set KERAS_BACKEND to jax or torch"
         )
-    if given != "auto":
-        return given
+    if asked != "auto":
+        return asked
     on_device = backend != "tensorflow" and accelerators()
     return "device" if on_device else "tf.data"
 

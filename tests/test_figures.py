@@ -115,6 +115,7 @@ PICTURES = {
     "depths": ["depths"],
     "responses": ["responses"],
     "gradients": ["gradients", "gradients-initial"],
+    "growth": ["growth", "growth-identity"],
     "lesions": ["lesions-8", "lesions-each-8", "paths-8"],
     "landscape": [
         f"landscape-{kind}-8" for kind in ("lines", "contours", "surface")

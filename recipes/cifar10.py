@@ -29,6 +29,7 @@ class Settings:
     warmup: float | None = None
     learning_rate: float = 0.1
     weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
     seed: int = 0
     precision: str = "float32"
     every: int | None = None
@@ -135,6 +136,13 @@ def make_parser():
         metavar="D",
         help="the paper's, part of the gradient "
         f"(default: {d.weight_decay}; fast: {fast['weight_decay']})",
+    )
+    add(
+        "--label-smoothing",
+        type=cli.share,
+        metavar="S",
+        help="share of each label that is spread over all classes "
+        f"(default: {d.label_smoothing})",
     )
     add(
         "--seed",
@@ -290,7 +298,7 @@ def build(settings, data, steps):
             momentum=0.9,
             coupled_decay=settings.weight_decay,
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=training.crossentropy(settings.label_smoothing),
         metrics=["accuracy"],
     )
     return model

@@ -70,6 +70,10 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     assert work.find(settings, "gradients.csv") is None
     assert work.find(work.settings(8, seed=1)[1], "result.json") is None
     assert work.find(work.settings(8, plain=True)[1], "result.json") is None
+    # One made before there was a setting, which then was the usual one.
+    older = {k: v for k, v in stored.items() if k != "label_smoothing"}
+    line.write_text(json.dumps({"settings": older}))
+    assert work.find(settings, "result.json") == folder
     # Not that of a grown net, which has other settings besides.
     line.write_text(json.dumps({"settings": stored | {"added": 1}}))
     assert work.find(settings, "result.json") is None

@@ -411,3 +411,22 @@ def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
     again.load_last()
     assert again.history("steps.csv")["iterations"] == [3]
     assert again.history()["iterations"] == [4]
+
+
+def test_label_smoothing_spreads_a_share_of_the_label():
+    logits = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], "float32")
+    labels = np.array([0, 2])
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    target = 0.9 * np.eye(3)[labels] + 0.1 / 3
+    expected = -(target * log_p).sum(axis=1).mean()
+    loss = training.crossentropy(0.1)
+    for shape in ((2,), (2, 1)):
+        got = float(loss(labels.reshape(shape), logits))
+        assert got == pytest.approx(expected, 1e-5)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert float(again(labels, logits)) == pytest.approx(expected, 1e-5)
+    plain = training.crossentropy()
+    assert type(plain) is keras.losses.SparseCategoricalCrossentropy
+    assert float(plain(labels, logits)) == pytest.approx(
+        float(training.SmoothedCrossentropy(0.0)(labels, logits)), 1e-5
+    )

@@ -18,6 +18,7 @@ from keras_resnet.training.evaluation import (
     ten_crop,
     ten_crops,
 )
+from keras_resnet.training.losses import SmoothedCrossentropy, crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.runs import (
     Run,
@@ -38,8 +39,10 @@ __all__ = [
     "Pace",
     "Run",
     "RunError",
+    "SmoothedCrossentropy",
     "StepEvaluation",
     "StopAt",
+    "crossentropy",
     "environment",
     "evaluate",
     "fully_convolutional",

@@ -1,0 +1,53 @@
+"""The loss, with label smoothing."""
+
+import keras
+
+from keras_resnet.blocks import register
+
+
+@register
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of integer labels with label smoothing, from logits.
+
+    Of each label, a share `label_smoothing` is spread evenly over all
+    classes. `keras.losses.SparseCategoricalCrossentropy` has no smoothing, and
+    `keras.losses.CategoricalCrossentropy` takes no integers.
+
+    Args:
+        label_smoothing: Float in [0, 1].
+        **kwargs: Other arguments of `keras.losses.Loss`.
+
+    Reference: Szegedy et al. 2016, Rethinking the Inception Architecture,
+    section 7.
+    """
+
+    def __init__(self, label_smoothing, name="smoothed_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        labels = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
+        return keras.losses.categorical_crossentropy(
+            keras.ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype),
+            y_pred,
+            from_logits=True,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+        }
+
+
+def crossentropy(label_smoothing=0.0):
+    """Returns the loss of integer labels and logits.
+
+    Args:
+        label_smoothing: Float in [0, 1]. Defaults to `0.0`, which gives
+            Keras's own `SparseCategoricalCrossentropy`.
+    """
+    if label_smoothing:
+        return SmoothedCrossentropy(label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

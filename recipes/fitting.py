@@ -47,7 +47,8 @@ def fit(
     Args:
         run: `keras_resnet.training.Run`.
         build: Callable that returns the compiled model of a new run.
-        data: `keras_resnet.data.ImageData`.
+        data: `keras_resnet.data.ImageData`. Where its `validation` is `None`
+            nothing is evaluated, and no best model is kept.
         batch_size: Integer, images per step.
         steps: Integer, optimizer steps in all.
         seed: Integer, of order and augmentation.
@@ -67,7 +68,9 @@ def fit(
     if start >= steps:
         return model
     batches = image_data.INPUTS[input_name]
-    validation = batches.evaluation_batches(data.validation)
+    validation = None
+    if data.validation is not None:
+        validation = batches.evaluation_batches(data.validation)
     by_epoch = validation if every is None else None
     try:
         model.fit(

@@ -37,7 +37,8 @@ class ImageData:
     Attributes:
         name: Name of the dataset.
         train: `Split` to train on.
-        validation: `Split` to choose by, taken from the training images.
+        validation: `Split` to choose by, taken from the training images, or
+            `None`.
         test: `Split` to look at once, at the end.
         class_names: Tuple of strings.
         margin: Pixels of padding for the random crop: an eighth of the rows.
@@ -46,7 +47,7 @@ class ImageData:
 
     name: str
     train: Split
-    validation: Split
+    validation: Split | None
     test: Split
     class_names: tuple
     margin: int

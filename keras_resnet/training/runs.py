@@ -143,19 +143,13 @@ class Run:
         Args:
             batch_size: Integer, images per step.
             steps: Integer, steps of the whole run.
-            validation_data: What `StepEvaluation` evaluates. Defaults to
-                `None`: evaluation is that of `fit`, after epochs.
-            every: Integer, steps between two evaluations, for
-                `validation_data`.
+            validation_data: What the best model is chosen by. Defaults to
+                `None`: none is chosen, and there is no `best.keras`.
+            every: Integer, steps between two evaluations on
+                `validation_data`. Defaults to `None`: `fit` evaluates, after
+                epochs.
         """
-        history = "history.csv" if every is None else "steps.csv"
-        best = min(self.history(history).get("val_error", []), default=math.inf)
-        # Where the errors come, the best model is looked for.
-        best = Checkpoint(self / "best.keras", monitor="val_error", best=best)
-        if every is not None:
-            log = keras.callbacks.CSVLogger(self / history, append=True)
-            best = StepEvaluation(validation_data, every, [log, best])
-        return [
+        callbacks = [
             Interruptible(),
             StopAt(steps),
             FailOnDivergence(),
@@ -164,10 +158,22 @@ class Run:
             keras.callbacks.TensorBoard(
                 str(self / "tensorboard"), write_graph=False
             ),
-            best,
-            # Last, so that whatever it vouches for has been written.
-            Checkpoint(self / "last.keras"),
         ]
+        if validation_data is not None:
+            callbacks.append(self._choose_best(validation_data, every))
+        # Last, so that whatever it vouches for has been written.
+        return [*callbacks, Checkpoint(self / "last.keras")]
+
+    def _choose_best(self, validation_data, every):
+        """Returns the callback that keeps the best model."""
+        history = "history.csv" if every is None else "steps.csv"
+        best = min(self.history(history).get("val_error", []), default=math.inf)
+        # Where the errors come, the best model is looked for.
+        best = Checkpoint(self / "best.keras", monitor="val_error", best=best)
+        if every is None:
+            return best
+        log = keras.callbacks.CSVLogger(self / history, append=True)
+        return StepEvaluation(validation_data, every, [log, best])
 
     def finish(self, model, **results):
         """Saves the final model and the result line, and returns the line.
@@ -180,17 +186,28 @@ class Run:
         save_atomically(model, self / "final.keras")
         history = self.history()
         rates = history["images_per_second"]
+        return self.conclude(
+            parameters=sum(
+                int(keras.ops.size(v)) for v in model.trainable_variables
+            ),
+            iterations=int(model.optimizer.iterations),
+            seconds=round(sum(history["seconds"]), 1),
+            images_per_second=round(statistics.median(rates), 1),
+            **results,
+        )
+
+    def conclude(self, **results):
+        """Saves the result line, which ends the run, and returns it.
+
+        Args:
+            **results: JSON values to put into the line, beside command,
+                settings, versions and device.
+        """
         result = {
             "command": command(),
             "commit": commit(),
             "settings": self.settings,
             **environment(),
-            "parameters": sum(
-                int(keras.ops.size(v)) for v in model.trainable_variables
-            ),
-            "iterations": int(model.optimizer.iterations),
-            "seconds": round(sum(history["seconds"]), 1),
-            "images_per_second": round(statistics.median(rates), 1),
             **results,
         }
         write_atomically(self / "result.json", json.dumps(result) + "\n")

@@ -204,3 +204,51 @@ def test_landscapes_have_the_same_levels():
     ).axes
     assert list(left.lines[0].get_ydata()) == plane[0].tolist()
     assert list(right.lines[0].get_ydata()) == (100 * plane[0]).tolist()
+
+
+TRIALS = [
+    {"learning_rate": 0.1, "depth": 8, "val_error": 0.5},
+    {"learning_rate": 0.01, "depth": 8, "val_error": 0.25},
+    {"learning_rate": 0.2, "depth": 14, "val_error": 0.125},
+    {"learning_rate": 1.0, "depth": 14},
+]
+
+
+def test_learning_rate_errors_have_a_colour_per_depth():
+    (axes,) = plots.learning_rate_errors(TRIALS).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["depth 8"].get_xdata()) == [0.01, 0.1]
+    assert list(lines["depth 8"].get_ydata()) == [25, 50]
+    assert list(lines["depth 14"].get_ydata()) == [12.5]
+    assert list(lines["depth 14, failed"].get_xdata()) == [1.0]
+    assert lines["depth 8"].get_color() != lines["depth 14"].get_color()
+    assert axes.get_xscale() == "log"
+
+
+def test_parallel_coordinates_have_a_line_per_trial():
+    columns = {"depth": [8, 14, 8], "learning_rate": [0.01, 0.1, 1.0]}
+    (axes,) = plots.parallel_coordinates(
+        columns | {"shortcut": ["A", "B", "C"]},
+        [0.3, 0.1, 0.2],
+        log=["learning_rate"],
+    ).axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    heights = [[round(y, 6) for y in line.get_ydata()] for line in lines]
+    # From the highest error to the lowest, which is the one that is named.
+    assert heights == [[0, 0, 0, 1], [0, 1, 1, 0.5], [1, 0.5, 0.5, 0]]
+    assert [t.get_text() for t in axes.get_legend().get_texts()]
+    assert lines[-1].get_label() == "lowest error"
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names == [
+        "depth",
+        "learning rate",
+        "shortcut",
+        "validation error (%)",
+    ]
+    texts = [text.get_text() for text in axes.texts]
+    assert {"8", "14", "0.01", "0.1", "1", "A", "30", "10"} <= set(texts)
+
+
+def test_parallel_coordinates_take_a_single_trial():
+    figure = plots.parallel_coordinates({"depth": [8]}, [0.1])
+    assert figure.axes

@@ -4,8 +4,10 @@
 
 For each run the folder gets NAME.json (its result line), NAME.csv (its
 history) and NAME.png (its learning curves), NAME being the run's folder; for
-each study of recipes/mnist.py, a folder NAME with its table, result lines and
-pictures. The page, README.md, is then made from all result lines there.
+each study of mnist.py studies/NAME.json (its result lines), .md (its table)
+and two figures; for each search by tune.py searches/NAME.json, .csv and .md
+(its trials) and two figures. The page, README.md, is then made from all result
+lines there.
 """
 
 import json
@@ -31,6 +33,24 @@ are those of training and validation.
 """
 
 
+# What is kept, and as what: of a run of cifar10.py, of a study by mnist.py, of
+# a search by tune.py.
+RUN = {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"}
+STUDY = {
+    "results.json": ".json",
+    "table.md": ".md",
+    "curves.png": "-curves.png",
+    "predictions.png": "-predictions.png",
+}
+SEARCH = {
+    "result.json": ".json",
+    "trials.csv": ".csv",
+    "trials.md": ".md",
+    "learning_rates.png": "-learning_rates.png",
+    "parallel_coordinates.png": "-parallel_coordinates.png",
+}
+
+
 def make_parser():
     """Returns the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
@@ -38,8 +58,9 @@ def make_parser():
         "runs",
         nargs="*",
         metavar="RUN",
-        help="folders of finished runs and studies to collect (default: none, "
-        "only make the page again)",
+        default=[],
+        help="folders of finished runs, studies and searches to collect "
+        "(default: none, only make the page again)",
     )
     parser.add_argument(
         "--output",
@@ -50,8 +71,14 @@ def make_parser():
     return parser
 
 
-def table(results):
-    """Returns one row per result: a mapping of names to lines."""
+def page(results, studies, searches):
+    """Returns the page of mappings from names to result lines.
+
+    Args:
+        results: Of runs.
+        studies: Of studies: pairs of result lines and table.
+        searches: Of searches: pairs of result line and table of trials.
+    """
     rows = [
         "| run | net | preset | backend | images/s | seconds | "
         "validation error | test error | paper |",
@@ -77,40 +104,71 @@ def table(results):
             f"{paper} %" if from_paper and paper else "",
         )
         rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    rows += ["", "## Commands, versions, machines", ""]
+    rows += [
+        f"- {name}: `{result['command']}`  \n  {origin(result)}; "
+        f"{result['parameters']:,} trainable parameters"
+        for name, result in sorted(results.items())
+    ]
+    if studies:
+        rows += ["", "## Studies"]
+    for name, (lines, nets) in sorted(studies.items()):
+        rows += study(name, lines, nets)
+    if searches:
+        rows += ["", "## Searches"]
+    for name, (result, trials) in sorted(searches.items()):
+        rows += search(name, result, trials)
+    return "\n".join([HEAD, *rows, ""])
 
 
-def commands(results):
-    """Returns the page's lines on how each result came about."""
-    rows = ["", "## Commands, versions, machines", ""]
-    for name, result in sorted(results.items()):
-        versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-        commit = result.get("commit")
-        rows.append(
-            f"- {name}: `{result['command']}`  \n"
-            f"  {versions}; {result['device']}; "
-            f"{result['parameters']:,} trainable parameters"
-            f"{f'; commit {commit}' if commit else ''}"
-        )
-    return rows
+def origin(result):
+    """Returns versions, machine and commit of a result line."""
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    commit = f"; commit {result['commit']}" if result.get("commit") else ""
+    return f"{versions}; {result['device']}{commit}"
 
 
-STUDY_FILES = ("table.md", "results.json", "curves.png", "predictions.png")
+def study(name, lines, nets):
+    """Returns the lines of the page about a study by mnist.py."""
+    first = next(iter(lines.values()))
+    return [
+        "",
+        f"### {name}",
+        "",
+        f"`{first['command']}`",
+        "",
+        *nets.rstrip().splitlines(),
+        "",
+        f"![curves](studies/{name}-curves.png)",
+        f"![predictions](studies/{name}-predictions.png)",
+        "",
+        origin(first),
+    ]
 
 
-def studies(output):
-    """Returns the page's lines on the studies, and their first result lines."""
-    rows, lines = [], {}
-    for path in sorted(output.glob("*/table.md")):
-        name = path.parent.name
-        rows += ["", f"## {name}", "", path.read_text().rstrip(), ""]
-        rows += [
-            f"![{title}]({name}/{title}.png)"
-            for title in ("curves", "predictions")
-        ]
-        found = json.loads((path.parent / "results.json").read_text())
-        lines[name] = next(iter(found.values()))
-    return rows, lines
+def search(name, result, trials):
+    """Returns the lines of the page about a search by tune.py."""
+    figures = [
+        f"![{words}](searches/{name}-{words.replace(' ', '_')}.png)"
+        for words in ("learning rates", "parallel coordinates")
+    ]
+    return [
+        "",
+        f"### {name}",
+        "",
+        f"`{result['command']}`, in {result['seconds']:.0f} s of training and "
+        "validation; the best first:",
+        "",
+        *trials.rstrip().splitlines(),
+        "",
+        f"The best, trained again on all training images: test error "
+        f"{100 * result['test_error']:.2f} % ({result['test_images']:,} "
+        f"images). Its command: `{result['best_command']}`",
+        "",
+        *figures,
+        "",
+        f"KerasTuner {result['keras_tuner']}, {origin(result)}",
+    ]
 
 
 def mean_and_deviation(values, unit=""):
@@ -122,48 +180,58 @@ def mean_and_deviation(values, unit=""):
     return f"{text} {unit}".rstrip()
 
 
-def files_of(run):
-    """Returns what to copy of a run or a study: sources to names.
-
-    Raises:
-        cli.UsageError: If it is neither, or not finished.
-    """
-    name = run.resolve().name
-    if (run / "result.json").exists():
-        return {
-            run / "result.json": f"{name}.json",
-            run / "history.csv": f"{name}.csv",
-            run / "curves.png": f"{name}.png",
-        }
-    if (run / "results.json").exists():
-        return {run / file: f"{name}/{file}" for file in STUDY_FILES}
-    raise cli.UsageError(
-        f"{run} holds no finished run: there is no result.json"
-    )
-
-
 def main(arguments):
     """Copies what the runs left, and writes the page."""
     output = Path(arguments.output)
-    found = [files_of(Path(run)) for run in getattr(arguments, "runs", ())]
-    output.mkdir(parents=True, exist_ok=True)
-    for source, name in (item for files in found for item in files.items()):
-        (output / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, output / name)
-    results = {
-        path.stem: json.loads(path.read_text())
-        for path in output.glob("*.json")
-    }
-    rows, lines = studies(output)
-    (output / "README.md").write_text(
-        "\n".join(
-            [HEAD, *table(results), *rows, *commands(results | lines), ""]
+    for run, (folder, files) in [
+        (run, kind(run)) for run in map(Path, arguments.runs)
+    ]:
+        keep(run, output / folder, files)
+    results = read_lines(output)
+    studies, searches = (
+        {
+            name: (line, (output / folder / f"{name}.md").read_text())
+            for name, line in read_lines(output / folder).items()
+        }
+        for folder in ("studies", "searches")
+    )
+    (output / "README.md").write_text(page(results, studies, searches))
+    found = [f"{len(results)} runs"]
+    found += [f"{len(studies)} studies"] if studies else []
+    found += [f"{len(searches)} searches"] if searches else []
+    print(f"{output / 'README.md'} has {', '.join(found)}")
+
+
+def kind(run):
+    """Returns the folder for what a run left, and what is kept of it.
+
+    Raises:
+        cli.UsageError: If it is not finished.
+    """
+    if (run / "results.json").exists():
+        return "studies", STUDY
+    if not (run / "result.json").exists():
+        raise cli.UsageError(
+            f"{run} holds no finished run: there is no result.json"
         )
-    )
-    print(
-        f"{output / 'README.md'} has {len(results)} runs and "
-        f"{len(lines)} studies"
-    )
+    if (run / "trials.csv").exists():
+        return "searches", SEARCH
+    return ".", RUN
+
+
+def keep(run, folder, files):
+    """Copies what a run left into a folder, by the run's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, suffix in files.items():
+        shutil.copyfile(run / source, folder / f"{run.resolve().name}{suffix}")
+
+
+def read_lines(folder):
+    """Returns the result lines in a folder, by the names of their runs."""
+    return {
+        path.stem: json.loads(path.read_text())
+        for path in folder.glob("*.json")
+    }
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
     page = (tmp_path / "results/README.md").read_text()
     assert table in page
     assert lines["seed0-resnet"]["command"] in page
-    assert (tmp_path / "results/study/curves.png").exists()
+    assert (tmp_path / "results/studies/study-curves.png").exists()
     refused = run_python(RECIPE, *flags, check=False)
     assert refused.returncode == 1
     assert "--resume" in refused.stderr

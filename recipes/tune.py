@@ -1,0 +1,511 @@
+"""Search for hyperparameters of recipes/cifar10.py, by KerasTuner.
+
+KERAS_BACKEND=jax python recipes/tune.py
+python recipes/tune.py --tuner bayesian --max-trials 30 --depths 20 32
+python recipes/tune.py --dataset digits --epochs 4            # no download
+python recipes/tune.py --dataset digits --epochs 4 --resume   # goes on
+
+Searched are depth and learning rate, and each further setting that is given
+more than one value. Each trial is a run of cifar10.py with preset "fast"; what
+counts is its error on the validation images. The best is trained again on all
+training images, and tested once. On several machines: see docs/tuning.md.
+"""
+
+import csv
+import dataclasses
+import io
+import shlex
+from importlib import metadata
+
+import cifar10
+import cli
+import fitting
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines a search."""
+
+    dataset: str = "cifar10"
+    tuner: str = "random"
+    max_trials: int = 12
+    epochs: int = cifar10.PRESETS["fast"]["epochs"]
+    depths: tuple = (8, 14, 20)
+    learning_rates: tuple = (0.02, 2.0)
+    shortcuts: tuple = ()
+    weight_decays: tuple = ()
+    batch_sizes: tuple = ()
+    label_smoothings: tuple = ()
+    schedules: tuple = ()
+    seed: int = 0
+
+
+# Names of settings of a run, by those of a search.
+SEARCHED = {
+    "depths": "depth",
+    "learning_rates": "learning_rate",
+    "shortcuts": "shortcut",
+    "weight_decays": "weight_decay",
+    "batch_sizes": "batch_size",
+    "label_smoothings": "label_smoothing",
+    "schedules": "schedule",
+}
+RANGES = ("learning_rate", "weight_decay")
+TESTED = ("test_error", "test_loss", "test_images")
+LOST_AFTER = 60.0
+
+
+def make_parser():
+    """Returns the parser of this recipe's flags."""
+    d = Settings()
+    parser = cli.Parser(description=__doc__)
+    add = parser.add_argument
+    cli.add_data_flags(parser, ("cifar10", "digits", "mnist"), d.dataset)
+    add(
+        "--tuner",
+        choices=("random", "hyperband", "bayesian"),
+        help="random: drawn at random; hyperband: many short trials, the "
+        "best again with three times the epochs; bayesian: drawn where a "
+        f"Gaussian process expects a low error (default: {d.tuner})",
+    )
+    add(
+        "--max-trials",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"trials in all, failed ones too (default: {d.max_trials})",
+    )
+    add(
+        "--epochs",
+        type=cli.positive_int,
+        metavar="N",
+        help="passes over the training images in a trial, in hyperband's "
+        f"last round, and in the training of the best (default: {d.epochs})",
+    )
+    add(
+        "--depths",
+        type=cli.positive_int,
+        nargs="+",
+        metavar="N",
+        help="weighted layers to choose from, 6n+2 (default: "
+        f"{' '.join(map(str, d.depths))})",
+    )
+    add(
+        "--learning-rates",
+        type=cli.positive_float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="range of the learning rate, searched on a logarithmic scale "
+        f"(default: {d.learning_rates[0]} {d.learning_rates[1]})",
+    )
+    add(
+        "--shortcuts",
+        choices=("A", "B", "C"),
+        nargs="+",
+        help=f"shortcuts to choose from (default: {cifar10.Settings.shortcut})",
+    )
+    add(
+        "--weight-decays",
+        type=cli.positive_float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="range of the weight decay, searched on a logarithmic scale "
+        f"(default: {cifar10.PRESETS['fast']['weight_decay']}, not searched)",
+    )
+    add(
+        "--batch-sizes",
+        type=cli.positive_int,
+        nargs="+",
+        metavar="N",
+        help="images per step to choose from (default: "
+        f"{cifar10.Settings.batch_size}; digits: 32)",
+    )
+    add(
+        "--label-smoothings",
+        type=cli.share,
+        nargs="+",
+        metavar="S",
+        help="label smoothings to choose from (default: "
+        f"{cifar10.Settings.label_smoothing})",
+    )
+    add(
+        "--schedules",
+        choices=("one-cycle", "step-decay"),
+        nargs="+",
+        help="schedules to choose from (default: one-cycle)",
+    )
+    add(
+        "--seed",
+        type=cli.seed,
+        metavar="N",
+        help="of the drawn hyperparameters, and of weights, order and "
+        f"augmentation in all trials (default: {d.seed})",
+    )
+    add(
+        "--lost-after",
+        type=cli.positive_float,
+        metavar="S",
+        help="seconds without a sign of life after which a worker's trial "
+        f"goes to another (default: {LOST_AFTER:g})",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        help="folder for what the search leaves (default: "
+        "runs/tune-DATASET-TUNER-BACKEND-seedN, other flags after the tuner)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the search in that folder; what the trials that ran "
+        "had done is done again",
+    )
+    return parser
+
+
+def settle(arguments):
+    """Returns the `Settings` that the flags add up to."""
+    given = {
+        name: tuple(value) if name in SEARCHED else value
+        for name, value in cli.given(arguments, Settings).items()
+    }
+    for name, values in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in SEARCHED and len(set(values)) < len(values):
+            raise cli.UsageError(
+                f"argument {flag}: a value is there twice: "
+                f"{' '.join(map(str, values))}"
+            )
+        if SEARCHED.get(name) in RANGES and values[0] > values[1]:
+            raise cli.UsageError(
+                f"argument {flag}: the low end comes first: "
+                f"{values[1]} {values[0]}"
+            )
+    for depth in given.get("depths", ()):
+        if depth < 8 or (depth - 2) % 6:
+            raise cli.UsageError(
+                f"argument --depths: {depth} is not 6n+2: 8, 14, 20, 26, ..."
+            )
+    return Settings(**given)
+
+
+def name_of(settings, backend):
+    """Returns the name of a search's folder, which tells searches apart."""
+    others = []
+    for field in dataclasses.fields(Settings):
+        value = getattr(settings, field.name)
+        if field.name in ("dataset", "tuner", "seed") or value == field.default:
+            continue
+        if field.name in SEARCHED:
+            value = "_".join(map(str, value))
+        others.append(f"{field.name.replace('_', '')}{value}")
+    parts = settings.dataset, settings.tuner, *others, backend
+    return "-".join(["tune", *parts, f"seed{settings.seed}"])
+
+
+def space(settings):
+    """Returns what `ResNetHyperModel` is to choose from, or to take."""
+    usual = run_settings(settings, {})
+    return {
+        name: getattr(settings, plural) or getattr(usual, name)
+        for plural, name in SEARCHED.items()
+    }
+
+
+def run_settings(settings, values):
+    """Returns the settings of `cifar10.py` that a trial's values stand for."""
+    usual = cifar10.preset_values("fast", settings.dataset)
+    if values.get("schedule") == "step-decay":
+        usual = usual | {"warmup": None}
+    asked = {
+        "preset": "fast",
+        "dataset": settings.dataset,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+    }
+    return cifar10.Settings(**usual | asked | values)
+
+
+def command(settings, values, backend, data_dir=None):
+    """Returns the command of `cifar10.py` that trains with these values."""
+    flags = ["--preset", "fast", "--dataset", settings.dataset]
+    usual = dataclasses.asdict(run_settings(settings, {}))
+    flags += ["--epochs", str(settings.epochs), "--seed", str(settings.seed)]
+    for name, value in values.items():
+        if name in ("depth", "learning_rate") or value != usual[name]:
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    if data_dir is not None:
+        flags += ["--data-dir", str(data_dir)]
+    return (
+        f"KERAS_BACKEND={backend} python recipes/cifar10.py {shlex.join(flags)}"
+    )
+
+
+def cells(row, names):
+    """Returns a row of the table of trials, as texts."""
+    done = row["status"] == "completed"
+    return [
+        row["trial"],
+        *(str(row[name]) for name in names),
+        str(row["epochs"]),
+        f"{100 * row['val_error']:.2f} %" if done else "",
+        f"{100 * row['error']:.2f} %" if done else "",
+        f"{row['seconds']:.0f}" if done else "",
+        row["status"] if done else f"{row['status']}: {row['reason']}",
+    ]
+
+
+def table(rows, names):
+    """Returns the trials as a Markdown table, the best ones first."""
+    head = ["trial", *(name.replace("_", " ") for name in names), "epochs"]
+    head += ["validation error", "training error", "seconds", "status"]
+    ranked = sorted(rows, key=lambda row: row.get("val_error", 2.0))
+    body = [head, *(cells(row, names) for row in ranked)]
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    lines = [
+        " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True))
+        for line in body
+    ]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def as_csv(rows):
+    """Returns the trials as CSV, everything that is known of each."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class Progress:
+    """Prints a line for each trial that has ended."""
+
+    def __init__(self, settings, names):
+        self.settings = settings
+        self.names = names
+        self.best = None
+        self.ended = 0
+
+    def __call__(self, row):
+        chosen = ", ".join(
+            f"{name.replace('_', ' ')} {row[name]}" for name in self.names
+        )
+        self.ended += 1
+        line = (
+            f"trial {row['trial']} "
+            f"({self.ended} of {self.settings.max_trials}): {chosen}, "
+            f"epochs {row['epochs']}"
+        )
+        if row["status"] != "completed":
+            print(f"{line}: failed: {row['reason']}", flush=True)
+            return
+        error = row["val_error"]
+        if self.best is None or error < self.best:
+            self.best = error
+        print(
+            f"{line}: validation error {100 * error:.2f} %, "
+            f"{row['seconds']:.0f} s; lowest so far {100 * self.best:.2f} %",
+            flush=True,
+        )
+
+
+def make_search(settings, data, folder, input_name, lost_after):
+    """Returns the `Search` of these settings."""
+    from keras_resnet import data as image_data
+    from keras_resnet import tuning
+
+    def make(values, steps):
+        return cifar10.build(run_settings(settings, values), data, steps)
+
+    hypermodel = tuning.ResNetHyperModel(
+        data,
+        settings.epochs,
+        seed=settings.seed,
+        batches=image_data.INPUTS[input_name],
+        make=make,
+        **space(settings),
+    )
+    progress = Progress(settings, hypermodel.searched())
+    search = tuning.Search(
+        hypermodel,
+        settings.tuner,
+        settings.max_trials,
+        folder,
+        seed=settings.seed,
+        report=progress,
+        lost_after=lost_after,
+    )
+    if search.role != "worker":
+        rows = search.rows()
+        best = tuning.best(rows)
+        progress.best = best and best["val_error"]
+        progress.ended = sum(row["status"] != "running" for row in rows)
+    return search
+
+
+def with_validation(data):
+    """Returns data whose validation images are training images, too."""
+    import numpy as np
+
+    train = type(data.train)(
+        np.concatenate([data.train.images, data.validation.images]),
+        np.concatenate([data.train.labels, data.validation.labels]),
+    )
+    return dataclasses.replace(data, train=train, validation=None)
+
+
+def train_again(settings, values, data, input_name, run):
+    """Trains on all training images, tests once, and returns the result."""
+    from keras_resnet import data as image_data
+
+    chosen = run_settings(settings, values)
+    data = with_validation(data)
+    steps = settings.epochs * fitting.steps_per_pass(
+        len(data.train), chosen.batch_size
+    )
+    model = fitting.fit(
+        run,
+        lambda: cifar10.build(chosen, data, steps),
+        data,
+        batch_size=chosen.batch_size,
+        steps=steps,
+        seed=settings.seed,
+        input_name=input_name,
+    )
+    evaluation = model.evaluate(
+        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
+    )
+    return run.finish(
+        model,
+        input=input_name,
+        training_error=round(run.history()["error"][-1], 4),
+        test_error=round(1 - evaluation["accuracy"], 4),
+        test_loss=round(evaluation["loss"], 4),
+        test_images=len(data.test),
+    )
+
+
+def draw(run, settings, rows, names):
+    """Draws the trials into the folder of a search."""
+    from keras_resnet import plots
+
+    caption = (
+        f"{settings.dataset}: {settings.tuner} search, {len(rows)} trials, "
+        f"{settings.epochs} epochs, seed {settings.seed}, "
+        f"{run.settings['backend']}"
+    )
+    plots.learning_rate_errors(rows, caption).savefig(
+        run / "learning_rates.png"
+    )
+    done = [row for row in rows if row["status"] == "completed"]
+    if done:
+        plots.parallel_coordinates(
+            {name: [row[name] for row in done] for name in names},
+            [row["val_error"] for row in done],
+            log=[name for name in names if name in RANGES],
+            caption=caption,
+        ).savefig(run / "parallel_coordinates.png")
+
+
+def main(arguments):
+    """Searches, and leaves everything about the search in one folder."""
+    settings = settle(arguments)
+    import keras
+
+    from keras_resnet import data as image_data
+    from keras_resnet import training, tuning
+
+    try:
+        role = tuning.role()
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    backend = keras.backend.backend()
+    input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
+    data_dir = getattr(arguments, "data_dir", None)
+    data = image_data.load(settings.dataset, data_dir)
+
+    def search_in(folder):
+        lost_after = getattr(arguments, "lost_after", LOST_AFTER)
+        found = make_search(settings, data, folder, input_name, lost_after)
+        found.search()
+        return found
+
+    if role == "worker":
+        search_in("worker")
+        print("the search is over: the chief has its results")
+        return
+    run = training.Run(
+        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
+        dataclasses.asdict(settings) | {"backend": backend},
+        resume=getattr(arguments, "resume", False),
+    )
+    if run.finished:
+        print(f"{run.path} is finished: see result.json")
+        return
+    try:
+        search = search_in(run / "search")
+        finish(run, settings, search, input_name, data_dir)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. {run.path} holds the search; the same command "
+            "with --resume goes on from there."
+        )
+        raise
+
+
+def finish(run, settings, search, input_name, data_dir):
+    """Takes a search to its end: table, figures, the best network."""
+    from keras_resnet import training, tuning
+
+    rows, names = search.rows(), search.hypermodel.searched()
+    training.write_atomically(run / "trials.md", table(rows, names))
+    training.write_atomically(run / "trials.csv", as_csv(rows))
+    draw(run, settings, rows, names)
+    print(f"\n{table(rows, names)}")
+    best = tuning.best(rows)
+    if best is None:
+        raise cli.Failure(
+            f"all {len(rows)} trials failed, the last one: "
+            f"{rows[-1]['reason']}; see {run / 'trials.md'}"
+        )
+    values = {name: best[name] for name in SEARCHED.values()}
+    backend = run.settings["backend"]
+    again = command(settings, values, backend, data_dir)
+    print(f"lowest validation error: trial {best['trial']}\n\n    {again}\n")
+    print("training it again on all training images:", flush=True)
+    folder = run / "retrained"
+    retrained = training.Run(
+        folder,
+        dataclasses.asdict(run_settings(settings, values))
+        | {"backend": backend, "images": "training and validation"},
+        resume=(folder / "settings.json").exists(),
+    )
+    tested = train_again(
+        settings, values, search.hypermodel.data, input_name, retrained
+    )
+    run.conclude(
+        keras_tuner=metadata.version("keras-tuner"),
+        input=input_name,
+        trials=len(rows),
+        failed_trials=sum(row["status"] == "failed" for row in rows),
+        best_trial=best["trial"],
+        best=values,
+        best_command=again,
+        best_epochs=best["epochs"],
+        validation_error=round(best["val_error"], 4),
+        seconds=round(
+            sum(row.get("seconds", 0) for row in rows) + tested["seconds"], 1
+        ),
+        **{key: tested[key] for key in TESTED},
+    )
+    print(
+        f"test error {100 * tested['test_error']:.2f} % "
+        f"({tested['test_images']:,} images), validation error of the trial "
+        f"{100 * best['val_error']:.2f} %; everything is in {run.path}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(make_parser(), main)

@@ -1,0 +1,776 @@
+"""Search over hyperparameters: the space, kills, failures, workers."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from concurrent import futures
+
+import keras
+import numpy as np
+import pytest
+
+keras_tuner = pytest.importorskip("keras_tuner", reason="an extra: tuning")
+pytest.importorskip("tensorflow", reason="tf.data feeds the trials")
+
+import cifar10  # noqa: E402
+import cli  # noqa: E402
+import results  # noqa: E402
+import tune  # noqa: E402
+from conftest import ROOT  # noqa: E402
+
+from keras_resnet import data, tuning  # noqa: E402
+
+BACKEND = keras.backend.backend()
+
+
+class _Forbidden:
+    """Stands for the test images: whoever looks at them fails."""
+
+    def __getattribute__(self, name):
+        raise AssertionError("the test images were looked at")
+
+
+def _tiny_data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(96, 8, 8, 1)).astype("uint8")
+    split = data.Split(images, rng.integers(3, size=96))
+    return data.ImageData(
+        name="tiny",
+        train=split[:64],
+        validation=split[64:],
+        test=_Forbidden(),
+        class_names=("a", "b", "c"),
+        margin=1,
+        mirror=False,
+    )
+
+
+def _hypermodel(epochs=1, **kwargs):
+    kwargs = {"depth": (8, 14), "batch_size": 32} | kwargs
+    return tuning.ResNetHyperModel(_tiny_data(), epochs, **kwargs)
+
+
+class _Pretended(tuning.ResNetHyperModel):
+    """Trains nothing: its error is a function of the values."""
+
+    def __init__(self, epochs=1, fails=lambda values: False, **kwargs):
+        self.fitted = []
+        self.fails = fails
+        super().__init__(
+            _tiny_data(), epochs, **{"depth": (8, 14, 20)} | kwargs
+        )
+
+    def build(self, hp):
+        return keras.Model()
+
+    def fit(self, hp, model, **kwargs):
+        values = self.values(hp)
+        self.fitted.append(values | {"epochs": self.trial_epochs(hp)})
+        if self.fails(values):
+            raise keras_tuner.errors.FailedTrialError("too bad")
+        error = abs(math.log(values["learning_rate"] / 0.1)) / 10
+        return {tuning.OBJECTIVE: error, "error": error, "seconds": 1.0}
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    """Leaves out the collection of garbage before a pretended trial."""
+    monkeypatch.setattr(tuning.keras.utils, "clear_session", lambda: None)
+
+
+def test_the_space_is_what_has_more_than_one_value():
+    hypermodel = _Pretended(
+        shortcut=("A", "B"),
+        weight_decay=(1e-5, 1e-3),
+        batch_size=(32, 64),
+        label_smoothing=(0.0, 0.1),
+        schedule=("one-cycle", "step-decay"),
+    )
+    hp = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    space = {p.name: p for p in hp.space}
+    assert sorted(space) == sorted(hypermodel.searched())
+    assert space["learning_rate"].sampling == "log"
+    assert space["weight_decay"].sampling == "log"
+    assert space["depth"].values == [8, 14, 20]
+    fixed = _Pretended(depth=8, learning_rate=0.1)
+    hp = keras_tuner.HyperParameters()
+    fixed.declare_hyperparameters(hp)
+    assert hp.space == []
+    assert fixed.values(hp)["depth"] == 8
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("learning_rate", 0.123456789)
+    assert _Pretended().values(hp)["learning_rate"] == 0.1235
+
+
+def test_depths_by_default_are_those_of_the_paper():
+    hp = keras_tuner.HyperParameters()
+    tuning.ResNetHyperModel(
+        _tiny_data(), 1, family="imagenet"
+    ).declare_hyperparameters(hp)
+    (depth,) = (p for p in hp.space if p.name == "depth")
+    assert depth.values == [18, 34, 50, 101, 152]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"depth": (8, 9)}, "6n.2.*9"),
+        ({"depth": 20, "family": "imagenet"}, "18, 34, 50, 101 or 152"),
+        ({"family": "vgg"}, "cifar, imagenet.*vgg"),
+        ({"learning_rate": (1.0, 0.1)}, "low < high"),
+        ({"weight_decay": (0, 0.1)}, "weight_decay"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        tuning.ResNetHyperModel(_tiny_data(), 1, **kwargs)
+
+
+def test_values_reach_our_builders():
+    hp = keras_tuner.HyperParameters()
+    for name, value in {
+        "depth": 14,
+        "learning_rate": 0.3,
+        "shortcut": "C",
+        "weight_decay": 0.02,
+        "batch_size": 16,
+        "label_smoothing": 0.1,
+        "schedule": "step-decay",
+        "tuner/epochs": 3,
+    }.items():
+        hp.Fixed(name, value)
+    model = _hypermodel(
+        epochs=9,
+        shortcut=("A", "C"),
+        weight_decay=(0.01, 0.1),
+        batch_size=(16, 32),
+        label_smoothing=(0.0, 0.1),
+        schedule=("one-cycle", "step-decay"),
+    ).build(hp)
+    assert model.get_layer("stage1_block2").shortcut_conv is not None
+    assert len([x for x in model.layers if "block" in x.name]) == 6
+    assert model.optimizer.coupled_decay == 0.02
+    assert model.loss.label_smoothing == 0.1
+    # Three of Hyperband's epochs of four steps each: divided by ten after six.
+    schedule = model.optimizer._learning_rate
+    rates = [float(schedule(step)) for step in (5, 6, 9)]
+    np.testing.assert_allclose(rates, [0.3, 0.03, 0.003], rtol=1e-5)
+
+
+def test_imagenet_networks_are_built():
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("depth", 18)
+    tiny = _tiny_data()
+    images = np.zeros((2, 32, 32, 3), "uint8")
+    tiny = dataclasses.replace(tiny, train=data.Split(images, np.arange(2)))
+    model = tuning.ResNetHyperModel(tiny, 1, family="imagenet").build(hp)
+    assert model.name == "resnet18"
+
+
+def _search(hypermodel, folder, algorithm="random", trials=5, **kwargs):
+    return tuning.Search(hypermodel, algorithm, trials, folder, **kwargs)
+
+
+def test_diverged_and_exhausted_trials_fail_and_the_search_goes_on(tmp_path):
+    """Four in a row: KerasTuner would stop after three."""
+    hypermodel = _hypermodel(learning_rate=(0.01, 0.1), depth=(8,))
+    calls = []
+
+    def make(values, steps):
+        calls.append(values)
+        if len(calls) == 1:
+            # A network that really diverges.
+            values = values | {"learning_rate": 1e30}
+        elif len(calls) <= 4:
+            # Memory that really is not there: a pebibyte.
+            keras.ops.zeros((2**48,), "float32") + 1
+        return hypermodel._compiled(values, steps)
+
+    hypermodel._make = make
+    rows = []
+    search = _search(hypermodel, tmp_path / "s", trials=5, report=rows.append)
+    before = signal.getsignal(signal.SIGINT)
+    search.search()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [row["status"] for row in rows] == ["failed"] * 4 + ["completed"]
+    assert "training diverged" in rows[0]["reason"]
+    assert all("out of memory" in row["reason"] for row in rows[1:4])
+    assert rows == search.rows()
+    best = tuning.best(search.rows())
+    assert best == rows[-1]
+    assert 0 <= best["val_error"] <= 1
+    # The files say the same.
+    again = _search(hypermodel, tmp_path / "s", trials=5)
+    assert again.rows() == rows
+
+
+def _out_of_memory_errors():
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return [tf.errors.ResourceExhaustedError(None, None, "OOM")]
+    if BACKEND == "jax":
+        import jax
+
+        return [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of mem")]
+    import torch
+
+    return [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ]
+
+
+def test_each_backends_own_error_is_known():
+    for error in [*_out_of_memory_errors(), MemoryError()]:
+        assert tuning.is_out_of_memory(error)
+    assert not tuning.is_out_of_memory(RuntimeError("shape mismatch"))
+    if BACKEND == "jax":
+        import jax
+
+        other = jax.errors.JaxRuntimeError("INTERNAL: broken")
+        assert not tuning.is_out_of_memory(other)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_an_error_of_ours_ends_the_search_and_loses_no_trial(tmp_path):
+    class Broken(_Pretended):
+        def fit(self, hp, model, **kwargs):
+            if len(self.fitted) == 2:
+                raise TypeError("a mistake")
+            return super().fit(hp, model, **kwargs)
+
+    with pytest.raises(tuning.TrialError, match="2 broke.*TypeError.*mistake"):
+        _search(Broken(), tmp_path / "s").search()
+    search = _search(_Pretended(), tmp_path / "s")
+    search.search()
+    assert [row["status"] for row in search.rows()] == ["completed"] * 5
+    assert len(search.hypermodel.fitted) == 3
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("algorithm", tuning.ALGORITHMS)
+def test_a_search_is_a_function_of_its_seed(tmp_path, algorithm):
+    def values(seed, name):
+        search = _search(
+            _Pretended(epochs=3),
+            tmp_path / name,
+            algorithm,
+            trials=7,
+            seed=seed,
+        )
+        search.search()
+        return search.hypermodel.fitted
+
+    first = values(0, "a")
+    # Six at random: the last one is what the Gaussian process proposes.
+    assert len(first) == 7
+    assert values(0, "b") == first
+    assert values(1, "c") != first
+
+
+def test_bayesian_search_hides_one_kind_of_warning(tmp_path, monkeypatch):
+    from sklearn.exceptions import ConvergenceWarning
+
+    oracle = _search(_Pretended(), tmp_path / "s", "bayesian").oracle
+    base = keras_tuner.oracles.BayesianOptimizationOracle
+
+    def propose(kind):
+        monkeypatch.setattr(
+            base,
+            "populate_space",
+            lambda self, trial_id: warnings.warn("so it is", kind, 1),
+        )
+        oracle.populate_space("0")
+
+    propose(ConvergenceWarning)
+    with pytest.warns(RuntimeWarning, match="so it is"):
+        propose(RuntimeWarning)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
+def test_killed_at_any_write_a_search_goes_on(tmp_path, monkeypatch, algorithm):
+    from keras_tuner.src import utils
+
+    write = tuning.write_atomically
+
+    def never(path, obj):
+        raise AssertionError(f"KerasTuner itself writes {path}, in place")
+
+    monkeypatch.setattr(utils, "save_json", never)
+    # Thousands of writes; that a disk is slow is not the matter here.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def search(folder):
+        hypermodel = _Pretended(
+            epochs=3, fails=lambda values: values["learning_rate"] > 0.1
+        )
+        return _search(hypermodel, folder, algorithm, trials=5)
+
+    straight = search(tmp_path / "straight")
+    straight.search()
+    assert {"failed", "completed"} == {r["status"] for r in straight.rows()}
+    kill_at = 0
+    while True:
+        writes = 0
+
+        def dying(path, text, kill_at=kill_at):
+            nonlocal writes
+            if writes == kill_at:
+                partial = path if isinstance(path, str) else str(path)
+                folder, name = os.path.split(partial)
+                with open(os.path.join(folder, f".partial-{name}"), "w") as f:
+                    f.write(text[: len(text) // 2])
+                raise _Killed
+            writes += 1
+            write(path, text)
+
+        folder = tmp_path / str(kill_at)
+        monkeypatch.setattr(tuning, "write_atomically", dying)
+        killed = search(folder)
+        try:
+            killed.search()
+        except _Killed:
+            pass
+        else:
+            break
+        monkeypatch.setattr(tuning, "write_atomically", write)
+        resumed = search(folder)
+        resumed.search()
+        assert resumed.rows() == straight.rows()
+        done = len(killed.hypermodel.fitted) + len(resumed.hypermodel.fitted)
+        assert done <= 5 + 1, kill_at
+        kill_at += 1
+    assert kill_at > 5 * 4
+
+
+@pytest.mark.usefixtures("_quick")
+def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
+    """Its first round of five is followed by one of two, of longer trials."""
+
+    def rounds(fails):
+        hypermodel = _Pretended(epochs=4, fails=fails)
+        search = _search(hypermodel, tmp_path / str(fails), "hyperband", 7)
+        search.search()
+        return search.rows()
+
+    rows = rounds(lambda values: False)
+    first = sorted(rows[:5], key=lambda row: row["val_error"])
+    assert [row["epochs"] for row in rows] == [2] * 5 + [4] * 2
+    assert {r["learning_rate"] for r in rows[5:]} == {
+        r["learning_rate"] for r in first[:2]
+    }
+    # All but the best fail: it goes to the next round all the same.
+    best = first[0]["learning_rate"]
+    rows = rounds(lambda values: values["learning_rate"] != best)
+    assert [row["epochs"] for row in rows] == [2] * 5 + [4] * 2
+    assert rows[5]["learning_rate"] == best
+    assert rows[5]["status"] == "completed"
+
+
+# KerasTuner saves the optimizer too, and loads it into one not built yet.
+@pytest.mark.filterwarnings("ignore:Skipping variable loading:UserWarning")
+def test_keras_tuners_own_tuners_take_the_hypermodel(tmp_path):
+    """Its Hyperband goes on with the weights of the round before."""
+    starts = []
+
+    class Watched(tuning.ResNetHyperModel):
+        def fit(self, hp, model, **kwargs):
+            result = super().fit(hp, model, **kwargs)
+            starts.append(
+                (kwargs["initial_epoch"], int(model.optimizer.iterations))
+            )
+            return result
+
+    hypermodel = Watched(_tiny_data(), 2, depth=8, batch_size=32)
+    tuner = keras_tuner.Hyperband(
+        hypermodel,
+        objective=keras_tuner.Objective("val_error", "min"),
+        max_epochs=2,
+        factor=2,
+        directory=tmp_path,
+        seed=1,
+    )
+    tuner.oracle.max_trials = 3
+    tuner.search(verbose=0)
+    assert (0, 2) in starts
+    assert (1, 4) in starts
+    assert tuner.get_best_hyperparameters()[0].get("learning_rate") > 0
+
+
+def _oracle(tmp_path, monkeypatch, **kwargs):
+    now = [0.0]
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: now[0])
+    search = _search(
+        _Pretended(), tmp_path / "s", trials=3, lost_after=10, **kwargs
+    )
+    return search.oracle, now
+
+
+def _complete(oracle, trial):
+    oracle.update_trial(trial.trial_id, {"val_error": 0.5})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+def test_the_trial_of_a_lost_worker_goes_to_another(tmp_path, monkeypatch):
+    oracle, now = _oracle(tmp_path, monkeypatch)
+    lost = oracle.create_trial("lost")
+    alive = oracle.create_trial("alive")
+    now[0] = 9
+    oracle.get_trial(alive.trial_id)  # a sign of life
+    _complete(oracle, alive)
+    now[0] = 9.5
+    third = oracle.create_trial("alive")
+    assert third.trial_id not in (lost.trial_id, alive.trial_id)
+    _complete(oracle, third)
+    # All trials are given out, one is not back: wait for it.
+    assert oracle.create_trial("alive").status == "IDLE"
+    now[0] = 10.5
+    again = oracle.create_trial("alive")
+    assert again.trial_id == lost.trial_id
+    assert again.hyperparameters.values == lost.hyperparameters.values
+    _complete(oracle, again)
+    # The lost worker comes back with its result: it changes nothing.
+    ended = list(oracle.end_order)
+    _complete(oracle, lost)
+    assert oracle.end_order == ended
+    assert oracle.create_trial("alive").status == "STOPPED"
+    assert oracle.tuner_ids == set()
+    assert len(oracle.trials) == 3
+
+
+def test_a_worker_lost_between_trials_does_not_hold_the_chief(
+    tmp_path, monkeypatch
+):
+    oracle, now = _oracle(tmp_path, monkeypatch)
+    for _ in range(3):
+        trial = oracle.create_trial("lost")
+        _complete(oracle, trial)
+    assert oracle.create_trial("alive").status == "STOPPED"
+    assert oracle.tuner_ids == {"lost"}
+    now[0] = 11
+    assert oracle.tuner_ids == set()
+
+
+def test_a_late_result_spares_the_second_run(tmp_path, monkeypatch):
+    oracle, now = _oracle(tmp_path, monkeypatch)
+    late = oracle.create_trial("late")
+    now[0] = 11
+    assert oracle.tuner_ids == set()
+    _complete(oracle, late)
+    assert oracle.create_trial("alive").trial_id != late.trial_id
+
+
+def test_variables_of_a_distributed_search_come_together(monkeypatch):
+    assert tuning.role() is None
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
+    with pytest.raises(ValueError, match="not set: KERASTUNER_TUNER_ID"):
+        tuning.role()
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    assert tuning.role() == "chief"
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    assert tuning.role() == "worker"
+
+
+# The recipe.
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--depths", "8", "9"], ["--depths", "9", "6n+2"]),
+        (["--depths", "8", "8"], ["--depths", "twice", "8 8"]),
+        (["--learning-rates", "1", "0.1"], ["--learning-rates", "0.1 1"]),
+        (["--learning-rates", "0.1"], ["--learning-rates", "2"]),
+        (["--max-trials", "0"], ["--max-trials", "'0'"]),
+        (["--tuner", "grid"], ["--tuner", "'grid'", "'random'"]),
+        (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(tune.make_parser(), tune.main, flags)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_half_a_distributed_search_is_wrong_usage(monkeypatch, capsys):
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    with pytest.raises(SystemExit) as caught:
+        cli.run(tune.make_parser(), tune.main, ["--dataset", "digits"])
+    assert caught.value.code == 2
+    assert "not set: KERASTUNER_ORACLE_IP" in capsys.readouterr().err
+
+
+def test_help_explains_every_flag_without_keras(run_python):
+    text = run_python("recipes/tune.py", "--help").stdout
+    for action in tune.make_parser()._actions:
+        assert action.help
+        assert action.option_strings[-1] in text
+    run_python(
+        "-c",
+        "import sys; sys.path.insert(0, 'recipes'); import tune; "
+        "tune.make_parser(); assert 'keras' not in sys.modules",
+    )
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "step-decay"])
+def test_the_command_stands_for_the_settings(schedule):
+    settings = tune.Settings(dataset="digits", epochs=3, seed=5)
+    values = {
+        "depth": 14,
+        "learning_rate": 0.1234,
+        "shortcut": "B",
+        "weight_decay": 0.002,
+        "batch_size": 16,
+        "label_smoothing": 0.1,
+        "schedule": schedule,
+    }
+    expected = tune.run_settings(settings, values)
+    for name, value in values.items():
+        assert getattr(expected, name) == value
+    assert (expected.epochs, expected.seed) == (3, 5)
+    words = shlex.split(tune.command(settings, values, "jax"))
+    assert words[:3] == ["KERAS_BACKEND=jax", "python", "recipes/cifar10.py"]
+    parsed = cifar10.make_parser().parse_args(words[3:])
+    assert cifar10.settle(parsed) == expected
+
+
+# A network of eight layers, one epoch: seconds on any backend.
+FLAGS = (
+    *("--dataset", "digits", "--epochs", "1", "--depths", "8"),
+    *("--batch-sizes", "64", "--learning-rates", "0.05", "0.5"),
+)
+
+
+def _start(*flags, **variables):
+    return subprocess.Popen(
+        [sys.executable, "recipes/tune.py", *map(str, flags)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _trials(folder):
+    with open(folder / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _run(*flags):
+    """Runs the recipe in this process and returns what it printed."""
+    flags = list(map(str, flags))
+    policy = keras.config.dtype_policy()
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["recipes/tune.py", *flags])
+        with contextlib.redirect_stdout(out):
+            cli.run(tune.make_parser(), tune.main, flags)
+    keras.config.set_dtype_policy(policy)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A search that was killed in its second trial, and resumed.
+
+    Its folder, its flags, and what was printed after the kill.
+    """
+    folder = tmp_path_factory.mktemp("tune") / "search"
+    flags = (*FLAGS, "--max-trials", 2, "--output", folder)
+    process = _start(*flags)
+    try:
+        for line in process.stdout:
+            if line.startswith("trial 0"):
+                break
+        else:
+            raise AssertionError(f"exit status {process.wait()}")
+        second = folder / "search" / "trial_1" / "trial.json"
+        deadline = time.monotonic() + 300
+        while not second.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads(second.read_text())["status"] == "RUNNING"
+    return folder, flags, _run(*flags, "--resume")
+
+
+def test_killed_it_goes_on_with_the_second_trial(killed):
+    folder, _, out = killed
+    (line,) = [x for x in out.splitlines() if x.startswith("trial ")]
+    assert line.startswith("trial 1 (2 of 2): depth 8, learning rate 0.")
+    rows = _trials(folder)
+    assert [row["trial"] for row in rows] == ["0", "1"]
+    assert {row["status"] for row in rows} == {"completed"}
+
+
+def test_a_search_leaves_everything(killed):
+    folder, flags, out = killed
+    assert {path.name for path in folder.iterdir()} == {
+        "learning_rates.png",
+        "parallel_coordinates.png",
+        "result.json",
+        "retrained",
+        "search",
+        "settings.json",
+        "trials.csv",
+        "trials.md",
+    }
+    for name in ("learning_rates.png", "parallel_coordinates.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert (folder / "trials.md").read_text() in out
+    (line,) = (folder / "result.json").read_text().splitlines()
+    result = json.loads(line)
+    rows = _trials(folder)
+    lowest = min(float(row["val_error"]) for row in rows)
+    assert result["validation_error"] == pytest.approx(lowest, abs=1e-4)
+    assert result["best_command"] in out
+    assert (result["trials"], result["failed_trials"]) == (2, 0)
+    assert result["test_images"] == 360
+    assert f"test error {100 * result['test_error']:.2f} %" in out
+    assert str(flags[-1]) in result["command"]
+
+
+def test_searches_are_collected(killed, tmp_path):
+    folder, _, _ = killed
+    flags = [str(folder), "--output", str(tmp_path)]
+    cli.run(results.make_parser(), results.main, flags)
+    # Once more from what was kept alone.
+    cli.run(results.make_parser(), results.main, flags[1:])
+    page = (tmp_path / "README.md").read_text()
+    assert (folder / "trials.md").read_text() in page
+    for name in re.findall(r"\]\((.*?)\)", page):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    result = json.loads((tmp_path / "searches/search.json").read_text())
+    assert result["best_command"] in page
+    assert f"test error {100 * result['test_error']:.2f} % (360" in page
+
+
+def test_the_best_network_saw_all_training_images(killed):
+    folder, _, _ = killed
+    digits = data.load("digits")
+    retrained = json.loads((folder / "retrained/result.json").read_text())
+    assert retrained["iterations"] == round((1257 + 180) / 64)
+    # There is nothing left to choose by.
+    assert not (folder / "retrained/best.keras").exists()
+    model = keras.models.load_model(folder / "retrained/final.keras")
+    everything = np.concatenate([digits.train.images, digits.validation.images])
+    mean = np.ravel(model.get_layer("per_pixel_mean").mean)
+    np.testing.assert_allclose(
+        mean, np.ravel(everything.mean(axis=0)), atol=1e-3
+    )
+    logits = model.predict(digits.test.images.astype("float32"), verbose=0)
+    error = (logits.argmax(axis=1) != digits.test.labels).mean()
+    assert error == pytest.approx(retrained["test_error"], abs=5e-4)
+
+
+def test_the_command_gives_the_error_of_the_trial(killed, tmp_path):
+    folder, _, _ = killed
+    result = json.loads((folder / "result.json").read_text())
+    words = shlex.split(result["best_command"])[3:]
+    policy = keras.config.dtype_policy()
+    cli.run(
+        cifar10.make_parser(),
+        cifar10.main,
+        [*words, "--output", str(tmp_path / "run")],
+    )
+    keras.config.set_dtype_policy(policy)
+    run = json.loads((tmp_path / "run/result.json").read_text())
+    # 180 images; another process may add in another order.
+    assert run["validation_error"] == pytest.approx(
+        result["validation_error"], abs=2.5 / 180
+    )
+
+
+def test_a_finished_search_is_left_alone(killed, capsys):
+    folder, flags, _ = killed
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    assert "is finished" in _run(*flags, "--resume")
+    with pytest.raises(SystemExit) as caught:
+        _run(*flags)
+    assert caught.value.code == 1
+    assert "--resume" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _kill_who_has_a_trial(workers, state):
+    """Kills the first worker that has a trial, and returns its name."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if state.exists():
+            for name in json.loads(state.read_text())["ongoing_trials"]:
+                workers[name].kill()
+                return name
+        time.sleep(0.02)
+    for worker in workers.values():
+        worker.kill()
+    raise AssertionError("no worker came to have a trial")
+
+
+def test_chief_and_workers_outlive_a_killed_worker(tmp_path, monkeypatch):
+    """The chief is this process, the two workers are others."""
+    folder = tmp_path / "search"
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(_free_port()))
+    flags = (*FLAGS, "--max-trials", 2, "--lost-after", 10, "--output", folder)
+    workers = {
+        name: _start(*flags, KERASTUNER_TUNER_ID=name)
+        for name in ("worker0", "worker1")
+    }
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    try:
+        with futures.ThreadPoolExecutor(1) as pool:
+            kill = pool.submit(
+                _kill_who_has_a_trial, workers, folder / "search/oracle.json"
+            )
+            out = _run(*flags)
+        lost = workers.pop(kill.result())
+        lost.communicate()
+        assert lost.returncode == -signal.SIGKILL
+        ((name, worker),) = workers.items()
+        said, _ = worker.communicate(timeout=300)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    assert worker.returncode == 0, said
+    assert f"worker {kill.result()} is lost" in out
+    # The one that was left did both trials, that of the lost worker too.
+    assert said.count("completed") == 2
+    assert "the search is over" in said
+    rows = _trials(folder)
+    assert [row["status"] for row in rows] == ["completed"] * 2
+    result = json.loads((folder / "result.json").read_text())
+    assert result["test_images"] == 360

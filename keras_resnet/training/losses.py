@@ -27,6 +27,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         labels = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
+        # Keras hands over every label as a number of the loss's own type.
+        labels = keras.ops.cast(labels, "int32")
         return keras.losses.categorical_crossentropy(
             keras.ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype),
             y_pred,

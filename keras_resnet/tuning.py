@@ -249,7 +249,14 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             # A trial that fails never comes to `on_train_end`.
             signal.signal(signal.SIGINT, handler)
         last = ("val_error", "val_loss", "error", "loss")
-        return {name: float(history[name][-1]) for name in last} | {
+        result = {name: float(history[name][-1]) for name in last}
+        if not math.isfinite(result["val_loss"]):
+            # In training, normalization by the batch can hide it.
+            raise keras_tuner.errors.FailedTrialError(
+                f"training diverged: the loss is {result['val_loss']} on the "
+                "validation images"
+            )
+        return result | {
             "seconds": sum(history["seconds"]),
             "images_per_second": statistics.median(
                 history["images_per_second"]

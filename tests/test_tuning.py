@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -14,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import warnings
 from concurrent import futures
 
@@ -30,9 +30,37 @@ import results  # noqa: E402
 import tune  # noqa: E402
 from conftest import ROOT  # noqa: E402
 
-from keras_resnet import data, tuning  # noqa: E402
+import keras_resnet  # noqa: E402
+from keras_resnet import data, training, tuning  # noqa: E402
 
 BACKEND = keras.backend.backend()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """On JAX, takes what another trial or process has compiled already."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        # What it has found out before, it does not look at again.
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 class _Forbidden:
@@ -60,6 +88,23 @@ def _tiny_data():
 def _hypermodel(epochs=1, **kwargs):
     kwargs = {"depth": (8, 14), "batch_size": 32} | kwargs
     return tuning.ResNetHyperModel(_tiny_data(), epochs, **kwargs)
+
+
+def _one_layer(values, steps):
+    """Stands for a network where it does not matter which it is."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile(
+        training.CoupledSGD(values["learning_rate"] / 1e6),
+        training.crossentropy(),
+        metrics=["accuracy"],
+    )
+    return model
 
 
 class _Pretended(tuning.ResNetHyperModel):
@@ -142,7 +187,7 @@ def test_a_space_that_cannot_be_is_refused(kwargs, words):
 def test_values_reach_our_builders():
     hp = keras_tuner.HyperParameters()
     for name, value in {
-        "depth": 14,
+        "depth": 8,
         "learning_rate": 0.3,
         "shortcut": "C",
         "weight_decay": 0.02,
@@ -160,8 +205,9 @@ def test_values_reach_our_builders():
         label_smoothing=(0.0, 0.1),
         schedule=("one-cycle", "step-decay"),
     ).build(hp)
-    assert model.get_layer("stage1_block2").shortcut_conv is not None
-    assert len([x for x in model.layers if "block" in x.name]) == 6
+    # Where the shape stays, C alone projects.
+    assert model.get_layer("stage1_block1").shortcut_conv is not None
+    assert len([x for x in model.layers if "block" in x.name]) == 3
     assert model.optimizer.coupled_decay == 0.02
     assert model.loss.label_smoothing == 0.1
     # Three of Hyperband's epochs of four steps each: divided by ten after six.
@@ -170,14 +216,40 @@ def test_values_reach_our_builders():
     np.testing.assert_allclose(rates, [0.3, 0.03, 0.003], rtol=1e-5)
 
 
-def test_imagenet_networks_are_built():
+def test_the_family_names_the_builder(monkeypatch):
+    assert tuning.FAMILIES["cifar"][0] is keras_resnet.ResNetCIFAR
+    assert tuning.FAMILIES["imagenet"][0] is keras_resnet.ResNetImageNet
+    built = []
+
+    def builder(depth, *, input_shape, **kwargs):
+        built.append((depth, input_shape, kwargs))
+        return keras.Sequential([keras.Input(input_shape)])
+
+    monkeypatch.setitem(tuning.FAMILIES, "imagenet", (builder, (18, 34)))
     hp = keras_tuner.HyperParameters()
-    hp.Fixed("depth", 18)
-    tiny = _tiny_data()
-    images = np.zeros((2, 32, 32, 3), "uint8")
-    tiny = dataclasses.replace(tiny, train=data.Split(images, np.arange(2)))
-    model = tuning.ResNetHyperModel(tiny, 1, family="imagenet").build(hp)
-    assert model.name == "resnet18"
+    hp.Fixed("depth", 34)
+    tuning.ResNetHyperModel(_tiny_data(), 1, family="imagenet").build(hp)
+    options = {"classes": 3, "classifier_activation": None}
+    assert built == [(34, (8, 8, 1), options)]
+
+
+def test_a_loss_that_diverges_on_validation_images_fails_the_trial():
+    history = dict.fromkeys(("val_error", "error", "loss"), [0.5])
+    history |= {"seconds": [1.0], "images_per_second": [1.0]}
+    fitted = keras.callbacks.History()
+    model = types.SimpleNamespace(
+        optimizer=keras.optimizers.SGD(), fit=lambda *args, **kwargs: fitted
+    )
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("depth", 8)
+    fitted.history = history | {"val_loss": [1.5]}
+    assert _hypermodel().fit(hp, model)["val_loss"] == 1.5
+    for loss in (math.inf, math.nan):
+        fitted.history = history | {"val_loss": [loss]}
+        with pytest.raises(
+            keras_tuner.errors.FailedTrialError, match=f"the loss is {loss} on"
+        ):
+            _hypermodel().fit(hp, model)
 
 
 def _search(hypermodel, folder, algorithm="random", trials=5, **kwargs):
@@ -194,10 +266,11 @@ def test_diverged_and_exhausted_trials_fail_and_the_search_goes_on(tmp_path):
         if len(calls) == 1:
             # A network that really diverges.
             values = values | {"learning_rate": 1e30}
-        elif len(calls) <= 4:
+            return hypermodel._compiled(values, steps)
+        if len(calls) <= 4:
             # Memory that really is not there: a pebibyte.
             keras.ops.zeros((2**48,), "float32") + 1
-        return hypermodel._compiled(values, steps)
+        return _one_layer(values, steps)
 
     hypermodel._make = make
     rows = []
@@ -400,7 +473,7 @@ def test_keras_tuners_own_tuners_take_the_hypermodel(tmp_path):
             )
             return result
 
-    hypermodel = Watched(_tiny_data(), 2, depth=8, batch_size=32)
+    hypermodel = Watched(_tiny_data(), 2, batch_size=32, make=_one_layer)
     tuner = keras_tuner.Hyperband(
         hypermodel,
         objective=keras_tuner.Objective("val_error", "min"),

@@ -34,6 +34,7 @@ def test_full_is_the_papers_procedure():
     assert work.size.images is None
     _, small = _work("degradation").settings(20)
     assert (small.preset, small.steps, small.every) == ("fast", 200, 25)
+    assert small.learning_rate == figures.SHORT_RATE
 
 
 @pytest.mark.parametrize(

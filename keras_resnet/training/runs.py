@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.backend import accelerators
+from keras_resnet.devices import Devices
 from keras_resnet.training.callbacks import (
     Checkpoint,
     FailOnDivergence,
@@ -54,15 +55,22 @@ class Run:
             to go on.
         resume: Boolean, whether to go on with a run that is in the folder.
             Defaults to `False`, and the folder must then be new or empty.
+        devices: `keras_resnet.devices.Devices` that train it. Only their
+            first process reads and writes the folder, and the others need
+            none. Defaults to one device.
 
     Raises:
         RunError: If the folder holds something and `resume` is false, if it
             holds no run and `resume` is true, or one of other settings.
     """
 
-    def __init__(self, path, settings, resume=False):
+    def __init__(self, path, settings, resume=False, devices=None):
         self.path = Path(path)
         self.settings = settings
+        self.devices = devices or Devices()
+        self.devices.on_first(lambda: self._open(resume))
+
+    def _open(self, resume):
         stored = self.path / "settings.json"
         if resume:
             if not stored.exists():
@@ -80,7 +88,7 @@ class Run:
                     "or choose another folder by --output"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(stored, json.dumps(settings, indent=1) + "\n")
+            write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")
 
     def __truediv__(self, name):
         return self.path / name
@@ -101,7 +109,7 @@ class Run:
     @property
     def finished(self):
         """Whether the run has reached its end."""
-        return (self / "result.json").exists()
+        return self.devices.on_first((self / "result.json").exists)
 
     def load_last(self):
         """Returns the model after the last whole epoch, `None` before one."""
@@ -148,6 +156,17 @@ class Run:
             every: Integer, steps between two evaluations, for
                 `validation_data`.
         """
+        # What every process does, so that all of them do the same.
+        callbacks = [
+            Interruptible(),
+            StopAt(steps),
+            FailOnDivergence(),
+            Pace(batch_size),
+        ]
+        if not self.devices.is_first:
+            if every is not None:
+                callbacks.append(StepEvaluation(validation_data, every))
+            return callbacks
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
@@ -156,10 +175,7 @@ class Run:
             log = keras.callbacks.CSVLogger(self / history, append=True)
             best = StepEvaluation(validation_data, every, [log, best])
         return [
-            Interruptible(),
-            StopAt(steps),
-            FailOnDivergence(),
-            Pace(batch_size),
+            *callbacks,
             keras.callbacks.CSVLogger(self / "history.csv", append=True),
             keras.callbacks.TensorBoard(
                 str(self / "tensorboard"), write_graph=False
@@ -184,6 +200,7 @@ class Run:
             "command": command(),
             "commit": commit(),
             "settings": self.settings,
+            "devices": self.devices.describe(),
             **environment(),
             "parameters": sum(
                 int(keras.ops.size(v)) for v in model.trainable_variables

@@ -6,6 +6,8 @@
         model.fit(...)
 
 JAX: `keras.distribution.DataParallel`, on one machine and on many.
+PyTorch: `torch.nn.parallel.DistributedDataParallel` under torchrun, likewise.
+TensorFlow: `tf.distribute.MirroredStrategy`, on one machine.
 """
 
 import importlib

@@ -182,16 +182,19 @@ class Devices:
         else:
             with self.scope():
                 model = build()
-                model.optimizer.build(model.trainable_variables)
+                state = _state(model)
             values = self.on_first(lambda: _values(load() or model))
             with self.scope():
-                for variable, value in zip(_state(model), values, strict=True):
+                for variable, value in zip(state, values, strict=True):
                     variable.assign(value)
         self.check_model(model)
         return model
 
 
 def _state(model):
+    """Returns all variables that training goes on from."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
 
 

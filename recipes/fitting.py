@@ -117,12 +117,13 @@ def fit(
         interrupted: Callable that is called after a Ctrl-C.
     """
     from keras_resnet import data as image_data
+    from keras_resnet import training
 
     devices = run.devices
     per_epoch = min(steps_per_pass(len(data.train), batch_size), steps)
     devices.check_batch(batch_size)
     model = devices.model(build, run.load_last)
-    start = int(model.optimizer.iterations)
+    start = training.steps_done(model)
     if start >= steps:
         return model
     batches = image_data.INPUTS[input_name]

@@ -28,6 +28,21 @@ def launched():
     return max(int(os.environ.get(name) or 1) for name in _LAUNCHERS)
 
 
+@contextlib.contextmanager
+def undistributed():
+    """Context in which what Keras makes belongs to this process alone.
+
+    Even to save a model Keras makes an optimizer, to compare with; under a
+    distribution on JAX all processes would have to.
+    """
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 class Devices:
     """One device, or several that train one model together.
 
@@ -128,7 +143,7 @@ class Devices:
 
     def alone(self):
         """Context in which this process computes by itself."""
-        return contextlib.nullcontext()
+        return undistributed()
 
     def on_first(self, function):
         """Calls a function in the first process alone.

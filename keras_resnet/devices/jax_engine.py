@@ -4,7 +4,6 @@ The compiled step is that of the whole batch, and the compiler finds out what
 devices must tell each other: normalization is always over the whole batch.
 """
 
-import contextlib
 import os
 
 import jax
@@ -67,15 +66,6 @@ class JaxDevices(Devices):
 
     def scope(self):
         return self._distribution.scope()
-
-    @contextlib.contextmanager
-    def alone(self):
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(before)
 
     def _broadcast(self, data):
         from jax.experimental import multihost_utils

@@ -24,6 +24,7 @@ from keras_resnet.training.callbacks import (
     StepEvaluation,
     StopAt,
     save_atomically,
+    steps_done,
 )
 from keras_resnet.version import __version__
 
@@ -119,7 +120,7 @@ class Run:
                 (self / name).unlink(missing_ok=True)
             return None
         model = keras.models.load_model(self / "last.keras")
-        self._forget_after(int(model.optimizer.iterations))
+        self._forget_after(steps_done(model))
         return model
 
     def _forget_after(self, iterations):
@@ -205,7 +206,7 @@ class Run:
             "parameters": sum(
                 int(keras.ops.size(v)) for v in model.trainable_variables
             ),
-            "iterations": int(model.optimizer.iterations),
+            "iterations": steps_done(model),
             "seconds": round(sum(history["seconds"]), 1),
             "images_per_second": round(statistics.median(rates), 1),
             **results,

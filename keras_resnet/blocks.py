@@ -105,17 +105,36 @@ class BatchNormalization(keras.layers.BatchNormalization):
             format.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variance. Defaults to `1e-5`.
+        synchronized: Boolean, whether devices that train together share their
+            statistics, on every backend. Defaults to `False`: as
+            `keras_resnet.devices.use` says.
         **kwargs: Other arguments of `keras.layers.BatchNormalization`.
 
     Reference: He et al. 2015, section 3.4.
     """
 
-    def __init__(self, axis=None, momentum=MOMENTUM, epsilon=EPSILON, **kwargs):
+    def __init__(
+        self,
+        axis=None,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        synchronized=False,
+        **kwargs,
+    ):
         if axis is None:
             axis = channel_axis(keras.config.image_data_format())
         super().__init__(
             axis=axis, momentum=momentum, epsilon=epsilon, **kwargs
         )
+        # Keras's argument, which it refuses on other backends than TensorFlow.
+        self.synchronized = synchronized
+
+    def add_weight(self, *args, **kwargs):
+        if kwargs.get("name") in ("moving_mean", "moving_variance"):
+            # Of several devices' statistics. Without it those on TensorFlow
+            # drift apart, and what is saved is the first one's.
+            kwargs.setdefault("aggregation", "mean")
+        return super().add_weight(*args, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
         usual = (
@@ -123,11 +142,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not self.renorm
-            and not self.synchronized
             and len(inputs.shape) == 4
             and self.axis in (-1, 1, 3)
         )
         if not usual:
+            if (
+                training
+                and backend.parallel.synchronized
+                and not (self.synchronized)
+            ):
+                raise ValueError(
+                    f"{self.name} cannot be synchronized between devices: "
+                    "only 4-D images without a mask are, with `scale` and "
+                    "`center` and without `renorm`."
+                )
             return super().call(inputs, training=training, mask=mask)
         x = ops.cast(inputs, self.compute_dtype)
         gamma, beta, mean, variance = map(
@@ -138,7 +166,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return backend.normalization(
                 x, mean, variance, gamma, beta, self.epsilon, self.axis
             )
-        outputs, batch_mean, batch_variance = backend.batch_normalization(
+        normalize = backend.batch_normalization
+        if self.synchronized or backend.parallel.synchronized:
+            normalize = backend.synchronized_batch_normalization
+        outputs, batch_mean, batch_variance = normalize(
             x, gamma, beta, self.epsilon, self.axis
         )
         m = self.momentum

@@ -299,7 +299,7 @@ def build(settings, data, steps):
             coupled_decay=settings.weight_decay,
         ),
         loss=training.crossentropy(settings.label_smoothing),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
     )
     return model
 
@@ -309,18 +309,24 @@ def main(arguments):
     settings = settle(arguments)
     import keras
 
-    from keras_resnet import data as image_data
     from keras_resnet import plots, training
 
     backend = keras.backend.backend()
+    devices = fitting.use_devices(arguments)
+    if devices.count > 1 and hasattr(arguments, "gradients"):
+        raise cli.UsageError("--gradients is for one device: no --devices")
+    devices.check_batch(settings.batch_size)
     input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
-    data = image_data.load(
-        settings.dataset, getattr(arguments, "data_dir", None)
+    data = fitting.load(
+        devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
     run = training.Run(
         getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        dataclasses.asdict(settings) | {"backend": backend},
+        dataclasses.asdict(settings)
+        | {"backend": backend}
+        | devices.settings(),
         resume=getattr(arguments, "resume", False),
+        devices=devices,
     )
     if run.finished:
         print(f"{run.path} is finished: see result.json")
@@ -342,9 +348,9 @@ def main(arguments):
         callbacks=gradient_flow(arguments, run, data),
         interrupted=lambda: draw(plots, run, settings),
     )
-    evaluation = model.evaluate(
-        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
-    )
+    evaluation = fitting.evaluate(model, data.test, devices)
+    if not devices.is_first:
+        return
     history = curve(run, settings)
     result = run.finish(
         model,

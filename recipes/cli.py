@@ -85,6 +85,12 @@ def seed(text):
     return value
 
 
+def device_count(text):
+    """Parses a number of devices, or "all"."""
+    return text if text == "all" else positive_int(text)
+
+
+device_count.__name__ = 'number of devices, or "all"'
 positive_int.__name__ = "positive whole number"
 positive_float.__name__ = "positive number"
 non_negative_float.__name__ = "number of at least 0"
@@ -117,7 +123,22 @@ def add_data_flags(parser, datasets, default):
 
 
 def add_run_flags(parser, default):
-    """Adds `--output` and `--resume`."""
+    """Adds `--devices`, `--normalization`, `--output` and `--resume`."""
+    parser.add_argument(
+        "--devices",
+        type=device_count,
+        metavar="N",
+        help="train on N devices, or on all of them: those of this machine, "
+        "or of all processes that were started together; batch and learning "
+        "rate stay those of the run (default: one device)",
+    )
+    parser.add_argument(
+        "--normalization",
+        choices=("synchronized", "per-device"),
+        help="statistics of batch normalization on several devices: those of "
+        "the whole batch, as on one device; or of each device's part of it, "
+        "which is faster, and which JAX does not have (default: synchronized)",
+    )
     parser.add_argument(
         "--output",
         metavar="DIR",

@@ -225,7 +225,7 @@ def build(settings, data, steps, net, seed):
             coupled_decay=settings.weight_decay,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
     )
     return model
 
@@ -235,21 +235,25 @@ def main(arguments):
     settings, seeds = settle(arguments)
     import keras
 
-    from keras_resnet import data as image_data
     from keras_resnet import training
 
     backend = keras.backend.backend()
+    devices = fitting.use_devices(arguments)
+    devices.check_batch(settings.batch_size)
     input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
-    data = select(
-        image_data.load(settings.dataset, getattr(arguments, "data_dir", None)),
-        settings,
+    data = fitting.load(
+        devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
+    data = select(data, settings)
     # Without the seeds: more of them may come later.
-    everything = dataclasses.asdict(settings) | {"backend": backend}
+    everything = (
+        dataclasses.asdict(settings) | {"backend": backend} | devices.settings()
+    )
     study = training.Run(
         getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
         everything,
         resume=getattr(arguments, "resume", False),
+        devices=devices,
     )
     runs = {}
     for seed in seeds:
@@ -258,13 +262,15 @@ def main(arguments):
             runs[seed, net] = run = training.Run(
                 folder,
                 everything | {"net": net, "seed": seed},
-                resume=(folder / "settings.json").exists(),
+                resume=devices.on_first((folder / "settings.json").exists),
+                devices=devices,
             )
             if not run.finished:
                 print(f"{net}, seed {seed}:", flush=True)
                 train(run, settings, data, net, seed, input_name)
                 keras.backend.clear_session()
-    report(study, settings, seeds, runs, data)
+    if devices.is_first:
+        report(study, settings, seeds, runs, data)
 
 
 def train(run, settings, data, net, seed, input_name):
@@ -272,7 +278,6 @@ def train(run, settings, data, net, seed, input_name):
     import keras
 
     import keras_resnet
-    from keras_resnet import data as image_data
 
     steps = settings.epochs * fitting.steps_per_pass(
         len(data.train), settings.batch_size
@@ -288,12 +293,16 @@ def train(run, settings, data, net, seed, input_name):
         augment=settings.augment,
         every=settings.every,
     )
+    best_model = run.devices.model(
+        lambda: build(settings, data, steps, net, seed),
+        lambda: keras.models.load_model(run / "best.keras"),
+    )
+    evaluation = fitting.evaluate(best_model, data.test, run.devices)
+    if not run.devices.is_first:
+        return
     history = run.history("steps.csv")
     errors = history["val_error"]
     best = errors.index(min(errors))
-    evaluation = keras.models.load_model(run / "best.keras").evaluate(
-        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
-    )
     run.finish(
         model,
         input=input_name,

@@ -484,8 +484,7 @@ NORMALIZATION_VALUES = {
     "renorm": True,
     "renorm_clipping": {"rmax": 2.0},
     "renorm_momentum": 0.5,
-    # True is for TensorFlow alone.
-    "synchronized": keras.backend.backend() == "tensorflow",
+    "synchronized": True,
 }
 
 
@@ -518,8 +517,7 @@ def test_configuration_keeps_every_argument(cls, bases, values):
     arguments.pop("padding", None)
     assert set(values) == set(arguments), "an argument without a value here"
     for name, default in arguments.items():
-        if name != "synchronized":
-            assert comparable(values[name]) != comparable(default), name
+        assert comparable(values[name]) != comparable(default), name
     values = {**values, **LAYER_VALUES}
     if cls is Convolution:
         # A convolution that strides cannot be dilated.

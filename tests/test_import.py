@@ -61,7 +61,7 @@ def test_all_is_sorted_and_resolves():
 
 def test_all_is_everything_public():
     modules = {"analysis", "backend", "blocks", "complexity", "data", "plots"}
-    modules |= {"finetuning", "folding", "preprocessing", "resnet"}
+    modules |= {"devices", "finetuning", "folding", "preprocessing", "resnet"}
     modules |= {"shortcuts", "training", "tuning", "version", "weights"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)

@@ -16,7 +16,7 @@ import importlib
 
 import keras
 
-from keras_resnet.backend import keras_ops, memory
+from keras_resnet.backend import keras_ops, memory, parallel  # noqa: F401
 
 _own = importlib.import_module(
     f"keras_resnet.backend.{keras.backend.backend()}_ops"
@@ -34,6 +34,11 @@ max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
 moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 sgd_step = getattr(_own, "sgd_step", None)
+synchronized_batch_normalization = getattr(
+    _own,
+    "synchronized_batch_normalization",
+    keras_ops.synchronized_batch_normalization,
+)
 subsample = getattr(_own, "subsample", keras_ops.subsample)
 value_and_gradients = _own.value_and_gradients
 vectorized = getattr(_own, "vectorized", None)

@@ -23,6 +23,9 @@ if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
 
 IMAGES_AT_A_TIME = 8
 
+# Whatever devices it is on, a compiled step is that of the whole batch.
+synchronized_batch_normalization = keras_ops.batch_normalization
+
 
 def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """As `keras_ops.convolution`, with a kernel gradient of matrix products.

@@ -108,6 +108,15 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
     return ops.cast(y, x.dtype), mean, variance
 
 
+def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
+    """As `batch_normalization`, of the batches of all devices together."""
+    axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
+    wide = ops.cast(x, gamma.dtype)
+    mean, variance = ops.moments(wide, axes, synchronized=True)
+    y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
+    return ops.cast(y, x.dtype), mean, variance
+
+
 def moving_average(average, value, momentum):
     """Returns `momentum * average + (1 - momentum) * value`."""
     return average * momentum + value * (1 - momentum)

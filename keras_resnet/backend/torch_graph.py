@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from keras import tree
 
+from keras_resnet.backend import parallel
+
 # Tracing costs as much as some dozens of steps on small batches: batches of
 # a shape that comes up only now and then are not worth it.
 UNTRACED_BATCHES = 2
@@ -35,6 +37,37 @@ class Model(keras.Model):
         if replay is None or masked or kwargs:
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return replay.call(inputs, training)
+
+    def __call__(self, *args, **kwargs):
+        wrapper = self.__dict__.pop("_calls_by", None)
+        # It calls the model in turn, and awaits the gradients' arrival.
+        call = super().__call__ if wrapper is None else wrapper
+        return call(*args, **kwargs)
+
+    def train_step(self, data):
+        if parallel.processes == 1:
+            return super().train_step(data)
+        from keras_resnet.backend import torch_parallel
+
+        exchange = self.__dict__.get("_exchange")
+        if exchange is None or not exchange.holds():
+            exchange = torch_parallel.Exchange(self)
+            # Not an attribute that Keras or PyTorch would track and save.
+            self.__dict__["_exchange"] = exchange
+        self.__dict__["_calls_by"] = exchange.wrapper
+        logs = super().train_step(data)
+        exchange.average_statistics()
+        return logs
+
+    def get_metrics_result(self):
+        variables = self.metrics_variables
+        # They have no values while Keras makes the metrics.
+        if parallel.processes == 1 or any(v._value is None for v in variables):
+            return super().get_metrics_result()
+        from keras_resnet.backend import torch_parallel
+
+        with torch_parallel.summed(variables):
+            return super().get_metrics_result()
 
     def export(self, *args, **kwargs):
         from keras_resnet.backend.torch_ops import lay_out_kernel
@@ -125,11 +158,17 @@ class Replay:
             for name, value in vars(layer).items()
             if isinstance(value, torch.Tensor)
         ]
+        self._synchronized = [
+            layer
+            for layer in self._layers
+            if getattr(layer, "synchronized", False)
+        ]
         self._seen = {}
         self._traces = {}
         # One thread may predict while another one does not replay.
         self._state = threading.local()
         self._enabled = True
+        self._said = False
         self._check_layers()
 
     @contextlib.contextmanager
@@ -160,6 +199,8 @@ class Replay:
             # What `train_on_batch` and its like hand on as they got it.
             inputs = keras.ops.convert_to_tensor(inputs)
         if not (active and self._enabled and self._replayable(inputs)):
+            return self._forward(inputs, training)
+        if training and self._communicates():
             return self._forward(inputs, training)
         constants = [
             attributes.get(name)
@@ -218,6 +259,21 @@ class Replay:
                 self.refuse(
                     f"the layer {operation.name} has an activity regularizer"
                 )
+
+    def _communicates(self):
+        """Whether layers exchange statistics, which a trace does not hold."""
+        if parallel.processes == 1 or not (
+            parallel.synchronized or self._synchronized
+        ):
+            return False
+        if not self._said and torch.distributed.get_rank() == 0:
+            warnings.warn(
+                f"{self._model.name} trains layer by layer, somewhat slower: "
+                "its normalization is synchronized between processes",
+                stacklevel=2,
+            )
+        self._said = True
+        return True
 
     def _replayable(self, inputs):
         if not isinstance(inputs, torch.Tensor):

@@ -12,6 +12,7 @@ layers in batches of 128, and 2.5 times in batches of 2
 import torch
 from keras import ops
 
+from keras_resnet.backend import parallel
 from keras_resnet.backend.torch_graph import Model  # noqa: F401
 
 
@@ -66,6 +67,19 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
     mean = mean.detach().to(gamma.dtype)
     inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
     variance = inverse_deviation**-2 - epsilon
+    return y.permute(0, 2, 3, 1) if last else y, mean, variance
+
+
+def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
+    """As `keras_ops.synchronized_batch_normalization`, on CPUs and GPUs."""
+    if parallel.processes == 1:
+        return batch_normalization(x, gamma, beta, epsilon, axis)
+    from keras_resnet.backend.torch_parallel import SynchronizedNormalization
+
+    last = axis != 1
+    y, mean, variance = SynchronizedNormalization.apply(
+        channels_first_view(x, last), gamma, beta, epsilon
+    )
     return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 

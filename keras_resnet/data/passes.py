@@ -56,6 +56,65 @@ class Draws:
         return np.concatenate(parts)
 
 
+def part_of(batch_size, part):
+    """Returns which images of each batch are in one of its equal parts.
+
+    Args:
+        batch_size: Integer, images of a whole batch.
+        part: Pair of integers: which part, from 0, and how many there are.
+
+    Returns:
+        A slice.
+
+    Raises:
+        ValueError: If the parts would not be equal.
+    """
+    index, count = part
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(
+            "`part` must be a part from 0 and the number of parts, which "
+            f"divides `batch_size`. Received: part={part}, "
+            f"batch_size={batch_size}"
+        )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
+
+
+def for_evaluation(split, batch_size, part, divisor):
+    """Lays out all images of a split in batches, for one or more devices.
+
+    Devices take parts of equal size of each batch, and batches are of equal
+    size, so some places at the end may have to stay empty. Means over a batch
+    count every place; with the weights all images together count as much as
+    all places, so that loss and weighted metrics are those of the images.
+
+    Args:
+        split: `Split`.
+        batch_size: Integer, images of a batch, about.
+        part: See `part_of`.
+        divisor: Integer, what the size of each batch must divide by. `None`
+            is the number of parts, and no layout at all for one part.
+
+    Returns:
+        Tuple of a list of arrays (the images, the labels, and float32 weights
+        if there are empty places) and the entries of a batch of them.
+    """
+    arrays = [split.images, split.labels]
+    if divisor is None and part == (0, 1):
+        return arrays, batch_size
+    n = len(split)
+    divisor = divisor or part[1]
+    batches = -(-n // batch_size)
+    size = -(-n // (batches * divisor)) * divisor
+    mine = part_of(size, part)
+    places = np.arange(batches * size).reshape(batches, size)[:, mine].ravel()
+    empty = places >= n
+    arrays = [array[np.where(empty, 0, places)] for array in arrays]
+    if batches * size > n:
+        arrays.append(np.where(empty, 0, batches * size / n).astype("float32"))
+    return arrays, mine.stop - mine.start
+
+
 def pad(images, margin):
     """Returns images `(n, rows, columns, channels)` with zeros around them."""
     return np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))

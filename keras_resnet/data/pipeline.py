@@ -4,11 +4,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import Draws, pad
+from keras_resnet.data.passes import Draws, for_evaluation, pad, part_of
 
 
 def training_batches(
-    split, batch_size, *, mean=None, margin=0, mirror=False, seed=0, start=0
+    split,
+    batch_size,
+    *,
+    mean=None,
+    margin=0,
+    mirror=False,
+    seed=0,
+    start=0,
+    part=(0, 1),
 ):
     """Endless shuffled, augmented batches, each a function of its step.
 
@@ -31,6 +39,9 @@ def training_batches(
         mirror: Boolean, whether half of the images are mirrored.
         seed: Integer, zero or above. Defaults to `0`.
         start: Integer, the first step. Defaults to `0`.
+        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
+            each batch, from 0, for one of `k` processes. Defaults to
+            `(0, 1)`, whole batches.
 
     Returns:
         `tf.data.Dataset` of float32 images in [0, 255] and int32 labels.
@@ -48,11 +59,13 @@ def training_batches(
     labels = split.labels.astype("int32")
     corrections = augmentation.corrections(mean, margin)
     draws = Draws(n, margin=margin, mirror=mirror, seed=seed)
+    mine = part_of(batch_size, part)
+    size_of_part = mine.stop - mine.start
 
     def prepare(step):
-        drawn = draws[step * batch_size : (step + 1) * batch_size]
+        drawn = draws[step * batch_size : (step + 1) * batch_size][mine]
         numbers = augmentation.number(drawn[:, 1:], margin)
-        images = np.empty((batch_size, *size, channels), "float32")
+        images = np.empty((size_of_part, *size, channels), "float32")
         # Views and one addition for each image are several times as fast as
         # a gather of all pixels.
         for image, (i, row, column, mirrored), number in zip(
@@ -71,8 +84,8 @@ def training_batches(
             prepare, [step], (tf.float32, tf.int32), stateful=False
         )
         return (
-            tf.ensure_shape(images, (batch_size, *size, channels)),
-            tf.ensure_shape(labels, (batch_size,)),
+            tf.ensure_shape(images, (size_of_part, *size, channels)),
+            tf.ensure_shape(labels, (size_of_part,)),
         )
 
     return (
@@ -82,22 +95,32 @@ def training_batches(
     )
 
 
-def evaluation_batches(split, batch_size=500):
+def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
     """All images once, in order, as they are; the last batch may be smaller.
 
     Args:
         split: `Split` of uint8 images and integer labels.
         batch_size: Integer. Defaults to `500`.
+        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
+            each batch, from 0, for one of `k` processes. Defaults to
+            `(0, 1)`, whole batches.
+        divisor: Integer, the number of devices: batches are then all of one
+            size, about `batch_size`, which divides by it. If that leaves
+            places empty, there are sample weights too, with which the loss
+            and weighted metrics are those of the images. Defaults to `None`:
+            the number of parts; whole batches stay as they are.
 
     Returns:
-        `tf.data.Dataset` of float32 images in [0, 255] and int32 labels.
+        `tf.data.Dataset` of float32 images in [0, 255] and int32 labels, and
+        float32 sample weights where places are empty.
     """
 
-    def as_float(images, labels):
-        return tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
+    def as_float(images, labels, *weights):
+        return tf.cast(images, tf.float32), tf.cast(labels, tf.int32), *weights
 
+    arrays, batch_size = for_evaluation(split, batch_size, part, divisor)
     return (
-        tf.data.Dataset.from_tensor_slices((split.images, split.labels))
+        tf.data.Dataset.from_tensor_slices(tuple(arrays))
         .batch(batch_size)
         .map(as_float, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)

@@ -10,11 +10,19 @@ from keras import ops
 
 from keras_resnet.backend import compiled
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import Draws, pad
+from keras_resnet.data.passes import Draws, for_evaluation, pad, part_of
 
 
 def training_batches(
-    split, batch_size, *, mean=None, margin=0, mirror=False, seed=0, start=0
+    split,
+    batch_size,
+    *,
+    mean=None,
+    margin=0,
+    mirror=False,
+    seed=0,
+    start=0,
+    part=(0, 1),
 ):
     """Endless shuffled, augmented batches, each a function of its step.
 
@@ -30,6 +38,9 @@ def training_batches(
         mirror: Boolean, whether half of the images are mirrored.
         seed: Integer, zero or above. Defaults to `0`.
         start: Integer, the first step. Defaults to `0`.
+        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
+            each batch, from 0, for one of `k` processes. Defaults to
+            `(0, 1)`, whole batches.
 
     Returns:
         `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
@@ -49,23 +60,33 @@ def training_batches(
         mirror=mirror,
         seed=seed,
         start=start,
+        part=part,
     )
 
 
-def evaluation_batches(split, batch_size=500):
+def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
     """All images once, in order, as they are; the last batch may be smaller.
+
+    The same batches as those of `pipeline.evaluation_batches`.
 
     Args:
         split: `Split` of uint8 images and integer labels.
         batch_size: Integer. Defaults to `500`.
+        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
+            each batch, from 0, for one of `k` processes. Defaults to
+            `(0, 1)`, whole batches.
+        divisor: Integer, the number of devices. Defaults to `None`. See
+            `pipeline.evaluation_batches`.
 
     Returns:
-        `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
+        `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels,
+        and float32 sample weights where places are empty.
 
     Raises:
         RuntimeError: On TensorFlow.
     """
-    return _EvaluationBatches(split, batch_size)
+    arrays, batch_size = for_evaluation(split, batch_size, part, divisor)
+    return _EvaluationBatches(arrays, batch_size)
 
 
 class _Batches(keras.utils.PyDataset):
@@ -80,7 +101,16 @@ class _Batches(keras.utils.PyDataset):
 
 class _TrainingBatches(_Batches):
     def __init__(
-        self, split, batch_size, *, corrections, margin, mirror, seed, start
+        self,
+        split,
+        batch_size,
+        *,
+        corrections,
+        margin,
+        mirror,
+        seed,
+        start,
+        part,
     ):
         super().__init__()
         self._tensors = [
@@ -95,6 +125,7 @@ class _TrainingBatches(_Batches):
         self._batch_size = batch_size
         self._draws = Draws(len(split), margin=margin, mirror=mirror, seed=seed)
         self._start = start
+        self._part = part_of(batch_size, part)
 
     @property
     def num_batches(self):
@@ -102,7 +133,7 @@ class _TrainingBatches(_Batches):
 
     def __getitem__(self, index):
         first = (self._start + index) * self._batch_size
-        drawn = self._draws[first : first + self._batch_size]
+        drawn = self._draws[first : first + self._batch_size][self._part]
         number = augmentation.number(drawn[:, 1:], self._margin)
         return _augmented(
             *self._tensors,
@@ -123,16 +154,13 @@ def _augmented(images, labels, corrections, drawn):
 
 
 class _EvaluationBatches(_Batches):
-    def __init__(self, split, batch_size):
+    def __init__(self, arrays, batch_size):
         super().__init__()
+        images, labels, *weights = arrays
+        arrays = [images, labels.astype("int32"), *weights]
         self._batches = [
-            (
-                ops.convert_to_tensor(split.images[i : i + batch_size]),
-                ops.convert_to_tensor(
-                    split.labels[i : i + batch_size].astype("int32")
-                ),
-            )
-            for i in range(0, len(split), batch_size)
+            [ops.convert_to_tensor(a[i : i + batch_size]) for a in arrays]
+            for i in range(0, len(images), batch_size)
         ]
 
     @property
@@ -140,5 +168,5 @@ class _EvaluationBatches(_Batches):
         return len(self._batches)
 
     def __getitem__(self, index):
-        images, labels = self._batches[index]
-        return ops.cast(images, "float32"), labels
+        images, *others = self._batches[index]
+        return ops.cast(images, "float32"), *others

@@ -8,6 +8,7 @@ from keras_resnet.training.callbacks import (
     Pace,
     StepEvaluation,
     StopAt,
+    steps_done,
 )
 from keras_resnet.training.evaluation import (
     EvaluationError,
@@ -51,6 +52,7 @@ __all__ = [
     "one_cycle",
     "read_history",
     "step_decay",
+    "steps_done",
     "ten_crop",
     "ten_crops",
     "write_atomically",

@@ -8,6 +8,14 @@ from pathlib import Path
 
 import keras
 
+from keras_resnet.devices.engine import undistributed
+
+
+def steps_done(model):
+    """Returns the optimizer steps that a model has behind it."""
+    # `int` alone does not know TensorFlow's variables of several devices.
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
 
 def save_atomically(model, path):
     """Saves a model so that `path` holds the old file or the new one.
@@ -16,7 +24,8 @@ def save_atomically(model, path):
     """
     path = Path(path)
     partial = path.with_name(f".partial-{path.name}")
-    model.save(partial)
+    with undistributed():
+        model.save(partial)
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -103,7 +112,7 @@ class StepEvaluation(keras.callbacks.Callback):
             callback.set_model(model)
 
     def on_train_begin(self, logs=None):
-        self._step = self._evaluated = int(self.model.optimizer.iterations)
+        self._step = self._evaluated = steps_done(self.model)
         self._sums = {}
         for callback in self.callbacks:
             callback.on_train_begin(logs)
@@ -176,7 +185,7 @@ class StopAt(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_begin(self, logs=None):
-        self._done = int(self.model.optimizer.iterations)
+        self._done = steps_done(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         self._done += 1
@@ -236,7 +245,7 @@ class Pace(keras.callbacks.Callback):
         elapsed, steps = self._last - self._first, self._steps - 1
         if steps == 0:
             elapsed, steps = self._last - self._begin, 1
-        logs["iterations"] = int(self.model.optimizer.iterations)
+        logs["iterations"] = steps_done(self.model)
         _add_errors(logs)
         logs["seconds"] = time.perf_counter() - self._begin
         logs["images_per_second"] = steps * self.batch_size / elapsed

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.backend import accelerators
+from keras_resnet.devices import Devices
 from keras_resnet.training.callbacks import (
     Checkpoint,
     FailOnDivergence,
@@ -23,6 +24,7 @@ from keras_resnet.training.callbacks import (
     StepEvaluation,
     StopAt,
     save_atomically,
+    steps_done,
 )
 from keras_resnet.version import __version__
 
@@ -54,15 +56,22 @@ class Run:
             to go on.
         resume: Boolean, whether to go on with a run that is in the folder.
             Defaults to `False`, and the folder must then be new or empty.
+        devices: `keras_resnet.devices.Devices` that train it. Only their
+            first process reads and writes the folder, and the others need
+            none. Defaults to one device.
 
     Raises:
         RunError: If the folder holds something and `resume` is false, if it
             holds no run and `resume` is true, or one of other settings.
     """
 
-    def __init__(self, path, settings, resume=False):
+    def __init__(self, path, settings, resume=False, devices=None):
         self.path = Path(path)
         self.settings = settings
+        self.devices = devices or Devices()
+        self.devices.on_first(lambda: self._open(resume))
+
+    def _open(self, resume):
         stored = self.path / "settings.json"
         if resume:
             if not stored.exists():
@@ -80,7 +89,7 @@ class Run:
                     "or choose another folder by --output"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(stored, json.dumps(settings, indent=1) + "\n")
+            write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")
 
     def __truediv__(self, name):
         return self.path / name
@@ -101,7 +110,7 @@ class Run:
     @property
     def finished(self):
         """Whether the run has reached its end."""
-        return (self / "result.json").exists()
+        return self.devices.on_first((self / "result.json").exists)
 
     def load_last(self):
         """Returns the model after the last whole epoch, `None` before one."""
@@ -111,7 +120,7 @@ class Run:
                 (self / name).unlink(missing_ok=True)
             return None
         model = keras.models.load_model(self / "last.keras")
-        self._forget_after(int(model.optimizer.iterations))
+        self._forget_after(steps_done(model))
         return model
 
     def _forget_after(self, iterations):
@@ -149,11 +158,18 @@ class Run:
                 `validation_data`. Defaults to `None`: `fit` evaluates, after
                 epochs.
         """
+        # What every process does, so that all of them do the same.
         callbacks = [
             Interruptible(),
             StopAt(steps),
             FailOnDivergence(),
             Pace(batch_size),
+        ]
+        if not self.devices.is_first:
+            if validation_data is not None and every is not None:
+                callbacks.append(StepEvaluation(validation_data, every))
+            return callbacks
+        callbacks += [
             keras.callbacks.CSVLogger(self / "history.csv", append=True),
             keras.callbacks.TensorBoard(
                 str(self / "tensorboard"), write_graph=False
@@ -190,7 +206,7 @@ class Run:
             parameters=sum(
                 int(keras.ops.size(v)) for v in model.trainable_variables
             ),
-            iterations=int(model.optimizer.iterations),
+            iterations=steps_done(model),
             seconds=round(sum(history["seconds"]), 1),
             images_per_second=round(statistics.median(rates), 1),
             **results,
@@ -207,6 +223,7 @@ class Run:
             "command": command(),
             "commit": commit(),
             "settings": self.settings,
+            "devices": self.devices.describe(),
             **environment(),
             **results,
         }

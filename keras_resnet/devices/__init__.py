@@ -1,0 +1,54 @@
+"""Training on several devices, by the engines that backends have.
+
+    devices = keras_resnet.devices.use("all")
+    model = devices.model(build)
+    with devices.scope():
+        model.fit(...)
+
+JAX: `keras.distribution.DataParallel`, on one machine and on many.
+PyTorch: `torch.nn.parallel.DistributedDataParallel` under torchrun, likewise.
+TensorFlow: `tf.distribute.MirroredStrategy`, on one machine.
+"""
+
+import importlib
+
+import keras
+
+from keras_resnet.devices.engine import Devices, DevicesError, launched
+
+ALL = "all"
+
+__all__ = ["ALL", "Devices", "DevicesError", "use"]
+
+
+def use(devices=None, *, synchronized=True):
+    """Makes this process train on several devices, or on one.
+
+    Must come before anything is computed. Where several processes were
+    started for one run, each of them must call this, and then do the same.
+
+    Args:
+        devices: `None` (default) for one device; `"all"`; or an integer, how
+            many in all.
+        synchronized: Boolean, whether normalization takes its statistics over
+            the whole batch: the numbers are then those of one device.
+            Defaults to `True`. `False` is each device's part of a batch by
+            itself, which takes no communication, and which JAX does not have.
+
+    Returns:
+        A `Devices`.
+
+    Raises:
+        DevicesError: If these devices are not there, or cannot train
+            together.
+    """
+    if devices is None:
+        if launched() > 1:
+            raise DevicesError(
+                f"{launched()} processes were started for one run: let them "
+                "train together by --devices all, or start one"
+            )
+        return Devices()
+    backend = keras.backend.backend()
+    engine = importlib.import_module(f"keras_resnet.devices.{backend}_engine")
+    return engine.start(None if devices == ALL else devices, synchronized)

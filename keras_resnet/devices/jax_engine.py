@@ -1,0 +1,76 @@
+"""JAX: `keras.distribution.DataParallel`, over `jax.distributed`.
+
+The compiled step is that of the whole batch, and the compiler finds out what
+devices must tell each other: normalization is always over the whole batch.
+"""
+
+import os
+
+import jax
+import keras
+import numpy as np
+
+from keras_resnet.devices.engine import Devices, DevicesError, launched
+
+
+def start(count, synchronized):
+    """Returns the engine. `count` is an integer or `None`, all devices."""
+    if not synchronized:
+        raise DevicesError(
+            "on JAX a step is that of the whole batch, and normalization too: "
+            "leave out --normalization per-device, or set KERAS_BACKEND to "
+            "tensorflow or torch"
+        )
+    processes = launched()
+    if processes > 1:
+        _join()
+    names = keras.distribution.list_devices()
+    if count is None:
+        count = len(names)
+    if count > len(names) or (processes > 1 and count != len(names)):
+        raise DevicesError(
+            f"{count} devices were asked for, and JAX has {len(names)} in "
+            f"{processes} process{'es' if processes > 1 else ''}: "
+            f"{', '.join(names[:16])}"
+        )
+    return Devices() if count == 1 else JaxDevices(names[:count])
+
+
+def _join():
+    try:
+        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+            keras.distribution.initialize()
+        else:
+            # JAX asks Slurm, Open MPI or a Cloud TPU.
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise DevicesError(
+            f"JAX could not join the processes ({error}): start them by srun "
+            "or mpirun, or set KERAS_DISTRIBUTION_JOB_ADDRESSES to host:port "
+            "of the first process, KERAS_DISTRIBUTION_NUM_PROCESSES, and "
+            "KERAS_DISTRIBUTION_PROCESS_ID, from 0"
+        ) from error
+
+
+class JaxDevices(Devices):
+    """Devices of one or more processes, as one mesh."""
+
+    def __init__(self, names):
+        self.count = len(names)
+        self.processes = jax.process_count()
+        self.process = jax.process_index()
+        # The input has its parts already: see `Devices.part`.
+        self._distribution = keras.distribution.DataParallel(
+            devices=names, auto_shard_dataset=False
+        )
+
+    def scope(self):
+        return self._distribution.scope()
+
+    def _broadcast(self, data):
+        from jax.experimental import multihost_utils
+
+        size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
+        # Another process has other bytes, and of other number.
+        data = np.resize(np.frombuffer(data, "uint8"), int(size))
+        return multihost_utils.broadcast_one_to_all(data).tobytes()

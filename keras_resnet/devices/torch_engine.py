@@ -1,0 +1,72 @@
+"""PyTorch: `DistributedDataParallel`, in the processes that torchrun starts.
+
+One process for each device. Keras's `fit` knows nothing of this: what it
+needs is in the `Model` of `keras_resnet.backend.torch_graph`.
+"""
+
+import atexit
+import os
+
+import torch
+
+from keras_resnet.backend import parallel
+from keras_resnet.devices.engine import Devices, DevicesError, launched
+
+
+def start(count, synchronized):
+    """Returns the engine. `count` is an integer or `None`, all devices."""
+    here = torch.cuda.device_count()
+    if "WORLD_SIZE" not in os.environ:
+        if launched() > 1 or (count or here) > 1:
+            raise DevicesError(
+                "PyTorch trains on several devices in as many processes, and "
+                "torchrun starts them: torchrun --standalone "
+                f"--nproc-per-node={max(count or here, 2)} RECIPE FLAGS "
+                "instead of python RECIPE FLAGS"
+            )
+        return Devices()
+    world = int(os.environ["WORLD_SIZE"])
+    if count not in (None, world):
+        raise DevicesError(
+            f"{count} devices were asked for, and torchrun started {world} "
+            "processes, one for each device: start as many, or give "
+            "--devices all"
+        )
+    if world == 1:
+        return Devices()
+    local = int(os.environ["LOCAL_RANK"])
+    if here:
+        if local >= here:
+            raise DevicesError(
+                f"torchrun started more processes than the {here} GPUs of "
+                f"this machine: give it --nproc-per-node={here}"
+            )
+        # What Keras calls "cuda" is the current device.
+        torch.cuda.set_device(local)
+    return TorchDevices(synchronized)
+
+
+class TorchDevices(Devices):
+    """One device in each of several processes."""
+
+    def __init__(self, synchronized):
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo"
+        )
+        atexit.register(torch.distributed.destroy_process_group)
+        self.count = self.processes = torch.distributed.get_world_size()
+        self.process = torch.distributed.get_rank()
+        self.synchronized = synchronized
+
+    def scope(self):
+        return parallel.setting(
+            synchronized=self.synchronized, processes=self.processes
+        )
+
+    def alone(self):
+        return parallel.setting(synchronized=False, processes=1)
+
+    def _broadcast(self, data):
+        box = [data]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]

@@ -1,0 +1,133 @@
+"""Trains a small net on the devices that there are, as a recipe does.
+
+    python tests/devices_worker.py MODEL.keras RESULT.npz [DEVICES] [STATISTICS]
+
+Writes all variables of the model after 20 steps, how often each image was
+seen in each of two epochs, by the devices themselves, and what an evaluation
+on images that fill no batch found. The first process alone writes.
+"""
+
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+import keras_resnet
+from keras_resnet import data, devices
+from keras_resnet.training import CoupledSGD
+
+IMAGES, EVALUATED, BATCH, EPOCHS = 160, 37, 16, 2
+
+
+def model_of(path=None, seed=1):
+    """A net of 8 layers, with the weights of a file if there is one."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 128, offset=-1)(image)
+    model = keras_resnet.ResNetCIFAR(
+        8, input_tensor=scaled, classifier_activation=None
+    )
+    if path is not None:
+        model.load_weights(path)
+    model.compile(
+        CoupledSGD(0.01, coupled_decay=1e-3),
+        loss=loss,
+        weighted_metrics=[accuracy, Seen()],
+    )
+    return model
+
+
+@keras.saving.register_keras_serializable()
+def loss(numbers, logits):
+    """Cross-entropy; what is given instead of labels are images' numbers."""
+    return keras.losses.sparse_categorical_crossentropy(
+        ops.reshape(numbers, (-1,)) % 10, logits, from_logits=True
+    )
+
+
+class Seen(keras.metrics.Metric):
+    """How often each image was seen since the last reset."""
+
+    def __init__(self, name="seen"):
+        super().__init__(name=name)
+        self.counts = self.add_variable((IMAGES,), "zeros", name="counts")
+
+    def update_state(self, numbers, logits, sample_weight=None):
+        seen = ops.one_hot(ops.reshape(numbers, (-1,)), IMAGES)
+        if sample_weight is not None:
+            seen *= ops.cast(sample_weight > 0, "float32")[:, None]
+        self.counts.assign(self.counts + ops.sum(seen, axis=0))
+
+    def result(self):
+        return {
+            "images": ops.sum(ops.cast(self.counts > 0, "float32")),
+            "most": ops.max(self.counts),
+        }
+
+
+def accuracy(numbers, logits):
+    numbers = ops.reshape(numbers, (-1,)) % 10
+    return keras.metrics.sparse_categorical_accuracy(numbers, logits)
+
+
+def values(variables, prefix):
+    """Copies of variables, by prefix and path."""
+    return {
+        f"{prefix}_{v.path}": ops.convert_to_numpy(v).copy() for v in variables
+    }
+
+
+def main(path, result_path, count=None, statistics="synchronized"):
+    if keras.backend.backend() == "tensorflow":
+        # Two devices, of which one run takes only the first.
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+    found = devices.use(
+        int(count) if count else None,
+        synchronized=statistics == "synchronized",
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, 8, 8, 3)).astype("uint8")
+    split = data.Split(images, np.arange(IMAGES))
+    found.check_batch(BATCH)
+    # The file has other weights, which the first process alone reads.
+    model = found.model(model_of, lambda: model_of(path))
+    start = values(model.variables, "start")
+    with found.scope():
+        history = model.fit(
+            data.training_batches(
+                split, BATCH, margin=2, mirror=True, part=found.part
+            ),
+            steps_per_epoch=IMAGES // BATCH,
+            epochs=EPOCHS,
+            shuffle=False,
+            verbose=0,
+        ).history
+        evaluation = model.evaluate(
+            data.evaluation_batches(
+                split[:EVALUATED],
+                BATCH,
+                part=found.part,
+                divisor=found.divisor,
+            ),
+            return_dict=True,
+            verbose=0,
+        )
+    if found.is_first:
+        np.savez(
+            result_path,
+            **{f"train_{k}": np.asarray(v) for k, v in history.items()},
+            **{f"eval_{k}": np.asarray(v) for k, v in evaluation.items()},
+            **start,
+            **values([*model.variables, *model.optimizer.variables], "weight"),
+            devices=np.asarray([found.count, found.processes]),
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

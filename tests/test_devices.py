@@ -1,0 +1,420 @@
+"""Several devices train as one does: see `devices_worker.py`.
+
+On two devices of the processor, or in two processes, as the backend has it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
+
+import cli  # noqa: E402
+import devices_worker  # noqa: E402
+import fitting  # noqa: E402
+
+import keras_resnet  # noqa: E402
+from keras_resnet import data, devices, training  # noqa: E402
+
+BACKEND = keras.backend.backend()
+WORKER = ROOT / "tests" / "devices_worker.py"
+TOLERANCE = 1e-4
+# What would make a process of these tests think that it is one of several.
+LAUNCHERS = devices.engine._LAUNCHERS
+
+
+def _environment(**values):
+    kept = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
+    # Half the time of a test is compilation.
+    return kept | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | values
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _two_devices():
+    """Environments of one process with two devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=2"
+    # TensorFlow's are made by the worker.
+    return [_environment(XLA_FLAGS=flags)]
+
+
+def _two_processes():
+    """Environments of two processes, as Keras or torchrun would set them."""
+    port = str(_free_port())
+    if BACKEND == "jax":
+        return [
+            _environment(
+                KERAS_DISTRIBUTION_JOB_ADDRESSES=f"127.0.0.1:{port}",
+                KERAS_DISTRIBUTION_NUM_PROCESSES="2",
+                KERAS_DISTRIBUTION_PROCESS_ID=str(i),
+            )
+            for i in range(2)
+        ]
+    return [
+        _environment(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            WORLD_SIZE="2",
+            RANK=str(i),
+            LOCAL_RANK=str(i),
+        )
+        for i in range(2)
+    ]
+
+
+WAYS = {
+    "tensorflow": {"devices": _two_devices},
+    "jax": {"devices": _two_devices, "processes": _two_processes},
+    "torch": {"processes": _two_processes},
+}[BACKEND]
+
+
+def _run(command, environments):
+    """Runs a command in each environment at once; returns the outputs."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    try:
+        outputs = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        (process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("devices") / "start.weights.h5"
+    devices_worker.model_of(seed=2).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(weights, tmp_path_factory):
+    """Trains in the processes of some environments; returns what came out."""
+
+    def train(environments, *flags):
+        path = tmp_path_factory.mktemp("devices") / "result.npz"
+        ended = _run([WORKER, weights, path, *flags], environments)
+        for status, _, errors in ended:
+            assert status == 0, errors
+        with np.load(path) as result:
+            return dict(result), ended
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def one_device(train):
+    return train([_environment()])[0]
+
+
+def _difference(one, other):
+    """The largest difference between the variables of two models."""
+    names = [n for n in one if n.startswith(("start_", "weight_"))]
+    assert set(one) == set(other)
+    # A NaN is no difference to tolerate.
+    return max(
+        np.nan_to_num(np.abs(one[n] - other[n]).max(), nan=np.inf)
+        for n in names
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_train_as_one(train, one_device, way):
+    result, ended = train(WAYS[way](), "2")
+    assert result["devices"].tolist() == [2, len(ended)]
+    assert result["weight_coupled_sgd/iteration"] == 20
+    assert _difference(one_device, result) <= TOLERANCE
+    # All variables have moved, and by more than is tolerated.
+    started = [name for name in result if name.startswith("start_")]
+    assert len(started) == 37
+    for name in started:
+        moved = result[name.replace("start_", "weight_")] - result[name]
+        assert np.abs(moved).max() > 5 * TOLERANCE, name
+    # Logs and evaluation are those of all devices.
+    for name in one_device:
+        if name.startswith(("train_", "eval_")):
+            np.testing.assert_allclose(result[name], one_device[name], 1e-4)
+    # Each image once in each epoch, counted by the devices themselves.
+    assert result["train_images"].tolist() == [devices_worker.IMAGES] * 2
+    assert result["train_most"].tolist() == [1, 1]
+    assert result["eval_images"] == devices_worker.EVALUATED
+    assert result["eval_most"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no other normalization")
+def test_normalization_per_device(train, one_device):
+    (way,) = WAYS.values()
+    result, _ = train(way(), "2", "per-device")
+    # Other numbers, and the images all the same.
+    assert _difference(one_device, result) > 10 * TOLERANCE
+    assert result["train_images"].tolist() == [devices_worker.IMAGES] * 2
+    assert np.isfinite(result["train_loss"]).all()
+
+
+# The recipe, with two devices of the processor where TensorFlow needs them.
+RECIPE = f"""
+import runpy, sys
+sys.path[:0] = ["recipes"]
+if {BACKEND == "tensorflow"}:
+    import tensorflow as tf
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+sys.argv[0] = "recipes/cifar10.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_recipe(tmp_path, way):
+    flags = "--dataset digits --preset fast --depth 8 --steps 30 --every 15"
+    folder = tmp_path / "run"
+    command = ["-c", RECIPE, *flags.split(), "--output", folder]
+    ended = _run([*command, "--devices", "all"], WAYS[way]())
+    (status, printed, errors), *others = ended
+    assert status == 0, errors
+    assert "test error" in printed
+    for status, printed, errors in others:
+        assert (status, _own(printed)) == (0, []), errors
+    result = json.loads((folder / "result.json").read_text())
+    assert result["devices"] == {
+        "count": 2,
+        "processes": len(ended),
+        "normalization": "synchronized",
+    }
+    assert result["iterations"] == 30
+    assert result["test_images"] == 360
+    history = training.read_history(folder / "steps.csv")
+    assert history["iterations"] == [15, 30]
+    # What was saved is what was evaluated, on all devices and on one.
+    model = keras.models.load_model(folder / "final.keras")
+    digits = data.load("digits")
+    for split, error in (
+        (digits.validation, history["val_error"][-1]),
+        (digits.test, result["test_error"]),
+    ):
+        found = model.evaluate(
+            data.evaluation_batches(split), return_dict=True, verbose=0
+        )
+        assert 1 - found["accuracy"] == pytest.approx(error, abs=1e-4)
+    # A folder that is not free stops all of them, and one says why.
+    (status, _, errors), *others = _run(
+        [*command, "--devices", "2"], WAYS[way]()
+    )
+    assert status == 1
+    assert "exists already" in errors
+    for status, printed, errors in others:
+        assert (status, _own(printed)) == (1, [])
+        assert "exists already" not in errors
+
+
+def _own(printed):
+    """Lines of output, without what JAX's messages on processors print."""
+    return [x for x in printed.splitlines() if not x.startswith("[Gloo]")]
+
+
+def _use(*flags):
+    return fitting.use_devices(_parser().parse_args(flags))
+
+
+def _parser():
+    parser = cli.Parser()
+    cli.add_run_flags(parser, "runs")
+    return parser
+
+
+@pytest.fixture
+def _launched_alone(monkeypatch):
+    for name in (*LAUNCHERS, "TF_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("_launched_alone")
+def test_one_device_is_the_default():
+    for flags in ([], ["--devices", "1"]):
+        one = _use(*flags)
+        assert (one.count, one.part, one.divisor) == (1, (0, 1), None)
+        assert one.settings() == {}
+        assert one.on_first(lambda: 3) == 3
+        one.check_batch(7)
+
+
+@pytest.mark.usefixtures("_launched_alone")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_processes_need_the_flag(monkeypatch, launcher):
+    monkeypatch.setenv(launcher, "4")
+    with pytest.raises(devices.DevicesError, match="4 processes.*--devices"):
+        _use()
+
+
+@pytest.mark.usefixtures("_launched_alone")
+def test_devices_that_are_not_there(monkeypatch):
+    match = {
+        "tensorflow": "99 devices were asked for, and TensorFlow has",
+        "jax": "99 devices were asked for, and JAX has",
+        "torch": "torchrun --standalone --nproc-per-node=99",
+    }[BACKEND]
+    with pytest.raises(devices.DevicesError, match=match):
+        _use("--devices", "99")
+    if BACKEND == "torch":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(devices.DevicesError, match="torchrun started 2"):
+            _use("--devices", "3")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="what TensorFlow cannot do")
+@pytest.mark.usefixtures("_launched_alone")
+def test_tensorflow_says_that_it_trains_in_one_process(monkeypatch):
+    workers = {"cluster": {"worker": ["a:1", "b:1"]}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
+    with pytest.raises(devices.DevicesError, match="keras#20585"):
+        _use("--devices", "all")
+
+
+@pytest.mark.usefixtures("_launched_alone")
+def test_normalization_flag(capsys):
+    with pytest.raises(cli.UsageError, match="--devices too"):
+        _use("--normalization", "per-device")
+    with pytest.raises(SystemExit):
+        _use("--devices", "0")
+    assert "'0'" in capsys.readouterr().err
+    if BACKEND == "jax":
+        with pytest.raises(devices.DevicesError, match="per-device"):
+            _use("--devices", "1", "--normalization", "per-device")
+
+
+class _Two(devices.Devices):
+    """Two devices that one need not have."""
+
+    count = 2
+
+
+def test_what_two_devices_cannot_train():
+    two = _Two()
+    two.check_batch(8)
+    with pytest.raises(devices.DevicesError, match="6 or 8"):
+        two.check_batch(7)
+    image = keras.Input((4, 4, 3))
+    x = keras_resnet.BatchNormalization()(image)
+    model = keras.Model(image, x)
+    model.compile(loss="mse", weighted_metrics=["mae"])
+    two.check_model(model)
+    model.compile(loss="mse", metrics=["mae"])
+    devices.Devices().check_model(model)
+    with pytest.raises(devices.DevicesError, match="weighted_metrics"):
+        two.check_model(model)
+    if BACKEND != "jax":
+        x = keras.layers.BatchNormalization(name="others")(x)
+        model = keras.Model(image, x)
+        model.compile(loss="mse")
+        with pytest.raises(devices.DevicesError, match="others"):
+            two.check_model(model)
+
+
+def test_settings_tell_what_changes_numbers():
+    two = _Two()
+    assert two.settings() == {}
+    two.synchronized = False
+    assert two.settings() == {"normalization": "per device, 2 devices"}
+    assert two.describe()["normalization"] == "per device"
+
+
+@pytest.mark.parametrize("name", data.INPUTS)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_parts_are_the_batch(name, processes):
+    if name == "device" and BACKEND == "tensorflow":
+        pytest.skip("TensorFlow's input is tf.data")
+    split = _numbered(20)
+    flags = {"margin": 1, "mirror": True, "seed": 3, "start": 2}
+    inputs = data.INPUTS[name]
+
+    def batches(part):
+        found = inputs.training_batches(split, 6, part=part, **flags)
+        return [list(map(_array, b)) for b in _take(found, name, 5)]
+
+    whole = batches((0, 1))
+    parts = [batches((i, processes)) for i in range(processes)]
+    for step, expected in enumerate(whole):
+        for i, array in enumerate(expected):
+            found = np.concatenate([part[step][i] for part in parts])
+            np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("name", data.INPUTS)
+@pytest.mark.parametrize(
+    ("n", "batch", "processes", "divisor"),
+    [(20, 5, 1, None), (20, 6, 2, None), (13, 5, 2, 4), (12, 4, 2, 2)],
+)
+def test_evaluation_counts_each_image_once(name, n, batch, processes, divisor):
+    if name == "device" and BACKEND == "tensorflow":
+        pytest.skip("TensorFlow's input is tf.data")
+    split = _numbered(n)
+    weights, sizes, seen = np.zeros(n), [], []
+    for i in range(processes):
+        batches = data.INPUTS[name].evaluation_batches(
+            split, batch, part=(i, processes), divisor=divisor
+        )
+        for arrays in _take(batches, name):
+            images, labels, *given = map(_array, arrays)
+            given = given[0] if given else np.ones(len(labels))
+            np.add.at(weights, labels, given)
+            sizes.append(len(labels))
+            seen += labels[given > 0].tolist()
+            expected = split.images[labels].astype("float32")
+            np.testing.assert_array_equal(images, expected)
+    assert sorted(seen) == list(range(n))
+    assert len(set(sizes)) == 1
+    np.testing.assert_allclose(weights / sum(sizes), 1 / n, rtol=1e-6)
+
+
+def test_parts_must_be_equal():
+    with pytest.raises(ValueError, match="batch_size=7"):
+        data.training_batches(_numbered(20), 7, part=(0, 2))
+    with pytest.raises(ValueError, match="part=\\(2, 2\\)"):
+        data.training_batches(_numbered(20), 8, part=(2, 2))
+
+
+def _take(batches, name, n=None):
+    """The first so many batches of an input, or all."""
+    if name == "device":
+        return [batches[i] for i in range(n or batches.num_batches)]
+    return list(batches.take(n or -1))
+
+
+def _numbered(n):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 4, 4, 3)).astype("uint8")
+    return data.Split(images, np.arange(n))
+
+
+def _array(x):
+    return keras.ops.convert_to_numpy(x)

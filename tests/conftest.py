@@ -19,6 +19,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
 if PREPARED is not None:
     os.environ.setdefault("TFDS_DATA_DIR", str(PREPARED))
+# Some images of ImageNet in folders of classes, beside the checkout too.
+IMAGENET_SAMPLE = os.environ.get("IMAGENET_SAMPLE") or next(
+    ROOT.parent.glob("*/imagenet-sample"), None
+)
 
 
 def gradients(layer, x, **kwargs):

@@ -6,8 +6,11 @@ from keras_resnet.training.callbacks import (
     FailOnDivergence,
     Interruptible,
     Pace,
+    PlateauDivision,
+    Profile,
     StepEvaluation,
     StopAt,
+    batches_seen,
 )
 from keras_resnet.training.evaluation import (
     EvaluationError,
@@ -18,7 +21,7 @@ from keras_resnet.training.evaluation import (
     ten_crop,
     ten_crops,
 )
-from keras_resnet.training.optimizers import CoupledSGD
+from keras_resnet.training.optimizers import CoupledSGD, Lamb
 from keras_resnet.training.runs import (
     Run,
     RunError,
@@ -26,7 +29,7 @@ from keras_resnet.training.runs import (
     read_history,
     write_atomically,
 )
-from keras_resnet.training.schedules import one_cycle, step_decay
+from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
 
 __all__ = [
     "Checkpoint",
@@ -35,11 +38,16 @@ __all__ = [
     "EvaluationError",
     "FailOnDivergence",
     "Interruptible",
+    "Lamb",
     "Pace",
+    "PlateauDivision",
+    "Profile",
     "Run",
     "RunError",
     "StepEvaluation",
     "StopAt",
+    "WarmUp",
+    "batches_seen",
     "environment",
     "evaluate",
     "fully_convolutional",

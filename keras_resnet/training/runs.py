@@ -137,7 +137,14 @@ class Run:
         """
         return read_history(self / name)
 
-    def callbacks(self, batch_size, steps, validation_data=None, every=None):
+    def callbacks(
+        self,
+        batch_size,
+        steps,
+        validation_data=None,
+        every=None,
+        average=None,
+    ):
         """Returns the callbacks that keep this folder up to date, in order.
 
         Args:
@@ -147,11 +154,18 @@ class Run:
                 `None`: evaluation is that of `fit`, after epochs.
             every: Integer, steps between two evaluations, for
                 `validation_data`.
+            average: `keras.callbacks.SwapEMAWeights`, for `best.keras` to
+                have the average. Defaults to `None`.
         """
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
-        best = Checkpoint(self / "best.keras", monitor="val_error", best=best)
+        best = Checkpoint(
+            self / "best.keras",
+            monitor="val_error",
+            best=best,
+            average=average,
+        )
         if every is not None:
             log = keras.callbacks.CSVLogger(self / history, append=True)
             best = StepEvaluation(validation_data, every, [log, best])

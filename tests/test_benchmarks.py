@@ -252,9 +252,47 @@ def test_pipelines_give_the_same_kind_of_batches():
         assert 235 < images.numpy().max() <= 255
 
 
+@pytest.mark.parametrize("box", ["inception", "paper"])
+def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("PIL")
+    from sides import images
+
+    from keras_resnet import data
+
+    source = data.Folder(images.make(tmp_path, n=4))
+    ours = data.imagenet.training_batches(source, 16, image_size=64, box=box)
+    ways = {
+        "ours": next(iter(ours))[0].numpy(),
+        "tf.data": next(iter(images.plain(source.paths, 16, 64, box))).numpy(),
+        "Pillow": next(images.pillow(source.paths, 16, 64, box)),
+    }
+    for batch in ways.values():
+        assert batch.shape == (16, 64, 64, 3)
+        assert batch.dtype == "float32"
+        # The pictures are grey on average, and have all shades.
+        assert 115 < batch.mean() < 141
+        assert 35 < batch.std() < 55
+
+
+def test_decoding_is_measured_by_core(tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("PIL")
+    from sides import images
+
+    folder = images.make(tmp_path, n=4)
+    settings = works.Settings(rounds=1, steps=1, images=str(folder))
+    cases = works.decode(settings, 32, 4)
+    assert len(cases) == 2
+    for case in cases:
+        assert {*case.values} == {"ours", "tf.data", "Pillow"}
+        assert all(values[0] > 1 for values in case.values.values())
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--images", "x", "--work", "host"], ["--images", "decode"]),
         (["--work", "train21"], ["--work", "'train21'", "train20"]),
         (["--rounds", "0"], ["--rounds", "'0'"]),
         (["--threads", "100000"], ["--threads", "100000", "cores"]),

@@ -72,7 +72,10 @@ def table(results):
             f"{result['images_per_second']:.0f}",
             f"{result['seconds']:.0f}",
             f"{100 * result['validation_error']:.2f} %",
-            f"{100 * result['test_error']:.2f} %",
+            # ImageNet's test images have no labels that one may have.
+            f"{100 * result['test_error']:.2f} %"
+            if "test_error" in result
+            else "",
             f"{paper} %" if from_paper and paper else "",
         )
         rows.append(f"| {' | '.join(cells)} |")

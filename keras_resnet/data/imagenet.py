@@ -246,6 +246,7 @@ def _group(source, prepare, spec, draws, unreadable):
             .batch(elements[0].shape[0])
             .concatenate(tf.data.Dataset.from_tensors(nothing))
             .take(1)
+            .with_options(_untuned())
             .get_single_element()
         )
         return tf.cond(
@@ -523,8 +524,20 @@ def _attempt(source, prepare, spec, i, *args):
         .ignore_errors()
         .concatenate(tf.data.Dataset.from_tensors(_failed(spec)))
         .take(1)
+        .with_options(_untuned())
         .get_single_element()
     )
+
+
+def _untuned():
+    """Options of datasets of few elements, which nothing should be tuned for.
+
+    Each would have a thread for that, whose end it would wait for.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
 
 
 def _failed(spec):

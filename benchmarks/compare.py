@@ -14,9 +14,10 @@ made from all such files.
 
 Works: train20 (ResNet-20, batch 128), infer50 and train50 (ResNet-50), host
 (milliseconds per step at batch 2), pipeline (images per second of the input
-pipeline), recipe (fit with that pipeline, against one resident batch), import
-(seconds), depth and batch (growth), start (time to the first step and peak
-memory of fresh processes).
+pipeline), decode (images per second and core from JPEG files), recipe (fit
+with that pipeline, against one resident batch), import (seconds), depth and
+batch (growth), start (time to the first step and peak memory of fresh
+processes).
 """
 
 import dataclasses
@@ -65,6 +66,12 @@ def make_parser():
         help="let the work depth train the 1202-layer network too",
     )
     parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of folders of images for the work decode (default: "
+        "pictures made for it, of ImageNet's usual size)",
+    )
+    parser.add_argument(
         "--output",
         metavar="DIR",
         default="docs/results",
@@ -90,6 +97,10 @@ def check(arguments):
         return
     if "full" in given and "depth" not in given.get("work", WORKS):
         raise cli.UsageError("--full is for the work depth: add it to --work")
+    if "images" in given and "decode" not in given.get("work", WORKS):
+        raise cli.UsageError(
+            "--images is for the work decode: add it to --work"
+        )
     available = cores()
     if given.get("threads", 1) > len(available):
         raise cli.UsageError(
@@ -159,6 +170,7 @@ def measure_works(given, output):
         rounds=given.get("rounds", 7),
         steps=given.get("steps"),
         full="full" in given,
+        images=given.get("images"),
     )
     output.mkdir(parents=True, exist_ok=True)
     for work in given.get("work", WORKS):

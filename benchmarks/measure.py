@@ -14,6 +14,7 @@ WORKS = (
     "train50",
     "host",
     "pipeline",
+    "decode",
     "recipe",
     "import",
     "depth",

@@ -7,12 +7,14 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import sides
+from compare import cores as compare_cores
 from measure import Case, alternate, milliseconds, progress, rate
 from sides.network import cifar, resnet50
 
@@ -32,11 +34,13 @@ class Settings:
         rounds: Timed rounds.
         steps: Batches per round, or `None` for the work's own number.
         full: Whether to train the 1202-layer network too.
+        images: Folder of images for the work decode, or `None`.
     """
 
     rounds: int
     steps: int | None = None
     full: bool = False
+    images: str | None = None
 
 
 def model_case(
@@ -286,6 +290,57 @@ def pipeline(settings):
     return [Case(name, "images/s", True, "ours", values)]
 
 
+def decode(settings, size=224, batch_size=32):
+    """Images per second and core: decoded, cut, resized, mirrored."""
+    from sides import images as image_sides
+
+    from keras_resnet import data
+
+    steps = settings.steps or 8
+    with tempfile.TemporaryDirectory() as made:
+        folder = settings.images or image_sides.make(made)
+        source = data.Folder(folder)
+        cores = len(compare_cores())
+        cases = []
+        for box, title in (
+            ("inception", "8 to 100 % of the area"),
+            ("paper", "shorter side 256 to 480"),
+        ):
+            makers = {
+                "ours": functools.partial(
+                    data.imagenet.training_batches,
+                    source,
+                    batch_size,
+                    image_size=size,
+                    box=box,
+                ),
+                "tf.data": functools.partial(
+                    image_sides.plain, source.paths, batch_size, size, box
+                ),
+                "Pillow": functools.partial(
+                    image_sides.pillow, source.paths, batch_size, size, box
+                ),
+            }
+
+            def measure(make):
+                iterator = iter(make())
+                next(iterator)
+                begin = time.perf_counter()
+                for _ in itertools.islice(iterator, steps):
+                    pass
+                seconds = time.perf_counter() - begin
+                return batch_size * steps / seconds / cores
+
+            name = f"From JPEG to {size}x{size}, {title}"
+            runs = {
+                side: functools.partial(measure, make)
+                for side, make in makers.items()
+            }
+            values = alternate(runs, settings.rounds, name)
+            cases.append(Case(name, "images/s per core", True, "ours", values))
+    return cases
+
+
 class Stopwatch(keras.callbacks.Callback):
     """Times an epoch from the end of its first step to its own.
 
@@ -433,6 +488,7 @@ WORKS = {
     "train50": train50,
     "host": host,
     "pipeline": pipeline,
+    "decode": decode,
     "recipe": recipe,
     "import": imports,
     "depth": depth,

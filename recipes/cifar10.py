@@ -184,33 +184,9 @@ def preset_values(preset, dataset):
 
 
 def name_of(settings, backend):
-    """Returns the name of a run's folder.
-
-    It names what a preset does not say, so that runs of different settings
-    have different folders.
-    """
-    net = "plain" if settings.plain else "resnet"
-    option = "" if settings.plain else settings.shortcut
+    """Returns the name of a run's folder."""
     usual = Settings(**preset_values(settings.preset, settings.dataset))
-    # In the name already, or told by what stands there.
-    named = {"preset", "dataset", "depth", "shortcut", "plain", "seed"}
-    others = [
-        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
-        for field in dataclasses.fields(Settings)
-        if field.name not in named
-        and getattr(settings, field.name) is not None
-        and getattr(settings, field.name) != getattr(usual, field.name)
-    ]
-    return "-".join(
-        [
-            settings.dataset,
-            f"{net}{settings.depth}{option}",
-            settings.preset,
-            *others,
-            backend,
-            f"seed{settings.seed}",
-        ]
-    )
+    return fitting.folder_name(settings, usual, backend)
 
 
 def settle(arguments):
@@ -397,19 +373,7 @@ def curve(folder, settings):
 def draw(plots, run, settings, **point):
     """Draws the learning curves of a run, if it has any yet."""
     history = curve(run, settings)
-    if not history.get("iterations"):
-        return
-    if settings.plain:
-        label, color = f"plain-{settings.depth}", plots.PLAIN
-    else:
-        label = f"ResNet-{settings.depth} ({settings.shortcut})"
-        color = plots.RESIDUAL
-    figure = plots.learning_curves(
-        [{"label": label, "color": color} | history | point],
-        title=f"{settings.dataset}, preset {settings.preset}, "
-        f"seed {settings.seed}",
-    )
-    figure.savefig(run / "curves.png")
+    fitting.draw_curves(plots, run, settings, history, **point)
 
 
 if __name__ == "__main__":

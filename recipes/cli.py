@@ -122,8 +122,8 @@ def add_data_flags(parser, datasets, default):
     )
 
 
-def add_run_flags(parser, default):
-    """Adds `--devices`, `--normalization`, `--output` and `--resume`."""
+def add_device_flags(parser):
+    """Adds `--devices` and `--normalization`."""
     parser.add_argument(
         "--devices",
         type=device_count,
@@ -139,6 +139,11 @@ def add_run_flags(parser, default):
         "the whole batch, as on one device; or of each device's part of it, "
         "which is faster, and which JAX does not have (default: synchronized)",
     )
+
+
+def add_run_flags(parser, default):
+    """Adds `--devices`, `--normalization`, `--output` and `--resume`."""
+    add_device_flags(parser)
     parser.add_argument(
         "--output",
         metavar="DIR",

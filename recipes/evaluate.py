@@ -11,6 +11,7 @@ A folder has one folder of images for each class. Files that cannot be read
 are named and counted apart; every other image is counted once.
 """
 
+import functools
 import json
 import re
 import sys
@@ -22,6 +23,9 @@ import cli
 CROPS = ("1", "10", "multi-scale")
 # Not imported from the package: `--help` loads no Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+DATASETS = ("cifar10", "digits", "mnist")
+# Of large images, which are decoded one by one.
+TFDS = ("imagenet2012", "imagenette")
 PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 
 
@@ -51,8 +55,9 @@ def make_parser():
     )
     add(
         "--dataset",
-        choices=("cifar10", "digits", "mnist"),
-        help="evaluate on the test images of a dataset",
+        choices=(*DATASETS, *TFDS),
+        help="evaluate on the test images of a dataset; of imagenet2012 and "
+        "imagenette, on the validation images",
     )
     add(
         "--data-dir",
@@ -172,8 +177,8 @@ def check(arguments):
         ("class_names", "image files or --folder", source != "dataset"),
         (
             "data_dir",
-            "--dataset cifar10 or mnist",
-            given.get("dataset") in ("cifar10", "mnist"),
+            "--dataset, not digits",
+            given.get("dataset") not in (None, "digits"),
         ),
     ):
         if name in given and not fits:
@@ -244,14 +249,15 @@ def preprocessing_of(model, arguments):
             f"--preprocessing {asked}: {arguments.weights} prepares images by "
             "itself and takes raw pixels; leave the flag out"
         )
-    if asked is None and not own:
+    if asked is None:
         found = getattr(model, "preprocessing", None)
-        if found is None:
+        if found is not None:
+            return found
+        if not own:
             raise cli.UsageError(
                 f"{arguments.weights} does not say how its images were "
                 f"prepared: add --preprocessing {'|'.join(PREPROCESSINGS)}"
             )
-        return found
     if asked not in (None, "none"):
         return preprocessing.PREPROCESSINGS[asked].for_channels(channels)
     shape = model.inputs[0].shape
@@ -385,6 +391,17 @@ class Progress:
             )
 
 
+def check_classes(arguments, source, count):
+    """Raises `EvaluationError` for a network of other classes."""
+    from keras_resnet import training
+
+    if len(source.class_names) != count:
+        raise training.EvaluationError(
+            f"{arguments.dataset} has {len(source.class_names)} classes, and "
+            f"the network {count}."
+        )
+
+
 def dataset_batches(arguments, channels, count):
     """Returns batches of a dataset's test images, and their number."""
     import numpy as np
@@ -392,11 +409,7 @@ def dataset_batches(arguments, channels, count):
     from keras_resnet import data, training
 
     source = data.load(arguments.dataset, getattr(arguments, "data_dir", None))
-    if len(source.class_names) != count:
-        raise training.EvaluationError(
-            f"{arguments.dataset} has {len(source.class_names)} classes, and "
-            f"the network {count}."
-        )
+    check_classes(arguments, source, count)
     images, labels = source.test.images, source.test.labels
     if images.shape[-1] != channels:
         if images.shape[-1] != 1:
@@ -427,7 +440,23 @@ def evaluate(arguments, score, channels, count):
     """Returns the counts for a dataset or a folder."""
     from keras_resnet import data, training
 
-    if hasattr(arguments, "dataset"):
+    if getattr(arguments, "dataset", None) in TFDS:
+        source = data.from_tfds(
+            arguments.dataset,
+            "validation",
+            getattr(arguments, "data_dir", None),
+        )
+        check_classes(arguments, source, count)
+        progress = Progress(len(source))
+        found = data.image_batches(
+            range(len(source)),
+            arguments.batch_size,
+            on_error=progress.unread,
+            read=functools.partial(data.read_image_of, source),
+        )
+        labels = [source.label(i) for i in range(len(source))]
+        batches = readable(found, labels, progress)
+    elif hasattr(arguments, "dataset"):
         batches, total = dataset_batches(arguments, channels, count)
         progress = Progress(total)
     else:

@@ -1,9 +1,61 @@
 """Trains a model in the folder of a run: what the recipes have in common."""
 
+import dataclasses
 import os
 import sys
 
 import cli
+
+
+def folder_name(settings, usual, backend):
+    """Returns the name of a run's folder.
+
+    It names what a preset does not say, so that runs of different settings
+    have different folders.
+
+    Args:
+        settings: Dataclass of settings.
+        usual: The same of the preset alone.
+        backend: String.
+    """
+    net = "plain" if settings.plain else "resnet"
+    option = "" if settings.plain else settings.shortcut
+    # In the name already, or told by what stands there.
+    named = {"preset", "dataset", "depth", "shortcut", "plain", "seed"}
+    others = [
+        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
+        for field in dataclasses.fields(settings)
+        if field.name not in named
+        and getattr(settings, field.name) is not None
+        and getattr(settings, field.name) != getattr(usual, field.name)
+    ]
+    return "-".join(
+        [
+            settings.dataset,
+            f"{net}{settings.depth}{option}",
+            settings.preset,
+            *others,
+            backend,
+            f"seed{settings.seed}",
+        ]
+    )
+
+
+def draw_curves(plots, run, settings, history, **point):
+    """Draws the learning curves of a run, if it has any yet."""
+    if not history.get("iterations"):
+        return
+    if settings.plain:
+        label, color = f"plain-{settings.depth}", plots.PLAIN
+    else:
+        label = f"ResNet-{settings.depth} ({settings.shortcut})"
+        color = plots.RESIDUAL
+    figure = plots.learning_curves(
+        [{"label": label, "color": color} | history | point],
+        title=f"{settings.dataset}, preset {settings.preset}, "
+        f"seed {settings.seed}",
+    )
+    figure.savefig(run / "curves.png")
 
 
 def steps_per_pass(images, batch_size):
@@ -50,16 +102,28 @@ def use_devices(arguments):
     return found
 
 
-def load(devices, *args):
-    """Loads a dataset, in the first process before it is in the others.
+def first_alone(devices, make):
+    """Calls a function in the first process before it is in the others.
 
-    The first one may download and prepare it.
+    What the first one may download and prepare the others then find.
+
+    Args:
+        devices: `keras_resnet.devices.Devices`.
+        make: Callable without arguments.
+
+    Returns:
+        What the function returned in this process.
     """
+    made = []
+    devices.on_first(lambda: made.append(make()))
+    return made[0] if made else make()
+
+
+def load(devices, *args):
+    """Loads a dataset, see `keras_resnet.data.load`."""
     from keras_resnet import data as image_data
 
-    loaded = []
-    devices.on_first(lambda: loaded.append(image_data.load(*args)))
-    return loaded[0] if loaded else image_data.load(*args)
+    return first_alone(devices, lambda: image_data.load(*args))
 
 
 def evaluate(model, split, devices):
@@ -117,56 +181,133 @@ def fit(
         interrupted: Callable that is called after a Ctrl-C.
     """
     from keras_resnet import data as image_data
-    from keras_resnet import training
 
     devices = run.devices
-    per_epoch = min(steps_per_pass(len(data.train), batch_size), steps)
     devices.check_batch(batch_size)
-    model = devices.model(build, run.load_last)
-    start = training.steps_done(model)
-    if start >= steps:
-        return model
     batches = image_data.INPUTS[input_name]
     validation = None
     if data.validation is not None:
         validation = batches.evaluation_batches(
             data.validation, part=devices.part, divisor=devices.divisor
         )
-    by_epoch = validation if every is None else None
+    return train(
+        run,
+        build,
+        lambda start: batches.training_batches(
+            data.train,
+            batch_size,
+            mean=data.mean,
+            margin=data.margin if augment else 0,
+            mirror=data.mirror and augment,
+            seed=seed,
+            start=start,
+            part=devices.part,
+        ),
+        validation,
+        per_epoch=steps_per_pass(len(data.train), batch_size),
+        batch_size=batch_size,
+        steps=steps,
+        every=every,
+        callbacks=callbacks,
+        interrupted=interrupted,
+    )
+
+
+def train(
+    run,
+    build,
+    batches,
+    validation,
+    *,
+    per_epoch,
+    batch_size,
+    steps,
+    every=None,
+    average=None,
+    callbacks=(),
+    prepare=None,
+    interrupted=None,
+):
+    """Trains a run to its end by batches of any kind, and returns the model.
+
+    On the devices of the run.
+
+    Args:
+        run: `keras_resnet.training.Run`.
+        build: Callable that returns the compiled model of a new run.
+        batches: Function from the first step to endless batches from there.
+        validation: Batches to validate on, or `None`.
+        per_epoch: Integer, batches per epoch.
+        batch_size: Integer, images per batch.
+        steps: Integer, batches in all.
+        every: See `fit`.
+        average: `keras.callbacks.SwapEMAWeights`, to validate and keep the
+            average of the weights. Defaults to `None`.
+        callbacks: Further callbacks.
+        prepare: Function that is called with the model, new or loaded.
+        interrupted: Callable that is called after a Ctrl-C.
+    """
+    from keras_resnet import training
+
+    devices = run.devices
+    per_epoch = min(per_epoch, steps)
+    model = devices.model(build, run.load_last)
+    if prepare is not None:
+        prepare(model)
+    start = training.batches_seen(model)
     verbose = 1 if sys.stdout.isatty() else 2
-    try:
-        with devices.scope():
-            model.fit(
-                batches.training_batches(
-                    data.train,
-                    batch_size,
-                    mean=data.mean,
-                    margin=data.margin if augment else 0,
-                    mirror=data.mirror and augment,
-                    seed=seed,
-                    start=start,
-                    part=devices.part,
-                ),
-                shuffle=False,  # the batches are shuffled already
-                steps_per_epoch=per_epoch,
-                initial_epoch=start // per_epoch,
-                epochs=-(-steps // per_epoch),
-                validation_data=by_epoch,
-                callbacks=[
-                    *callbacks,
-                    *run.callbacks(batch_size, steps, validation, every),
-                ],
-                verbose=verbose if devices.is_first else 0,
-            )
-    except KeyboardInterrupt:
-        if not devices.is_first:
+    if start < steps:
+        try:
+            with devices.scope():
+                model.fit(
+                    batches(start),
+                    shuffle=False,  # the batches are shuffled already
+                    steps_per_epoch=per_epoch,
+                    initial_epoch=start // per_epoch,
+                    epochs=-(-steps // per_epoch),
+                    validation_data=validation if every is None else None,
+                    callbacks=[
+                        *([average] if average else []),
+                        *callbacks,
+                        *run.callbacks(
+                            batch_size, steps, validation, every, average
+                        ),
+                    ],
+                    verbose=verbose if devices.is_first else 0,
+                )
+        except KeyboardInterrupt:
+            if devices.is_first:
+                say_interrupted(run, interrupted)
             raise
-        if interrupted is not None:
-            interrupted()
-        reached = run.history().get("iterations", [0])[-1]
-        print(
-            f"\nInterrupted. {run.path} holds the run up to iteration "
-            f"{reached:.0f}; the same command with --resume goes on from there."
-        )
-        raise
+    if average:
+        keep_average(model, finished=start >= steps)
     return model
+
+
+def say_interrupted(run, interrupted):
+    """Says what is left of a run after a Ctrl-C, and how it goes on."""
+    if interrupted is not None:
+        interrupted()
+    reached = run.history().get("iterations", [0])[-1]
+    print(
+        f"\nInterrupted. {run.path} holds the run up to iteration "
+        f"{reached:.0f}; the same command with --resume goes on from there."
+    )
+
+
+def keep_average(model, finished):
+    """Leaves a trained model with the average of its weights.
+
+    Args:
+        model: `keras.Model`.
+        finished: Whether it was loaded as trained, not trained just now.
+    """
+    import keras
+
+    if finished:
+        # As `fit` does when it ends.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    # Weights and average are now one array, which JAX would give away with
+    # the weights when it evaluates.
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.copy(variable))

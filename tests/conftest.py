@@ -35,6 +35,10 @@ if (
 PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
 if PREPARED is not None:
     os.environ.setdefault("TFDS_DATA_DIR", str(PREPARED))
+# Some images of ImageNet in folders of classes, beside the checkout too.
+IMAGENET_SAMPLE = os.environ.get("IMAGENET_SAMPLE") or next(
+    ROOT.parent.glob("*/imagenet-sample"), None
+)
 
 
 def gradients(layer, x, **kwargs):

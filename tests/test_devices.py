@@ -19,6 +19,7 @@ pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
 import cli  # noqa: E402
 import devices_worker  # noqa: E402
 import fitting  # noqa: E402
+from imagenet_files import image_folder  # noqa: E402
 
 import keras_resnet  # noqa: E402
 from keras_resnet import data, devices, training  # noqa: E402
@@ -235,6 +236,56 @@ def test_recipe(tmp_path, way):
     for status, printed, errors in others:
         assert (status, _own(printed)) == (1, [])
         assert "exists already" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_recipe_of_large_images(tmp_path, way):
+    """The paper's procedure, which needs a mean image and the history."""
+    pytest.importorskip("PIL", reason="the files are written with Pillow")
+    images = tmp_path / "images"
+    image_folder(images / "train", each=6, corrupt=1)
+    image_folder(images / "val", each=3, first=500, corrupt=1)
+    flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
+    flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
+    flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 0.001"
+    recipe = RECIPE.replace("cifar10.py", "imagenet.py")
+    found = {}
+    for name, asked, environments in (
+        ("one", [], [_environment()]),
+        ("two", ["--devices", "2"], WAYS[way]()),
+    ):
+        command = ["-c", recipe, *flags.split(), "--output", tmp_path / name]
+        for status, _, errors in _run([*command, *asked], environments):
+            assert status == 0, errors
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        assert result["validation_images"] == 11
+        assert len(result["unreadable"]) == 2
+        found[name] = result
+    assert found["two"]["devices"]["count"] == 2
+    # What comes of the average is the same: both are far closer to each other
+    # than to the weights that were averaged.
+    last, one, two = (
+        keras.models.load_model(tmp_path / path).variables
+        for path in ("one/last.keras", "one/final.keras", "two/final.keras")
+    )
+    assert _distance(one, two) < 0.05 * _distance(one, last)
+    a, b = (
+        training.read_history(tmp_path / name / "history.csv") for name in found
+    )
+    np.testing.assert_allclose(a["val_loss"], b["val_loss"], rtol=0.15)
+    np.testing.assert_allclose(a["val_error"], b["val_error"], atol=1e-6)
+
+
+def _distance(some, others):
+    """The distance between the values of variables."""
+    return (
+        sum(
+            np.square(_array(a) - _array(b)).sum()
+            for a, b in zip(some, others, strict=True)
+        )
+        ** 0.5
+    )
 
 
 def _own(printed):

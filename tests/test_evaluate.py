@@ -213,6 +213,38 @@ def test_multi_scale_averages_scales(net):
     assert evaluation.SCALES == (224, 256, 384, 480, 640)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_statistics_of_each_pixel_are_averaged_over_pixels(data_format):
+    keras.config.set_image_data_format(data_format)
+    first = data_format == "channels_first"
+    rng = np.random.default_rng(0)
+    mean = 100 + rng.normal(0, 9, (32, 32, 3)).astype("float32")
+    channel = mean.mean(axis=(0, 1))
+    shape = (3, 32, 32) if first else (32, 32, 3)
+    axis = 1 if first else -1
+    models = []
+    for axes, value in (((1, 2, 3), mean), (axis, channel)):
+        if first and axes != axis:
+            value = value.transpose(2, 0, 1)
+        image = keras.Input(shape)
+        x = keras.layers.Normalization(
+            axis=axes, mean=value, variance=4 * np.ones_like(value)
+        )(image)
+        models.append(keras_resnet.ResNet([1], [16], classes=5, input_tensor=x))
+    draw_weights(models[0], 3)
+    models[1].set_weights(models[0].get_weights())
+    x = rng.uniform(0, 255, (2, 40, 48, 3)).astype("float32")
+    x = x.transpose(0, 3, 1, 2) if first else x
+    found, expected = (
+        run(training.fully_convolutional(model, 32), x) for model in models
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found) > 1e-3
+    # And the network itself has them as they are.
+    x = x[:, :, :32, :32] if first else x[:, :32, :32]
+    assert abs(run(models[0], x) - run(models[1], x)).max() > 1e-4
+
+
 def test_networks_that_are_not_fit_are_refused(net):
     body = keras_resnet.ResNet([1], [16], include_top=False)
     with pytest.raises(EvaluationError, match="'avg_pool' and 'head'"):
@@ -221,15 +253,6 @@ def test_networks_that_are_not_fit_are_refused(net):
         training.one_crop(body)
     with pytest.raises(EvaluationError, match="neither a softmax nor"):
         training.one_crop(body, "imagenet")
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Normalization(
-        axis=(1, 2, 3),
-        mean=np.zeros((32, 32, 3)),
-        variance=np.ones((32, 32, 3)),
-    )(image)
-    per_pixel = keras_resnet.ResNet([1], [16], classes=3, input_tensor=x)
-    with pytest.raises(EvaluationError, match="statistics for each pixel"):
-        training.fully_convolutional(per_pixel)
     any_size = keras_resnet.ResNet([1], [16], input_shape=(None, None, 3))
     with pytest.raises(EvaluationError, match="give `size`"):
         training.fully_convolutional(any_size)
@@ -481,8 +504,11 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     )
     assert recipe(*flags, "--preprocessing", "cifar") == 2
     assert "takes raw pixels" in capsys.readouterr().err
-    assert recipe(*flags, "--crops", "multi-scale", "--scales", "8") == 1
-    assert "statistics for each pixel" in capsys.readouterr().err
+    # A mean of each pixel, which at other sizes there is not.
+    flags += ["--output", tmp_path / "scales.json"]
+    assert recipe(*flags, "--crops", "multi-scale", "--scales", "8,10") == 0
+    result = json.loads((tmp_path / "scales.json").read_text())
+    assert result["images"] == 360
 
 
 @needs_tensorflow

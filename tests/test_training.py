@@ -430,3 +430,169 @@ def test_label_smoothing_spreads_a_share_of_the_label():
     assert float(plain(labels, logits)) == pytest.approx(
         float(training.SmoothedCrossentropy(0.0)(labels, logits)), 1e-5
     )
+
+
+# For ImageNet.
+
+
+def test_vectors_may_be_left_out_of_the_decay():
+    start = _model(training.CoupledSGD(0.1, coupled_decay=0.5))
+    weights = [w.copy() for w in start.get_weights()]
+    models = {
+        decays: _model(
+            training.CoupledSGD(0.1, coupled_decay=0.5, decay_vectors=decays)
+        )
+        for decays in (True, False)
+    }
+    none = _model(training.CoupledSGD(0.1, coupled_decay=0))
+    for model in (*models.values(), none):
+        model.train_on_batch(*_batch())
+    everything, matrices = (models[k].get_weights() for k in (True, False))
+    np.testing.assert_allclose(everything[0], matrices[0], atol=1e-6)
+    # -rate * decay * weight is what the decay adds to a first step.
+    for found, plain, weight, decay in zip(
+        matrices, none.get_weights(), weights, (0.5, 0), strict=True
+    ):
+        np.testing.assert_allclose(
+            found - plain, -0.1 * decay * weight, atol=1e-6
+        )
+    copy = keras.optimizers.deserialize(
+        keras.optimizers.serialize(models[False].optimizer)
+    )
+    assert copy.decay_vectors is False
+
+
+def test_lamb_by_hand():
+    """Adam's step, with decay in it, as long as the weights times the rate."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(4, 3)), rng.normal(size=3), np.zeros((2, 2))]
+    variables = [keras.Variable(v.astype("float32")) for v in values]
+    optimizer = training.Lamb(0.1, coupled_decay=0.2)
+    optimizer.build(variables)
+    means = [np.zeros_like(v) for v in values]
+    squares = [np.zeros_like(v) for v in values]
+    for step in range(1, 4):
+        gradients = [rng.normal(size=v.shape) for v in values]
+        optimizer.apply(
+            [ops.convert_to_tensor(g.astype("float32")) for g in gradients],
+            variables,
+        )
+        for i, g in enumerate(gradients):
+            means[i] = 0.9 * means[i] + 0.1 * g
+            squares[i] = 0.999 * squares[i] + 0.001 * g**2
+            update = (means[i] / (1 - 0.9**step)) / (
+                np.sqrt(squares[i] / (1 - 0.999**step)) + 1e-6
+            )
+            if g.ndim > 1:
+                update += 0.2 * values[i]
+                length = np.linalg.norm(values[i])
+                # What begins at zero moves by the step itself.
+                update *= length / np.linalg.norm(update) if length else 1
+            values[i] = values[i] - 0.1 * update
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(variables[i]), values[i], rtol=1e-4
+            )
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == optimizer.get_config()
+    assert copy.coupled_decay == 0.2
+
+
+@pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
+def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
+    x, y = _batch()
+    whole = _model(kind(0.05))
+    parts = _model(kind(0.05, gradient_accumulation_steps=2))
+    for _ in range(3):
+        whole.train_on_batch(x, y)
+        parts.train_on_batch(x[:4], y[:4])
+        parts.train_on_batch(x[4:], y[4:])
+    assert int(parts.optimizer.iterations) == 3
+    assert training.batches_seen(parts) == 6
+    assert training.batches_seen(whole) == 3
+    for one, two in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_warm_up_leads_to_the_schedule():
+    cosine = keras.optimizers.schedules.CosineDecay(1.0, 100)
+    schedule = training.WarmUp(cosine, 10, 0.5)
+    expected = [0.5, (0.5 + float(cosine(10))) / 2]
+    expected += [float(cosine(step)) for step in (10, 60)]
+    np.testing.assert_allclose(
+        _rates(schedule, [0, 5, 10, 60]), expected, rtol=1e-6
+    )
+
+
+def test_plateau_division_goes_on_after_a_resume():
+    errors = [0.9, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.7, 0.7, 0.7, 0.7]
+
+    def rates(stop):
+        """Learning rates of epochs, with a stop after some of them."""
+        found, history = [], {}
+        model = _model(training.CoupledSGD(0.1))
+        for epochs in (range(stop), range(stop, len(errors))):
+            division = training.PlateauDivision(
+                lambda history=history: history,
+                monitor="val_error",
+                mode="min",
+                factor=0.1,
+                patience=3,
+            )
+            division.set_model(model)
+            division.on_train_begin()
+            for epoch in epochs:
+                division.on_epoch_end(epoch, {"val_error": errors[epoch]})
+                found.append(float(model.optimizer.learning_rate))
+            history = {"val_error": errors[:stop]}
+        return found
+
+    straight = rates(0)
+    expected = [0.1] * 4 + [0.01] * 6 + [0.001]
+    np.testing.assert_allclose(straight, expected, rtol=1e-5)
+    for stop in range(1, 11):
+        np.testing.assert_allclose(rates(stop), straight, rtol=1e-5)
+
+
+def test_checkpoint_of_the_average(tmp_path):
+    model = _model(training.CoupledSGD(0.1, use_ema=True, ema_momentum=0.5))
+    average = keras.callbacks.SwapEMAWeights()
+    average.set_model(model)
+    checkpoint = training.Checkpoint(tmp_path / "x.keras", average=average)
+    checkpoint.set_model(model)
+    expected = None
+    for step in range(3):
+        model.train_on_batch(*_batch(step))
+        weights = model.get_weights()
+        expected = [
+            w if expected is None else 0.5 * w + 0.5 * e
+            for w, e in zip(weights, expected or weights, strict=True)
+        ]
+    checkpoint.on_epoch_end(0, {})
+    found = keras.models.load_model(tmp_path / "x.keras").get_weights()
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    for one, two in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="not known to Keras there"
+)
+def test_several_steps_per_execution_are_counted():
+    model = _model(training.CoupledSGD(0.01))
+    model.steps_per_execution = 3
+    history = _fit(
+        model, [training.StopAt(9), training.Pace(8)], epochs=3, steps=6
+    ).history
+    assert int(model.optimizer.iterations) == 9
+    assert history["iterations"] == [6, 9]
+    assert all(rate > 0 for rate in history["images_per_second"])
+
+
+def test_profile_writes_one_trace(tmp_path):
+    model = _model(training.CoupledSGD(0.01))
+    _fit(model, [training.Profile(tmp_path, 2, 2)], epochs=2, steps=6)
+    suffixes = ".xplane.pb", ".pt.trace.json"
+    traces = [p for p in tmp_path.rglob("*") if p.name.endswith(suffixes)]
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 100

@@ -33,6 +33,7 @@ lay_out_like = getattr(_own, "lay_out_like", None)
 max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
 moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
+profiler = _own.profiler
 sgd_step = getattr(_own, "sgd_step", None)
 synchronized_batch_normalization = getattr(
     _own,

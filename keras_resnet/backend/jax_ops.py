@@ -152,3 +152,8 @@ def value_and_gradients(function):
 def vectorized(function, arguments):
     """Maps a function over the first axis of the last of its arguments."""
     return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))
+
+
+def profiler(folder):
+    """Returns a context whose trace is written for TensorBoard."""
+    return jax.profiler.trace(folder)

@@ -153,3 +153,8 @@ def value_and_gradients(function):
         )
 
     return run
+
+
+def profiler(folder):
+    """Returns a context whose trace is written for TensorBoard."""
+    return tf.profiler.experimental.Profile(folder)

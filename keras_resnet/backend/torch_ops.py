@@ -179,3 +179,10 @@ def value_and_gradients(function):
 def vectorized(function, arguments):
     """Maps a function over the first axis of the last of its arguments."""
     return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))
+
+
+def profiler(folder):
+    """Returns a context whose trace is written for TensorBoard."""
+    return torch.profiler.profile(
+        on_trace_ready=torch.profiler.tensorboard_trace_handler(folder)
+    )

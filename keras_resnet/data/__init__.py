@@ -11,7 +11,7 @@ if keras.backend.backend() != "tensorflow":
     # trains. Must come before the first tf.data operation.
     tf.config.set_visible_devices([], "GPU")
 
-from keras_resnet.data import pipeline, resident  # noqa: E402
+from keras_resnet.data import imagenet, pipeline, resident  # noqa: E402
 from keras_resnet.data.augmentation import (  # noqa: E402
     corrections,
     cut,
@@ -31,10 +31,21 @@ from keras_resnet.data.folders import (  # noqa: E402
     image_batches,
     read_image,
 )
+from keras_resnet.data.imagenet import (  # noqa: E402
+    TooManyUnreadableError,
+    Unreadable,
+)
 from keras_resnet.data.passes import draw_pass  # noqa: E402
 from keras_resnet.data.pipeline import (  # noqa: E402
     evaluation_batches,
     training_batches,
+)
+from keras_resnet.data.records import (  # noqa: E402
+    Folder,
+    Records,
+    cached,
+    from_tfds,
+    read_image_of,
 )
 
 # Where batches are prepared: on the host, or on the device that trains.
@@ -44,20 +55,28 @@ __all__ = [
     "DATASETS",
     "INPUTS",
     "DataUnavailableError",
+    "Folder",
     "ImageData",
+    "Records",
     "Split",
+    "TooManyUnreadableError",
+    "Unreadable",
     "UnreadableImageError",
+    "cached",
     "class_folders",
     "corrections",
     "cut",
     "cut_on_device",
     "draw_pass",
     "evaluation_batches",
+    "from_tfds",
     "image_batches",
+    "imagenet",
     "load",
     "pipeline",
     "random_windows",
     "read_image",
+    "read_image_of",
     "resident",
     "training_batches",
 ]

@@ -130,7 +130,10 @@ def _from_tfds(name, data_dir, *, margin, mirror, held_out=5000):
 
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
-        _check_download(builder)
+        check_download(
+            builder,
+            "; or take the digits, which need no download: --dataset digits",
+        )
         builder.download_and_prepare()
     train, test = (
         Split(*map(np.asarray, pair))
@@ -149,7 +152,7 @@ def _from_tfds(name, data_dir, *, margin, mirror, held_out=5000):
     )
 
 
-def _check_download(builder, timeout=5):
+def check_download(builder, instead="", timeout=5):
     """Raises within seconds where TFDS would retry for minutes."""
     url = next(iter(builder.url_infos))
     request = urllib.request.Request(url, method="HEAD")
@@ -163,6 +166,5 @@ def _check_download(builder, timeout=5):
             f"downloaded from {url} ({reason}). Connect to the "
             "internet; or name a folder that holds "
             f"{builder.name}/{builder.version} by --data-dir or "
-            "TFDS_DATA_DIR; or take the digits, which need no download: "
-            "--dataset digits."
+            f"TFDS_DATA_DIR{instead}."
         ) from error

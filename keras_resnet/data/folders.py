@@ -1,6 +1,7 @@
 """Images in files: folders of classes, and decoding."""
 
 import concurrent.futures
+import functools
 import itertools
 import os
 from pathlib import Path
@@ -74,26 +75,40 @@ def read_image(path, channels=3):
         UnreadableImageError: If the file cannot be read or decoded whole.
     """
     try:
-        content = Path(path).read_bytes()
-        # What is not JPEG has no conversion to grey in TensorFlow.
-        image = tf.io.decode_image(
-            content, channels=3, dtype=tf.uint8, expand_animations=False
-        )
+        contents = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImageError(f"{path}: {error.strerror}") from None
+    return decode_image(contents, path, channels)
+
+
+def decode_image(contents, name, channels=3):
+    """Decodes the contents of a file: see `read_image`.
+
+    Args:
+        contents: Bytes.
+        name: What the error is about.
+        channels: See `read_image`.
+    """
+    try:
+        # What is not JPEG has no conversion to grey in TensorFlow.
+        image = tf.io.decode_image(
+            contents, channels=3, dtype=tf.uint8, expand_animations=False
+        )
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())
         reason = reason.removeprefix("{{function_node __wrapped__DecodeImage_")
         reason = reason.partition("}}")[2].strip() or reason
         raise UnreadableImageError(
-            f"{path}: {reason.partition(' [Op:')[0]}"
+            f"{name}: {reason.partition(' [Op:')[0]}"
         ) from None
     if not tf.size(image):
-        raise UnreadableImageError(f"{path}: an image without pixels")
+        raise UnreadableImageError(f"{name}: an image without pixels")
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
-def image_batches(paths, batch_size=32, *, channels=3, on_error=None):
+def image_batches(
+    paths, batch_size=32, *, channels=3, on_error=None, read=None
+):
     """Decodes files in order, on several threads, ahead of their use.
 
     Args:
@@ -103,6 +118,8 @@ def image_batches(paths, batch_size=32, *, channels=3, on_error=None):
         on_error: Function that gets the `UnreadableImageError` of a file that
             cannot be read, which is then left out. Defaults to `None`, which
             raises it.
+        read: Function from an entry of `paths` to its image, instead of
+            `read_image`, for images that are in no files of their own.
 
     Yields:
         A list of images and a list of their places in `paths`. Together they
@@ -110,12 +127,11 @@ def image_batches(paths, batch_size=32, *, channels=3, on_error=None):
         or empty.
     """
     paths = list(paths)
+    read = read or functools.partial(read_image, channels=channels)
     with concurrent.futures.ThreadPoolExecutor() as pool:
 
         def submit(places):
-            return [
-                (i, pool.submit(read_image, paths[i], channels)) for i in places
-            ]
+            return [(i, pool.submit(read, paths[i])) for i in places]
 
         batches = (
             range(start, min(start + batch_size, len(paths)))

@@ -83,17 +83,12 @@ def part_of(batch_size, part):
 def for_evaluation(split, batch_size, part, divisor):
     """Lays out all images of a split in batches, for one or more devices.
 
-    Devices take parts of equal size of each batch, and batches are of equal
-    size, so some places at the end may have to stay empty. Means over a batch
-    count every place; with the weights all images together count as much as
-    all places, so that loss and weighted metrics are those of the images.
-
     Args:
         split: `Split`.
         batch_size: Integer, images of a batch, about.
         part: See `part_of`.
-        divisor: Integer, what the size of each batch must divide by. `None`
-            is the number of parts, and no layout at all for one part.
+        divisor: See `laid_out`. `None` is the number of parts, and no layout
+            at all for one part.
 
     Returns:
         Tuple of a list of arrays (the images, the labels, and float32 weights
@@ -102,17 +97,38 @@ def for_evaluation(split, batch_size, part, divisor):
     arrays = [split.images, split.labels]
     if divisor is None and part == (0, 1):
         return arrays, batch_size
-    n = len(split)
+    places, weights, entries = laid_out(len(split), batch_size, part, divisor)
+    arrays = [array[places] for array in arrays]
+    return [*arrays, weights] if (weights != 1).any() else arrays, entries
+
+
+def laid_out(n, batch_size, part, divisor):
+    """Lays out images by number in batches of equal size, for some devices.
+
+    Devices take parts of equal size of each batch, so some places at the end
+    may have to stay empty. Means over a batch count every place; with the
+    weights all images together count as much as all places, so that loss and
+    weighted metrics are those of the images.
+
+    Args:
+        n: Integer, number of images.
+        batch_size: Integer, images of a batch, about.
+        part: See `part_of`.
+        divisor: Integer, what the size of each batch must divide by. `None`
+            is the number of parts.
+
+    Returns:
+        Tuple of the image for each place of this part, any for an empty one;
+        float32 weights, 0 for an empty one; and the places of a batch.
+    """
     divisor = divisor or part[1]
     batches = -(-n // batch_size)
     size = -(-n // (batches * divisor)) * divisor
     mine = part_of(size, part)
     places = np.arange(batches * size).reshape(batches, size)[:, mine].ravel()
     empty = places >= n
-    arrays = [array[np.where(empty, 0, places)] for array in arrays]
-    if batches * size > n:
-        arrays.append(np.where(empty, 0, batches * size / n).astype("float32"))
-    return arrays, mine.stop - mine.start
+    weights = np.where(empty, 0, batches * size / n).astype("float32")
+    return np.where(empty, 0, places), weights, mine.stop - mine.start
 
 
 def pad(images, margin):

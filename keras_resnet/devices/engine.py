@@ -174,8 +174,22 @@ class Devices:
             sys.exit(1)
         return result if self.is_first else received
 
+    def gather(self, value):
+        """Returns the values that all processes have, in order, in each.
+
+        Args:
+            value: What can be pickled.
+        """
+        if self.processes == 1:
+            return [value]
+        return list(map(pickle.loads, self._gather(pickle.dumps(value))))
+
     def _broadcast(self, data):
         """Returns the bytes that the first process has, in all of them."""
+        raise NotImplementedError
+
+    def _gather(self, data):
+        """Returns a list of the bytes that each process has, in all."""
         raise NotImplementedError
 
     def model(self, build, load=lambda: None):

@@ -74,3 +74,12 @@ class JaxDevices(Devices):
         # Another process has other bytes, and of other number.
         data = np.resize(np.frombuffer(data, "uint8"), int(size))
         return multihost_utils.broadcast_one_to_all(data).tobytes()
+
+    def _gather(self, data):
+        from jax.experimental import multihost_utils
+
+        sizes = multihost_utils.process_allgather(np.int32(len(data)))
+        padded = np.zeros(max(sizes), "uint8")
+        padded[: len(data)] = np.frombuffer(data, "uint8")
+        found = multihost_utils.process_allgather(padded)
+        return [row[:n].tobytes() for row, n in zip(found, sizes, strict=True)]

@@ -70,3 +70,8 @@ class TorchDevices(Devices):
         box = [data]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def _gather(self, data):
+        found = [None] * self.processes
+        torch.distributed.all_gather_object(found, data)
+        return found

@@ -6,8 +6,11 @@ from keras_resnet.training.callbacks import (
     FailOnDivergence,
     Interruptible,
     Pace,
+    PlateauDivision,
+    Profile,
     StepEvaluation,
     StopAt,
+    batches_seen,
     steps_done,
 )
 from keras_resnet.training.evaluation import (
@@ -20,7 +23,7 @@ from keras_resnet.training.evaluation import (
     ten_crops,
 )
 from keras_resnet.training.losses import SmoothedCrossentropy, crossentropy
-from keras_resnet.training.optimizers import CoupledSGD
+from keras_resnet.training.optimizers import CoupledSGD, Lamb
 from keras_resnet.training.runs import (
     Run,
     RunError,
@@ -28,7 +31,7 @@ from keras_resnet.training.runs import (
     read_history,
     write_atomically,
 )
-from keras_resnet.training.schedules import one_cycle, step_decay
+from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
 
 __all__ = [
     "Checkpoint",
@@ -37,12 +40,17 @@ __all__ = [
     "EvaluationError",
     "FailOnDivergence",
     "Interruptible",
+    "Lamb",
     "Pace",
+    "PlateauDivision",
+    "Profile",
     "Run",
     "RunError",
     "SmoothedCrossentropy",
     "StepEvaluation",
     "StopAt",
+    "WarmUp",
+    "batches_seen",
     "crossentropy",
     "environment",
     "evaluate",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
 
 
@@ -15,6 +16,15 @@ def steps_done(model):
     """Returns the optimizer steps that a model has behind it."""
     # `int` alone does not know TensorFlow's variables of several devices.
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def batches_seen(model):
+    """Returns the batches that a model was trained on.
+
+    As many as steps, unless its optimizer accumulates gradients.
+    """
+    each = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+    return steps_done(model) * each
 
 
 def save_atomically(model, path):
@@ -42,10 +52,13 @@ class Checkpoint(keras.callbacks.Callback):
             when this value is lower than ever before. Defaults to `None`,
             every epoch.
         best: Float, the lowest value so far. Defaults to infinity.
+        average: `keras.callbacks.SwapEMAWeights`, whose average is saved as
+            the model's weights. Defaults to `None`: the weights are saved.
     """
 
-    def __init__(self, path, monitor=None, best=math.inf):
+    def __init__(self, path, monitor=None, best=math.inf, average=None):
         super().__init__()
+        self.average = average
         self.path = path
         self.monitor = monitor
         self.best = best
@@ -56,7 +69,13 @@ class Checkpoint(keras.callbacks.Callback):
             if not value < self.best:
                 return
             self.best = value
+        if self.average is None:
+            save_atomically(self.model, self.path)
+            return
+        # It swaps for a test what it should swap for the file.
+        self.average.on_test_begin()
         save_atomically(self.model, self.path)
+        self.average.on_test_end()
 
 
 class StepEvaluation(keras.callbacks.Callback):
@@ -176,8 +195,9 @@ class StopAt(keras.callbacks.Callback):
     """Ends training after an exact number of steps, within an epoch too.
 
     Args:
-        steps: Integer, optimizer steps in all, those before a resume
-            included.
+        steps: Integer, batches in all, those before a resume included: steps
+            of the optimizer, unless it accumulates gradients over several
+            batches. A multiple of `steps_per_execution`.
     """
 
     def __init__(self, steps):
@@ -185,12 +205,93 @@ class StopAt(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_begin(self, logs=None):
-        self._done = steps_done(self.model)
+        self._done = batches_seen(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self._done
 
     def on_train_batch_end(self, batch, logs=None):
-        self._done += 1
+        self._done = self._before + batch + 1
         if self._done >= self.steps:
             self.model.stop_training = True
+
+
+class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
+    """`keras.callbacks.ReduceLROnPlateau` that goes on after a resume.
+
+    Keras's forgets at the beginning of a training what it has seen. The
+    learning rate itself is the optimizer's and is saved with it.
+
+    Args:
+        history: Function that returns the logs of earlier epochs, a
+            dictionary of lists with those of `monitor` (see `read_history`).
+        **kwargs: Arguments of `keras.callbacks.ReduceLROnPlateau`.
+    """
+
+    def __init__(self, history, **kwargs):
+        super().__init__(**kwargs)
+        self._history = history
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        model, verbose = self.model, self.verbose
+        seen = self._history().get(self.monitor, [])
+        # It is shown the past with an optimizer that nobody uses.
+        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        stand_in = keras.Sequential()
+        stand_in.optimizer = keras.optimizers.SGD(rate)
+        self.verbose = 0
+        self._set_monitor_op()
+        self.set_model(stand_in)
+        for epoch, value in enumerate(seen):
+            self.on_epoch_end(epoch, {self.monitor: value})
+        self.set_model(model)
+        self.verbose = verbose
+
+
+class Profile(keras.callbacks.Callback):
+    """Writes a trace of some batches, for TensorBoard's profiler.
+
+    By the profiler of the backend. PyTorch's is a JSON file, which TensorBoard
+    shows with the plugin torch-tb-profiler, and any Chrome by itself.
+
+    Args:
+        folder: Path of TensorBoard's folder.
+        first: Integer, batches before the trace begins. Defaults to `5`: the
+            first ones compile.
+        batches: Integer, batches in the trace. Defaults to `5`.
+    """
+
+    def __init__(self, folder, first=5, batches=5):
+        super().__init__()
+        self.folder = str(folder)
+        self.first = first
+        self.batches = batches
+        self._seen = 0
+        self._trace = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self._seen
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._seen = self._before + batch + 1
+        if self._trace is None and not self._over and self._seen >= self.first:
+            self._trace = profiler(self.folder)
+            self._trace.__enter__()
+        elif self._trace and self._seen >= self.first + self.batches:
+            self._stop()
+
+    _over = False
+
+    def _stop(self):
+        if self._trace:
+            self._trace.__exit__(None, None, None)
+            self._over = True
+        self._trace = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        # A validation is no part of it.
+        self._stop()
 
 
 class DivergenceError(ArithmeticError):
@@ -238,13 +339,14 @@ class Pace(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._last = time.perf_counter()
         if self._steps == 0:
-            self._first = self._last
-        self._steps += 1
+            self._first, self._compiled = self._last, batch + 1
+        self._steps = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
-        elapsed, steps = self._last - self._first, self._steps - 1
+        elapsed = self._last - self._first
+        steps = self._steps - self._compiled
         if steps == 0:
-            elapsed, steps = self._last - self._begin, 1
+            elapsed, steps = self._last - self._begin, self._steps
         logs["iterations"] = steps_done(self.model)
         _add_errors(logs)
         logs["seconds"] = time.perf_counter() - self._begin

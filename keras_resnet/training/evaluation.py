@@ -62,6 +62,10 @@ def fully_convolutional(model, size=None):
     averaged. For images of `size` x `size` there is one position, and the
     probabilities are those of `model`. The layers are shared with `model`.
 
+    Statistics of each pixel, which images of other sizes do not have, are
+    replaced by their averages over all pixels; with them the two networks
+    differ for images of `size` x `size` too.
+
     The paper does not say whether scores are averaged before or after the
     softmax; here it is after, as with crops.
 
@@ -87,14 +91,6 @@ def fully_convolutional(model, size=None):
             "convolutional: it has no layers 'avg_pool' and 'head', as the "
             "networks of this package with their top have."
         )
-    for layer in model.layers:
-        axes = getattr(layer, "axis", None)
-        if isinstance(layer, layers.Normalization) and np.size(axes) > 1:
-            raise EvaluationError(
-                f"Model {model.name!r} takes images of one size alone: its "
-                f"layer {layer.name!r} has statistics for each pixel. It can "
-                "be evaluated with one crop."
-            )
     size = size or _input_size(model)
     logits = _gives_logits(model)
     first = keras.config.image_data_format() == "channels_first"
@@ -120,6 +116,8 @@ def fully_convolutional(model, size=None):
         return layer(*args, **kwargs)
 
     def everywhere(layer, *args, **kwargs):
+        if _of_each_pixel(layer):
+            return _of_each_channel(layer, 1 if first else -1)(args[0])
         if layer.name == "avg_pool":
             x = layers.Permute((2, 3, 1))(args[0]) if first else args[0]
             return layers.AveragePooling2D(
@@ -343,6 +341,26 @@ def _input_size(model):
             f"was trained: give `size`. Its input: {model.inputs[0].shape}"
         )
     return rows
+
+
+def _of_each_pixel(layer):
+    """Whether a layer subtracts a mean that differs by pixel."""
+    return isinstance(layer, layers.Normalization) and np.size(layer.axis) > 1
+
+
+def _of_each_channel(layer, axis):
+    """Returns a normalization with the statistics' averages over pixels."""
+    mean, variance = (
+        np.moveaxis(ops.convert_to_numpy(value), axis, -1)
+        for value in (layer.mean, layer.variance)
+    )
+    return layers.Normalization(
+        axis=axis,
+        mean=mean.mean(axis=(0, 1, 2)),
+        variance=variance.mean(axis=(0, 1, 2)),
+        dtype=layer.dtype_policy,
+        name=layer.name,
+    )
 
 
 def _gives_logits(model):

@@ -1,6 +1,7 @@
-"""The paper's optimizer."""
+"""Optimizers with the weight decay of their papers."""
 
 import keras
+from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.blocks import register
@@ -26,6 +27,8 @@ class CoupledSGD(keras.optimizers.SGD):
         momentum: Float in [0, 1]. Defaults to `0.9`.
         nesterov: Boolean, whether to look ahead. Defaults to `False`.
         coupled_decay: Float, the paper's weight decay. Defaults to `1e-4`.
+        decay_vectors: Boolean, whether weights of one dimension decay too:
+            those of normalizations, and biases. Defaults to `True`.
         **kwargs: Other arguments of `keras.optimizers.SGD`.
 
     Reference: He et al. 2015, sections 3.4 and 4.2.
@@ -37,6 +40,7 @@ class CoupledSGD(keras.optimizers.SGD):
         momentum=0.9,
         nesterov=False,
         coupled_decay=1e-4,
+        decay_vectors=True,
         name="coupled_sgd",
         **kwargs,
     ):
@@ -53,6 +57,11 @@ class CoupledSGD(keras.optimizers.SGD):
                 f"Received: coupled_decay={coupled_decay}"
             )
         self.coupled_decay = coupled_decay
+        self.decay_vectors = decay_vectors
+
+    def _decay_of(self, variable):
+        vector = len(variable.shape) < 2
+        return 0 if vector and not self.decay_vectors else self.coupled_decay
 
     def build(self, variables):
         super().build(variables)
@@ -68,27 +77,95 @@ class CoupledSGD(keras.optimizers.SGD):
                 grads, trainable_variables, learning_rate
             )
             return
-        velocities = None
-        if self.momentum:
-            velocities = [
-                self.momentums[self._get_variable_index(v)]._value
-                for v in trainable_variables
-            ]
-        backend.sgd_step(
-            [v._value for v in trainable_variables],
-            list(grads),
-            velocities,
-            keras.ops.cast(learning_rate, "float32"),
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            decay=self.coupled_decay,
-        )
+        groups = {}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            group = groups.setdefault(self._decay_of(variable), ([], []))
+            group[0].append(gradient)
+            group[1].append(variable)
+        for decay, (gradients, variables) in groups.items():
+            velocities = None
+            if self.momentum:
+                velocities = [
+                    self.momentums[self._get_variable_index(v)]._value
+                    for v in variables
+                ]
+            backend.sgd_step(
+                [v._value for v in variables],
+                gradients,
+                velocities,
+                keras.ops.cast(learning_rate, "float32"),
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                decay=decay,
+            )
 
     def update_step(self, gradient, variable, learning_rate):
-        if self.coupled_decay:
+        decay = self._decay_of(variable)
+        if decay:
             gradient = keras.ops.cast(gradient, variable.dtype)
-            gradient = gradient + self.coupled_decay * variable
+            gradient = gradient + decay * variable
         super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "coupled_decay": self.coupled_decay,
+            "decay_vectors": self.decay_vectors,
+        }
+
+
+@register
+class Lamb(keras.optimizers.Lamb):
+    """LAMB with weight decay as in its paper.
+
+    The decay is part of the step whose length is made that of the weights
+    times the learning rate. Weights of one dimension, those of normalizations
+    and biases, neither decay nor have the length of their step changed, as in
+    the implementations of timm and NVIDIA: Keras's own LAMB does that to them
+    too, so that what begins at zero hardly moves, and its `weight_decay` is
+    apart from the step.
+
+    Args:
+        learning_rate: Float or schedule. Defaults to `0.001`.
+        coupled_decay: Float, the weight decay. Defaults to `0.01`.
+        epsilon: Float. Defaults to `1e-6`.
+        **kwargs: Other arguments of `keras.optimizers.Lamb`.
+
+    Reference: You et al. 2019, "Large Batch Optimization for Deep Learning".
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        coupled_decay=0.01,
+        epsilon=1e-6,
+        name="lamb",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs
+        )
+        self.coupled_decay = coupled_decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        i = self._get_variable_index(variable)
+        m, v = self._momentums[i], self._velocities[i]
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        mean = m / (1 - ops.power(self.beta_1, step))
+        deviation = ops.sqrt(v / (1 - ops.power(self.beta_2, step)))
+        update = mean / (deviation + self.epsilon)
+        if len(variable.shape) > 1:
+            update = update + self.coupled_decay * variable
+            weight = ops.sqrt(ops.sum(ops.square(variable)))
+            length = ops.sqrt(ops.sum(ops.square(update)))
+            usable = ops.logical_and(weight > 0, length > 0)
+            ratio = weight / ops.where(usable, length, 1.0)
+            update = ops.where(usable, ratio, 1.0) * update
+        self.assign_sub(variable, rate * update)
 
     def get_config(self):
         return {**super().get_config(), "coupled_decay": self.coupled_decay}

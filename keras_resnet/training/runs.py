@@ -146,7 +146,14 @@ class Run:
         """
         return read_history(self / name)
 
-    def callbacks(self, batch_size, steps, validation_data=None, every=None):
+    def callbacks(
+        self,
+        batch_size,
+        steps,
+        validation_data=None,
+        every=None,
+        average=None,
+    ):
         """Returns the callbacks that keep this folder up to date, in order.
 
         Args:
@@ -157,6 +164,8 @@ class Run:
             every: Integer, steps between two evaluations on
                 `validation_data`. Defaults to `None`: `fit` evaluates, after
                 epochs.
+            average: `keras.callbacks.SwapEMAWeights`, for `best.keras` to
+                have the average. Defaults to `None`.
         """
         # What every process does, so that all of them do the same.
         callbacks = [
@@ -176,16 +185,21 @@ class Run:
             ),
         ]
         if validation_data is not None:
-            callbacks.append(self._choose_best(validation_data, every))
+            callbacks.append(self._choose_best(validation_data, every, average))
         # Last, so that whatever it vouches for has been written.
         return [*callbacks, Checkpoint(self / "last.keras")]
 
-    def _choose_best(self, validation_data, every):
+    def _choose_best(self, validation_data, every, average):
         """Returns the callback that keeps the best model."""
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
-        best = Checkpoint(self / "best.keras", monitor="val_error", best=best)
+        best = Checkpoint(
+            self / "best.keras",
+            monitor="val_error",
+            best=best,
+            average=average,
+        )
         if every is None:
             return best
         log = keras.callbacks.CSVLogger(self / history, append=True)

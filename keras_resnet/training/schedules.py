@@ -1,6 +1,9 @@
 """Learning rates, as Keras schedules: functions of the step alone."""
 
+from keras import ops
 from keras.optimizers import schedules
+
+from keras_resnet.blocks import register
 
 
 def step_decay(learning_rate, steps, warmup_steps=0, warmup_rate=None):
@@ -52,3 +55,42 @@ def one_cycle(learning_rate, steps, warmup=0.25):
         warmup_target=learning_rate,
         warmup_steps=up,
     )
+
+
+@register
+class WarmUp(schedules.LearningRateSchedule):
+    """Another schedule, with a linear way up to it.
+
+    Args:
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`. It is
+            not delayed: its steps are those of the whole training.
+        steps: Integer, steps of the way up, at least 1.
+        first: Float, the learning rate at step 0. Defaults to `0`.
+
+    Reference: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section
+    2.2.
+    """
+
+    def __init__(self, schedule, steps, first=0.0):
+        super().__init__()
+        self.schedule = schedule
+        self.steps = steps
+        self.first = first
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        last = self.schedule(self.steps)
+        way = self.first + (last - self.first) * step / self.steps
+        return ops.where(step < self.steps, way, self.schedule(step))
+
+    def get_config(self):
+        return {
+            "schedule": schedules.serialize(self.schedule),
+            "steps": self.steps,
+            "first": self.first,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = schedules.deserialize(config["schedule"])
+        return cls(**{**config, "schedule": schedule})

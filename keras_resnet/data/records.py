@@ -1,0 +1,372 @@
+"""Encoded images by number: files in folders of classes, or TFRecord files.
+
+A training that is a function of its step reads images in any order, so both
+can be asked for any of their images at once.
+"""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.datasets import (
+    DataUnavailableError,
+    check_download,
+)
+from keras_resnet.data.folders import (
+    UnreadableImageError,
+    class_folders,
+    decode_image,
+)
+
+# A record is its length, a checksum of that, the data, a checksum of them.
+HEADER, FOOTER = 12, 4
+TARS = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+CACHE_INFO = "cache.json"
+# Images per file of a cache: about 500 MB.
+PER_SHARD = 10_000
+
+
+class Folder:
+    """The images in a folder that has a folder for each class.
+
+    Args:
+        folder: Path.
+        class_names: Sequence of strings, the classes in order, for a folder
+            that need not have all of them. Defaults to the folder's own,
+            sorted.
+
+    Raises:
+        DataUnavailableError: If there are no such images, or some of another
+            class.
+    """
+
+    def __init__(self, folder, class_names=None):
+        found = class_folders(folder)
+        self.class_names = tuple(class_names or found)
+        unknown = sorted({*found} - {*self.class_names})
+        if unknown:
+            raise DataUnavailableError(
+                f"{folder} has {len(unknown)} folders of other classes than "
+                f"the training images: {', '.join(unknown[:5])}"
+            )
+        number = {name: i for i, name in enumerate(self.class_names)}
+        files = [(p, number[name]) for name in found for p in found[name]]
+        self.paths = [str(path) for path, _ in files]
+        self.labels = np.array([label for _, label in files], "int32")
+        self._constants = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def name(self, i):
+        """Returns the name of an image, for people."""
+        return self.paths[i]
+
+    def contents(self, i):
+        """Returns the bytes of an image."""
+        return Path(self.paths[i]).read_bytes()
+
+    def label(self, i):
+        """Returns the class of an image, an integer."""
+        return int(self.labels[i])
+
+    def read(self, i):
+        """Returns bytes and class of an image, for tf.data."""
+        if self._constants is None:
+            with tf.init_scope():
+                self._constants = tf.constant(self.paths), self.labels
+        paths, labels = self._constants
+        return tf.io.read_file(tf.gather(paths, i)), tf.gather(labels, i)
+
+
+class Records:
+    """The images in TFRecord files of `tf.train.Example`s.
+
+    The places of all records are found out first, by their headers, which
+    takes seconds per million; then any record can be read. The files must be
+    on a disk, not behind a URL.
+
+    Args:
+        files: Sequence of paths, in order.
+        class_names: Sequence of strings.
+
+    Raises:
+        DataUnavailableError: If a file is missing or ends in mid-record.
+    """
+
+    def __init__(self, files, class_names):
+        self.class_names = tuple(class_names)
+        self._files = [os.fspath(file) for file in files]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            places = list(pool.map(_places, self._files))
+        self._file = np.repeat(
+            np.arange(len(places), dtype="int32"), [len(p) for p in places]
+        )
+        self._places = np.concatenate([np.zeros((0, 2), "int64"), *places])
+
+    def __len__(self):
+        return len(self._places)
+
+    def _record(self, i):
+        offset, length = self._places[i]
+        with open(self._files[self._file[i]], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(length), int(offset))
+
+    def _features(self, i):
+        return tf.train.Example.FromString(self._record(i)).features.feature
+
+    def name(self, i):
+        """Returns the name of an image, for people."""
+        found = self._features(i)["file_name"].bytes_list.value
+        file = Path(self._files[self._file[i]]).name
+        return found[0].decode() if found else f"record {i}, in {file}"
+
+    def contents(self, i):
+        """Returns the bytes of an image."""
+        return self._features(i)["image"].bytes_list.value[0]
+
+    def label(self, i):
+        """Returns the class of an image, an integer."""
+        return self._features(i)["label"].int64_list.value[0]
+
+    def read(self, i):
+        """Returns bytes and class of an image, for tf.data."""
+        record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
+        found = tf.io.parse_single_example(
+            tf.ensure_shape(record, ()),
+            {
+                "image": tf.io.FixedLenFeature((), tf.string),
+                "label": tf.io.FixedLenFeature((), tf.int64),
+            },
+        )
+        return found["image"], tf.cast(found["label"], tf.int32)
+
+
+def _places(file):
+    """Returns offset and length of each record's data, `(records, 2)`."""
+    try:
+        size = os.path.getsize(file)
+        places, offset = [], 0
+        with open(file, "rb", buffering=0) as source:
+            while offset < size:
+                header = os.pread(source.fileno(), 8, offset)
+                (length,) = struct.unpack("<Q", header.ljust(8, b"\xff"))
+                places.append((offset + HEADER, length))
+                offset += HEADER + length + FOOTER
+    except OSError as error:
+        raise DataUnavailableError(f"{file}: {error.strerror}") from None
+    if offset != size:
+        raise DataUnavailableError(
+            f"{file} ends in the middle of record {len(places)}: it was not "
+            "written to its end, or is no TFRecord file."
+        )
+    return np.array(places, "int64").reshape(-1, 2)
+
+
+def from_tfds(name, split, data_dir=None, manual_dir=None):
+    """Returns the images of a dataset of TensorFlow Datasets.
+
+    `imagenet2012` is prepared from its two original tar files if it is not
+    yet; other datasets are downloaded.
+
+    Args:
+        name: String, `"imagenet2012"`, `"imagenette"`, or any other with
+            images and labels, as `tfds.builder` takes it.
+        split: String, `"train"` or `"validation"`.
+        data_dir: Folder of TensorFlow Datasets. Defaults to the environment
+            variable `TFDS_DATA_DIR`, else to `~/tensorflow_datasets`.
+        manual_dir: Folder of the tar files. Defaults to
+            `downloads/manual` in `data_dir`.
+
+    Returns:
+        `Records`.
+
+    Raises:
+        DataUnavailableError: If the data are neither prepared nor can be.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        _prepare(builder, manual_dir)
+    info = builder.info
+    if split not in info.splits:
+        raise DataUnavailableError(
+            f"{builder.data_path} has no images of the part {split!r}, only "
+            f"{', '.join(map(repr, info.splits))}: it was prepared without "
+            "them. Move it away, and prepare it anew with all tar files."
+        )
+    if info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise DataUnavailableError(
+            f"{builder.data_path} is of the format {info.file_format.value!r}, "
+            "and only 'tfrecord' can be read: convert it by tfds "
+            "convert_format."
+        )
+    records = Records(
+        info.splits[split].filepaths, info.features["label"].names
+    )
+    if len(records) != info.splits[split].num_examples:
+        raise DataUnavailableError(
+            f"{builder.data_path} has {len(records):,} images of the part "
+            f"{split!r} and should have "
+            f"{info.splits[split].num_examples:,}: prepare it anew."
+        )
+    return records
+
+
+def _prepare(builder, manual_dir):
+    import tensorflow_datasets as tfds
+
+    folder = builder.data_path.parent.parent
+    if builder.name == "imagenet2012":
+        manual = Path(manual_dir or folder / "downloads" / "manual")
+        missing = [tar for tar in TARS if not (manual / tar).is_file()]
+        if missing:
+            raise DataUnavailableError(
+                f"imagenet2012 is not prepared in {folder}, and {manual} has "
+                f"no {' and no '.join(missing)} to prepare it from. Get them "
+                "from https://image-net.org/download-images (for which one "
+                "registers), and name their folder by --manual-dir; or name "
+                "a folder that holds prepared data by --data-dir or "
+                "TFDS_DATA_DIR."
+            )
+        manual_dir = manual
+    else:
+        check_download(builder)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=manual_dir and os.fspath(manual_dir),
+            compute_stats=tfds.download.ComputeStatsMode.SKIP,
+            try_download_gcs=False,
+        )
+    )
+
+
+def cached(source, folder, side, unreadable, quality=95):
+    """Returns images made smaller once, to be decoded faster in each pass.
+
+    Images whose shorter side is over `side` pixels are resized to it, with
+    antialiasing, and stored as JPEG; others are stored as they are. They lie
+    in TFRecord files in `folder`, which are made if they are not there: in a
+    folder beside it, which takes its name when it is complete.
+
+    Args:
+        source: `Folder` or `Records`.
+        folder: Path.
+        side: Integer, pixels.
+        unreadable: `Unreadable`, for images that are then left out.
+        quality: Integer, of the JPEG. Defaults to `95`.
+
+    Returns:
+        `Records`.
+
+    Raises:
+        DataUnavailableError: If `folder` holds something else.
+    """
+    folder = Path(folder)
+    asked = {"side": side, "quality": quality, "images": len(source)}
+    if not folder.exists():
+        _write_cache(source, folder, asked, unreadable)
+    try:
+        found = json.loads((folder / CACHE_INFO).read_text())
+    except (OSError, ValueError):
+        raise DataUnavailableError(
+            f"{folder} exists and is no cache of images: choose another "
+            "folder by --cache."
+        ) from None
+    if {key: found.get(key) for key in asked} != asked or tuple(
+        found["class_names"]
+    ) != source.class_names:
+        raise DataUnavailableError(
+            f"{folder} is a cache of other images: {found['images']:,} of "
+            f"{len(found['class_names'])} classes at {found['side']} pixels. "
+            "Remove it, or choose another folder by --cache."
+        )
+    return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
+
+
+def _write_cache(source, folder, asked, unreadable):
+    from keras_resnet.data.imagenet import readable
+
+    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    partial.mkdir(parents=True)
+
+    def smaller(contents):
+        image = tf.io.decode_image(contents, 3, expand_animations=False)
+        size = tf.shape(image)[:2]
+        shorter = tf.reduce_min(size)
+
+        def resize():
+            image_ = tf.image.resize(
+                image, size * asked["side"] // shorter, antialias=True
+            )
+            image_ = tf.cast(
+                tf.round(tf.clip_by_value(image_, 0, 255)), "uint8"
+            )
+            return tf.io.encode_jpeg(image_, quality=asked["quality"])
+
+        return tf.cond(shorter > asked["side"], resize, lambda: contents)
+
+    found = readable(source, smaller, tf.TensorSpec((), tf.string), unreadable)
+    writer = None
+    try:
+        for count, (contents, label, i) in enumerate(found.as_numpy_iterator()):
+            if count % PER_SHARD == 0:
+                if writer:
+                    writer.close()
+                file = partial / f"{count // PER_SHARD:05}.tfrecord"
+                writer = tf.io.TFRecordWriter(str(file))
+            writer.write(_example(contents, label, source.name(i)))
+        writer.close()
+        info = asked | {"class_names": source.class_names}
+        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n")
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            # Another process was first.
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _example(contents, label, name):
+    def feature(**kwargs):
+        return tf.train.Feature(**kwargs)
+
+    of_bytes = tf.train.BytesList
+    features = {
+        "image": feature(bytes_list=of_bytes(value=[contents])),
+        "label": feature(int64_list=tf.train.Int64List(value=[label])),
+        "file_name": feature(bytes_list=of_bytes(value=[name.encode()])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString()
+
+
+def read_image_of(source, i):
+    """Decodes an image of a source.
+
+    Args:
+        source: `Folder` or `Records`.
+        i: Integer.
+
+    Returns:
+        See `folders.read_image`.
+
+    Raises:
+        UnreadableImageError: If it cannot be decoded whole.
+    """
+    try:
+        contents = source.contents(i)
+    except OSError as error:
+        raise UnreadableImageError(
+            f"{source.name(i)}: {error.strerror}"
+        ) from None
+    return decode_image(contents, source.name(i))

@@ -1,0 +1,619 @@
+"""ImageNet's input: sources, decoding, augmentation, order."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="images come by tf.data")
+pytest.importorskip("PIL", reason="the files are written with Pillow")
+
+from conftest import IMAGENET_SAMPLE  # noqa: E402
+from imagenet_files import (  # noqa: E402
+    CMYK,
+    PNG,
+    encoded,
+    image_folder,
+    imagenet_tars,
+    jpeg,
+    picture,
+    write,
+)
+
+from keras_resnet import data, preprocessing  # noqa: E402
+from keras_resnet.data import (  # noqa: E402
+    imagenet,
+    randaugment,
+    records,
+    sampling,
+)
+
+SMALL = {"image_size": 32}
+
+
+def _take(dataset, n):
+    return list(dataset.take(n).as_numpy_iterator())
+
+
+def _seed(i, j=0):
+    return tf.constant([j, i], tf.int64)
+
+
+def _drawn(draw, n, dtype):
+    """What a function draws from `n` seeds, as an array."""
+
+    @tf.function
+    def all_of_them():
+        return tf.map_fn(
+            lambda i: draw(tf.stack([tf.zeros((), tf.int64), i])),
+            tf.range(n, dtype=tf.int64),
+            fn_output_signature=dtype,
+        )
+
+    return all_of_them().numpy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """20 images of 4 classes."""
+    return image_folder(tmp_path_factory.mktemp("images") / "train")
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return data.Folder(folder)
+
+
+# Decoding.
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")],
+)
+def test_a_part_is_that_of_the_whole_image(kind, mode):
+    image = picture(3)
+    contents = encoded(image, kind, mode)
+    found = imagenet.decode(tf.constant(contents), lambda size: (9, 20, 33, 40))
+    found = np.asarray(found).astype(int)
+    if mode == "L":
+        grey = image @ [0.299, 0.587, 0.114]
+        image = np.repeat(grey[..., None], 3, axis=-1)
+    expected = image[9:42, 20:60].astype(int)
+    assert found.shape == (33, 40, 3)
+    # What JPEG loses at quality 95 of a smooth image.
+    assert abs(found - expected).mean() < (0.01 if kind == "PNG" else 2)
+    # And exactly what the whole image has there, but for its edges, where
+    # the colours of neighbours take part.
+    whole = tf.io.decode_image(contents, 3).numpy().astype(int)
+    inside = found - whole[9:42, 20:60]
+    assert not inside[2:-2, 2:-2].any()
+
+
+def test_paper_box_draws_sides_and_corners_evenly():
+    size = np.array([300, 500], "int32")
+    boxes = _drawn(lambda seed: sampling.paper_box(size, seed), 2000, tf.int32)
+    assert (boxes[:, 2] == boxes[:, 3]).all()
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    # Shorter sides of 256 to 480: what 224 is of them, of 300 rows.
+    shorter = 300 * 224 / boxes[:, 2]
+    assert 478 < shorter.max() < 482
+    assert 255 < shorter.min() < 257
+    error = 65 / np.sqrt(len(boxes))
+    assert abs(shorter.mean() - 368) < 5 * error
+    places = boxes[:, :2] / (size - boxes[:, 2:])
+    assert abs(places.mean(axis=0) - 0.5).max() < 5 * 0.29 / np.sqrt(2000)
+    assert places.min() == 0
+    assert places.max() == 1
+    # The smallest of images.
+    assert list(sampling.paper_box(np.array([1, 1]), _seed(1))) == [0, 0, 1, 1]
+
+
+def test_inception_box_keeps_area_and_proportions():
+    size = np.array([300, 400], "int32")
+    boxes = _drawn(
+        lambda seed: sampling.inception_box(size, seed), 300, tf.int32
+    )
+    assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    area = boxes[:, 2] * boxes[:, 3] / 120_000
+    assert 0.07 < area.min() < 0.15
+    assert 0.85 < area.max() <= 1
+    ratio = boxes[:, 3] / boxes[:, 2]
+    assert 0.73 < ratio.min() < 0.8
+    assert 1.25 < ratio.max() < 1.36
+
+
+def test_colors_shift_along_principal_components():
+    shifts = _drawn(sampling.color_shift, 3000, tf.float32)
+    vectors = np.array(sampling.EIGENVECTORS)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-3)
+    deviations = 255 * 0.1 * np.array(sampling.EIGENVALUES)
+    expected = vectors @ np.diag(deviations**2) @ vectors.T
+    np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.1)
+    assert abs(shifts.mean(axis=0)).max() < 5 * 3.3 / np.sqrt(3000)
+
+
+# Order.
+
+
+def test_batches_are_a_function_of_their_step(source):
+    kwargs = SMALL | {
+        "box": "paper",
+        "color": True,
+        "magnitude": 5,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "seed": 3,
+    }
+    batches = _take(imagenet.training_batches(source, 6, **kwargs), 5)
+    again = _take(imagenet.training_batches(source, 6, start=3, **kwargs), 2)
+    for one, two in zip(batches[3:], again, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+    other = _take(
+        imagenet.training_batches(source, 6, **kwargs | {"seed": 4}), 1
+    )
+    assert (other[0][0] != batches[0][0]).any()
+    images, labels = batches[0]
+    assert images.shape == (6, 32, 32, 3)
+    assert images.dtype == np.float32
+    assert labels.shape == (6, 4)
+
+
+def test_every_image_once_a_pass_in_the_order_drawn(tmp_path):
+    # A class for each image, so that labels tell images.
+    source = data.Folder(image_folder(tmp_path, classes=7, each=1))
+    labels = [y for _, y in _take(imagenet.training_batches(source, 3), 7)]
+    found = np.concatenate(labels).argmax(axis=1)
+    expected = [
+        data.draw_pass(7, number, margin=0, mirror=False, seed=0)[:, 0]
+        for number in range(3)
+    ]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+def test_images_are_boxes_resized_and_mirrored(source):
+    """Against NumPy and the whole image, for whole-image boxes."""
+    drawn = data.draw_pass(20, 0, margin=0, mirror=False, seed=5)[:, 0]
+    images, labels = _take(
+        imagenet.training_batches(
+            source, 20, box="paper", image_size=32, seed=5
+        ),
+        1,
+    )[0]
+    mirrored = 0
+    for place, (image, label, i) in enumerate(
+        zip(images, labels, drawn, strict=True)
+    ):
+        assert label[source.label(i)] == 1
+        whole = np.asarray(data.read_image_of(source, i)).astype("float32")
+        seed = tf.constant([5, 4 * place], tf.int64)
+        row, column, rows, columns = np.asarray(
+            sampling.paper_box(np.array(whole.shape[:2], "int32"), seed)
+        )
+        part = whole[row : row + rows, column : column + columns]
+        expected = np.asarray(tf.image.resize(part, (32, 32), antialias=True))
+        straight = abs(image - expected).mean()
+        flipped = abs(image[:, ::-1] - expected).mean()
+        assert min(straight, flipped) < 0.5
+        assert max(straight, flipped) > 1
+        mirrored += flipped < straight
+    assert 3 <= mirrored <= 17
+
+
+def test_sizes_grow_with_the_steps(source):
+    kwargs = {"image_size": (16, 24, 32), "steps_per_size": 2}
+    batches = imagenet.training_batches(source, 4, **kwargs)
+    assert [len(x[0]) for x, _ in _take(batches, 7)] == [
+        *(16, 16, 24, 24, 32, 32, 32)
+    ]
+    kwargs |= {"mixup": 0.5, "cutmix": 1.0}
+    resumed = imagenet.training_batches(source, 4, start=3, **kwargs)
+    assert [len(x[0]) for x, _ in _take(resumed, 2)] == [24, 32]
+    with pytest.raises(ValueError, match="steps_per_size"):
+        imagenet.training_batches(source, 4, image_size=(16, 24))
+
+
+def test_parts_of_processes_are_the_batch(source):
+    kwargs = SMALL | {"box": "paper", "color": True, "seed": 3, "start": 2}
+    whole = _take(imagenet.training_batches(source, 6, **kwargs), 3)
+    parts = [
+        _take(imagenet.training_batches(source, 6, part=(i, 2), **kwargs), 3)
+        for i in range(2)
+    ]
+    for step, expected in enumerate(whole):
+        for i, array in enumerate(expected):
+            found = np.concatenate([part[step][i] for part in parts])
+            np.testing.assert_array_equal(found, array)
+    # Each process mixes the images that it has, by a seed of its own.
+    mixed = [
+        _take(
+            imagenet.training_batches(
+                source, 6, part=(i, 2), mixup=1.0, **kwargs
+            ),
+            1,
+        )[0][1]
+        for i in range(2)
+    ]
+    shares = [y[y > 0].min() for y in mixed]
+    assert shares[0] != shares[1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "divisor"), [(6, 1, 4), (6, 2, 4), (20, 2, None)]
+)
+def test_several_devices_validate_each_image_once(
+    tmp_path, batch, processes, divisor
+):
+    source = data.Folder(image_folder(tmp_path, classes=19, each=1, corrupt=0))
+    broken = tmp_path / "class3" / "0.JPEG"
+    broken.write_bytes(broken.read_bytes()[:100])
+    counted, places, sizes = np.zeros(19), 0, set()
+    for i in range(processes):
+        unreadable = data.Unreadable(source, share=0.1)
+        batches = imagenet.evaluation_batches(
+            source,
+            batch,
+            image_size=32,
+            resize=40,
+            part=(i, processes),
+            divisor=divisor,
+            unreadable=unreadable,
+        )
+        for images, labels, weights in _take(batches, 9):
+            np.add.at(counted, labels.argmax(axis=1), weights * labels.any(1))
+            places += len(images)
+            sizes.add(len(images))
+            assert np.isfinite(images).all()
+        assert set(unreadable) <= {str(broken)}
+    assert len(sizes) == 1
+    # Means over all places are those of the images.
+    expected = np.full(19, places / 19)
+    expected[source.paths.index(str(broken))] = 0
+    np.testing.assert_allclose(counted, expected, rtol=1e-6)
+
+
+# Files that cannot be read.
+
+
+def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
+    for i in range(10):
+        write(tmp_path / f"class{i}" / "x.JPEG", jpeg(i))
+    broken = tmp_path / "class4" / "x.JPEG"
+    source = data.Folder(tmp_path)
+    kwargs = SMALL | {"seed": 1}
+    intact = _take(imagenet.training_batches(source, 4, **kwargs), 6)
+    broken.write_bytes(jpeg(4)[:200])
+    unreadable = data.Unreadable(source, share=0.1)
+    found = _take(
+        imagenet.training_batches(source, 4, unreadable=unreadable, **kwargs), 6
+    )
+    orders = [
+        data.draw_pass(10, number, margin=0, mirror=False, seed=1)[:, 0]
+        for number in range(4)
+    ]
+    expected = order = np.concatenate(orders)
+    expected = np.where(order == 4, np.roll(order, -1), order)[:24]
+    images, labels = map(np.concatenate, zip(*found, strict=True))
+    np.testing.assert_array_equal(labels.argmax(axis=1), expected)
+    # All others are what they would have been.
+    others = order[:24] != 4
+    assert 1 < (~others).sum() < 4
+    images_before = np.concatenate([x for x, _ in intact])
+    np.testing.assert_array_equal(images[others], images_before[others])
+    assert list(unreadable.reasons) == [str(broken)]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"skipped: {broken}: ")
+
+    strict = data.Unreadable(source, share=0.09)
+    with pytest.raises(tf.errors.OpError):
+        _take(
+            imagenet.training_batches(source, 4, unreadable=strict, **kwargs), 6
+        )
+    assert isinstance(strict.error, data.TooManyUnreadableError)
+    assert "1 of 10" in str(strict.error)
+    assert "0.09" in str(strict.error)
+
+
+def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
+    source = data.Folder(image_folder(tmp_path, corrupt=1))
+    unreadable = data.Unreadable(source, share=0.1)
+    batches = _take(
+        imagenet.evaluation_batches(
+            source, 6, image_size=32, resize=40, unreadable=unreadable
+        ),
+        9,
+    )
+    # Of at most 6 such that the last of 20 is not a small one: 5, less one.
+    assert [len(x) for x, _ in batches] == [4, 5, 5, 5]
+    images, labels = map(np.concatenate, zip(*batches, strict=True))
+    readable = [i for i in range(20) if i != 4]
+    np.testing.assert_array_equal(
+        labels.argmax(axis=1), [source.label(i) for i in readable]
+    )
+    assert list(unreadable.reasons) == [source.name(4)]
+    for image, i in zip(images, readable, strict=True):
+        whole = np.asarray(data.read_image_of(source, i))
+        whole = preprocessing.resize_shorter_side(whole, 40)
+        expected = preprocessing.center_crop(whole, 32)
+        np.testing.assert_allclose(image, expected, atol=0.01)
+
+
+def test_mean_image(source, tmp_path, monkeypatch):
+    images = [
+        x
+        for batch, _ in imagenet.evaluation_batches(
+            source, image_size=32, resize=32
+        ).as_numpy_iterator()
+        for x in batch
+    ]
+    found = imagenet.mean_image(source, image_size=32, resize=32)
+    np.testing.assert_allclose(found, np.mean(images, axis=0), atol=1e-3)
+    monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
+    found = imagenet.mean_image(source, image_size=32, resize=32)
+    np.testing.assert_allclose(found, (images[0] + images[-1]) / 2, atol=1e-3)
+    corrupt = data.Folder(image_folder(tmp_path, corrupt=5))
+    with pytest.raises(data.TooManyUnreadableError, match="1 of 20"):
+        imagenet.mean_image(corrupt, image_size=32)
+
+
+# RandAugment, mixup, cutmix.
+
+SHADE = picture(8, 40, 40) // 2 + np.random.default_rng(0).integers(
+    60, size=(40, 40, 3), dtype="uint8"
+)
+
+
+def _pillow(name, level, sign):
+    """What Pillow makes of an image, or `None` where it has other rules."""
+    from PIL import Image, ImageEnhance, ImageOps
+
+    image = Image.fromarray(SHADE)
+    factor = max(0.1, 1 + sign * level * 0.9)
+    if name in ("color", "contrast", "brightness", "sharpness"):
+        return getattr(ImageEnhance, name.title())(image).enhance(factor)
+
+    def affine(*places):
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            places,
+            Image.Resampling.BILINEAR,
+            fillcolor=tuple(map(int, randaugment.FILL)),
+        )
+
+    return {
+        "auto_contrast": lambda: ImageOps.autocontrast(image),
+        "equalize": lambda: ImageOps.equalize(image),
+        "invert": lambda: ImageOps.invert(image),
+        "posterize": lambda: ImageOps.posterize(image, 4 - int(level * 4)),
+        "solarize": lambda: ImageOps.solarize(image, 256 - int(level * 256)),
+        "solarize_add": lambda: Image.fromarray(
+            np.where(
+                SHADE < 128, np.minimum(SHADE + int(level * 110), 255), SHADE
+            ).astype("uint8")
+        ),
+        "rotate": lambda: image.rotate(
+            # Clockwise is positive here.
+            sign * level * 30,
+            Image.Resampling.BILINEAR,
+            fillcolor=tuple(map(int, randaugment.FILL)),
+        ),
+        "shear_x": lambda: affine(1, sign * level * 0.3, 0, 0, 1, 0),
+        "shear_y": lambda: affine(1, 0, 0, sign * level * 0.3, 1, 0),
+        "translate_x": lambda: affine(1, 0, sign * level * 18, 0, 1, 0),
+        "translate_y": lambda: affine(1, 0, 0, 0, 1, sign * level * 18),
+    }[name]()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    "change", randaugment.CHANGES, ids=lambda f: f.__name__
+)
+def test_changes_are_pillows(change, sign):
+    image = tf.constant(SHADE.astype("float32"))
+    found = change(image, tf.constant(0.6), tf.constant(float(sign))).numpy()
+    expected = np.asarray(_pillow(change.__name__, 0.6, sign)).astype(float)
+    assert found.shape == expected.shape
+    moved = change.__name__.startswith(("rotate", "shear", "translate"))
+    # Pillow has other edges; and it rounds.
+    inside = (slice(2, -2),) * 2
+    difference = abs(found - expected)[inside if moved else ...]
+    assert np.median(difference) <= 1
+    assert difference.mean() < (3 if moved else 1.1)
+    assert abs(found - SHADE).mean() > 1
+
+
+def test_rand_augment_is_mild_or_strong_and_sometimes_nothing():
+    image = tf.constant(SHADE.astype("float32"))
+
+    def changes(magnitude):
+        return _drawn(
+            lambda seed: abs(
+                randaugment.rand_augment(image, seed, magnitude) - image
+            ),
+            60,
+            tf.float32,
+        )
+
+    none = (changes(6).max(axis=(1, 2, 3)) < 1e-3).mean()
+    # Each of two operations has a chance of 1/2.
+    assert 0.05 < none < 0.5
+    assert changes(2).mean() < changes(9).mean()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_gives_labels_the_share_of_their_image(kind):
+    n = 8
+    # Images of one value each, so that the mean of a mixture tells shares.
+    values = np.linspace(10, 240, n, dtype="float32")
+    images = np.tile(values[:, None, None, None], (1, 64, 64, 3))
+    labels = np.eye(n, dtype="float32")
+    mixed, shares = map(
+        np.asarray,
+        sampling.mixer(**{kind: 1.0})(images, labels, _seed(4)),
+    )
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    assert ((shares > 0).sum(axis=1) <= 2).all()
+    assert ((shares > 0.05) & (shares < 0.95)).any()
+    # A box of whole pixels is up to one row and column larger or smaller.
+    tolerance = 230 * 2 * 65 / 64**2 if kind == "cutmix" else 0.1
+    np.testing.assert_allclose(
+        mixed.mean(axis=(1, 2, 3)), shares @ values, atol=tolerance
+    )
+    unlike = [len(np.unique(image.round(2))) for image in mixed]
+    assert max(unlike) == (2 if kind == "cutmix" else 1)
+    mix = sampling.mixer(**{kind: 1.0})
+    again = mix(images, labels, _seed(4))
+    np.testing.assert_array_equal(again[0], mixed)
+    other = mix(images, labels, _seed(5))
+    assert (np.asarray(other[0]) != mixed).any()
+
+
+def test_mixup_and_cutmix_take_turns():
+    images = np.arange(4, dtype="float32")[:, None, None, None]
+    images = np.tile(images, (1, 16, 16, 3))
+    labels = np.eye(4, dtype="float32")
+    mix = sampling.mixer(mixup=1.0, cutmix=1.0)
+    boxes = [
+        max(
+            len(np.unique(np.round(image, 3)))
+            for image in np.asarray(mix(images, labels, _seed(i))[0])
+        )
+        for i in range(12)
+    ]
+    assert {1, 2} == set(boxes)
+
+
+# TensorFlow Datasets.
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    """Tar files in ImageNet's format, of 7 and 3 images."""
+    pytest.importorskip("tensorflow_datasets")
+    images = {
+        "n01440764": {f"n01440764_{i}.JPEG": jpeg(i) for i in range(5)},
+        "n01739381": {CMYK: encoded(picture(11), mode="CMYK")},
+        "n02105855": {PNG: encoded(picture(12), "PNG")},
+    }
+    return imagenet_tars(tmp_path_factory.mktemp("tars"), images, 3)
+
+
+def test_imagenet_is_prepared_from_its_tar_files(tars, tmp_path):
+    source = data.from_tfds("imagenet2012", "train", tmp_path, tars)
+    assert len(source) == 7
+    assert len(source.class_names) == 1000
+    assert source.class_names[0] == "n01440764"
+    by_name = {source.name(i): i for i in range(7)}
+    assert {CMYK, PNG, "n01440764_3.JPEG"} <= {*by_name}
+    for name, seed in ((CMYK, 11), (PNG, 12), ("n01440764_3.JPEG", 3)):
+        i = by_name[name]
+        assert source.class_names[source.label(i)] == name.partition("_")[0]
+        image = np.asarray(data.read_image_of(source, i)).astype(int)
+        assert abs(image - picture(seed)).mean() < 4
+        contents, label = source.read(tf.constant(i, tf.int64))
+        assert contents.numpy() == source.contents(i)
+        assert label.numpy() == source.label(i)
+    # Now it is prepared: no tar file is asked for.
+    validation = data.from_tfds("imagenet2012", "validation", tmp_path)
+    images, labels = _take(
+        imagenet.evaluation_batches(validation, image_size=32, resize=40), 1
+    )[0]
+    assert images.shape == (3, 32, 32, 3)
+    assert labels.shape == (3, 1000)
+    images, labels = _take(imagenet.training_batches(source, 7, **SMALL), 1)[0]
+    assert (labels[:, 0] == 1).sum() == 5
+
+
+def test_missing_tar_files_are_named(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(data.DataUnavailableError) as caught:
+        data.from_tfds("imagenet2012", "train", tmp_path)
+    for words in ("img_train.tar", "img_val.tar", "--manual-dir", "--data-dir"):
+        assert words in str(caught.value)
+
+
+def test_a_broken_record_file_is_noticed(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i in range(3):
+            writer.write(records._example(jpeg(i), i, f"{i}.JPEG"))
+    source = data.Records([path], "abc")
+    assert [source.name(i) for i in range(3)] == [f"{i}.JPEG" for i in range(3)]
+    for length in (1, 100):
+        path.write_bytes(path.read_bytes()[:-length])
+        with pytest.raises(data.DataUnavailableError, match="middle of record"):
+            data.Records([path], "abc")
+    with pytest.raises(data.DataUnavailableError, match="No such file"):
+        data.Records([tmp_path / "none"], "abc")
+
+
+# Cache.
+
+
+def test_a_cache_has_smaller_images_once(tmp_path):
+    source = data.Folder(image_folder(tmp_path / "train", corrupt=1))
+    unreadable = data.Unreadable(source, share=0.1)
+    small = data.cached(source, tmp_path / "cache", 68, unreadable)
+    assert len(small) == 19
+    assert list(unreadable.reasons) == [source.name(4)]
+    readable = [i for i in range(20) if i != 4]
+    for i, j in enumerate(readable):
+        assert small.name(i) == source.name(j)
+        assert small.label(i) == source.label(j)
+        image = np.asarray(data.read_image_of(small, i))
+        if min(np.asarray(data.read_image_of(source, j)).shape[:2]) < 68:
+            assert small.contents(i) == source.contents(j)
+        else:
+            assert image.shape == (68, 83, 3)
+    assert len(list((tmp_path / "cache").glob("*.tfrecord"))) == 1
+    assert not list(tmp_path.glob(".partial*"))
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
+    again = data.cached(source, tmp_path / "cache", 68, unreadable)
+    assert len(again) == 19
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    with pytest.raises(data.DataUnavailableError, match="of other images"):
+        data.cached(source, tmp_path / "cache", 60, unreadable)
+    with pytest.raises(data.DataUnavailableError, match="no cache"):
+        data.cached(source, tmp_path / "train", 60, unreadable)
+    info = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    assert info["side"] == 68
+
+
+# Real images.
+
+
+@pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")
+def test_real_images():
+    source = data.Folder(IMAGENET_SAMPLE)
+    unreadable = data.Unreadable(source, share=0)
+    batches = imagenet.training_batches(
+        source, 48, box="paper", color=True, unreadable=unreadable, **SMALL
+    )
+    images, _ = _take(batches, 1)[0]
+    # As ImageNet's are: mean about (124, 116, 104), deviation about 70.
+    np.testing.assert_allclose(
+        images.mean(axis=(0, 1, 2)), randaugment.FILL, atol=20
+    )
+    assert 50 < images.std() < 90
+    count = sum(
+        len(x)
+        for x, _ in imagenet.evaluation_batches(
+            source, image_size=32, resize=36, unreadable=unreadable
+        )
+    )
+    assert count == len(source)
+    assert not unreadable.reasons
+
+
+def test_backend_is_untouched():
+    """Keras's layers go back from TensorFlow to the backend that trains."""
+    images = np.zeros((2, 8, 8, 3), "float32")
+    labels = np.eye(2, dtype="float32")
+    sampling.mixer(mixup=1.0)(images, labels, _seed(1))
+    mixup = keras.layers.MixUp(0.5)
+    assert mixup.backend._backend == keras.backend.backend()

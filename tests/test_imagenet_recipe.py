@@ -1,0 +1,453 @@
+"""`recipes/imagenet.py`, and `recipes/evaluate.py` on what it leaves."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
+pytest.importorskip("PIL", reason="the files are written with Pillow")
+
+import cli  # noqa: E402
+import evaluate  # noqa: E402
+import imagenet  # noqa: E402
+from conftest import IMAGENET_SAMPLE, ROOT  # noqa: E402
+from imagenet_files import (  # noqa: E402
+    CMYK,
+    PNG,
+    encoded,
+    image_folder,
+    imagenet_tars,
+    jpeg,
+    picture,
+)
+
+from keras_resnet import training  # noqa: E402
+
+RECIPE = "recipes/imagenet.py"
+BACKEND = keras.backend.backend()
+# 18 layers on 32 pixels: seconds on any backend.
+TINY = ("--depth", "18", "--image-size", "32", "--test-size", "32")
+TINY += ("--test-resize", "36")
+LATER = ("--mean", "channel", "--schedule", "cosine")
+
+
+def _settings(*flags):
+    return imagenet.settle(imagenet.make_parser().parse_args(flags))
+
+
+@pytest.fixture
+def _policy():
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 images to train on, one of them corrupt, and 11 to validate on."""
+    path = tmp_path_factory.mktemp("images")
+    image_folder(path / "train", each=6, corrupt=1)
+    image_folder(path / "val", each=3, first=500, corrupt=1)
+    return path
+
+
+def _from(folder, *flags):
+    return [
+        *("--dataset", "folder", "--folder", str(folder), *TINY),
+        *("--batch-size", "8", "--max-unreadable", "0.1", *flags),
+    ]
+
+
+def _run(flags, status=0, main=imagenet):
+    """Runs a recipe in this process, which has loaded its backend."""
+    found = 0
+    try:
+        cli.run(main.make_parser(), main.main, list(map(str, flags)))
+    except SystemExit as caught:
+        found = caught.code
+    assert found == status
+
+
+def _history(folder, name="history.csv"):
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _weights(folder, name="final.keras"):
+    return keras.models.load_model(folder / name).get_weights()
+
+
+# Settings.
+
+
+def test_the_default_is_the_papers_procedure():
+    s = _settings()
+    assert (s.depth, s.steps, s.batch_size) == (50, 600_000, 256)
+    assert (s.schedule, s.learning_rate, s.weight_decay) == (
+        "plateau",
+        0.1,
+        1e-4,
+    )
+    assert (s.sampling, s.mean, s.color) == ("paper", "pixel", True)
+    assert (s.image_size, s.bottleneck_stride) == (224, "1x1")
+
+
+def test_goyal_scales_the_rate_with_the_batch():
+    assert _settings("--preset", "goyal").learning_rate == 0.1
+    s = _settings("--preset", "goyal", "--batch-size", "8192")
+    assert s.learning_rate == pytest.approx(3.2)
+    assert (s.epochs, s.zero_init, s.decay_vectors) == (90, True, False)
+    # 156 steps an epoch: warm-up from 0.1, then divided after 30, 60, 80.
+    rate = imagenet.learning_rate(s, 90 * 156, 156)
+    at = [0, 2.5, 5, 29.9, 30.1, 59.9, 60.1, 79.9, 80.1, 89.9]
+    found = [float(rate(epoch * 156)) for epoch in at]
+    expected = [
+        0.1,
+        1.65,
+        3.2,
+        3.2,
+        *(0.32,) * 2,
+        *(0.032,) * 2,
+        *(0.0032,) * 2,
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    again = keras.optimizers.schedules.deserialize(
+        keras.optimizers.schedules.serialize(rate)
+    )
+    assert float(again(100)) == float(rate(100))
+
+
+def test_other_schedules():
+    s = _settings("--preset", "a3")
+    rate = imagenet.learning_rate(s, 1000, 10)
+    assert float(rate(0)) == 0
+    assert float(rate(25)) == pytest.approx(4e-3, rel=0.01)
+    assert float(rate(500)) == pytest.approx(4e-3, rel=0.01)
+    assert float(rate(1000)) == pytest.approx(0, abs=1e-6)
+    s = _settings("--schedule", "exponential")
+    rate = imagenet.learning_rate(s, 1000, 10)
+    assert float(rate(500)) == pytest.approx(0.1 * 1e-3**0.5, rel=1e-3)
+    assert imagenet.learning_rate(_settings(), 1000, 10) == 0.1
+
+
+def test_fast_grows():
+    s = _settings("--preset", "fast")
+    sizes = imagenet.sizes(s, 16)
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {128, 160, 192}
+    assert sizes[11:] == [192] * 5
+    assert imagenet.sizes(s, 1) == [128]
+    assert imagenet.sizes(_settings(), 3) == [224] * 3
+
+
+def test_presets_name_only_settings():
+    fields = {field.name for field in dataclasses.fields(imagenet.Settings)}
+    assert all({*preset} <= fields for preset in imagenet.PRESETS.values())
+
+
+def test_folders_are_named_by_what_presets_do_not_say():
+    def name(*flags):
+        return imagenet.name_of(_settings(*flags), "jax")
+
+    assert name() == "imagenet2012-resnet50B-paper-jax-seed0"
+    assert name("--preset", "goyal", "--ema", "0.9").endswith(
+        "-goyal-ema0.9-jax-seed0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dept", "20"], ["--dept", "--help"]),
+        (["--depth", "20"], ["--depth", "20", "18, 34"]),
+        (["--preset", "b"], ["--preset", "'b'", "'goyal'"]),
+        (["--steps", "5", "--epochs", "1"], ["--steps", "--epochs"]),
+        (["--plain", "--shortcut", "B"], ["--plain", "--shortcut"]),
+        (["--dataset", "folder"], ["--folder"]),
+        (["--folder", "x"], ["--folder", "--dataset folder"]),
+        (
+            ["--dataset", "imagenette", "--manual-dir", "x"],
+            ["--manual-dir", "imagenet2012"],
+        ),
+        (["--cache", "x"], ["--cache", "--cache-side"]),
+        (["--cache-side", "400"], ["--cache-side", "--cache"]),
+        (["--warmup-epochs", "1"], ["--warmup-epochs", "--schedule"]),
+        (["--warmup-rate", "1", *LATER], ["--warmup-rate", "--warmup-epochs"]),
+        (["--plain", "--zero-init"], ["--zero-init", "--plain"]),
+        (
+            ["--preset", "a3", "--no-decay-vectors"],
+            ["--decay-vectors", "--optimizer sgd"],
+        ),
+        (["--accumulate", "3"], ["--accumulate 3", "256"]),
+        (["--image-size", "160"], ["--mean pixel", "160", "224"]),
+        (["--test-resize", "200"], ["--test-resize 200", "224"]),
+        (["--ema", "1"], ["--ema"]),
+        (["--rand-augment", "11"], ["--rand-augment"]),
+        (["--every", "5"], ["--every", "plateau"]),
+        ([*LATER, "--every", "5", "--ema", "0.9"], ["--every", "--ema"]),
+        (["--max-unreadable", "2"], ["--max-unreadable", "'2'"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
+    _run(flags, 2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def test_help_explains_every_flag(capsys):
+    parser = imagenet.make_parser()
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for action in parser._actions:
+        assert action.help
+        assert action.option_strings[-1] in text
+
+
+def test_help_does_not_wait_for_keras(run_python):
+    code = (
+        "import sys; sys.path.insert(0, 'recipes'); import imagenet; "
+        "imagenet.make_parser(); assert 'keras' not in sys.modules"
+    )
+    run_python("-c", code)
+
+
+# Models.
+
+
+@pytest.mark.usefixtures("_policy")
+def test_flags_reach_the_model():
+    s = _settings("--preset", "a3", "--depth", "18", "--ema", "0.9")
+    model = imagenet.build(s, 12, 1e-3)
+    assert isinstance(model.optimizer, training.Lamb)
+    assert model.optimizer.coupled_decay == 0.02
+    assert model.optimizer.ema_momentum == 0.9
+    assert model.inputs[0].shape == (None, None, None, 3)
+    how = model.preprocessing
+    assert (how.size, how.resize, how.interpolation) == (224, 236, "bicubic")
+    assert isinstance(model.loss, keras.losses.BinaryCrossentropy)
+    s = _settings("--preset", "goyal", "--depth", "18", "--accumulate", "2")
+    model = imagenet.build(s, 12, 0.1)
+    assert not model.optimizer.decay_vectors
+    assert model.optimizer.gradient_accumulation_steps == 2
+    assert not _settings("--preset", "goyal", "--plain").zero_init
+    gamma = model.get_layer("stage2_block1").bn2.gamma
+    assert not keras.ops.convert_to_numpy(gamma).any()
+    s = _settings("--depth", "18", "--precision", "bfloat16")
+    mean = np.full((224, 224, 3), 100, "float32")
+    model = imagenet.build(s, 12, 0.1, mean)
+    assert model.get_layer("stage1_block1").compute_dtype == "bfloat16"
+    assert model.get_layer("per_pixel_mean").compute_dtype == "float32"
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """Folder and flags of one small run of two epochs of the paper's."""
+    path = tmp_path_factory.mktemp("recipe") / "run"
+    flags = _from(folder, "--epochs", "2", "--learning-rate", "0.01")
+    result = subprocess.run(
+        [sys.executable, RECIPE, *flags, "--output", path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return path, flags, result
+
+
+def test_a_run_leaves_everything(finished):
+    path, _, process = finished
+    assert {p.name for p in path.iterdir()} == {
+        "best.keras",
+        "curves.png",
+        "final.keras",
+        "history.csv",
+        "last.keras",
+        "result.json",
+        "settings.json",
+        "tensorboard",
+    }
+    result = json.loads((path / "result.json").read_text())
+    assert result["iterations"] == 6
+    assert result["training_images"] == 24
+    assert result["validation_images"] == 11
+    assert len(result["unreadable"]) == 2
+    assert process.stderr.count("skipped: ") == 2
+    assert "2 images could not be decoded" in process.stdout
+    history = _history(path)
+    assert [int(row["iterations"]) for row in history] == [3, 6]
+    assert result["validation_error"] == pytest.approx(
+        float(history[-1]["val_error"]), abs=1e-4
+    )
+    assert f"{100 * result['validation_error']:.2f} %" in process.stdout
+
+
+@pytest.mark.parametrize("crops", ["1", "10", "multi-scale"])
+def test_what_a_run_leaves_can_be_evaluated(
+    finished, folder, tmp_path, capsys, crops
+):
+    path, _, _ = finished
+    output = tmp_path / "result.json"
+    flags = ["--weights", path / "final.keras", "--folder", folder / "val"]
+    if crops == "multi-scale":
+        flags += ["--scales", "32,40"]
+    flags += ["--crops", crops, "--output", output]
+    _run(flags, main=evaluate)
+    result = json.loads(output.read_text())
+    assert result["images"] == 11
+    assert len(result["unreadable"]) == 1
+    if crops == "1":
+        left = json.loads((path / "result.json").read_text())
+        assert 1 - result["top1"] == pytest.approx(
+            left["validation_error"], abs=1e-4
+        )
+        assert result["preprocessing"]["resize"] == 36
+
+
+def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
+    finished, tmp_path
+):
+    path, flags, _ = finished
+    other = tmp_path / "run"
+    flags = [*flags, "--output", str(other)]
+    process = subprocess.Popen(
+        [sys.executable, RECIPE, *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (other / "last.keras").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "--resume" in out
+    _run([*flags, "--resume"])
+    assert len(_history(other)) == 2
+    for one, two in zip(_weights(path), _weights(other), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("_policy")
+def test_too_many_unreadable_images_end_a_run(folder, tmp_path, capsys):
+    flags = _from(folder, "--epochs", "1", *LATER)
+    flags += ["--output", tmp_path / "run", "--max-unreadable", "0.01"]
+    _run(flags, 1)
+    error = capsys.readouterr().err.splitlines()
+    assert "TensorFlow" not in error[-1]
+    assert "of 24 images cannot be decoded" in error[-1]
+    assert "0.01" in error[-1]
+
+
+@pytest.mark.usefixtures("_policy")
+def test_a3_trains_with_everything(folder, tmp_path, capsys):
+    """Growing images, mixing, averages, accumulation, a cache, a profile."""
+    flags = _from(folder, "--preset", "a3", "--epochs", "2")
+    flags += ["--first-size", "32", "--image-size", "64", "--ema", "0.5"]
+    flags += ["--accumulate", "2", "--warmup-epochs", "1"]
+    flags += ["--cache", tmp_path / "cache", "--cache-side", "68"]
+    flags += ["--profile", "--output", tmp_path / "run"]
+    _run(flags)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["iterations"] == 6
+    assert result["training_images"] == 23
+    traces = [
+        p.name
+        for p in (tmp_path / "run" / "tensorboard").rglob("*")
+        if p.name.endswith((".xplane.pb", ".pt.trace.json"))
+    ]
+    assert len(traces) == 1
+    # The last epoch's validation was of the average, which is the end's.
+    row = _history(tmp_path / "run")[-1]
+    assert result["validation_error"] == pytest.approx(
+        float(row["val_error"]), abs=1e-4
+    )
+    last = _weights(tmp_path / "run", "last.keras")
+    final = _weights(tmp_path / "run")
+    assert any((a != b).any() for a, b in zip(last, final, strict=True))
+
+
+@pytest.mark.usefixtures("_policy")
+def test_steps_per_execution(folder, tmp_path, capsys):
+    flags = _from(folder, "--epochs", "2", *LATER)
+    flags += ["--output", tmp_path / "run", "--steps-per-execution"]
+    if BACKEND == "torch":
+        _run([*flags, "3"], 2)
+        assert "PyTorch" in capsys.readouterr().err
+        return
+    _run([*flags, "2"], 2)
+    assert "these do: 3" in capsys.readouterr().err
+    _run([*flags, "3"])
+    rows = _history(tmp_path / "run")
+    assert [int(row["iterations"]) for row in rows] == [3, 6]
+
+
+@pytest.mark.usefixtures("_policy")
+def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
+    """Prepared by TensorFlow Datasets, trained on, evaluated."""
+    pytest.importorskip("tensorflow_datasets")
+    images = {
+        "n01440764": {f"n01440764_{i}.JPEG": jpeg(i) for i in range(5)},
+        "n01739381": {CMYK: encoded(picture(11), mode="CMYK")},
+        "n02105855": {PNG: encoded(picture(12), "PNG")},
+        "n02102040": {"n02102040_1.JPEG": encoded(picture(13), mode="L")},
+    }
+    imagenet_tars(tmp_path / "tars", images, 3)
+    places = ["--data-dir", tmp_path / "tfds"]
+    flags = ["--preset", "goyal", *TINY, *places]
+    flags += ["--manual-dir", tmp_path / "tars", "--epochs", "1"]
+    flags += ["--batch-size", "8", "--output", tmp_path / "run"]
+    _run(flags)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["validation_images"] == 3
+    assert result["training_images"] == 8
+    assert 0 <= result["validation_top5_error"] <= 1
+    _run(
+        [
+            *("--weights", tmp_path / "run" / "final.keras"),
+            *("--dataset", "imagenet2012", *places),
+            *("--crops", "10", "--output", tmp_path / "result.json"),
+        ],
+        main=evaluate,
+    )
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["images"] == 3
+
+
+@pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")
+@pytest.mark.usefixtures("_policy")
+def test_real_images(tmp_path, capsys):
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        for source in sorted(os.listdir(IMAGENET_SAMPLE))[:16]:
+            (tmp_path / part / source).symlink_to(
+                os.path.join(IMAGENET_SAMPLE, source)
+            )
+    flags = ["--dataset", "folder", "--folder", tmp_path, *TINY]
+    flags += ["--epochs", "1", "--batch-size", "8", *LATER]
+    _run([*flags, "--output", tmp_path / "run"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["validation_images"] == result["training_images"] > 8
+    assert result["unreadable"] == []

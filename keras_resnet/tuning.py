@@ -20,6 +20,7 @@ import keras
 import keras_tuner
 from keras_tuner.src import config
 
+from keras_resnet.devices.engine import Devices
 from keras_resnet.resnet import ResNetCIFAR, ResNetImageNet
 from keras_resnet.training.callbacks import (
     DivergenceError,
@@ -79,6 +80,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         make: Callable that gets a dictionary of the chosen values and the
             number of steps, and returns a compiled model. Defaults to the
             family's builder with `CoupledSGD`, on raw pixels.
+        devices: `keras_resnet.devices.Devices` of one process, for each trial
+            to be trained on. Defaults to one device.
 
     Raises:
         ValueError: For a family, a depth or a range that does not exist.
@@ -100,6 +103,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         seed=0,
         batches=None,
         make=None,
+        devices=None,
     ):
         super().__init__(name="resnet")
         if family not in FAMILIES:
@@ -111,6 +115,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         self.epochs = epochs
         self.seed = seed
         self.batches = batches
+        self.devices = devices or Devices()
         self._builder, depths = FAMILIES[family]
         self._make = make or self._compiled
         self._space = {
@@ -163,11 +168,9 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         """Returns the compiled model of a trial."""
         values = self.values(hp)
         keras.utils.set_random_seed(self.seed)
+        steps = self.trial_epochs(hp) * self._steps_per_epoch(values)
         with _failed_trials():
-            return self._make(
-                values,
-                self.trial_epochs(hp) * self._steps_per_epoch(values),
-            )
+            return self.devices.model(lambda: self._make(values, steps))
 
     def _compiled(self, values, steps):
         options = {k: values[k] for k in ("shortcut",) if k in values}
@@ -184,7 +187,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                 coupled_decay=values["weight_decay"],
             ),
             crossentropy(values["label_smoothing"]),
-            metrics=["accuracy"],
+            weighted_metrics=["accuracy"],
         )
         return model
 
@@ -217,7 +220,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         batches = self._batches()
         handler = signal.getsignal(signal.SIGINT)
         try:
-            with _failed_trials():
+            with _failed_trials(), self.devices.scope():
                 history = model.fit(
                     batches.training_batches(
                         self.data.train,
@@ -233,7 +236,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                     initial_epoch=initial_epoch,
                     epochs=epochs,
                     validation_data=batches.evaluation_batches(
-                        self.data.validation
+                        self.data.validation, divisor=self.devices.divisor
                     ),
                     # What counts is the network at the end.
                     validation_freq=[epochs],

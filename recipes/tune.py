@@ -147,6 +147,7 @@ def make_parser():
         help="seconds without a sign of life after which a worker's trial "
         f"goes to another (default: {LOST_AFTER:g})",
     )
+    cli.add_device_flags(parser)
     add(
         "--output",
         metavar="DIR",
@@ -311,7 +312,22 @@ class Progress:
         )
 
 
-def make_search(settings, data, folder, input_name, lost_after):
+def use_devices(arguments, settings):
+    """Returns the devices that each trial is trained on."""
+    devices = fitting.use_devices(arguments)
+    if devices.processes > 1:
+        raise cli.UsageError(
+            f"--devices: these are {devices.processes} processes, and a search "
+            "trains each trial in one; leave it out, and start workers "
+            "(docs/tuning.md)"
+        )
+    for size in settings.batch_sizes:
+        devices.check_batch(size)
+    devices.check_batch(run_settings(settings, {}).batch_size)
+    return devices
+
+
+def make_search(settings, data, folder, input_name, lost_after, devices):
     """Returns the `Search` of these settings."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
@@ -325,6 +341,7 @@ def make_search(settings, data, folder, input_name, lost_after):
         seed=settings.seed,
         batches=image_data.INPUTS[input_name],
         make=make,
+        devices=devices,
         **space(settings),
     )
     progress = Progress(settings, hypermodel.searched())
@@ -358,8 +375,6 @@ def with_validation(data):
 
 def train_again(settings, values, data, input_name, run):
     """Trains on all training images, tests once, and returns the result."""
-    from keras_resnet import data as image_data
-
     chosen = run_settings(settings, values)
     data = with_validation(data)
     steps = settings.epochs * fitting.steps_per_pass(
@@ -374,9 +389,7 @@ def train_again(settings, values, data, input_name, run):
         seed=settings.seed,
         input_name=input_name,
     )
-    evaluation = model.evaluate(
-        image_data.evaluation_batches(data.test), return_dict=True, verbose=0
-    )
+    evaluation = fitting.evaluate(model, data.test, run.devices)
     return run.finish(
         model,
         input=input_name,
@@ -393,7 +406,8 @@ def draw(run, settings, rows, names):
 
     caption = (
         f"{settings.dataset}: {settings.tuner} search, {len(rows)} trials, "
-        f"{settings.epochs} epochs, seed {settings.seed}, "
+        f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}, "
+        f"seed {settings.seed}, "
         f"{run.settings['backend']}"
     )
     plots.learning_rate_errors(rows, caption).savefig(
@@ -422,13 +436,16 @@ def main(arguments):
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     backend = keras.backend.backend()
+    devices = use_devices(arguments, settings)
     input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
     data_dir = getattr(arguments, "data_dir", None)
     data = image_data.load(settings.dataset, data_dir)
 
     def search_in(folder):
         lost_after = getattr(arguments, "lost_after", LOST_AFTER)
-        found = make_search(settings, data, folder, input_name, lost_after)
+        found = make_search(
+            settings, data, folder, input_name, lost_after, devices
+        )
         found.search()
         return found
 
@@ -438,8 +455,11 @@ def main(arguments):
         return
     run = training.Run(
         getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        dataclasses.asdict(settings) | {"backend": backend},
+        dataclasses.asdict(settings)
+        | {"backend": backend}
+        | devices.settings(),
         resume=getattr(arguments, "resume", False),
+        devices=devices,
     )
     if run.finished:
         print(f"{run.path} is finished: see result.json")
@@ -479,8 +499,10 @@ def finish(run, settings, search, input_name, data_dir):
     retrained = training.Run(
         folder,
         dataclasses.asdict(run_settings(settings, values))
-        | {"backend": backend, "images": "training and validation"},
+        | {"backend": backend, "images": "training and validation"}
+        | run.devices.settings(),
         resume=(folder / "settings.json").exists(),
+        devices=run.devices,
     )
     tested = train_again(
         settings, values, search.hypermodel.data, input_name, retrained

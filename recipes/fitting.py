@@ -223,7 +223,7 @@ def train(
     batch_size,
     steps,
     every=None,
-    average=None,
+    average=False,
     callbacks=(),
     prepare=None,
     interrupted=None,
@@ -241,12 +241,14 @@ def train(
         batch_size: Integer, images per batch.
         steps: Integer, batches in all.
         every: See `fit`.
-        average: `keras.callbacks.SwapEMAWeights`, to validate and keep the
-            average of the weights. Defaults to `None`.
+        average: Boolean, whether to validate and keep the average of the
+            weights that the optimizer has. Defaults to `False`.
         callbacks: Further callbacks.
         prepare: Function that is called with the model, new or loaded.
         interrupted: Callable that is called after a Ctrl-C.
     """
+    from keras.callbacks import SwapEMAWeights
+
     from keras_resnet import training
 
     devices = run.devices
@@ -267,11 +269,11 @@ def train(
                     epochs=-(-steps // per_epoch),
                     validation_data=validation if every is None else None,
                     callbacks=[
-                        *([average] if average else []),
                         *callbacks,
                         *run.callbacks(
                             batch_size, steps, validation, every, average
                         ),
+                        *([SwapEMAWeights()] if average else []),
                     ],
                     verbose=verbose if devices.is_first else 0,
                 )

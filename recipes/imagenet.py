@@ -737,11 +737,7 @@ def main(arguments):
             batch_size=batch_size,
             steps=steps,
             every=settings.every,
-            average=(
-                keras.callbacks.SwapEMAWeights()
-                if settings.ema is not None
-                else None
-            ),
+            average=settings.ema is not None,
             callbacks=callbacks(settings, run, hasattr(arguments, "profile")),
             prepare=lambda model: setattr(model, "steps_per_execution", each),
             interrupted=lambda: draw(plots, run, settings),

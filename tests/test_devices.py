@@ -33,8 +33,10 @@ LAUNCHERS = devices.engine._LAUNCHERS
 
 def _environment(**values):
     kept = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
-    # Half the time of a test is compilation.
-    return kept | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | values
+    # Half the time of a test is compilation; threads of processes that share
+    # two cores wait for each other.
+    usual = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}
+    return kept | usual | values
 
 
 def _free_port():
@@ -248,7 +250,7 @@ def test_recipe_of_large_images(tmp_path, way):
     image_folder(images / "val", each=3, first=500, corrupt=1)
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
     flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
-    flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 0.001"
+    flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"
     recipe = RECIPE.replace("cifar10.py", "imagenet.py")
     found = {}
     for name, asked, environments in (
@@ -264,12 +266,13 @@ def test_recipe_of_large_images(tmp_path, way):
         found[name] = result
     assert found["two"]["devices"]["count"] == 2
     # What comes of the average is the same: both are far closer to each other
-    # than to the weights that were averaged.
+    # than to the weights that were averaged. At usual rates what rounding
+    # changes grows tenfold with each step of so small a batch.
     last, one, two = (
         keras.models.load_model(tmp_path / path).trainable_variables
         for path in ("one/last.keras", "one/final.keras", "two/final.keras")
     )
-    assert _distance(one, two) < 0.05 * _distance(one, last)
+    assert _distance(one, two) < 0.01 * _distance(one, last)
     a, b = (
         training.read_history(tmp_path / name / "history.csv") for name in found
     )

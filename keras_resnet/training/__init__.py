@@ -1,6 +1,7 @@
 """Training as the paper does it: optimizer, schedules, runs, evaluation."""
 
 from keras_resnet.training.callbacks import (
+    AverageCheckpoint,
     Checkpoint,
     DivergenceError,
     FailOnDivergence,
@@ -34,6 +35,7 @@ from keras_resnet.training.runs import (
 from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
 
 __all__ = [
+    "AverageCheckpoint",
     "Checkpoint",
     "CoupledSGD",
     "DivergenceError",

@@ -52,13 +52,10 @@ class Checkpoint(keras.callbacks.Callback):
             when this value is lower than ever before. Defaults to `None`,
             every epoch.
         best: Float, the lowest value so far. Defaults to infinity.
-        average: `keras.callbacks.SwapEMAWeights`, whose average is saved as
-            the model's weights. Defaults to `None`: the weights are saved.
     """
 
-    def __init__(self, path, monitor=None, best=math.inf, average=None):
+    def __init__(self, path, monitor=None, best=math.inf):
         super().__init__()
-        self.average = average
         self.path = path
         self.monitor = monitor
         self.best = best
@@ -69,13 +66,26 @@ class Checkpoint(keras.callbacks.Callback):
             if not value < self.best:
                 return
             self.best = value
-        if self.average is None:
-            save_atomically(self.model, self.path)
-            return
-        # It swaps for a test what it should swap for the file.
-        self.average.on_test_begin()
         save_atomically(self.model, self.path)
-        self.average.on_test_end()
+
+
+class AverageCheckpoint(Checkpoint):
+    """Saves the model with the average of its weights, after validations.
+
+    While `keras.callbacks.SwapEMAWeights` has the average in the place of the
+    weights: must stand before it among the callbacks. To swap them once more
+    would need all processes of a run.
+
+    Args: see `Checkpoint`.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Has nothing to do: the weights are back in their place."""
+
+    def on_test_end(self, logs=None):
+        logs = {f"val_{name}": value for name, value in logs.items()}
+        _add_errors(logs)
+        super().on_epoch_end(None, logs)
 
 
 class StepEvaluation(keras.callbacks.Callback):

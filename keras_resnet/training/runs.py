@@ -17,6 +17,7 @@ import keras
 from keras_resnet.backend import accelerators
 from keras_resnet.devices import Devices
 from keras_resnet.training.callbacks import (
+    AverageCheckpoint,
     Checkpoint,
     FailOnDivergence,
     Interruptible,
@@ -152,7 +153,7 @@ class Run:
         steps,
         validation_data=None,
         every=None,
-        average=None,
+        average=False,
     ):
         """Returns the callbacks that keep this folder up to date, in order.
 
@@ -164,8 +165,9 @@ class Run:
             every: Integer, steps between two evaluations on
                 `validation_data`. Defaults to `None`: `fit` evaluates, after
                 epochs.
-            average: `keras.callbacks.SwapEMAWeights`, for `best.keras` to
-                have the average. Defaults to `None`.
+            average: Boolean, whether `best.keras` is to have the average of
+                the weights, which `keras.callbacks.SwapEMAWeights`, after
+                these callbacks, validates. Defaults to `False`.
         """
         # What every process does, so that all of them do the same.
         callbacks = [
@@ -194,12 +196,8 @@ class Run:
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
-        best = Checkpoint(
-            self / "best.keras",
-            monitor="val_error",
-            best=best,
-            average=average,
-        )
+        kind = AverageCheckpoint if average else Checkpoint
+        best = kind(self / "best.keras", monitor="val_error", best=best)
         if every is None:
             return best
         log = keras.callbacks.CSVLogger(self / history, append=True)

@@ -71,15 +71,26 @@ def make_parser():
     return parser
 
 
-def page(results, studies, searches):
+# Pages of others beside this one.
+OTHERS = {
+    "figures/README.md": "Why residual networks learn, in figures",
+    "benchmarks/README.md": "Speed, beside the alternatives",
+    "benchmarks/cost.md": "What a full training on ImageNet costs",
+}
+
+
+def page(results, studies, searches, others=()):
     """Returns the page of mappings from names to result lines.
 
     Args:
         results: Of runs.
         studies: Of studies: pairs of result lines and table.
         searches: Of searches: pairs of result line and table of trials.
+        others: Names in `OTHERS` of pages that there are.
     """
-    rows = [
+    rows = [f"- [{OTHERS[name]}]({name})" for name in others]
+    rows += [""] if others else []
+    rows += [
         "| run | net | preset | backend | images/s | seconds | "
         "validation error | test error | paper |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -100,7 +111,10 @@ def page(results, studies, searches):
             f"{result['images_per_second']:.0f}",
             f"{result['seconds']:.0f}",
             f"{100 * result['validation_error']:.2f} %",
-            f"{100 * result['test_error']:.2f} %",
+            # ImageNet's test images have no labels that one may have.
+            f"{100 * result['test_error']:.2f} %"
+            if "test_error" in result
+            else "",
             f"{paper} %" if from_paper and paper else "",
         )
         rows.append(f"| {' | '.join(cells)} |")
@@ -195,11 +209,12 @@ def main(arguments):
         }
         for folder in ("studies", "searches")
     )
-    (output / "README.md").write_text(page(results, studies, searches))
-    found = [f"{len(results)} runs"]
-    found += [f"{len(studies)} studies"] if studies else []
-    found += [f"{len(searches)} searches"] if searches else []
-    print(f"{output / 'README.md'} has {', '.join(found)}")
+    others = [name for name in OTHERS if (output / name).exists()]
+    (output / "README.md").write_text(page(results, studies, searches, others))
+    print(
+        f"{output / 'README.md'} has {len(results)} of trainings, "
+        f"{len(studies)} of studies, {len(searches)} of searches"
+    )
 
 
 def kind(run):

@@ -6,6 +6,8 @@ import time
 
 import cli
 import compare
+import cost
+import imagenet
 import keras
 import matplotlib
 import measure
@@ -252,9 +254,47 @@ def test_pipelines_give_the_same_kind_of_batches():
         assert 235 < images.numpy().max() <= 255
 
 
+@pytest.mark.parametrize("box", ["inception", "paper"])
+def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("PIL")
+    from sides import images
+
+    from keras_resnet import data
+
+    source = data.Folder(images.make(tmp_path, n=4))
+    ours = data.imagenet.training_batches(source, 16, image_size=64, box=box)
+    ways = {
+        "ours": next(iter(ours))[0].numpy(),
+        "tf.data": next(iter(images.plain(source.paths, 16, 64, box))).numpy(),
+        "Pillow": next(images.pillow(source.paths, 16, 64, box)),
+    }
+    for batch in ways.values():
+        assert batch.shape == (16, 64, 64, 3)
+        assert batch.dtype == "float32"
+        # The pictures are grey on average, and have all shades.
+        assert 115 < batch.mean() < 141
+        assert 35 < batch.std() < 55
+
+
+def test_decoding_is_measured_by_core(tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("PIL")
+    from sides import images
+
+    folder = images.make(tmp_path, n=4)
+    settings = works.Settings(rounds=1, steps=1, images=str(folder))
+    cases = works.decode(settings, 32, 4)
+    assert len(cases) == 2
+    for case in cases:
+        assert {*case.values} == {"ours", "tf.data", "Pillow"}
+        assert all(values[0] > 1 for values in case.values.values())
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--images", "x", "--work", "host"], ["--images", "decode"]),
         (["--work", "train21"], ["--work", "'train21'", "train20"]),
         (["--rounds", "0"], ["--rounds", "'0'"]),
         (["--threads", "100000"], ["--threads", "100000", "cores"]),
@@ -328,3 +368,78 @@ def test_report_orders_backends(tmp_path):
     ]
     assert places == sorted(places)
     assert "| torch, 1 core | native | 2 (2 to 2) | 2 (2 to 2) |  |" in page
+
+
+# Costs.
+
+NET = cost.Network(25_557_032, 53, 26_560)
+
+
+def _cost(preset, gpus, **kwargs):
+    settings = imagenet.settled({"preset": preset} | kwargs)
+    return cost.cost(settings, gpus, cost.rate_of(None, gpus), 100.0, NET)
+
+
+def test_what_gpus_tell_each_other_is_resnet50s():
+    assert cost.network() == NET
+
+
+def test_costs_by_hand():
+    """Against arithmetic, and the 14 hours that NVIDIA took for 90 epochs."""
+    one = _cost("goyal", 1)
+    assert one.hours == pytest.approx(90 * 1_281_167 / 2470 / 3600)
+    assert 12 < one.hours < 14
+    assert (one.gigabits, one.messages) == (0, 0)
+    assert one.cores == pytest.approx(24.7)
+    # NVIDIA's 8 GPUs took about 3 hours, 6.72 times as fast as one.
+    eight = _cost("goyal", 8)
+    assert 1.5 < eight.hours < 3
+    assert one.hours / eight.hours == pytest.approx(6.72, abs=0.02)
+    many = _cost("goyal", 64)
+    assert (one.batch, many.batch) == (256, 2048)
+    assert many.gpu_hours == pytest.approx(eight.gpu_hours)
+    assert many.cores == pytest.approx(8 * eight.cores)
+    steps = 8 * 16_621 / 2048
+    assert many.messages == pytest.approx(106 * steps)
+    # All weights there and back, nearly: 204 MB less a 64th part.
+    assert many.gigabits == pytest.approx(
+        8 * steps * 4 * (25_557_032 + 106_240) * 2 * 63 / 64 / 1e9
+    )
+    assert _cost("paper", 1).images == 600_000 * 256
+    # Smaller images, less work, and more of them to decode.
+    small = _cost("a3", 1)
+    assert small.images_per_second == pytest.approx(2470 * (224 / 160) ** 2)
+    assert 2470 < _cost("fast", 1).images_per_second < 2470 * (224 / 128) ** 2
+
+
+def test_costs_are_a_page_of_every_preset(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cost, "network", lambda: NET)
+    line = {
+        "command": "python benchmarks/compare.py --work decode",
+        "versions": {"keras": "3.15.1"},
+        "device": "a processor",
+        "cases": [
+            {"name": name, "values": {"ours": [90.0, 110.0, 100.0]}}
+            for name in cost.CASES.values()
+        ],
+    }
+    (tmp_path / "decode.json").write_text(json.dumps(line))
+    flags = ["--gpus", "1", "8", "--decode", str(tmp_path / "decode.json")]
+    cost.main(cost.make_parser().parse_args(flags))
+    printed = capsys.readouterr().out
+    rows = [x.split(" | ") for x in printed.splitlines() if x.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == [
+        preset for preset in imagenet.PRESETS for _ in range(2)
+    ]
+    assert "100 images" in printed
+    assert "2,470 (one GPU)" in printed
+    assert "a processor, keras" in printed.replace("; ", ", ")
+    with pytest.raises(cli.Failure, match="--work decode"):
+        cost.main(cost.make_parser().parse_args(["--decode", "nowhere.json"]))
+
+
+def test_costs_name_cases_that_the_benchmark_has(monkeypatch):
+    monkeypatch.setattr(works, "alternate", lambda runs, rounds, name: {})
+    monkeypatch.setattr(works, "Case", lambda name, *args: name)
+    found = works.decode(works.Settings(rounds=1))
+    assert set(found) == set(cost.CASES.values())

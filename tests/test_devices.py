@@ -240,43 +240,63 @@ def test_recipe(tmp_path, way):
         assert "exists already" not in errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_recipe_of_large_images(tmp_path, way):
-    """The paper's procedure, which needs a mean image and the history."""
-    pytest.importorskip("PIL", reason="the files are written with Pillow")
-    images = tmp_path / "images"
-    image_folder(images / "train", each=6, corrupt=1)
-    image_folder(images / "val", each=3, first=500, corrupt=1)
+def _train_on_large_images(output, images, environments, *asked):
+    """Runs the paper's procedure, with an average, on some devices."""
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
     flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
     flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"
     recipe = RECIPE.replace("cifar10.py", "imagenet.py")
-    found = {}
-    for name, asked, environments in (
-        ("one", [], [_environment()]),
-        ("two", ["--devices", "2"], WAYS[way]()),
-    ):
-        command = ["-c", recipe, *flags.split(), "--output", tmp_path / name]
-        for status, _, errors in _run([*command, *asked], environments):
-            assert status == 0, errors
-        result = json.loads((tmp_path / name / "result.json").read_text())
-        assert result["validation_images"] == 11
-        assert len(result["unreadable"]) == 2
-        found[name] = result
-    assert found["two"]["devices"]["count"] == 2
+    command = ["-c", recipe, *flags.split(), "--output", output, *asked]
+    for status, _, errors in _run(command, environments):
+        assert status == 0, errors
+    result = json.loads((output / "result.json").read_text())
+    assert result["validation_images"] == 11
+    assert len(result["unreadable"]) == 2
+    return result
+
+
+@pytest.fixture(scope="module")
+def large_images(tmp_path_factory):
+    """A folder of images, two of them corrupt, and a run on one device."""
+    pytest.importorskip("PIL", reason="the files are written with Pillow")
+    path = tmp_path_factory.mktemp("large")
+    images = path / "images"
+    image_folder(images / "train", each=6, corrupt=1)
+    image_folder(images / "val", each=3, first=500, corrupt=1)
+    _train_on_large_images(path / "one", images, [_environment()])
+    return images, path / "one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_recipe_of_large_images(large_images, tmp_path, way):
+    """The paper's procedure, which needs a mean image and the history."""
+    images, alone = large_images
+    together = tmp_path / "two"
+    result = _train_on_large_images(
+        together, images, WAYS[way](), "--devices", "2"
+    )
+    assert result["devices"]["count"] == 2
     # What comes of the average is the same: both are far closer to each other
     # than to the weights that were averaged. At usual rates what rounding
     # changes grows tenfold with each step of so small a batch.
     last, one, two = (
-        keras.models.load_model(tmp_path / path).trainable_variables
-        for path in ("one/last.keras", "one/final.keras", "two/final.keras")
+        keras.models.load_model(path).trainable_variables
+        for path in (
+            alone / "last.keras",
+            alone / "final.keras",
+            together / "final.keras",
+        )
     )
     assert _distance(one, two) < 0.01 * _distance(one, last)
     a, b = (
-        training.read_history(tmp_path / name / "history.csv") for name in found
+        training.read_history(path / "history.csv")
+        for path in (alone, together)
     )
-    np.testing.assert_allclose(a["val_loss"], b["val_loss"], rtol=0.15)
+    # On several devices an unreadable image is a loss of 0.
+    np.testing.assert_allclose(
+        a["val_loss"], np.multiply(b["val_loss"], 12 / 11), rtol=1e-3
+    )
     np.testing.assert_allclose(a["val_error"], b["val_error"], atol=1e-6)
 
 

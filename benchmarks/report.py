@@ -15,6 +15,12 @@ STYLES = {
     "KerasHub": ("#CC79A7", "v"),
     "native": ("#009E73", "D"),
     "torch.compile": ("#000000", "X"),
+    "tf.data": ("#777777", "<"),
+    "tf.data per image": ("#777777", "p"),
+    "Pillow": ("#777777", ">"),
+    "resident batch": ("#777777", "h"),
+    "Keras alone": ("#777777", "d"),
+    "ours, on the device": ("#56B4E9", "*"),
 }
 OTHER = ("#777777", "*")
 BACKENDS = ("tensorflow", "jax", "torch")

@@ -288,7 +288,7 @@ def test_recipe_of_large_images(large_images, tmp_path, way):
             together / "final.keras",
         )
     )
-    assert _distance(one, two) < 0.01 * _distance(one, last)
+    assert _distance(one, two) < 0.05 * _distance(one, last)
     a, b = (
         training.read_history(path / "history.csv")
         for path in (alone, together)

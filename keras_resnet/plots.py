@@ -344,6 +344,7 @@ def gradient_norms(series, caption=None):
 
 def _gradient_axes(axes):
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("layer (1: the stem)")
     axes.set_ylabel("gradient norm of the layer's kernel")
 

@@ -745,7 +745,8 @@ def landscape(work):
                 series.append(run.style | {"landscape": found})
         what = (
             f"{len(train):,} training images; directions of seeds 0 and 1, "
-            "normalized by filter; normalization with the moving statistics."
+            "normalized by filter; normalization with the moving statistics; "
+            "contours of the cross-entropy (nats), cross: trained weights."
         )
         caption = work.caption(runs, what, one=True)
         for plot, series in (

@@ -262,6 +262,8 @@ def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
 
     from keras_resnet import data
 
+    # The others draw from the generators of the process.
+    keras.utils.set_random_seed(0)
     source = data.Folder(images.make(tmp_path, n=4))
     ours = data.imagenet.training_batches(source, 16, image_size=64, box=box)
     ways = {
@@ -272,8 +274,9 @@ def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
     for batch in ways.values():
         assert batch.shape == (16, 64, 64, 3)
         assert batch.dtype == "float32"
-        # The pictures are grey on average, and have all shades.
-        assert 115 < batch.mean() < 141
+        # The pictures are grey on average, sixteen parts of them nearly so,
+        # and have all shades.
+        assert 103 < batch.mean() < 153
         assert 35 < batch.std() < 55
 
 

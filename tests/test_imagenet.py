@@ -1,6 +1,7 @@
 """ImageNet's input: sources, decoding, augmentation, order."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -355,7 +356,16 @@ def test_mean_image(source, tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
     found = imagenet.mean_image(source, image_size=32, resize=32)
     np.testing.assert_allclose(found, (images[0] + images[-1]) / 2, atol=1e-3)
-    corrupt = data.Folder(image_folder(tmp_path, corrupt=5))
+    # Of the images looked at, 0 and 9 and 19, one is named as what it is.
+    broken = data.Folder(image_folder(tmp_path / "broken"))
+    Path(broken.paths[9]).write_bytes(jpeg(9)[:100])
+    monkeypatch.setattr(imagenet, "MEAN_IMAGES", 3)
+    unreadable = data.Unreadable(broken, share=0.1)
+    imagenet.mean_image(broken, image_size=32, resize=32, unreadable=unreadable)
+    assert list(unreadable) == [broken.name(9)]
+    assert "fit" not in unreadable.reasons[broken.name(9)]
+    monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
+    corrupt = data.Folder(image_folder(tmp_path / "corrupt", corrupt=5))
     with pytest.raises(data.TooManyUnreadableError, match="1 of 20"):
         imagenet.mean_image(corrupt, image_size=32)
 

@@ -46,7 +46,7 @@ class Unreadable:
         self.share = share
         self.reasons = {}
         self.error = None
-        self._source = source
+        self._total = len(source)
 
     def __len__(self):
         return len(self.reasons)
@@ -54,24 +54,30 @@ class Unreadable:
     def __iter__(self):
         return iter(self.reasons)
 
-    def note(self, i):
-        """Notes and names an image; raises if there are too many."""
-        name = self._source.name(i)
+    def note(self, source, i):
+        """Notes and names an image; raises if there are too many.
+
+        Args:
+            source: What it was read from: the images themselves, a part of
+                them or smaller copies.
+            i: Integer, its number there.
+        """
+        name = source.name(i)
         if name in self.reasons:
             return
         try:
-            records.read_image_of(self._source, i)
+            records.read_image_of(source, i)
             reason = "its size and its contents do not fit"
         except UnreadableImageError as error:
             reason = str(error).removeprefix(f"{name}: ")
         self.reasons[name] = reason
         print(f"skipped: {name}: {reason}", file=sys.stderr)
-        found, total = len(self.reasons), len(self._source)
-        if found > self.share * total:
+        found = len(self.reasons)
+        if found > self.share * self._total:
             self.error = TooManyUnreadableError(
-                f"{found} of {total:,} images cannot be decoded, the last "
-                f"{name} ({reason}): more than the share of {self.share:g} "
-                "that is allowed"
+                f"{found} of {self._total:,} images cannot be decoded, the "
+                f"last {name} ({reason}): more than the share of "
+                f"{self.share:g} that is allowed"
             )
             raise self.error
 
@@ -285,7 +291,7 @@ def _one(source, prepare, spec, draws, unreadable):
     """Returns a function that prepares an image, or the next readable one."""
 
     def following(i, place, tried):
-        unreadable.note(i)
+        unreadable.note(source, i)
         return draws[place + tried : place + tried + 1][0, 0]
 
     def one(i, place, size):
@@ -389,7 +395,7 @@ def evaluation_batches(
         return preprocessing.center_crop(image, image_size)
 
     spec = tf.TensorSpec((image_size, image_size, 3))
-    note = _noting(unreadable)
+    note = _noting(source, unreadable)
 
     def element(i):
         image, label, ok = _attempt(source, centre, spec, i)
@@ -444,11 +450,11 @@ def _readable_ones(spec, images, labels, ok):
     return tf.ensure_shape(images, (None, *spec.shape)), labels
 
 
-def _noting(unreadable):
+def _noting(source, unreadable):
     """Returns a function that notes an image, unless it is all right."""
 
     def note(i):
-        unreadable.note(i)
+        unreadable.note(source, i)
         return False
 
     def check(i, ok):
@@ -473,7 +479,7 @@ def readable(source, prepare, spec, unreadable):
         `tf.data.Dataset` of triples.
     """
 
-    note = _noting(unreadable)
+    note = _noting(source, unreadable)
 
     def element(i):
         prepared, label, ok = _attempt(source, prepare, spec, i)

@@ -11,6 +11,7 @@ what GPUs tell each other. Prints a page.
 
 import dataclasses
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -101,8 +102,6 @@ def network():
 
 def decoded(path):
     """Returns images per second that a core decodes, by way of sampling."""
-    import statistics
-
     try:
         line = json.loads(Path(path).read_text())
     except OSError as error:

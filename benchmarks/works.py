@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import sides
-from compare import cores as compare_cores
+from compare import cores
 from measure import Case, alternate, milliseconds, progress, rate
 from sides.network import cifar, resnet50
 
@@ -300,7 +300,7 @@ def decode(settings, size=224, batch_size=32):
     with tempfile.TemporaryDirectory() as made:
         folder = settings.images or image_sides.make(made)
         source = data.Folder(folder)
-        cores = len(compare_cores())
+        threads = len(cores())
         cases = []
         for box, title in (
             ("inception", "8 to 100 % of the area"),
@@ -329,7 +329,7 @@ def decode(settings, size=224, batch_size=32):
                 for _ in itertools.islice(iterator, steps):
                     pass
                 seconds = time.perf_counter() - begin
-                return batch_size * steps / seconds / cores
+                return batch_size * steps / seconds / threads
 
             name = f"From JPEG to {size}x{size}, {title}"
             runs = {

@@ -192,13 +192,6 @@ def name_of(settings, backend):
 def settle(arguments):
     """Returns the `Settings` that flags and preset add up to."""
     given = cli.given(arguments, Settings)
-    if "steps" in given and "epochs" in given:
-        raise cli.UsageError("give --steps or --epochs, not both")
-    if "plain" in given and "shortcut" in given:
-        raise cli.UsageError(
-            "a plain net has no shortcuts: leave out one of "
-            "--plain and --shortcut"
-        )
     depth = given.get("depth", Settings.depth)
     if depth < 8 or (depth - 2) % 6:
         raise cli.UsageError(
@@ -285,7 +278,7 @@ def main(arguments):
     settings = settle(arguments)
     import keras
 
-    from keras_resnet import plots, training
+    from keras_resnet import plots
 
     backend = keras.backend.backend()
     devices = fitting.use_devices(arguments)
@@ -296,16 +289,10 @@ def main(arguments):
     data = fitting.load(
         devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
-    run = training.Run(
-        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        dataclasses.asdict(settings)
-        | {"backend": backend}
-        | devices.settings(),
-        resume=getattr(arguments, "resume", False),
-        devices=devices,
+    run = fitting.open_run(
+        arguments, name_of(settings, backend), settings, devices
     )
-    if run.finished:
-        print(f"{run.path} is finished: see result.json")
+    if fitting.said_finished(run):
         return
 
     batch_size = settings.batch_size

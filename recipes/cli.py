@@ -106,12 +106,7 @@ def add_data_flags(parser, datasets, default):
         help=f"what to train on (default: {default}); digits come with "
         "scikit-learn and need no download",
     )
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-    )
+    add_data_dir(parser)
     parser.add_argument(
         "--input",
         choices=("auto", "tf.data", "device"),
@@ -119,6 +114,16 @@ def add_data_flags(parser, datasets, default):
         "on the processor; device, where the network trains, not on "
         "TensorFlow; auto: device on JAX and PyTorch with an accelerator "
         "(default: auto)",
+    )
+
+
+def add_data_dir(parser):
+    """Adds `--data-dir`."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
     )
 
 
@@ -157,7 +162,11 @@ def add_run_flags(parser, default):
 
 
 def given(arguments, settings):
-    """Returns the flags that were given and are fields of a dataclass."""
+    """Returns the flags that were given and are fields of a dataclass.
+
+    Raises:
+        UsageError: For two that exclude each other in every recipe.
+    """
     flags = {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(settings)
@@ -166,6 +175,13 @@ def given(arguments, settings):
     if flags.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
         raise UsageError(
             "the digits come with scikit-learn: leave out --data-dir"
+        )
+    if "steps" in flags and "epochs" in flags:
+        raise UsageError("give --steps or --epochs, not both")
+    if "plain" in flags and "shortcut" in flags:
+        raise UsageError(
+            "a plain net has no shortcuts: leave out one of "
+            "--plain and --shortcut"
         )
     return flags
 

@@ -59,12 +59,7 @@ def make_parser():
         help="evaluate on the test images of a dataset; of imagenet2012 and "
         "imagenette, on the validation images",
     )
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-    )
+    cli.add_data_dir(parser)
     add(
         "--weights",
         required=True,

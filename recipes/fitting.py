@@ -102,6 +102,37 @@ def use_devices(arguments):
     return found
 
 
+def open_run(arguments, name, settings, devices):
+    """Returns the `Run` in the folder that `--output` or the settings name.
+
+    Args:
+        arguments: Parsed flags.
+        name: String, of the folder in `runs` where no other is asked for.
+        settings: Dataclass of settings.
+        devices: `keras_resnet.devices.Devices`.
+    """
+    import keras
+
+    from keras_resnet import training
+
+    return training.Run(
+        getattr(arguments, "output", f"runs/{name}"),
+        dataclasses.asdict(settings)
+        | {"backend": keras.backend.backend()}
+        | devices.settings(),
+        resume=getattr(arguments, "resume", False),
+        devices=devices,
+    )
+
+
+def said_finished(run):
+    """Says so if a run is finished, and returns whether it is."""
+    finished = run.finished
+    if finished:
+        print(f"{run.path} is finished: see result.json")
+    return finished
+
+
 def first_alone(devices, make):
     """Calls a function in the first process before it is in the others.
 
@@ -183,7 +214,6 @@ def fit(
     from keras_resnet import data as image_data
 
     devices = run.devices
-    devices.check_batch(batch_size)
     batches = image_data.INPUTS[input_name]
     validation = None
     if data.validation is not None:
@@ -225,7 +255,7 @@ def train(
     every=None,
     average=False,
     callbacks=(),
-    prepare=None,
+    steps_per_execution=1,
     interrupted=None,
 ):
     """Trains a run to its end by batches of any kind, and returns the model.
@@ -244,7 +274,8 @@ def train(
         average: Boolean, whether to validate and keep the average of the
             weights that the optimizer has. Defaults to `False`.
         callbacks: Further callbacks.
-        prepare: Function that is called with the model, new or loaded.
+        steps_per_execution: Integer, as in `keras.Model.compile`, of a loaded
+            model too. Defaults to `1`.
         interrupted: Callable that is called after a Ctrl-C.
     """
     from keras.callbacks import SwapEMAWeights
@@ -254,8 +285,7 @@ def train(
     devices = run.devices
     per_epoch = min(per_epoch, steps)
     model = devices.model(build, run.load_last)
-    if prepare is not None:
-        prepare(model)
+    model.steps_per_execution = steps_per_execution
     start = training.batches_seen(model)
     verbose = 1 if sys.stdout.isatty() else 2
     if start < steps:

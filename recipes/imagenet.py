@@ -181,12 +181,7 @@ def make_parser():
         help="for --dataset folder: has folders train and val, each with a "
         "folder of images for each class",
     )
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-    )
+    cli.add_data_dir(parser)
     add(
         "--manual-dir",
         metavar="DIR",
@@ -367,13 +362,6 @@ def name_of(settings, backend):
 def settle(arguments):
     """Returns the `Settings` that flags and preset add up to."""
     given = cli.given(arguments, Settings)
-    if "steps" in given and "epochs" in given:
-        raise cli.UsageError("give --steps or --epochs, not both")
-    if "plain" in given and "shortcut" in given:
-        raise cli.UsageError(
-            "a plain net has no shortcuts: leave out one of "
-            "--plain and --shortcut"
-        )
     settings = settled(given)
     check(settings, vars(arguments))
     return settings
@@ -674,18 +662,18 @@ def main(arguments):
     settings = settle(arguments)
     import keras
 
-    from keras_resnet import data, plots, training
+    from keras_resnet import data, plots
 
     backend = keras.backend.backend()
     devices = fitting.use_devices(arguments)
-    check_devices(settings, devices)
+    batch_size = settings.batch_size // settings.accumulate
+    devices.check_batch(batch_size)
     train, validation = fitting.first_alone(
         devices, lambda: load(arguments, settings)
     )
     share = arguments.max_unreadable
     unreadable = [data.Unreadable(part, share) for part in (train, validation)]
 
-    batch_size = settings.batch_size // settings.accumulate
     per_epoch = settings.accumulate * fitting.steps_per_pass(
         len(train), settings.batch_size
     )
@@ -693,16 +681,10 @@ def main(arguments):
     steps = steps or settings.epochs * per_epoch
     each = execution(arguments, backend, min(per_epoch, steps), steps)
 
-    run = training.Run(
-        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        dataclasses.asdict(settings)
-        | {"backend": backend}
-        | devices.settings(),
-        resume=getattr(arguments, "resume", False),
-        devices=devices,
+    run = fitting.open_run(
+        arguments, name_of(settings, backend), settings, devices
     )
-    if run.finished:
-        print(f"{run.path} is finished: see result.json")
+    if fitting.said_finished(run):
         return
 
     evaluation = evaluation_batches(
@@ -739,7 +721,7 @@ def main(arguments):
             every=settings.every,
             average=settings.ema is not None,
             callbacks=callbacks(settings, run, hasattr(arguments, "profile")),
-            prepare=lambda model: setattr(model, "steps_per_execution", each),
+            steps_per_execution=each,
             interrupted=lambda: draw(plots, run, settings),
         )
         with devices.scope():
@@ -751,11 +733,6 @@ def main(arguments):
     unread = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
     if devices.is_first:
         finish(run, settings, model, found, (train, validation), unread)
-
-
-def check_devices(settings, devices):
-    """Raises an error for settings that do not fit to several devices."""
-    devices.check_batch(settings.batch_size // settings.accumulate)
 
 
 def new(settings, train, steps, per_epoch, run, unreadable):

@@ -246,14 +246,8 @@ def main(arguments):
     )
     data = select(data, settings)
     # Without the seeds: more of them may come later.
-    everything = (
-        dataclasses.asdict(settings) | {"backend": backend} | devices.settings()
-    )
-    study = training.Run(
-        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        everything,
-        resume=getattr(arguments, "resume", False),
-        devices=devices,
+    study = fitting.open_run(
+        arguments, name_of(settings, backend), settings, devices
     )
     runs = {}
     for seed in seeds:
@@ -261,7 +255,7 @@ def main(arguments):
             folder = study / f"seed{seed}" / net
             runs[seed, net] = run = training.Run(
                 folder,
-                everything | {"net": net, "seed": seed},
+                study.settings | {"net": net, "seed": seed},
                 resume=devices.on_first((folder / "settings.json").exists),
                 devices=devices,
             )

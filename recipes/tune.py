@@ -429,7 +429,7 @@ def main(arguments):
     import keras
 
     from keras_resnet import data as image_data
-    from keras_resnet import training, tuning
+    from keras_resnet import tuning
 
     try:
         role = tuning.role()
@@ -453,16 +453,10 @@ def main(arguments):
         search_in("worker")
         print("the search is over: the chief has its results")
         return
-    run = training.Run(
-        getattr(arguments, "output", f"runs/{name_of(settings, backend)}"),
-        dataclasses.asdict(settings)
-        | {"backend": backend}
-        | devices.settings(),
-        resume=getattr(arguments, "resume", False),
-        devices=devices,
+    run = fitting.open_run(
+        arguments, name_of(settings, backend), settings, devices
     )
-    if run.finished:
-        print(f"{run.path} is finished: see result.json")
+    if fitting.said_finished(run):
         return
     try:
         search = search_in(run / "search")

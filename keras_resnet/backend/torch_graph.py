@@ -60,9 +60,11 @@ class Model(keras.Model):
         return logs
 
     def get_metrics_result(self):
+        if parallel.processes == 1:
+            return super().get_metrics_result()
         variables = self.metrics_variables
         # They have no values while Keras makes the metrics.
-        if parallel.processes == 1 or any(v._value is None for v in variables):
+        if any(v._value is None for v in variables):
             return super().get_metrics_result()
         from keras_resnet.backend import torch_parallel
 

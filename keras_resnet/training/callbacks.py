@@ -279,6 +279,7 @@ class Profile(keras.callbacks.Callback):
         self.batches = batches
         self._seen = 0
         self._trace = None
+        self._over = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before = self._seen
@@ -290,8 +291,6 @@ class Profile(keras.callbacks.Callback):
             self._trace.__enter__()
         elif self._trace and self._seen >= self.first + self.batches:
             self._stop()
-
-    _over = False
 
     def _stop(self):
         if self._trace:

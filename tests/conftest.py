@@ -84,6 +84,42 @@ def gradients(layer, x, **kwargs):
     return [ops.convert_to_numpy(g) for g in found]
 
 
+def check_wrong_usage(run, capsys, words):
+    """Checks that a command ends with status 2 and one line with all words.
+
+    Args:
+        run: Callable that runs the command.
+        capsys: The fixture.
+        words: Sequence of strings.
+    """
+    with pytest.raises(SystemExit) as caught:
+        run()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+
+
+def check_help(parser, capsys):
+    """Checks that the help of a parser explains every flag."""
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for action in parser._actions:
+        assert action.help
+        assert action.option_strings[-1] in text
+
+
+def check_parser_without_keras(run_python, module, folder="recipes"):
+    """Checks that a command's parser is there before Keras is loaded."""
+    run_python(
+        "-c",
+        f"import sys; sys.path.insert(0, {folder!r}); import {module}; "
+        f"{module}.make_parser(); assert 'keras' not in sys.modules",
+    )
+
+
 @pytest.fixture
 def run_python():
     """Runs Python in a fresh process and returns what it printed."""

@@ -16,7 +16,7 @@ import pytest
 import report
 import sides
 import works
-from conftest import ROOT
+from conftest import ROOT, check_parser_without_keras, check_wrong_usage
 from sides.network import Network, cifar, resnet50
 
 matplotlib.use("agg")
@@ -306,12 +306,7 @@ def test_decoding_is_measured_by_core(tmp_path):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run(*flags)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(lambda: run(*flags), capsys, words)
 
 
 def test_no_measurement_is_an_error(tmp_path, capsys):
@@ -326,11 +321,7 @@ def test_works_are_those_of_the_command_line():
 
 
 def test_help_does_not_wait_for_keras(run_python):
-    code = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import compare; "
-        "compare.make_parser(); assert 'keras' not in sys.modules"
-    )
-    run_python("-c", code)
+    check_parser_without_keras(run_python, "compare", "benchmarks")
 
 
 def test_the_recipes_table_does_not_see_benchmarks():

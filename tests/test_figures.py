@@ -10,6 +10,7 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 import cifar10  # noqa: E402
 import cli  # noqa: E402
 import figures  # noqa: E402
+from conftest import check_wrong_usage  # noqa: E402
 
 FLAGS = ("--dataset", "digits", "--depths", "8", "--steps", "4")
 
@@ -51,12 +52,11 @@ def test_full_is_the_papers_procedure():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.run(figures.make_parser(), figures.main, flags)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(
+        lambda: cli.run(figures.make_parser(), figures.main, flags),
+        capsys,
+        words,
+    )
 
 
 def test_a_run_is_found_by_its_settings(tmp_path):

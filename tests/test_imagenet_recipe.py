@@ -19,7 +19,13 @@ pytest.importorskip("PIL", reason="the files are written with Pillow")
 import cli  # noqa: E402
 import evaluate  # noqa: E402
 import imagenet  # noqa: E402
-from conftest import IMAGENET_SAMPLE, ROOT  # noqa: E402
+from conftest import (  # noqa: E402
+    IMAGENET_SAMPLE,
+    ROOT,
+    check_help,
+    check_parser_without_keras,
+    check_wrong_usage,
+)
 from imagenet_files import (  # noqa: E402
     CMYK,
     PNG,
@@ -198,29 +204,19 @@ def test_folders_are_named_by_what_presets_do_not_say():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    _run(flags, 2)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(
+        lambda: cli.run(imagenet.make_parser(), imagenet.main, flags),
+        capsys,
+        words,
+    )
 
 
 def test_help_explains_every_flag(capsys):
-    parser = imagenet.make_parser()
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for action in parser._actions:
-        assert action.help
-        assert action.option_strings[-1] in text
+    check_help(imagenet.make_parser(), capsys)
 
 
 def test_help_does_not_wait_for_keras(run_python):
-    code = (
-        "import sys; sys.path.insert(0, 'recipes'); import imagenet; "
-        "imagenet.make_parser(); assert 'keras' not in sys.modules"
-    )
-    run_python("-c", code)
+    check_parser_without_keras(run_python, "imagenet")
 
 
 # Models.

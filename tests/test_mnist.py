@@ -14,6 +14,7 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 import cli  # noqa: E402
 import mnist  # noqa: E402
 import results  # noqa: E402
+from conftest import check_help, check_wrong_usage  # noqa: E402
 
 from keras_resnet import data  # noqa: E402
 
@@ -73,19 +74,13 @@ def test_full_takes_all_images():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.run(mnist.make_parser(), mnist.main, flags)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(
+        lambda: cli.run(mnist.make_parser(), mnist.main, flags), capsys, words
+    )
 
 
 def test_help_explains_every_flag(capsys):
-    parser = mnist.make_parser()
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--help"])
-    assert all(action.help for action in parser._actions)
+    check_help(mnist.make_parser(), capsys)
 
 
 def test_images_are_enlarged_by_whole_pixels():

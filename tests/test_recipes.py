@@ -17,7 +17,12 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
 import cifar10  # noqa: E402
 import cli  # noqa: E402
-from conftest import ROOT  # noqa: E402
+from conftest import (  # noqa: E402
+    ROOT,
+    check_help,
+    check_parser_without_keras,
+    check_wrong_usage,
+)
 
 RECIPE = "recipes/cifar10.py"
 # Eight layers on the digits: seconds on any backend.
@@ -136,31 +141,19 @@ def test_depth_110_warms_up(depth, rate):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.run(cifar10.make_parser(), cifar10.main, flags)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(
+        lambda: cli.run(cifar10.make_parser(), cifar10.main, flags),
+        capsys,
+        words,
+    )
 
 
 def test_help_explains_every_flag(capsys):
-    parser = cifar10.make_parser()
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for action in parser._actions:
-        assert action.help
-        assert action.option_strings[-1] in text
+    check_help(cifar10.make_parser(), capsys)
 
 
 def test_help_does_not_wait_for_keras(run_python):
-    code = (
-        "import sys; sys.path.insert(0, 'recipes'); import cifar10; "
-        "cifar10.make_parser(); assert 'keras' not in sys.modules"
-    )
-    run_python("-c", code)
+    check_parser_without_keras(run_python, "cifar10")
 
 
 def test_failures_are_one_line_and_status_1(capsys):

@@ -28,7 +28,11 @@ import cifar10  # noqa: E402
 import cli  # noqa: E402
 import results  # noqa: E402
 import tune  # noqa: E402
-from conftest import ROOT  # noqa: E402
+from conftest import (  # noqa: E402
+    ROOT,
+    check_parser_without_keras,
+    check_wrong_usage,
+)
 
 import keras_resnet  # noqa: E402
 from keras_resnet import data, training, tuning  # noqa: E402
@@ -554,12 +558,9 @@ def test_variables_of_a_distributed_search_come_together(monkeypatch):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.run(tune.make_parser(), tune.main, flags)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(word in error for word in words)
+    check_wrong_usage(
+        lambda: cli.run(tune.make_parser(), tune.main, flags), capsys, words
+    )
 
 
 def test_half_a_distributed_search_is_wrong_usage(monkeypatch, capsys):
@@ -575,11 +576,7 @@ def test_help_explains_every_flag_without_keras(run_python):
     for action in tune.make_parser()._actions:
         assert action.help
         assert action.option_strings[-1] in text
-    run_python(
-        "-c",
-        "import sys; sys.path.insert(0, 'recipes'); import tune; "
-        "tune.make_parser(); assert 'keras' not in sys.modules",
-    )
+    check_parser_without_keras(run_python, "tune")
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "step-decay"])

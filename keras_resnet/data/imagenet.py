@@ -215,7 +215,7 @@ def _preparing(seed, box, interpolation, magnitude, color):
     @tf.function(autograph=False)
     def prepare(contents, place, size):
         # An own seed for each image and each of its changes. To split one
-        # would take a tenth of the time that the image takes.
+        # would take much of the time that the image takes.
         seeds = [(seed, place * CHANGES + i) for i in range(CHANGES)]
         for_box, *further = map(tf.stack, seeds)
         image = decode(contents, lambda x: sampling.BOXES[box](x, for_box))

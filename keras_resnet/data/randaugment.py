@@ -1,9 +1,8 @@
 """RandAugment, one image at a time, in tf.data.
 
-Keras's `RandAugment` computes all of its operations and keeps two: in tf.data
-on one core 9 to 16 images of 160 x 160 a second (Keras 3.15, by backend), the
-same two for a whole batch, and it disregards a seed given to it. Here only
-what was drawn is computed.
+Keras's `RandAugment` computes all of its operations and keeps two, the same
+ones for a whole batch, and it disregards a seed given to it (Keras 3.15). Here
+only what was drawn is computed.
 """
 
 import functools

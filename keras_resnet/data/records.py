@@ -28,7 +28,7 @@ from keras_resnet.data.folders import (
 HEADER, FOOTER = 12, 4
 TARS = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 CACHE_INFO = "cache.json"
-# Images per file of a cache: about 500 MB.
+# Images per file of a cache.
 PER_SHARD = 10_000
 
 
@@ -88,9 +88,8 @@ class Folder:
 class Records:
     """The images in TFRecord files of `tf.train.Example`s.
 
-    The places of all records are found out first, by their headers, which
-    takes seconds per million; then any record can be read. The files must be
-    on a disk, not behind a URL.
+    The places of all records are found out first, by their headers; then any
+    record can be read. The files must be on a disk, not behind a URL.
 
     Args:
         files: Sequence of paths, in order.

@@ -122,7 +122,7 @@ def augmented(
         What `image` is.
     """
     mirrored = tf.random.stateless_uniform((), for_mirror) < 0.5
-    # A slice with a negative stride takes five times as long.
+    # A slice with a negative stride takes several times as long.
     image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     if magnitude is not None:
         image = rand_augment(image, for_augment, magnitude)

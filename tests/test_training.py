@@ -364,6 +364,20 @@ def test_step_evaluation_averages_training_over_its_steps():
     assert losses[0] == pytest.approx(expected, rel=1e-4)
 
 
+def test_step_evaluation_counts_steps_of_the_optimizer():
+    x, y = _batch(8)
+    evaluation = training.StepEvaluation((x, y), 2)
+    model = _model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[evaluation])
+    assert [row["iterations"] for row in evaluation.history] == [2, 4]
+    assert int(model.optimizer.iterations) == 4
+    # One loss for each batch, whatever the optimizer does with it.
+    losses = [row["loss"] for row in evaluation.history]
+    assert np.mean(losses) == pytest.approx(
+        model.history.history["loss"][0], rel=1e-4
+    )
+
+
 def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
     validation = _batch(5)
     path = tmp_path / "steps.csv"

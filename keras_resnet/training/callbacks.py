@@ -88,7 +88,36 @@ class AverageCheckpoint(Checkpoint):
         super().on_epoch_end(None, logs)
 
 
-class StepEvaluation(keras.callbacks.Callback):
+class StepCounter(keras.callbacks.Callback):
+    """Knows the optimizer steps that are done while a model is trained.
+
+    Keras tells a callback the batch of the epoch, which is not the step: with
+    `steps_per_execution` it tells the last of several batches, an optimizer
+    that accumulates gradients takes one step in several, and a training that
+    is resumed has steps behind it.
+
+    Attributes:
+        batches: Integer, batches so far, those before a resume included.
+        step: Integer, optimizer steps so far.
+    """
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        self._each = getattr(optimizer, "gradient_accumulation_steps", 0) or 1
+        self.batches = self._before = batches_seen(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self.batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches = self._before + batch + 1
+
+    @property
+    def step(self):
+        return self.batches // self._each
+
+
+class StepEvaluation(StepCounter):
     """Evaluates the model every so many steps, within epochs too.
 
     Every `every` optimizer steps, and after the last one, it evaluates and
@@ -97,7 +126,7 @@ class StepEvaluation(keras.callbacks.Callback):
     - `iterations`: optimizer steps so far;
     - `loss` and the other metrics over the steps since the evaluation before
       or since training began, of a model that was moving on, as in the logs
-      of Keras;
+      of Keras, where all batches are of one size;
     - `val_loss` and so on: those of the validation data, for the model now;
     - `error` and `val_error`, one minus the accuracies, if there are any.
 
@@ -141,39 +170,39 @@ class StepEvaluation(keras.callbacks.Callback):
             callback.set_model(model)
 
     def on_train_begin(self, logs=None):
-        self._step = self._evaluated = steps_done(self.model)
-        self._sums = {}
+        super().on_train_begin(logs)
+        self._evaluated = self.step
+        self._sums, self._summed = {}, 0
         for callback in self.callbacks:
             callback.on_train_begin(logs)
 
     def on_train_end(self, logs=None):
-        if self._step > self._evaluated:
+        if self.step > self._evaluated:
             self._evaluate()
         for callback in self.callbacks:
             callback.on_train_end(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Steps of this epoch so far, and what its metrics sum up to.
-        self._done = 0
+        super().on_epoch_begin(epoch, logs)
+        # What the metrics of this epoch sum up to so far.
         self._in_epoch = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = batch + 1 - self._done
-        self._done = batch + 1
+        seen, before = self.batches, self.step
+        super().on_train_batch_end(batch, logs)
+        self._summed += self.batches - seen
         # Keras's logs are means over the epoch so far.
-        in_epoch = {key: self._done * value for key, value in logs.items()}
+        in_epoch = {key: (batch + 1) * value for key, value in logs.items()}
         for key, value in in_epoch.items():
             change = value - self._in_epoch.get(key, 0)
             self._sums[key] = self._sums.get(key, 0) + change
         self._in_epoch = in_epoch
-        before, self._step = self._step, self._step + steps
-        if before // self.every < self._step // self.every:
+        if before // self.every < self.step // self.every:
             self._evaluate()
 
     def _evaluate(self):
-        steps = self._step - self._evaluated
-        logs = {"iterations": self._step}
-        logs |= {key: value / steps for key, value in self._sums.items()}
+        logs = {"iterations": self.step}
+        logs |= {k: value / self._summed for k, value in self._sums.items()}
         # Evaluation uses the metrics that the epoch is adding to.
         metrics = self.model.metrics_variables
         values = [keras.ops.convert_to_numpy(v).copy() for v in metrics]
@@ -187,11 +216,11 @@ class StepEvaluation(keras.callbacks.Callback):
             variable.assign(value)
         logs |= {f"val_{key}": value for key, value in found.items()}
         _add_errors(logs)
-        self._evaluated = self._step
-        self._sums = {}
+        self._evaluated = self.step
+        self._sums, self._summed = {}, 0
         self.history.append(logs)
         for callback in self.callbacks:
-            callback.on_epoch_end(self._step - 1, dict(logs))
+            callback.on_epoch_end(self.step - 1, dict(logs))
 
 
 def _add_errors(logs):
@@ -201,7 +230,7 @@ def _add_errors(logs):
             logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]
 
 
-class StopAt(keras.callbacks.Callback):
+class StopAt(StepCounter):
     """Ends training after an exact number of steps, within an epoch too.
 
     Args:
@@ -214,15 +243,9 @@ class StopAt(keras.callbacks.Callback):
         super().__init__()
         self.steps = steps
 
-    def on_train_begin(self, logs=None):
-        self._done = batches_seen(self.model)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before = self._done
-
     def on_train_batch_end(self, batch, logs=None):
-        self._done = self._before + batch + 1
-        if self._done >= self.steps:
+        super().on_train_batch_end(batch, logs)
+        if self.batches >= self.steps:
             self.model.stop_training = True
 
 

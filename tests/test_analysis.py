@@ -179,6 +179,58 @@ def test_gradient_flow_is_recorded_in_training_and_resumed(tmp_path):
     np.testing.assert_allclose(repeated, norms, rtol=1e-3)
 
 
+def test_gradient_flow_keeps_to_one_training(tmp_path):
+    images, labels = _data(16)
+    path = tmp_path / "gradients.csv"
+
+    def fit(model):
+        _compiled(model).fit(
+            images,
+            labels,
+            batch_size=8,
+            shuffle=False,
+            verbose=0,
+            callbacks=[analysis.GradientFlow(images, labels, 1, path)],
+        )
+
+    fit(_net("A", depths=(1, 1)))
+    text = path.read_text()
+    # Other gradients of the same layers, and other layers.
+    for other in (_net("plain", depths=(1, 1)), _net("A", depths=(2, 1))):
+        with pytest.raises(ValueError, match=r"gradients\.csv.*another train"):
+            fit(other)
+        assert path.read_text() == text
+    # Begun again.
+    fit(_net("A", depths=(1, 1)))
+    np.testing.assert_allclose(
+        np.loadtxt(text.splitlines(), delimiter=",", skiprows=1),
+        np.loadtxt(path, delimiter=",", skiprows=1),
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("how", ["accumulated", "several in an execution"])
+def test_gradient_flow_counts_steps_of_the_optimizer(tmp_path, how):
+    images, labels = _data(16)
+    accumulated = how == "accumulated"
+    if not accumulated and keras.backend.backend() == "torch":
+        pytest.skip("PyTorch executes one step at a time")
+    model = _net("A", depths=(1, 1))
+    model.compile(
+        keras.optimizers.SGD(
+            0.01, gradient_accumulation_steps=2 if accumulated else None
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=1 if accumulated else 4,
+    )
+    path = tmp_path / "gradients.csv"
+    flow = analysis.GradientFlow(images, labels, 2, path)
+    model.fit(images, labels, batch_size=2, verbose=0, callbacks=[flow])
+    expected = [0, 2, 4] if accumulated else [0, 4, 8]
+    assert analysis.read_gradient_flow(path)[0].tolist() == expected
+    assert int(model.optimizer.iterations) == expected[-1]
+
+
 # The identity property.
 
 
@@ -240,6 +292,14 @@ def test_a_plain_network_grows_by_identities_in_inference():
     # The control: blocks with random weights do change the outputs.
     assert (residual.random > 0.01).all()
     assert (plain.random > 0.01).all()
+
+
+def test_a_grown_network_is_shown_the_same_pixels():
+    model = _net("A", depths=(1, 1))
+    model.preprocessing = "imagenet"
+    grown = analysis.grow(model, 1)
+    assert grown.name == f"{model.name}_grown"
+    assert grown.preprocessing == model.preprocessing
 
 
 def test_growing_refuses_what_it_cannot_do():
@@ -332,6 +392,8 @@ def test_lesions_refuse_what_they_cannot_do():
         net.error(["stage2_block1"])
     with pytest.raises(ValueError, match="no block 'x'.*stage1_block1"):
         net.error(["x"])
+    with pytest.raises(ValueError, match="no block -1.*0 to 1"):
+        net.error([-1])
     with pytest.raises(ValueError, match="cannot be in the place"):
         net.error(order=[1, 0])
     with pytest.raises(ValueError, match="each block once"):
@@ -361,7 +423,8 @@ def test_path_lengths_count_paths():
     )
     # 54 blocks of ResNet-110, and far more than floats can count.
     assert analysis.path_lengths(54)[1][19:36].sum() > 0.95
-    assert analysis.path_lengths(2000)[1].sum() == pytest.approx(1)
+    for n in (2000, np.int64(100)):
+        assert analysis.path_lengths(n)[1].sum() == pytest.approx(1)
 
 
 def test_all_paths_together_carry_the_whole_gradient():
@@ -541,6 +604,27 @@ def test_a_landscape_goes_on_where_it_stopped(tmp_path, monkeypatch):
         run()
 
 
+def test_a_landscape_of_the_twin_is_another(tmp_path):
+    images, labels = _data(4)
+    path = tmp_path / "line.npz"
+    found = []
+    for kind in ("A", "plain"):
+        model = _net(kind)
+        found.append(analysis.random_direction(model))
+        arguments = [model, images, labels, found[-1:], [(0, 1)]]
+        if kind == "A":
+            analysis.loss_landscape(*arguments, path=path)
+            # A network is told by what it computes, not by its name.
+            same = _net(kind, name="another_name")
+            analysis.loss_landscape(same, *arguments[1:], path=path)
+            continue
+        with pytest.raises(ValueError, match="another model"):
+            analysis.loss_landscape(*arguments, path=path)
+    # All else is the same.
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_landscapes_refuse_what_does_not_fit():
     model = _net("A")
     data = _data(2)
@@ -553,6 +637,11 @@ def test_landscapes_refuse_what_does_not_fit():
         analysis.loss_landscape(model, *data, [direction], [(0,), (0,)])
     with pytest.raises(ValueError, match="trainable variables"):
         analysis.loss_landscape(model, *data, [direction[1:]], [(0,)])
+    for name in ("batch_size", "points_at_a_time"):
+        with pytest.raises(ValueError, match=f"`{name}`.*{name}=-1"):
+            analysis.loss_landscape(
+                model, *data, [direction], [(0,)], **{name: -1}
+            )
 
 
 # What all of them refuse.
@@ -570,6 +659,8 @@ def test_analyses_need_a_network_of_this_package():
         analysis.gradient_norms(features, *_data(2))
     with pytest.raises(ValueError, match="empty"):
         analysis.layer_responses(_net("A"), _data(0)[0])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        analysis.layer_responses(_net("A"), _data(2)[0], batch_size=0)
 
 
 def test_a_network_may_come_after_preprocessing():

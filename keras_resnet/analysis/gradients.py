@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
+from keras_resnet.training.callbacks import StepCounter
 from keras_resnet.training.runs import write_atomically
 
 GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
@@ -47,7 +48,7 @@ class GradientFunction:
     """
 
     def __init__(self, model):
-        self._model = model
+        self.model = model
         layers = weighted_layers(model)
         self.names = tuple(name for name, _ in layers)
         kernels = {id(kernel) for _, kernel in layers}
@@ -78,7 +79,7 @@ class GradientFunction:
 
     def gradients(self, images, labels):
         """Returns the gradients by all kernels, by depth, as arrays."""
-        values = network.values_of(self._model)
+        values = network.values_of(self.model)
         (batch,) = network.batches(images, labels, batch_size=len(images))
         _, found = self._run(
             [values[i] for i in self._at],
@@ -119,19 +120,23 @@ def gradient_norms(model, images, labels):
     return GradientFunction(model)(images, labels)
 
 
-class GradientFlow(keras.callbacks.Callback):
+class GradientFlow(StepCounter):
     """Records the gradient norms of one batch, again and again in training.
 
-    Before the first step, then after every so many steps, and after the last
-    step, into a CSV file with the step and a column for each layer. A
-    training that is resumed goes on with the same file, without the rows of
-    steps that are trained again.
+    Before the first step, then after every so many optimizer steps, and after
+    the last one, into a CSV file with the step and a column for each layer. A
+    training that is resumed, or begins again from the same weights, goes on
+    with the same file, without the rows of steps that are trained again.
 
     Args:
         images: Array, the batch: see `gradient_norms`.
         labels: Array of its classes.
         every: Integer, steps between two records.
         path: Path of the CSV file.
+
+    Raises:
+        ValueError: When training begins, if the file is of another training:
+            of other layers, or with other norms for the same step.
     """
 
     def __init__(self, images, labels, every, path):
@@ -146,34 +151,56 @@ class GradientFlow(keras.callbacks.Callback):
         self.path = Path(path)
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self._function = GradientFunction(self.model)
-        self._step = int(self.model.optimizer.iterations)
-        self._lines = [",".join(("iterations", *self._function.names))]
+        self._steps, self._norms = [], []
         if self.path.exists():
-            kept = self.path.read_text().splitlines()[1:]
-            self._lines += [x for x in kept if _step(x) <= self._step]
+            self._take_up()
         self._record()
 
+    def _take_up(self):
+        """Takes the rows of an earlier training, up to the present step."""
+        steps, names, norms = read_gradient_flow(self.path)
+        kept = steps <= self.step
+        same = names == self._function.names
+        if same and self.step in steps:
+            # A little apart on another machine, or in less precision.
+            (earlier,) = norms[steps == self.step]
+            same = np.allclose(self._compute(), earlier, rtol=0.05)
+        if not same:
+            raise ValueError(
+                f"{self.path} holds the gradients of another training: remove "
+                "it or name another file."
+            )
+        self._steps, self._norms = list(steps[kept]), list(norms[kept])
+
     def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self.every == 0:
+        before = self.step
+        super().on_train_batch_end(batch, logs)
+        if before // self.every < self.step // self.every:
             self._record()
 
     def on_train_end(self, logs=None):
         self._record()
 
+    def _compute(self):
+        # To ask for the model hands JAX's state back to its variables: the
+        # function's own reference to it would not.
+        self._function.model = self.model
+        return self._function(self.images, self.labels).norms
+
     def _record(self):
-        if len(self._lines) > 1 and _step(self._lines[-1]) == self._step:
+        if self.step in self._steps:
             return
-        # Getting the model hands JAX's state back to its variables.
-        assert self.model is self._function._model
-        norms = self._function(self.images, self.labels).norms
-        self._lines.append(",".join(map(str, (self._step, *norms.tolist()))))
-        write_atomically(self.path, "\n".join(self._lines) + "\n")
-
-
-def _step(line):
-    return int(line.partition(",")[0])
+        self._steps.append(self.step)
+        self._norms.append(self._compute())
+        lines = [("iterations", *self._function.names)]
+        lines += [
+            (step, *norms.tolist())
+            for step, norms in zip(self._steps, self._norms, strict=True)
+        ]
+        text = "\n".join(",".join(map(str, line)) for line in lines)
+        write_atomically(self.path, f"{text}\n")
 
 
 def read_gradient_flow(path):
@@ -188,5 +215,5 @@ def read_gradient_flow(path):
     """
     with open(os.fspath(path), newline="") as file:
         header, *rows = csv.reader(file)
-    table = np.array(rows, "float64")
+    table = np.array(rows, "float64").reshape(len(rows), len(header))
     return table[:, 0].astype(int), tuple(header[1:]), table[:, 1:]

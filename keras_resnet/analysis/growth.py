@@ -1,6 +1,7 @@
 """The identity property: deeper networks that compute the same."""
 
 import collections
+import numbers
 
 import keras
 import numpy as np
@@ -38,8 +39,9 @@ def grow(model, added, zero=True, seed=0):
         seed: Integer, of the random weights. Defaults to `0`.
 
     Returns:
-        A `keras.Model`, not compiled, that shares nothing with `model`. Its
-        name and those of its layers are as if it had been built that deep.
+        A `keras.Model`, not compiled, that shares nothing with `model` but
+        its `preprocessing`. Its name is that of `model` with `_grown`, those
+        of its layers are as if it had been built that deep.
 
     Raises:
         ValueError: If the model is not of this package or is folded; if
@@ -52,7 +54,7 @@ def grow(model, added, zero=True, seed=0):
     layers = network.chain(model)
     stages = [_stage(x) for x in network.blocks(model)]
     counts = [stages.count(s) for s in sorted(set(stages))]
-    if isinstance(added, int):
+    if isinstance(added, numbers.Integral):
         added = [added] * len(counts)
     added = tuple(added)
     if len(added) != len(counts) or min(added) < 0:
@@ -91,6 +93,8 @@ def grow(model, added, zero=True, seed=0):
                 x = block(x)
                 new.append(block)
     grown = ResidualNetwork(image, x, name=f"{model.name}_grown")
+    if isinstance(model, ResidualNetwork):
+        grown.preprocessing = model.preprocessing
     for layer, twin in pairs:
         _copy_weights(layer, twin)
     if zero:

@@ -5,6 +5,7 @@ Reference: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets".
 
 import collections
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -104,9 +105,11 @@ def loss_landscape(
     """
     axes = tuple(np.asarray(axis, "float64") for axis in axes)
     _check(model, directions, axes, statistics)
+    network.at_least_one("batch_size", batch_size)
     if points_at_a_time is None:
         vectorize = backend.vectorized and backend.accelerators()
         points_at_a_time = 16 if vectorize else 1
+    network.at_least_one("points_at_a_time", points_at_a_time)
     if points_at_a_time > 1 and not backend.vectorized:
         raise ValueError(
             "On TensorFlow `points_at_a_time` must be 1: its convolutions "
@@ -216,14 +219,20 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
 def _key(model, *others):
     """Returns what tells one landscape from all others."""
     digest = hashlib.sha256()
+    # Twins may have the same weights, and other numbers or types of them too.
+    layers = [_configuration(layer) for layer in network.chain(model)]
+    digest.update(json.dumps(layers, sort_keys=True).encode())
     values = [ops.convert_to_numpy(v) for v in network.values_of(model)]
     for part in keras.tree.flatten([values, *others]):
-        digest.update(
-            part.encode()
-            if isinstance(part, str)
-            else np.ascontiguousarray(part).tobytes()
-        )
+        part = np.ascontiguousarray(part)
+        digest.update(f"{part.dtype} {part.shape} ".encode() + part.tobytes())
     return digest.hexdigest()
+
+
+def _configuration(layer):
+    """Returns what makes a layer compute what it does, without its name."""
+    serialized = keras.saving.serialize_keras_object(layer)
+    return serialized["class_name"], serialized["config"] | {"name": None}
 
 
 def _read(path, key):

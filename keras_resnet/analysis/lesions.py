@@ -6,6 +6,7 @@ Relatively Shallow Networks".
 
 import collections
 import math
+import operator
 
 import numpy as np
 from keras import ops
@@ -97,18 +98,17 @@ class LesionedNetwork:
         return float(wrong) / sum(len(b[1]) for b in self._batches)
 
     def _position(self, block):
-        try:
-            i = self.names.index(block) if isinstance(block, str) else block
-            name = self.names[i]
-        except (ValueError, IndexError):
+        names = {name: i for i, name in enumerate(self.names)}
+        i = names.get(block, -1) if isinstance(block, str) else block
+        if not 0 <= i < len(names):
             raise ValueError(
                 f"There is no block {block!r}. The blocks are numbered from "
-                f"0 to {len(self.names) - 1}: {', '.join(self.names)}"
-            ) from None
+                f"0 to {len(names) - 1}: {', '.join(names)}"
+            )
         if i not in self.deletable:
             raise ValueError(
-                f"Block {name!r} of a plain network changes the shape: "
-                "without it nothing would fit together."
+                f"Block {self.names[i]!r} of a plain network changes the "
+                "shape: without it nothing would fit together."
             )
         return i
 
@@ -277,6 +277,8 @@ def path_lengths(n):
 
     Reference: Veit et al. 2016, section 3.
     """
+    # An integer of NumPy would overflow from 63 blocks on.
+    n = operator.index(n)
     lengths = np.arange(n + 1)
     # As a quotient of integers: 2 ** n may be larger than any float.
     return lengths, np.array([math.comb(n, k) / 2**n for k in lengths.tolist()])

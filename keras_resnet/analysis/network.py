@@ -167,8 +167,17 @@ def compiled(model, function):
     return call
 
 
+def at_least_one(name, value):
+    """Raises `ValueError` for an argument that is less than one."""
+    if value < 1:
+        raise ValueError(
+            f"`{name}` must be at least 1. Received: {name}={value}"
+        )
+
+
 def batches(images, *others, batch_size=BATCH_SIZE):
     """Yields images as float32, and other arrays, a batch at a time."""
+    at_least_one("batch_size", batch_size)
     if not len(images):
         raise ValueError("`images` is empty: there is nothing to analyse.")
     for other in others:

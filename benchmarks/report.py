@@ -72,6 +72,7 @@ def write(folder):
     Raises:
         FileNotFoundError: If the folder holds no measurement.
     """
+    from keras_resnet import plots
     from keras_resnet.training.runs import write_atomically
 
     folder = Path(folder)
@@ -84,10 +85,7 @@ def write(folder):
         if figure is None:
             (folder / f"{name}.png").unlink(missing_ok=True)
             continue
-        # Replaced whole or not at all, as the other files are.
-        partial = folder / f".partial-{name}.png"
-        figure.savefig(partial)
-        partial.replace(folder / f"{name}.png")
+        plots.save(figure, folder / f"{name}.png")
         figures.append(name)
     write_atomically(folder / "README.md", page(lines, figures))
     print(f"{folder / 'README.md'} has {len(lines)} measurements")

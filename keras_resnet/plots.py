@@ -6,7 +6,9 @@ Each analysis of `keras_resnet.analysis` has its twin here. All take a
 
 import itertools
 import math
+import os
 import textwrap
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps, colors, ticker
@@ -26,6 +28,27 @@ def shade(color, share):
     """Returns a colour mixed with white: 0 is light, 1 the colour itself."""
     rgb = np.array(colors.to_rgb(color))
     return tuple(1 - (0.35 + 0.65 * share) * (1 - rgb))
+
+
+def save(figure, path):
+    """Saves a figure so that `path` holds the old picture or the new one.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        path: Path of the file, with the suffix of a picture.
+    """
+    path = Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    figure.savefig(partial)
+    os.replace(partial, path)
+
+
+def _marker(i):
+    return MARKERS[i % len(MARKERS)]
+
+
+def _style(i):
+    return STYLES[i % len(STYLES)]
 
 
 def _figure(width, height, caption, rows=1, columns=1, **kwargs):
@@ -71,12 +94,14 @@ def _band(axes, x, values, color, **kwargs):
 def learning_curves(curves, title=None, caption=None):
     """Draws errors against iterations, as the paper's figure 6.
 
-    Training error is thin and dashed, validation error bold.
+    Training error is thin and dashed, validation error bold; with several
+    seeds the means of them, with bands of one standard deviation.
 
     Args:
-        curves: List of dictionaries with `label`, `iterations`, `error`,
-            `val_error` (fractions), and optionally `color` and `test_error`,
-            which is drawn as a point at the end.
+        curves: List of dictionaries with `label`, `iterations` (`n`), `error`
+            and `val_error`, fractions of shape `(n,)` or `(n, seeds)`, and
+            optionally `color` and `test_error`, which is drawn as a point at
+            the end.
         title: String, optional.
         caption: String, optional.
 
@@ -96,10 +121,11 @@ def learning_curves(curves, title=None, caption=None):
             ("error", {"linewidth": 1, "linestyle": "--"}, "training"),
             ("val_error", {"linewidth": 2}, "validation"),
         ):
-            axes.plot(
+            _band(
+                axes,
                 x,
-                [100 * value for value in curve[key]],
-                color=color,
+                100 * np.asarray(curve[key], "float64"),
+                color,
                 marker=marker,
                 label=f"{label}, {what}",
                 **style,
@@ -157,7 +183,7 @@ def step_curves(curves, caption=None):
                     curve["iterations"],
                     scale * np.asarray(curve[name]),
                     curve["color"],
-                    marker=MARKERS[i],
+                    marker=_marker(i),
                     markersize=3.5,
                     label=f"{curve['label']}, {what}",
                     **style,
@@ -237,7 +263,7 @@ def degradation(curves, caption=None):
                 curve["iterations"],
                 100 * np.asarray(curve[key]),
                 color,
-                marker=MARKERS[rank % len(MARKERS)] if few else "",
+                marker=_marker(rank) if few else "",
                 markersize=4,
                 label=f"{label}, {what}",
                 **style,
@@ -272,8 +298,8 @@ def error_by_depth(series, ylabel="training error (%)", caption=None):
             [e.mean() for e in errors],
             [e.std(ddof=1) if len(e) > 1 else 0 for e in errors],
             color=one["color"],
-            marker=MARKERS[i],
-            linestyle=STYLES[i],
+            marker=_marker(i),
+            linestyle=_style(i),
             capsize=3,
             label=one["label"],
         )
@@ -304,8 +330,8 @@ def layer_responses(series, caption=None):
                 np.arange(1, len(std) + 1),
                 std,
                 color=one["color"],
-                linestyle=STYLES[i % len(STYLES)],
-                marker=MARKERS[i % len(MARKERS)],
+                linestyle=_style(i),
+                marker=_marker(i),
                 markersize=3,
                 linewidth=1.2,
                 label=one["label"],
@@ -331,8 +357,8 @@ def gradient_norms(series, caption=None):
             np.arange(1, len(one["norms"]) + 1),
             one["norms"],
             color=one["color"],
-            linestyle=STYLES[i % len(STYLES)],
-            marker=MARKERS[i % len(MARKERS)],
+            linestyle=_style(i),
+            marker=_marker(i),
             markersize=3,
             linewidth=1.2,
             label=one["label"],
@@ -378,7 +404,7 @@ def gradient_flow(series, caption=None):
                 one["norms"][i],
                 color=shade(one["color"], rank / max(1, len(shown) - 1)),
                 linestyle="--" if one["steps"][i] == 0 else "-",
-                marker=MARKERS[rank % len(MARKERS)],
+                marker=_marker(rank),
                 markersize=2.5,
                 linewidth=1.2,
                 label=f"step {one['steps'][i]:,}",
@@ -411,7 +437,7 @@ def identity_property(series, caption=None):
                 one[key],
                 color=one["color"],
                 linestyle=style,
-                marker=MARKERS[i],
+                marker=_marker(i),
                 label=f"{one['label']}, {what}",
             )
     axes.set_xlabel("blocks added")
@@ -446,13 +472,13 @@ def deleted_blocks(series, caption=None):
             100 * np.asarray(one["error"]),
             color=one["color"],
             linestyle="",
-            marker=MARKERS[i],
+            marker=_marker(i),
             label=f"{one['label']}, a block deleted",
         )
         axes.axhline(
             100 * one["baseline"],
             color=one["color"],
-            linestyle=STYLES[i],
+            linestyle=_style(i),
             linewidth=1,
             label=f"{one['label']}, whole",
         )
@@ -493,15 +519,15 @@ def lesion_study(series, caption=None):
             deleted.counts,
             100 * deleted.error,
             one["color"],
-            marker=MARKERS[i],
-            linestyle=STYLES[i],
+            marker=_marker(i),
+            linestyle=_style(i),
             label=one["label"],
         )
         panels[1].plot(
             swapped.correlation.ravel(),
             100 * swapped.error.ravel(),
             color=one["color"],
-            marker=MARKERS[i],
+            marker=_marker(i),
             markersize=4,
             alpha=0.7,
             linestyle="",
@@ -575,7 +601,7 @@ def landscape_lines(series, caption=None):
                 found.axes[0],
                 values,
                 color=one["color"],
-                linestyle=STYLES[i % len(STYLES)],
+                linestyle=_style(i),
                 label=one["label"],
             )
     panels[0].set_yscale("log")
@@ -586,6 +612,10 @@ def landscape_lines(series, caption=None):
         axes.set_xlabel("along the direction (filter norms)")
         _finish(axes)
     return figure
+
+
+def _two_digits(value):
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def landscape_contours(series, caption=None):
@@ -614,7 +644,7 @@ def landscape_contours(series, caption=None):
             norm=colors.LogNorm(low, high),
             cmap="viridis",
         )
-        axes.clabel(drawn, levels[1::3], fmt="%.2g", fontsize=7)
+        axes.clabel(drawn, levels[1::3], fmt=_two_digits, fontsize=7)
         axes.plot(0, 0, marker="+", color="black", markersize=9)
         axes.set_xlabel("first direction (filter norms)")
         axes.set_ylabel("second direction (filter norms)")
@@ -682,6 +712,11 @@ def _limits(series):
     """
     losses = np.concatenate([one["landscape"].loss.ravel() for one in series])
     losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        raise ValueError(
+            "There is nothing to draw: the loss is not a finite number at any "
+            "point of the landscapes."
+        )
     low = max(losses.min(), 1e-4)
     return low, max(losses.max(), 1.01 * low)
 

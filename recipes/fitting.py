@@ -55,7 +55,7 @@ def draw_curves(plots, run, settings, history, **point):
         title=f"{settings.dataset}, preset {settings.preset}, "
         f"seed {settings.seed}",
     )
-    figure.savefig(run / "curves.png")
+    plots.save(figure, run / "curves.png")
 
 
 def steps_per_pass(images, batch_size):

@@ -410,17 +410,17 @@ def draw(run, settings, rows, names):
         f"seed {settings.seed}, "
         f"{run.settings['backend']}"
     )
-    plots.learning_rate_errors(rows, caption).savefig(
-        run / "learning_rates.png"
-    )
+    figure = plots.learning_rate_errors(rows, caption)
+    plots.save(figure, run / "learning_rates.png")
     done = [row for row in rows if row["status"] == "completed"]
     if done:
-        plots.parallel_coordinates(
+        figure = plots.parallel_coordinates(
             {name: [row[name] for row in done] for name in names},
             [row["val_error"] for row in done],
             log=[name for name in names if name in RANGES],
             caption=caption,
-        ).savefig(run / "parallel_coordinates.png")
+        )
+        plots.save(figure, run / "parallel_coordinates.png")
 
 
 def main(arguments):

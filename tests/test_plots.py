@@ -30,6 +30,33 @@ def test_learning_curves_are_in_percent():
     assert labels[2] == "ResNet-20, test: 35.00 %"
 
 
+def test_learning_curves_of_several_seeds_have_bands():
+    errors = np.array([[0.5, 0.7], [0.2, 0.4]])
+    curve = {"label": "ResNet-20", "iterations": [100, 200]}
+    curve |= {"error": errors, "val_error": errors}
+    (axes,) = plots.learning_curves([curve]).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([60, 30])
+    low, high = axes.collections[0].get_paths()[0].get_extents().get_points()
+    assert high[1] == pytest.approx(60 + 10 * 2**0.5)
+
+
+def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "curves.png"
+    path.write_text("the old one")
+
+    class Broken:
+        def savefig(self, path):
+            path.write_text("half of")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        plots.save(Broken(), path)
+    assert path.read_text() == "the old one"
+    series = _style(False) | {"std": [1.0]}
+    plots.save(plots.layer_responses([series]), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 RNG = np.random.default_rng(0)
 
 
@@ -106,6 +133,22 @@ def test_error_by_depth_has_deviations():
     (bars,) = axes.containers[0].lines[2]
     lengths = [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
     assert lengths == pytest.approx([2 * 2**0.5 * 10, 0])
+
+
+def test_there_may_be_more_series_than_markers():
+    many = range(len(plots.MARKERS) + 1)
+    plots.error_by_depth(
+        [_style(True) | {"depths": [20], "error": [[0.1]]} for _ in many]
+    )
+    values = {"added": [1], "zero": [0.0], "random": [1.0]}
+    plots.identity_property([_style(False) | values for _ in many])
+    values = {"names": ["stage1_block1"], "error": [0.5], "baseline": 0.1}
+    plots.deleted_blocks([_style(False) | values for _ in many])
+    steps = {"iterations": [1]}
+    steps |= dict.fromkeys(
+        ("loss", "val_loss", "accuracy", "val_accuracy"), [0.5]
+    )
+    plots.step_curves([_style(False) | steps for _ in many])
 
 
 def test_responses_are_in_order_and_sorted():

@@ -152,6 +152,13 @@ class Work:
                 raise cli.UsageError(
                     f"{self.figure} takes no --{name}: leave it out"
                 )
+        if given.get("points") == 1:
+            raise cli.UsageError("a landscape needs --points 2 or more, not 1")
+        if self.figure == "lesions" and 8 in given.get("depths", ()):
+            raise cli.UsageError(
+                "lesions swap blocks of a stage, and ResNet-8 has one in "
+                "each: give --depths 14 or more"
+            )
         if "depths" in given:
             given["depths"] = tuple(sorted(set(given["depths"])))
         self.size = dataclasses.replace(size, **given)
@@ -173,6 +180,35 @@ class Work:
         self.dataset = self.settings(self.size.depths[0])[1].dataset
         for depth in self.size.depths:
             self.settings(depth)
+        self._check_output()
+
+    def _check_output(self):
+        """Raises an error before what is no earlier state of it is replaced."""
+        path = self.output / "README.md"
+        if path.exists() and not path.read_text().startswith(PAGE):
+            raise cli.UsageError(
+                f"{path} is no page of figures and would be replaced: give "
+                "another --output"
+            )
+        path = self.output / f"{self.figure}.json"
+        if not path.exists():
+            return
+        there = json.loads(path.read_text())
+        for name, value in self.what().items():
+            # Older lines do not say which data.
+            if there.get(name, value) != value:
+                raise cli.UsageError(
+                    f"{path} is of {name} {there[name]}, which would be "
+                    f"replaced by {value}: give another --output"
+                )
+
+    def what(self):
+        """Returns what tells figures of one name apart, as in result lines."""
+        size = dataclasses.asdict(self.size)
+        return {
+            "size": size | {"depths": list(self.size.depths)},
+            "dataset": self.dataset,
+        }
 
     def settings(self, depth, plain=False, shortcut="A", seed=0):
         """Returns flags of `cifar10.py`, and the settings they make."""
@@ -206,8 +242,8 @@ class Work:
         if found is not None:
             print(f"{found}: found")
             return self.use(Trained(found, settings))
-        if (folder / "result.json").exists():
-            # Finished, but without what this figure needs.
+        if (folder / "last.keras").exists() and not self.has(folder, needs):
+            # Trained, but without what this figure needs.
             folder = self.runs / f"{name}-{Path(needs).stem}"
         flags += ["--output", str(folder)]
         flags += ["--gradients", str(max(1, self.size.steps // RECORDS))]
@@ -245,11 +281,19 @@ class Work:
         for path in sorted(self.runs.glob("*/result.json")):
             stored = json.loads(path.read_text())["settings"]
             stored = {k: v for k, v in stored.items() if k != "backend"}
-            if usual | stored == wanted:
-                folder = path.parent
-                if (folder / needs).exists():
-                    return folder
+            if usual | stored == wanted and self.has(path.parent, needs):
+                return path.parent
         return None
+
+    def has(self, folder, needs):
+        """Returns whether a run has, or will have, what a figure needs."""
+        if needs != cifar10.GRADIENTS:
+            return True
+        from keras_resnet import analysis
+
+        path = folder / needs
+        # A run that was resumed with them lacks those at initialization.
+        return path.exists() and analysis.read_gradient_flow(path)[0][0] == 0
 
     def data(self):
         """Returns the `ImageData` of all runs."""
@@ -259,11 +303,11 @@ class Work:
 
     def save(self, figure, name):
         """Saves a picture, whole or not at all, and says where."""
+        from keras_resnet import plots
+
         self.output.mkdir(parents=True, exist_ok=True)
         path = self.output / f"{name}.png"
-        partial = self.output / f".partial-{name}.png"
-        figure.savefig(partial)
-        os.replace(partial, path)
+        plots.save(figure, path)
         self.pictures.append(name)
         print(path)
 
@@ -287,7 +331,7 @@ class Work:
             "command": runs.command(),
             "commit": runs.commit(),
             **training.environment(),
-            "size": dataclasses.asdict(self.size),
+            **self.what(),
             "pictures": self.pictures,
             "tables": self.tables,
             "runs": self.used,
@@ -461,11 +505,7 @@ def shortcuts(work):
             for name, runs in nets.items()
         }
         curves = [
-            {"label": titles[name], "color": color}
-            | {
-                key: value.mean(axis=-1) if key != "iterations" else value
-                for key, value in curves_of(runs).items()
-            }
+            {"label": titles[name], "color": color} | curves_of(runs)
             for (name, runs), color in zip(nets.items(), colors, strict=False)
         ]
         work.save(
@@ -586,31 +626,31 @@ def growth(work):
     data = work.data()
     images = data.test.images[: work.size.images]
     series = [
-        run.style
+        style
         | analysis.identity_property(run.model(), images, (1, 2, 4))._asdict()
-        for run in runs[:2]
+        for run, style in zip(runs, shaded(runs), strict=True)
     ]
     what = f"Logits of {len(images):,} test images."
     work.save(
-        plots.identity_property(series, work.caption(runs[:2], what, one=True)),
+        plots.identity_property(series, work.caption(runs, what, one=True)),
         "growth-identity",
     )
     curves = []
-    for run in runs:
-        if not run.settings.plain:
-            curves += grown_curves(work, run, data)
+    residual = [run for run in runs if not run.settings.plain]
+    for run, style in zip(residual, shaded(residual), strict=True):
+        curves += grown_curves(work, run, style, data)
     what = (
         "Grown by a block in each stage, then trained on with a constant rate "
-        f"of {GROWN_RATE:g}, momentum 0.9."
+        f"of {GROWN_RATE:g}, momentum 0.9, batches of seed 1."
     )
-    caption = work.caption(runs, what, one=True)
+    caption = work.caption(residual, what, one=True)
     work.save(plots.learning_curves(curves, caption=caption), "growth")
 
 
 GROWN_RATE = 0.01
 
 
-def grown_curves(work, source, data):
+def grown_curves(work, source, style, data):
     """Trains a grown net on, and returns the curves of before and after."""
     import keras
 
@@ -657,11 +697,14 @@ def grown_curves(work, source, data):
     before, after = source.history(), run.history("steps.csv")
     start = source.result["iterations"]
     depth = source.settings.depth
+    shades = list(work.size.depths)
     return [
-        source.style | before,
+        style | before,
         {
-            "label": f"grown to {depth + 6}",
-            "color": plots.OTHERS[0],
+            "label": f"{source.label}, grown to {depth + 6}",
+            "color": plots.shade(
+                plots.OTHERS[0], (shades.index(depth) + 1) / len(shades)
+            ),
             "iterations": [start + i for i in after["iterations"]],
             "error": after["error"],
             "val_error": after["val_error"],
@@ -684,7 +727,7 @@ def lesions(work):
             found = analysis.delete_each_block(*data)
             each.append(run.style | found._asdict())
             most = len(found.names)
-            counts = sorted({*range(min(most, 10)), *range(0, most + 1, 5)})
+            counts = sorted({*range(min(most, 9) + 1), *range(0, most + 1, 5)})
             several.append(
                 run.style
                 | {
@@ -744,16 +787,19 @@ def landscape(work):
                 )
                 series.append(run.style | {"landscape": found})
         what = (
-            f"{len(train):,} training images; directions of seeds 0 and 1, "
-            "normalized by filter; normalization with the moving statistics; "
-            "contours of the cross-entropy (nats), cross: trained weights."
+            f"{len(train):,} training images; normalized by filter, and "
+            "normalization with the moving statistics; "
         )
-        caption = work.caption(runs, what, one=True)
-        for plot, series in (
-            ("lines", lines),
-            ("contours", planes),
-            ("surface", planes),
+        two = "directions of seeds 0 and 1, "
+        for plot, series, where, more in (
+            ("lines", lines, "a direction of seed 0, ", "0: trained weights."),
+            (
+                *("contours", planes, two),
+                "contours of the cross-entropy (nats), cross: trained weights.",
+            ),
+            ("surface", planes, two, "trained weights in the middle."),
         ):
+            caption = work.caption(runs, where + what + more, one=True)
             drawn = getattr(plots, f"landscape_{plot}")(series, caption)
             work.save(drawn, f"landscape-{plot}-{depth}")
 

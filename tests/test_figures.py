@@ -1,6 +1,7 @@
 """`recipes/figures.py`: figures from saved runs, trained where missing."""
 
 import json
+import shutil
 
 import keras
 import pytest
@@ -48,6 +49,8 @@ def test_full_is_the_papers_procedure():
         (["degradation", "--images", "3"], ["degradation", "--images"]),
         (["depths", "--points", "3"], ["depths", "--points"]),
         (["lesions", "--steps", "0"], ["--steps", "'0'"]),
+        (["lesions", "--depths", "8", "14"], ["--depths", "14", "one"]),
+        (["landscape", "--points", "1"], ["--points", "2", "1"]),
         (["lesions", "--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
     ],
 )
@@ -78,6 +81,41 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     # Not that of a grown net, which has other settings besides.
     line.write_text(json.dumps({"settings": stored | {"added": 1}}))
     assert work.find(settings, "result.json") is None
+
+
+def test_gradients_must_begin_at_initialization(tmp_path):
+    work = _work("gradients", "--runs", str(tmp_path), *FLAGS)
+    _, settings = work.settings(8)
+    stored = dict(vars(settings)) | {"backend": "another"}
+    line = tmp_path / "result.json"
+    line.write_text(json.dumps({"settings": stored}))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    line.rename(folder / "result.json")
+    gradients = folder / cifar10.GRADIENTS
+    for first, found in ((2, None), (0, folder)):
+        gradients.write_text(f"iterations,stem_conv\n{first},1.0\n4,0.5\n")
+        assert work.find(settings, cifar10.GRADIENTS) == found
+    assert work.find(settings, "result.json") == folder
+
+
+def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path, capsys):
+    def work(*flags):
+        return _work("degradation", "--output", str(tmp_path), *FLAGS, *flags)
+
+    work().finish()
+    work().finish()
+    for flags, words in (
+        (("--seeds", "2"), ("degradation.json", "'seeds': 2", "--output")),
+        (("--dataset", "mnist"), ("degradation.json", "digits", "mnist")),
+    ):
+        with pytest.raises(cli.UsageError) as caught:
+            work(*flags)
+        assert all(word in str(caught.value) for word in words)
+    (tmp_path / "degradation.json").unlink()
+    (tmp_path / "README.md").write_text("# Somebody else's")
+    with pytest.raises(cli.UsageError, match=r"README\.md is no page"):
+        work()
 
 
 def test_names_tell_runs_apart():
@@ -117,6 +155,7 @@ def _draw(folders, name, *flags):
 
 PICTURES = {
     "degradation": ["degradation", "degradation-depths"],
+    "shortcuts": ["shortcuts-8"],
     "depths": ["depths"],
     "responses": ["responses"],
     "gradients": ["gradients", "gradients-initial"],
@@ -128,11 +167,30 @@ PICTURES = {
 }
 
 
+def _as_if_trained(runs, **changed):
+    """Makes a run with another setting from that of ResNet-8, to save time."""
+    run = _work("depths", "--runs", str(runs), *FLAGS).run(8)
+    (word,) = map(str, changed.values())
+    folder = run.path.with_name(f"{run.path.name}-{word}")
+    shutil.copytree(run.path, folder, dirs_exist_ok=True)
+    line = json.loads((folder / "result.json").read_text())
+    line["settings"] |= changed
+    (folder / "result.json").write_text(json.dumps(line))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_figures_are_drawn_and_nothing_is_trained_twice(folders, name, capfd):
-    # At depth 8, with a block in each stage, nothing could be swapped.
-    flags = ("--depths", "14") if name == "lesions" else ()
+    flags = ()
+    if name == "lesions":
+        # At depth 8, with a block in each stage, nothing could be swapped.
+        flags = ("--depths", "14")
+    elif name == "depths":
+        flags = ("--seeds", "2")
+        _as_if_trained(folders[0], seed=1)
+    elif name == "shortcuts":
+        for option in "BC":
+            _as_if_trained(folders[0], shortcut=option)
     small = name in figures.TAKEN_BY["images"]
     images = ("--images", "40") if small else ()
     images += ("--points", "3") if name == "landscape" else ()

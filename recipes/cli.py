@@ -77,10 +77,13 @@ def share(text):
     return value
 
 
+LAST_SEED = 2**31 - 1
+
+
 def seed(text):
-    """Parses a seed: an integer from 0 to 2**31 - 1."""
+    """Parses a seed: an integer from 0 to `LAST_SEED`."""
     value = int(text)
-    if not 0 <= value < 2**31:
+    if not 0 <= value <= LAST_SEED:
         raise ValueError
     return value
 

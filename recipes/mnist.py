@@ -140,7 +140,11 @@ def settle(arguments):
     values = PRESETS[given.get("preset", Settings.preset)]
     first = getattr(arguments, "seed", 0)
     seeds = range(first, first + getattr(arguments, "seeds", 1))
-    cli.seed(str(seeds[-1]))
+    if seeds[-1] > cli.LAST_SEED:
+        raise cli.UsageError(
+            f"--seed {first} --seeds {len(seeds)} goes up to {seeds[-1]}, and "
+            f"the last seed is {cli.LAST_SEED}"
+        )
     return Settings(**values | given), seeds
 
 
@@ -155,6 +159,17 @@ def name_of(settings, backend):
     ]
     parts = settings.dataset, "resnet18", settings.preset, *others, backend
     return "-".join(parts)
+
+
+def check_counts(arguments, data):
+    """Raises an error if more images are asked for than there are."""
+    for part in ("train", "validation", "test"):
+        asked = getattr(arguments, f"{part}_images", 0)
+        if asked > len(getattr(data, part)):
+            raise cli.UsageError(
+                f"--{part}-images {asked}: there are "
+                f"{len(getattr(data, part)):,} of them"
+            )
 
 
 def select(data, settings):
@@ -244,16 +259,16 @@ def main(arguments):
     data = fitting.load(
         devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
+    check_counts(arguments, data)
     data = select(data, settings)
     # Without the seeds: more of them may come later.
     study = fitting.open_run(
         arguments, name_of(settings, backend), settings, devices
     )
-    runs = {}
     for seed in seeds:
         for net in NETS:
             folder = study / f"seed{seed}" / net
-            runs[seed, net] = run = training.Run(
+            run = training.Run(
                 folder,
                 study.settings | {"net": net, "seed": seed},
                 resume=devices.on_first((folder / "settings.json").exists),
@@ -264,7 +279,7 @@ def main(arguments):
                 train(run, settings, data, net, seed, input_name)
                 keras.backend.clear_session()
     if devices.is_first:
-        report(study, settings, seeds, runs, data)
+        report(study, settings, data)
 
 
 def train(run, settings, data, net, seed, input_name):
@@ -342,15 +357,28 @@ def table(results):
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def report(study, settings, seeds, runs, data):
+def finished(study):
+    """Returns the seeds of which a study has both nets, earlier ones too."""
+    return sorted(
+        int(folder.name.removeprefix("seed"))
+        for folder in study.path.glob("seed*")
+        if all((folder / net / "result.json").exists() for net in NETS)
+    )
+
+
+def report(study, settings, data):
     """Leaves table, result line and pictures of all seeds in the folder."""
     from keras_resnet import training
 
+    seeds = finished(study)
     lines = {
-        key: json.loads((run / "result.json").read_text())
-        for key, run in runs.items()
+        (seed, net): json.loads(
+            (study / f"seed{seed}" / net / "result.json").read_text()
+        )
+        for seed in seeds
+        for net in NETS
     }
-    several = f"seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation"
+    several = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
     caption = (
         f"{settings.dataset}, {len(data.train):,} / {len(data.validation):,} / "
         f"{len(data.test):,} images of 32x32, {settings.epochs} epochs, SGD, "
@@ -372,16 +400,16 @@ def report(study, settings, seeds, runs, data):
         json.dumps({f"seed{s}-{n}": line for (s, n), line in lines.items()})
         + "\n",
     )
-    draw(study, seeds, runs, data, caption)
+    draw(study, seeds, data, caption)
     print(f"\n{rows}\n\n{note}Everything is in {study.path}")
 
 
-def draw(study, seeds, runs, data, caption):
+def draw(study, seeds, data, caption):
     """Draws curves over all seeds, and predictions of the first."""
     import keras
     import numpy as np
 
-    from keras_resnet import plots
+    from keras_resnet import plots, training
 
     labels = {
         "resnet": ("ResNet-18", plots.RESIDUAL),
@@ -390,7 +418,10 @@ def draw(study, seeds, runs, data, caption):
     curves, predicted = [], {}
     shown = data.test[:18]
     for net, (label, color) in labels.items():
-        histories = [runs[seed, net].history("steps.csv") for seed in seeds]
+        histories = [
+            training.read_history(study / f"seed{seed}" / net / "steps.csv")
+            for seed in seeds
+        ]
         curves.append(
             {"label": label, "color": color}
             | {"iterations": histories[0]["iterations"]}
@@ -399,7 +430,9 @@ def draw(study, seeds, runs, data, caption):
                 for key in ("loss", "val_loss", "accuracy", "val_accuracy")
             }
         )
-        model = keras.models.load_model(runs[seeds[0], net] / "best.keras")
+        model = keras.models.load_model(
+            study / f"seed{seeds[0]}" / net / "best.keras"
+        )
         logits = model.predict(shown.images.astype("float32"), verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         predicted[label] = [
@@ -407,15 +440,15 @@ def draw(study, seeds, runs, data, caption):
             for p in probabilities
         ]
     figure = plots.step_curves(curves, caption)
-    figure.savefig(study / "curves.png")
+    plots.save(figure, study / "curves.png")
     figure = plots.predictions(
         shown.images,
         [data.class_names[i] for i in shown.labels],
         predicted,
-        f"The first test images, and what the best models of seed {seeds[0]} "
-        "take them for, with their probability.",
+        f"{caption}. The first test images, and what the best models of seed "
+        f"{seeds[0]} take them for, with their probability.",
     )
-    figure.savefig(study / "predictions.png")
+    plots.save(figure, study / "predictions.png")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def study(name, lines, nets):
         "",
         f"### {name}",
         "",
-        f"`{first['command']}`",
+        # Several, if seeds were added later.
+        "  \n".join(dict.fromkeys(f"`{x['command']}`" for x in lines.values())),
         "",
         *nets.rstrip().splitlines(),
         "",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -71,6 +72,14 @@ def test_full_takes_all_images():
         (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
         (["--seeds", "0"], ["--seeds", "'0'"]),
         (["--every", "0"], ["--every", "'0'"]),
+        (
+            ["--seed", "2147483646", "--seeds", "3"],
+            ["--seed", "2147483648", "2147483647"],
+        ),
+        (
+            ["--dataset", "digits", "--train-images", "1258"],
+            ["--train-images 1258", "1,257"],
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
@@ -136,11 +145,12 @@ def test_means_and_deviations():
 
 
 @pytest.mark.slow
-def test_a_run_compares_both_nets(tmp_path, run_python):
-    """One short epoch, once more with --resume, and a further seed."""
+def test_a_run_compares_both_nets(tmp_path, run_python, capsys):
+    """One short epoch, once more with --resume, and a seed that is there."""
     folder = tmp_path / "study"
+    # Batches of one size: each would be compiled.
     few = ["--dataset", "digits", "--train-images", "150"]
-    few += ["--validation-images", "40", "--test-images", "40"]
+    few += ["--validation-images", "30", "--test-images", "30"]
     flags = [*few, "--epochs", "1", "--batch-size", "30", "--every", "2"]
     flags += ["--output", str(folder)]
     printed = run_python(RECIPE, *flags).stdout
@@ -153,7 +163,7 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
     lines = json.loads((folder / "results.json").read_text())
     assert set(lines) == {"seed0-resnet", "seed0-plain"}
     test = mnist.select(data.load("digits"), _settings(*few)[0])
-    assert len(test.test) == 40
+    assert len(test.test) == 30
     for net in mnist.NETS:
         line = lines[f"seed0-{net}"]
         with open(folder / "seed0" / net / "steps.csv", newline="") as file:
@@ -167,12 +177,12 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
         )
         model = keras.models.load_model(folder / "seed0" / net / "best.keras")
         logits = model.predict(
-            test.test.images.astype("float32"), verbose=0
+            test.test.images.astype("float32"), batch_size=30, verbose=0
         ).astype("float64")
         hits = logits.argmax(1) == test.test.labels
         assert line["test_accuracy"] == pytest.approx(hits.mean(), abs=1e-4)
         shifted = logits - logits.max(1, keepdims=True)
-        picked = shifted[np.arange(40), test.test.labels]
+        picked = shifted[np.arange(30), test.test.labels]
         loss = (np.log(np.exp(shifted).sum(1)) - picked).mean()
         assert line["test_loss"] == pytest.approx(loss, abs=1e-3)
         assert f"{100 * line['test_accuracy']:.2f} %" in table
@@ -186,11 +196,25 @@ def test_a_run_compares_both_nets(tmp_path, run_python):
     assert table in page
     assert lines["seed0-resnet"]["command"] in page
     assert (tmp_path / "results/studies/study-curves.png").exists()
-    refused = run_python(RECIPE, *flags, check=False)
-    assert refused.returncode == 1
-    assert "--resume" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    before = (folder / "seed0/plain/result.json").stat().st_mtime_ns
-    again = run_python(RECIPE, *flags, "--resume").stdout
-    assert "Epoch" not in again
-    assert (folder / "seed0/plain/result.json").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit) as refused:
+        cli.run(mnist.make_parser(), mnist.main, flags)
+    assert refused.value.code == 1
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert error.count("\n") == 1
+    # Of a seed that was trained earlier, too, the table says all.
+    shutil.copytree(folder / "seed0", folder / "seed7")
+    line = json.loads((folder / "seed7/plain/result.json").read_text())
+    line |= {"test_accuracy": line["test_accuracy"] + 0.1, "command": "other"}
+    (folder / "seed7/plain/result.json").write_text(json.dumps(line))
+    trained = {p: p.stat().st_mtime_ns for p in folder.glob("seed*/*/*")}
+    cli.run(mnist.make_parser(), mnist.main, [*flags, "--resume"])
+    assert "Epoch" not in capsys.readouterr().out
+    assert trained == {p: p.stat().st_mtime_ns for p in trained}
+    table = (folder / "table.md").read_text()
+    assert "seeds 0, 7: mean" in table
+    mean = 100 * lines["seed0-plain"]["test_accuracy"] + 5
+    assert f"{mean:.2f} ± 7.07 %" in table
+    lines = json.loads((folder / "results.json").read_text())
+    assert len(lines) == 4
+    assert "\n`other`\n" in "\n".join(results.study("study", lines, table))

@@ -40,6 +40,10 @@ IMAGENET_SAMPLE = os.environ.get("IMAGENET_SAMPLE") or next(
     ROOT.parent.glob("*/imagenet-sample"), None
 )
 
+# What ResNet-18 is where a test is about a recipe, not its network: half the
+# layers compile in half the time.
+SHALLOW = False, (1, 1, 1, 1)
+
 
 def gradients(layer, x, **kwargs):
     """Gradients of a weighted sum of a layer's outputs, as NumPy arrays.

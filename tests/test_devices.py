@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHALLOW
 
 pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
 
@@ -245,7 +245,9 @@ def _train_on_large_images(output, images, environments, *asked):
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
     flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
     flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"
-    recipe = RECIPE.replace("cifar10.py", "imagenet.py")
+    recipe = "from keras_resnet import resnet\n"
+    recipe += f"resnet.IMAGENET_SPECS[18] = {SHALLOW}\n"
+    recipe += RECIPE.replace("cifar10.py", "imagenet.py")
     command = ["-c", recipe, *flags.split(), "--output", output, *asked]
     for status, _, errors in _run(command, environments):
         assert status == 0, errors

@@ -22,6 +22,7 @@ import imagenet  # noqa: E402
 from conftest import (  # noqa: E402
     IMAGENET_SAMPLE,
     ROOT,
+    SHALLOW,
     check_help,
     check_parser_without_keras,
     check_wrong_usage,
@@ -36,7 +37,7 @@ from imagenet_files import (  # noqa: E402
     picture,
 )
 
-from keras_resnet import training  # noqa: E402
+from keras_resnet import resnet, training  # noqa: E402
 
 RECIPE = "recipes/imagenet.py"
 BACKEND = keras.backend.backend()
@@ -55,6 +56,11 @@ def _policy():
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def _shallow(_policy, monkeypatch):
+    monkeypatch.setitem(resnet.IMAGENET_SPECS, 18, SHALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +352,7 @@ def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
         np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("_policy")
+@pytest.mark.usefixtures("_shallow")
 def test_too_many_unreadable_images_end_a_run(folder, tmp_path, capsys):
     flags = _from(folder, "--epochs", "1", *LATER)
     flags += ["--output", tmp_path / "run", "--max-unreadable", "0.01"]
@@ -357,7 +363,7 @@ def test_too_many_unreadable_images_end_a_run(folder, tmp_path, capsys):
     assert "0.01" in error[-1]
 
 
-@pytest.mark.usefixtures("_policy")
+@pytest.mark.usefixtures("_shallow")
 def test_a3_trains_with_everything(folder, tmp_path, capsys):
     """Growing images, mixing, averages, accumulation, a cache, a profile."""
     flags = _from(folder, "--preset", "a3", "--epochs", "2")
@@ -385,7 +391,7 @@ def test_a3_trains_with_everything(folder, tmp_path, capsys):
     assert any((a != b).any() for a, b in zip(last, final, strict=True))
 
 
-@pytest.mark.usefixtures("_policy")
+@pytest.mark.usefixtures("_shallow")
 def test_steps_per_execution(folder, tmp_path, capsys):
     flags = _from(folder, "--epochs", "2", *LATER)
     flags += ["--output", tmp_path / "run", "--steps-per-execution"]
@@ -400,7 +406,7 @@ def test_steps_per_execution(folder, tmp_path, capsys):
     assert [int(row["iterations"]) for row in rows] == [3, 6]
 
 
-@pytest.mark.usefixtures("_policy")
+@pytest.mark.usefixtures("_shallow")
 def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
     """Prepared by TensorFlow Datasets, trained on, evaluated."""
     pytest.importorskip("tensorflow_datasets")
@@ -433,7 +439,7 @@ def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
 
 
 @pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")
-@pytest.mark.usefixtures("_policy")
+@pytest.mark.usefixtures("_shallow")
 def test_real_images(tmp_path, capsys):
     for part in ("train", "val"):
         (tmp_path / part).mkdir()

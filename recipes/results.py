@@ -10,14 +10,18 @@ and two figures; for each search by tune.py searches/NAME.json, .csv and .md
 lines there.
 """
 
+import dataclasses
+import functools
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
 
+import cifar10
 import cli
 
-# What a model of the paper reached (table 6), by depth and option.
+# What the paper's residual networks reached (table 6), by depth.
 PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
 
 HEAD = """\
@@ -101,8 +105,7 @@ def page(results, studies, searches, others=()):
             net = f"plain-{s['depth']}"
         else:
             net = f"ResNet-{s['depth']} ({s['shortcut']})"
-        from_paper = s["dataset"] == "cifar10" and s["preset"] == "paper"
-        paper = "" if s["plain"] else PAPER.get(s["depth"], "")
+        paper = PAPER.get(s["depth"], "") if is_papers(s) else ""
         cells = (
             f"[{name}]({name}.png)",
             f"{net}, {s['dataset']}",
@@ -115,7 +118,7 @@ def page(results, studies, searches, others=()):
             f"{100 * result['test_error']:.2f} %"
             if "test_error" in result
             else "",
-            f"{paper} %" if from_paper and paper else "",
+            f"{paper} %" if paper else "",
         )
         rows.append(f"| {' | '.join(cells)} |")
     rows += ["", "## Commands, versions, machines", ""]
@@ -133,6 +136,15 @@ def page(results, studies, searches, others=()):
     for name, (result, trials) in sorted(searches.items()):
         rows += search(name, result, trials)
     return "\n".join([HEAD, *rows, ""])
+
+
+def is_papers(settings):
+    """Returns whether settings are the paper's, of any depth and seed."""
+    usual = dataclasses.asdict(cifar10.Settings())
+    # What the numbers do not depend on.
+    for name in ("depth", "seed", "every"):
+        del usual[name]
+    return all(settings.get(k, v) == v for k, v in usual.items())
 
 
 def origin(result):
@@ -198,9 +210,12 @@ def mean_and_deviation(values, unit=""):
 def main(arguments):
     """Copies what the runs left, and writes the page."""
     output = Path(arguments.output)
-    for run, (folder, files) in [
-        (run, kind(run)) for run in map(Path, arguments.runs)
-    ]:
+    found = [(run, *kind(run)) for run in map(Path, arguments.runs)]
+    places = {}
+    for run, folder, _ in found:
+        place = output / folder / f"{run.resolve().name}.json"
+        check_place(run, place, places.setdefault(place, run))
+    for run, folder, files in found:
         keep(run, output / folder, files)
     results = read_lines(output)
     studies, searches = (
@@ -211,7 +226,8 @@ def main(arguments):
         for folder in ("studies", "searches")
     )
     others = [name for name in OTHERS if (output / name).exists()]
-    (output / "README.md").write_text(page(results, studies, searches, others))
+    text = page(results, studies, searches, others)
+    put(output / "README.md", lambda path: path.write_text(text))
     print(
         f"{output / 'README.md'} has {len(results)} of trainings, "
         f"{len(studies)} of studies, {len(searches)} of searches"
@@ -222,24 +238,72 @@ def kind(run):
     """Returns the folder for what a run left, and what is kept of it.
 
     Raises:
-        cli.UsageError: If it is not finished.
+        cli.UsageError: If it is not finished, or not whole.
     """
     if (run / "results.json").exists():
-        return "studies", STUDY
-    if not (run / "result.json").exists():
+        folder, files = "studies", STUDY
+    elif not (run / "result.json").exists():
         raise cli.UsageError(
             f"{run} holds no finished run: there is no result.json"
         )
-    if (run / "trials.csv").exists():
-        return "searches", SEARCH
-    return ".", RUN
+    elif (run / "trials.csv").exists():
+        folder, files = "searches", SEARCH
+    else:
+        folder, files = ".", RUN
+    missing = [name for name in files if not (run / name).exists()]
+    if missing:
+        raise cli.UsageError(f"{run} is not whole: {missing[0]} is missing")
+    return folder, files
+
+
+def check_place(run, place, first):
+    """Raises an error if another run has the name of a run already.
+
+    Args:
+        run: Path of the run's folder.
+        place: Path of its result line among the results.
+        first: Path of the first run given with that place.
+    """
+    line = run / ("results.json" if "studies" in place.parts else "result.json")
+    if first != run:
+        other = first
+    elif place.exists() and settings_of(place) != settings_of(line):
+        other = place
+    else:
+        return
+    raise cli.UsageError(
+        f"{run} has the name of another, {other}: rename its folder"
+    )
+
+
+def settings_of(path):
+    """Returns what determined the run of a result line, or a study."""
+    line = json.loads(path.read_text())
+    if "settings" in line:
+        return line["settings"]
+    # A study, to which seeds may have been added.
+    settings = next(iter(line.values()))["settings"]
+    return {k: v for k, v in settings.items() if k not in ("seed", "net")}
 
 
 def keep(run, folder, files):
-    """Copies what a run left into a folder, by the run's name."""
+    """Copies what a run left into a folder, by the run's name.
+
+    The result line, which the page is made from, comes last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for source, suffix in files.items():
-        shutil.copyfile(run / source, folder / f"{run.resolve().name}{suffix}")
+    for source, suffix in reversed(files.items()):
+        put(
+            folder / f"{run.resolve().name}{suffix}",
+            functools.partial(shutil.copyfile, run / source),
+        )
+
+
+def put(place, write):
+    """Has a file written so that there is the old one or the new one."""
+    partial = place.with_name(f".partial-{place.name}")
+    write(partial)
+    os.replace(partial, place)
 
 
 def read_lines(folder):

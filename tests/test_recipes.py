@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -336,3 +337,48 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     assert f"{100 * result['test_error']:.2f} %" in page
     assert result["command"] in page
     assert (output / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(output.glob(".partial*"))
+    # Another run of that name, given at once or there already.
+    twin = tmp_path / "other" / "run"
+    shutil.copytree(folder, twin)
+    line = result | {"settings": result["settings"] | {"seed": 4}}
+    (twin / "result.json").write_text(json.dumps(line))
+    before = {p: p.read_bytes() for p in output.iterdir()}
+    for runs, words in (
+        ([twin], [str(output / "run.json")]),
+        ([folder, twin], [str(folder), str(twin)]),
+    ):
+        check_wrong_usage(
+            lambda runs=runs: cli.run(
+                results.make_parser(),
+                results.main,
+                [*map(str, runs), "--output", str(output)],
+            ),
+            capsys,
+            [*words, "the name of another"],
+        )
+    assert before == {p: p.read_bytes() for p in output.iterdir()}
+    (folder / "curves.png").rename(tmp_path / "curves.png")
+    with pytest.raises(cli.UsageError, match=r"curves\.png is missing"):
+        results.kind(folder)
+    (tmp_path / "curves.png").rename(folder / "curves.png")
+
+
+def test_only_the_papers_procedure_is_compared_with_the_paper():
+    import results
+
+    def is_papers(*flags):
+        parsed = cifar10.make_parser().parse_args(flags)
+        settings = vars(cifar10.settle(parsed)) | {"backend": "jax"}
+        return results.is_papers(settings)
+
+    assert is_papers("--depth", "110", "--seed", "3", "--every", "100")
+    for flags in (
+        ["--steps", "100"],
+        ["--shortcut", "C"],
+        ["--plain"],
+        ["--preset", "fast"],
+        ["--dataset", "mnist"],
+        ["--batch-size", "64"],
+    ):
+        assert not is_papers(*flags), flags

@@ -786,20 +786,20 @@ def landscape(work):
                     verbose=int(sys.stdout.isatty()),
                 )
                 series.append(run.style | {"landscape": found})
-        what = (
-            f"{len(train):,} training images; normalized by filter, and "
-            "normalization with the moving statistics; "
-        )
-        two = "directions of seeds 0 and 1, "
+        two = "directions of seeds 0 and 1"
         for plot, series, where, more in (
-            ("lines", lines, "a direction of seed 0, ", "0: trained weights."),
+            ("lines", lines, "direction of seed 0", "0: trained weights."),
             (
                 *("contours", planes, two),
                 "contours of the cross-entropy (nats), cross: trained weights.",
             ),
             ("surface", planes, two, "trained weights in the middle."),
         ):
-            caption = work.caption(runs, where + what + more, one=True)
+            what = (
+                f"{len(train):,} training images; {where}, normalized by "
+                "filter; normalization with the moving statistics; "
+            )
+            caption = work.caption(runs, what + more, one=True)
             drawn = getattr(plots, f"landscape_{plot}")(series, caption)
             work.save(drawn, f"landscape-{plot}-{depth}")
 

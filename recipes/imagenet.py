@@ -255,7 +255,8 @@ def make_parser():
         "--warmup-epochs",
         cli.non_negative_float,
         "E",
-        "epochs in which the rate goes up from --warmup-rate",
+        "epochs in which the rate goes up from --warmup-rate, fewer than the "
+        "run has",
     )
     number(
         "--warmup-rate", cli.non_negative_float, "R", "rate at the first step"
@@ -421,6 +422,11 @@ def check(s, given):
             "--schedule plateau needs a validation after each epoch: leave "
             "out --every"
         )
+    if s.epochs and s.warmup_epochs >= s.epochs:
+        raise cli.UsageError(
+            f"--warmup-epochs {s.warmup_epochs:g} leaves nothing of --epochs "
+            f"{s.epochs}: take fewer, or more --epochs"
+        )
     if s.mean == "pixel" and not sizes(s, 2) == [s.test_size] * 2:
         raise cli.UsageError(
             "--mean pixel is for images of one size: --image-size is "
@@ -479,6 +485,9 @@ def learning_rate(settings, steps, per_epoch):
         settings: `Settings`.
         steps: Integer, batches in all.
         per_epoch: Integer, batches per epoch.
+
+    Raises:
+        cli.UsageError: If warm-up leaves no steps after it.
     """
     from keras.optimizers import schedules
 
@@ -498,6 +507,12 @@ def learning_rate(settings, steps, per_epoch):
     else:
         schedule = schedules.ExponentialDecay(rate, steps, EXPONENTIAL_END)
     up = round(settings.warmup_epochs * per_epoch)
+    if up >= steps:
+        raise cli.UsageError(
+            f"--warmup-epochs {settings.warmup_epochs:g} are {up} steps of "
+            f"{steps} in all, and leave none for the rest: take fewer, or "
+            "more --epochs or --steps"
+        )
     if not up:
         return schedule
     return training.WarmUp(schedule, up, min(settings.warmup_rate, rate))
@@ -680,6 +695,8 @@ def main(arguments):
     steps = (settings.steps or 0) * settings.accumulate
     steps = steps or settings.epochs * per_epoch
     each = execution(arguments, backend, min(per_epoch, steps), steps)
+    # Raises, before there is a folder, if warm-up would be all of the run.
+    learning_rate(settings, steps, per_epoch)
 
     run = fitting.open_run(
         arguments, name_of(settings, backend), settings, devices

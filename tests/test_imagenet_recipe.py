@@ -149,6 +149,8 @@ def test_other_schedules():
     rate = imagenet.learning_rate(s, 1000, 10)
     assert float(rate(500)) == pytest.approx(0.1 * 1e-3**0.5, rel=1e-3)
     assert imagenet.learning_rate(_settings(), 1000, 10) == 0.1
+    with pytest.raises(cli.UsageError, match="50 steps of 50"):
+        imagenet.learning_rate(_settings("--preset", "a3"), 50, 10)
 
 
 def test_fast_grows():
@@ -194,6 +196,10 @@ def test_folders_are_named_by_what_presets_do_not_say():
         (["--cache-side", "400"], ["--cache-side", "--cache"]),
         (["--warmup-epochs", "1"], ["--warmup-epochs", "--schedule"]),
         (["--warmup-rate", "1", *LATER], ["--warmup-rate", "--warmup-epochs"]),
+        (
+            ["--preset", "fast", "--epochs", "2"],
+            ["--warmup-epochs 2", "--epochs 2"],
+        ),
         (["--plain", "--zero-init"], ["--zero-init", "--plain"]),
         (
             ["--preset", "a3", "--no-decay-vectors"],
@@ -419,9 +425,13 @@ def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
     imagenet_tars(tmp_path / "tars", images, 3)
     places = ["--data-dir", tmp_path / "tfds"]
     flags = ["--preset", "goyal", *TINY, *places]
-    flags += ["--manual-dir", tmp_path / "tars", "--epochs", "1"]
+    flags += ["--manual-dir", tmp_path / "tars"]
     flags += ["--batch-size", "8", "--output", tmp_path / "run"]
-    _run(flags)
+    # The preset's warm-up is longer than the run, which only the data tell.
+    _run([*flags, "--steps", "5"], 2)
+    assert "--warmup-epochs 5" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    _run([*flags, "--epochs", "1", "--warmup-epochs", "0"])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["validation_images"] == 3
     assert result["training_images"] == 8

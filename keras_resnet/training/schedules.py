@@ -59,16 +59,17 @@ def one_cycle(learning_rate, steps, warmup=0.25):
 
 @register
 class WarmUp(schedules.LearningRateSchedule):
-    """Another schedule, with a linear way up to it.
+    """Another schedule, with a linear way up to where it begins.
 
     Args:
-        schedule: A `keras.optimizers.schedules.LearningRateSchedule`. It is
-            not delayed: its steps are those of the whole training.
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`. The way
+            up leads to its rate at step 0, the peak. It is not delayed: its
+            steps are those of the whole training.
         steps: Integer, steps of the way up, at least 1.
         first: Float, the learning rate at step 0. Defaults to `0`.
 
     Reference: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section
-    2.2.
+    2.2. Likewise timm, whose cosine goes on after a warm-up to the peak.
     """
 
     def __init__(self, schedule, steps, first=0.0):
@@ -79,7 +80,8 @@ class WarmUp(schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        last = self.schedule(self.steps)
+        # Not the rate at the end of the way up, which may be 0 already.
+        last = self.schedule(0)
         way = self.first + (last - self.first) * step / self.steps
         return ops.where(step < self.steps, way, self.schedule(step))
 

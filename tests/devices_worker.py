@@ -31,7 +31,8 @@ def model_of(path=None, seed=1):
     if path is not None:
         model.load_weights(path)
     model.compile(
-        CoupledSGD(0.01, coupled_decay=1e-3),
+        # By the norm of the whole batch's gradient, which is above this.
+        CoupledSGD(0.01, coupled_decay=1e-3, global_clipnorm=0.5),
         loss=loss,
         weighted_metrics=[accuracy, Seen()],
     )

@@ -7,8 +7,27 @@ from keras_resnet import backend
 from keras_resnet.blocks import register
 
 
+class _OfTheWholeBatch:
+    """What Keras's optimizers do to gradients, of all devices together.
+
+    On several TensorFlow devices Keras clips what each of them has and sums
+    that up: the norm of a part is not that of the batch.
+    """
+
+    def _clip_gradients(self, grads):
+        if keras.backend.backend() == "tensorflow":
+            pairs = [(gradient, None) for gradient in grads]
+            pairs = super()._all_reduce_sum_gradients(pairs)
+            grads = [gradient for gradient, _ in pairs]
+        return super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras asks for it after it has clipped.
+        return grads_and_vars
+
+
 @register
-class CoupledSGD(keras.optimizers.SGD):
+class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
     """SGD with momentum and weight decay that is part of the gradient.
 
     With decay `d` each weight `w` moves by `v`:
@@ -115,7 +134,7 @@ class CoupledSGD(keras.optimizers.SGD):
 
 
 @register
-class Lamb(keras.optimizers.Lamb):
+class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
     """LAMB with weight decay as in its paper.
 
     The decay is part of the step whose length is made that of the weights

@@ -241,7 +241,7 @@ def make_parser():
         cli.positive_int,
         "N",
         "parts of a batch that are computed one after another; normalization "
-        "is by part",
+        "is by part; not on several TensorFlow devices",
     )
     choice("--optimizer", ("sgd", "lamb"), "with momentum 0.9; or LAMB")
     choice(
@@ -681,6 +681,16 @@ def main(arguments):
 
     backend = keras.backend.backend()
     devices = fitting.use_devices(arguments)
+    if (
+        settings.accumulate > 1
+        and devices.count > 1
+        and backend == "tensorflow"
+    ):
+        raise cli.UsageError(
+            f"--accumulate {settings.accumulate}: not on several TensorFlow "
+            "devices, where Keras cannot accumulate; leave it or --devices "
+            "out, or set KERAS_BACKEND to jax or torch"
+        )
     batch_size = settings.batch_size // settings.accumulate
     devices.check_batch(batch_size)
     train, validation = fitting.first_alone(

@@ -19,6 +19,7 @@ pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
 import cli  # noqa: E402
 import devices_worker  # noqa: E402
 import fitting  # noqa: E402
+import imagenet  # noqa: E402
 from imagenet_files import image_folder  # noqa: E402
 
 import keras_resnet  # noqa: E402
@@ -414,6 +415,24 @@ def test_what_two_devices_cannot_train():
         model.compile(loss="mse")
         with pytest.raises(devices.DevicesError, match="others"):
             two.check_model(model)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="what TensorFlow cannot do")
+def test_tensorflow_does_not_accumulate_on_two(tmp_path, monkeypatch, capsys):
+    two = _Two()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = training.CoupledSGD(gradient_accumulation_steps=2)
+    model.compile(optimizer, "mse")
+    devices.Devices().check_model(model)
+    with pytest.raises(devices.DevicesError, match="accumulation_steps=2"):
+        two.check_model(model)
+    monkeypatch.setattr(devices, "use", lambda *_, **__: two)
+    flags = ["--dataset", "folder", "--folder", str(tmp_path), "--devices", "2"]
+    flags += ["--accumulate", "2", "--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(imagenet.make_parser(), imagenet.main, flags)
+    assert "--accumulate 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_tell_what_changes_numbers():

@@ -113,7 +113,8 @@ class Devices:
         On several devices batches for evaluation may be filled up with images
         of weight 0 (see `keras_resnet.data.evaluation_batches`), so metrics
         must be weighted; and layers that Keras does not synchronize must not
-        be there where synchronized normalization was asked for.
+        be there where synchronized normalization was asked for. On TensorFlow
+        the optimizer must not accumulate gradients.
         """
         if self.count == 1:
             return
@@ -122,6 +123,14 @@ class Devices:
                 "on several devices batches for evaluation are filled up with "
                 "images of weight 0: compile the model with "
                 "`weighted_metrics`, not `metrics`"
+            )
+        parts = getattr(model.optimizer, "gradient_accumulation_steps", None)
+        if parts and keras.backend.backend() == "tensorflow":
+            raise DevicesError(
+                "on several TensorFlow devices Keras cannot accumulate "
+                "gradients: the optimizer has "
+                f"gradient_accumulation_steps={parts}; leave them out, or set "
+                "KERAS_BACKEND to jax or torch"
             )
         if not self.synchronized or keras.backend.backend() == "jax":
             return

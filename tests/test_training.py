@@ -277,6 +277,22 @@ def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
     }
 
 
+def test_run_goes_on_with_histories_that_are_empty_or_torn(tmp_path):
+    run = training.Run(tmp_path / "run", {})
+    model = _model(training.CoupledSGD(0.01))
+    model.compile(model.optimizer, "mse", metrics=["accuracy"])
+    _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
+    # As Keras leaves it until the first evaluation, and as a kill may.
+    (run / "steps.csv").touch()
+    (run / "history.csv").write_text("epoch,iterations,loss\n0,4,0.5\n1,")
+    model = run.load_last()
+    assert run.history("steps.csv") == {}
+    assert run.history() == {"epoch": [0], "iterations": [4], "loss": [0.5]}
+    callbacks = run.callbacks(8, 8, _batch(), every=6)
+    _fit(model, callbacks, epochs=2, initial_epoch=1)
+    assert run.history("steps.csv")["iterations"] == [6, 8]
+
+
 def test_environment_names_versions():
     environment = training.environment()
     backend = keras.backend.backend()

@@ -131,12 +131,15 @@ class Run:
                 self._forget_lines(self / name, iterations)
 
     def _forget_lines(self, path, iterations):
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [r for r in reader if int(r["iterations"]) <= iterations]
-        lines = [",".join(reader.fieldnames)]
-        lines += [",".join(row.values()) for row in rows]
-        write_atomically(path, "\n".join(lines) + "\n")
+        # A process that was killed may have left half a line.
+        *lines, _ = path.read_text().split("\n")
+        if not lines:
+            # Keras makes the file before there is anything to write.
+            path.unlink()
+            return
+        at = lines[0].split(",").index("iterations")
+        kept = [x for x in lines[1:] if int(x.split(",")[at]) <= iterations]
+        write_atomically(path, "\n".join([lines[0], *kept]) + "\n")
 
     def history(self, name="history.csv"):
         """Returns `read_history` of a file in this folder.

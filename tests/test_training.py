@@ -543,6 +543,23 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
+def test_the_average_moves_with_the_weights_alone(kind):
+    """As often as the optimizer steps, not for each batch of a step."""
+    x, y = _batch()
+    average = {"use_ema": True, "ema_momentum": 0.5}
+    whole = _model(kind(0.05, **average))
+    parts = _model(kind(0.05, gradient_accumulation_steps=2, **average))
+    for _ in range(3):
+        whole.train_on_batch(x, y)
+        parts.train_on_batch(x[:4], y[:4])
+        parts.train_on_batch(x[4:], y[4:])
+    for model in (whole, parts):
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    for one, two in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
 def test_warm_up_leads_to_the_schedule():
     cosine = keras.optimizers.schedules.CosineDecay(1.0, 100)
     schedule = training.WarmUp(cosine, 10, 0.5)

@@ -11,7 +11,9 @@ class _OfTheWholeBatch:
     """What Keras's optimizers do to gradients, of all devices together.
 
     On several TensorFlow devices Keras clips what each of them has and sums
-    that up: the norm of a part is not that of the batch.
+    that up: the norm of a part is not that of the batch. And where it
+    accumulates the gradients of several batches it averages weights after each
+    of them, whether they moved or not.
     """
 
     def _clip_gradients(self, grads):
@@ -24,6 +26,25 @@ class _OfTheWholeBatch:
     def _all_reduce_sum_gradients(self, grads_and_vars):
         # Keras asks for it after it has clipped.
         return grads_and_vars
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        batches = self.gradient_accumulation_steps
+        if not batches:
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        stepped = ops.equal((self._iterations + 1) % batches, 0)
+        # A weight of 1 for the average leaves it as it is, on every backend.
+        # Until the first step it is that of the weights, as Keras begins it.
+        momentum = ops.where(stepped, self.ema_momentum, 1.0)
+        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, momentum)
+        for variable, average in zip(
+            trainable_variables,
+            self._model_variables_moving_average,
+            strict=True,
+        ):
+            if average is not None:
+                share = ops.cast(momentum, variable.dtype)
+                average.assign(share * average + (1 - share) * variable)
 
 
 @register

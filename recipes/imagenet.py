@@ -49,6 +49,7 @@ class Settings:
     learning_rate: float | None = 0.1
     weight_decay: float = 1e-4
     decay_vectors: bool = True
+    momentum_correction: bool = False
     loss: str = "softmax"
     label_smoothing: float = 0
     ema: float | None = None
@@ -89,6 +90,7 @@ PRESETS = {
         "warmup_epochs": 5,
         "warmup_rate": 0.1,
         "learning_rate": None,
+        "momentum_correction": True,
     },
     "a3": LATER
     | {
@@ -272,6 +274,11 @@ def make_parser():
         "--decay-vectors",
         "normalization's weights and biases decay too (SGD only)",
     )
+    switch(
+        "--momentum-correction",
+        "a change of the rate applies to earlier gradients too, as in PyTorch "
+        "(SGD only)",
+    )
     choice(
         "--loss",
         ("softmax", "binary"),
@@ -403,6 +410,7 @@ def check(s, given):
         ("warmup_epochs", "another --schedule", s.schedule != "plateau"),
         ("warmup_rate", "--warmup-epochs", s.warmup_epochs),
         ("decay_vectors", "--optimizer sgd", s.optimizer == "sgd"),
+        ("momentum_correction", "--optimizer sgd", s.optimizer == "sgd"),
         ("zero_init", "shortcuts: leave out --plain", not s.plain),
     ):
         if flag in given and not fits:
@@ -533,7 +541,11 @@ def optimizer(settings, rate):
     if settings.optimizer == "lamb":
         return training.Lamb(rate, global_clipnorm=1.0, **common)
     return training.CoupledSGD(
-        rate, momentum=0.9, decay_vectors=settings.decay_vectors, **common
+        rate,
+        momentum=0.9,
+        decay_vectors=settings.decay_vectors,
+        momentum_correction=settings.momentum_correction,
+        **common,
     )
 
 

@@ -205,6 +205,10 @@ def test_folders_are_named_by_what_presets_do_not_say():
             ["--preset", "a3", "--no-decay-vectors"],
             ["--decay-vectors", "--optimizer sgd"],
         ),
+        (
+            ["--preset", "a3", "--momentum-correction"],
+            ["--momentum-correction", "--optimizer sgd"],
+        ),
         (["--accumulate", "3"], ["--accumulate 3", "256"]),
         (["--image-size", "160"], ["--mean pixel", "160", "224"]),
         (["--test-resize", "200"], ["--test-resize 200", "224"]),
@@ -248,6 +252,7 @@ def test_flags_reach_the_model():
     s = _settings("--preset", "goyal", "--depth", "18", "--accumulate", "2")
     model = imagenet.build(s, 12, 0.1)
     assert not model.optimizer.decay_vectors
+    assert model.optimizer.momentum_correction
     assert model.optimizer.gradient_accumulation_steps == 2
     assert not _settings("--preset", "goyal", "--plain").zero_init
     gamma = model.get_layer("stage2_block1").bn2.gamma

@@ -183,6 +183,12 @@ class _Optimizers:
         lambda: keras.optimizers.SGD(0.05, 0.9, nesterov=True)
     )
     coupled = staticmethod(lambda: CoupledSGD(0.05, coupled_decay=0.01))
+    corrected = staticmethod(
+        lambda: CoupledSGD(
+            keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.8),
+            momentum_correction=True,
+        )
+    )
     accumulating = staticmethod(
         lambda: keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
     )

@@ -89,6 +89,48 @@ def test_coupled_sgd_is_pytorchs():
     )
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_corrected_momentum_is_pytorchs_when_the_rate_changes(nesterov):
+    torch = pytest.importorskip("torch")
+    kernel = [[2.0, -1.0]]
+    w = torch.tensor(kernel, requires_grad=True)
+    theirs = torch.optim.SGD(
+        [w], lr=0, momentum=0.9, weight_decay=0.01, nesterov=nesterov
+    )
+    variables = {c: keras.Variable(kernel) for c in (True, False)}
+    rates = [0.0, 0.5, 0.5, 0.05, 0.005]
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [0, 1, 2, 3], rates
+    )
+    optimizers = {
+        correction: training.CoupledSGD(
+            schedule,
+            nesterov=nesterov,
+            coupled_decay=0.01,
+            momentum_correction=correction,
+        )
+        for correction in variables
+    }
+    rng = np.random.default_rng(0)
+    for rate in rates:
+        gradient = rng.normal(size=(1, 2)).astype("float32")
+        theirs.param_groups[0]["lr"] = rate
+        w.grad = torch.tensor(gradient)
+        theirs.step()
+        for correction, variable in variables.items():
+            optimizers[correction].apply(
+                [ops.convert_to_tensor(gradient)], [variable]
+            )
+    expected = w.detach().numpy()
+    found = ops.convert_to_numpy(variables[True])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(ops.convert_to_numpy(variables[False]) - expected).max() > 0.1
+    copy = keras.optimizers.deserialize(
+        keras.optimizers.serialize(optimizers[True])
+    )
+    assert copy.momentum_correction
+
+
 def test_coupled_sgd_survives_serialization():
     optimizer = training.CoupledSGD(
         training.one_cycle(0.3, 100), 0.8, True, coupled_decay=0.2

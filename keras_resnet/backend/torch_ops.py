@@ -124,7 +124,14 @@ def lay_out_like(variable, reference):
 
 @torch.no_grad()
 def sgd_step(
-    values, gradients, velocities, learning_rate, momentum, nesterov, decay
+    values,
+    gradients,
+    velocities,
+    learning_rate,
+    momentum,
+    nesterov,
+    decay,
+    correction,
 ):
     """One step of SGD for all weights at once, see `CoupledSGD`.
 
@@ -133,7 +140,11 @@ def sgd_step(
     """
     if decay:
         gradients = torch._foreach_add(gradients, values, alpha=decay)
-    steps = torch._foreach_mul(gradients, -learning_rate)
+    # With the correction, velocities are of gradients, without their rate.
+    inside, outside = -learning_rate, None
+    if correction:
+        inside, outside = -1.0, learning_rate
+    steps = torch._foreach_mul(gradients, inside)
     if velocities is not None:
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, steps)
@@ -141,6 +152,8 @@ def sgd_step(
             torch._foreach_add_(steps, velocities, alpha=momentum)
         else:
             steps = velocities
+    if outside is not None:
+        steps = torch._foreach_mul(steps, outside)
     torch._foreach_add_(values, steps)
 
 

@@ -56,9 +56,15 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         v = momentum * v - learning_rate * (gradient + d * w)
         w = w + v
 
-    as in Caffe, which the paper used, and `torch.optim.SGD(weight_decay=d)`.
-    It is the gradient of `loss + d / 2 * sum(w ** 2)` for every trainable
-    weight, normalization and biases included. Keras's own
+    as in Caffe, which the paper used. `torch.optim.SGD(weight_decay=d)` is the
+    same while the learning rate stays: its momentum is of gradients, not of
+    moves, so that a new rate takes effect on them at once. That is
+    `momentum_correction`, where each weight moves by `-learning_rate * u`:
+
+        u = momentum * u + gradient + d * w
+
+    Either way the gradient is that of `loss + d / 2 * sum(w ** 2)` for every
+    trainable weight, normalization and biases included. Keras's own
     `SGD(weight_decay=)` is another thing: it shrinks the weights apart from
     the gradient and the momentum.
 
@@ -69,9 +75,13 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         coupled_decay: Float, the paper's weight decay. Defaults to `1e-4`.
         decay_vectors: Boolean, whether weights of one dimension decay too:
             those of normalizations, and biases. Defaults to `True`.
+        momentum_correction: Boolean, whether a change of the learning rate
+            applies to earlier gradients too, as in PyTorch. Defaults to
+            `False`, as in Caffe.
         **kwargs: Other arguments of `keras.optimizers.SGD`.
 
-    Reference: He et al. 2015, sections 3.4 and 4.2.
+    References: He et al. 2015, sections 3.4 and 4.2. Goyal et al. 2017,
+    "Accurate, Large Minibatch SGD", remark 2, for the correction.
     """
 
     def __init__(
@@ -81,6 +91,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         nesterov=False,
         coupled_decay=1e-4,
         decay_vectors=True,
+        momentum_correction=False,
         name="coupled_sgd",
         **kwargs,
     ):
@@ -98,6 +109,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
             )
         self.coupled_decay = coupled_decay
         self.decay_vectors = decay_vectors
+        self.momentum_correction = momentum_correction
 
     def _decay_of(self, variable):
         vector = len(variable.shape) < 2
@@ -137,6 +149,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 decay=decay,
+                correction=self.momentum_correction,
             )
 
     def update_step(self, gradient, variable, learning_rate):
@@ -144,13 +157,24 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         if decay:
             gradient = keras.ops.cast(gradient, variable.dtype)
             gradient = gradient + decay * variable
-        super().update_step(gradient, variable, learning_rate)
+        if not (self.momentum and self.momentum_correction):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient = ops.cast(gradient, variable.dtype)
+        velocity = self.momentums[self._get_variable_index(variable)]
+        self.assign(velocity, self.momentum * velocity - gradient)
+        step = velocity
+        if self.nesterov:
+            step = self.momentum * velocity - gradient
+        rate = ops.cast(learning_rate, variable.dtype)
+        self.assign_add(variable, rate * step)
 
     def get_config(self):
         return {
             **super().get_config(),
             "coupled_decay": self.coupled_decay,
             "decay_vectors": self.decay_vectors,
+            "momentum_correction": self.momentum_correction,
         }
 
 

@@ -215,7 +215,11 @@ def settle(arguments):
 
 
 def learning_rate(settings, steps):
-    """Returns the learning rate as a function of the step."""
+    """Returns the learning rate as a function of the step.
+
+    Raises:
+        cli.UsageError: If the warm-up of a deep net leaves too few steps.
+    """
     from keras_resnet import training
 
     if settings.schedule == "one-cycle":
@@ -223,6 +227,13 @@ def learning_rate(settings, steps):
             settings.learning_rate, steps, warmup=settings.warmup
         )
     deep = settings.depth >= WARMUP_FROM_DEPTH
+    if deep and steps // 2 <= WARMUP_STEPS:
+        raise cli.UsageError(
+            f"argument --depth: {settings.depth} layers begin with "
+            f"{WARMUP_STEPS} steps of a lower rate, which must be fewer than "
+            f"half of {steps} steps in all: take more --steps or --epochs, or "
+            "--schedule one-cycle with --warmup"
+        )
     return training.step_decay(
         settings.learning_rate,
         steps,
@@ -289,16 +300,19 @@ def main(arguments):
     data = fitting.load(
         devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
+    batch_size = settings.batch_size
+    steps = settings.steps or settings.epochs * fitting.steps_per_pass(
+        len(data.train), batch_size
+    )
+    # Raises, before there is a folder, if there are too few steps for it.
+    learning_rate(settings, steps)
+
     run = fitting.open_run(
         arguments, name_of(settings, backend), settings, devices
     )
     if fitting.said_finished(run):
         return
 
-    batch_size = settings.batch_size
-    steps = settings.steps or settings.epochs * fitting.steps_per_pass(
-        len(data.train), batch_size
-    )
     model = fitting.fit(
         run,
         lambda: build(settings, data, steps),

@@ -149,6 +149,17 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     )
 
 
+def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
+    flags = ["--dataset", "digits", "--depth", "110", "--steps", "801"]
+    flags += ["--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(cifar10.make_parser(), cifar10.main, flags)
+    error = capsys.readouterr().err
+    assert "400 steps" in error
+    assert "801 steps" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_explains_every_flag(capsys):
     check_help(cifar10.make_parser(), capsys)
 

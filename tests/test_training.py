@@ -168,6 +168,9 @@ def test_step_decay_warms_up_for_depth_110():
         [0.01, 0.01, 0.1, 0.1, 0.01, 0.001],
         rtol=1e-6,
     )
+    training.step_decay(0.1, 802, warmup_steps=400)
+    with pytest.raises(ValueError, match="warmup_steps=400, steps=801"):
+        training.step_decay(0.1, 801, warmup_steps=400)
 
 
 def test_one_cycle_goes_up_and_down_once():

@@ -14,8 +14,8 @@ def step_decay(learning_rate, steps, warmup_steps=0, warmup_rate=None):
     Args:
         learning_rate: Float, where to begin.
         steps: Integer, steps in all.
-        warmup_steps: Integer, steps at `warmup_rate` before that. Defaults
-            to `0`.
+        warmup_steps: Integer, steps at `warmup_rate` before that, fewer than
+            half of `steps`. Defaults to `0`.
         warmup_rate: Float. Defaults to a tenth of `learning_rate`.
 
     Returns:
@@ -27,6 +27,12 @@ def step_decay(learning_rate, steps, warmup_steps=0, warmup_rate=None):
     boundaries = [steps // 2 - 1, steps * 3 // 4 - 1]
     rates = [learning_rate, learning_rate / 10, learning_rate / 100]
     if warmup_steps:
+        # Keras would add up the rates of boundaries that are not in order.
+        if warmup_steps >= steps // 2:
+            raise ValueError(
+                "`warmup_steps` must be fewer than half of `steps`. Received: "
+                f"warmup_steps={warmup_steps}, steps={steps}"
+            )
         boundaries.insert(0, warmup_steps - 1)
         rates.insert(
             0, learning_rate / 10 if warmup_rate is None else warmup_rate

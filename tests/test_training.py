@@ -488,6 +488,28 @@ def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
     assert again.history()["iterations"] == [4]
 
 
+def test_the_last_step_is_evaluated_before_the_epoch_is_saved():
+    """Else a run that stops in that evaluation would never get it."""
+    order = []
+    each, save = (
+        keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda _, logs, kind=kind: order.append(
+                (kind, logs.get("iterations"))
+            )
+        )
+        for kind in ("evaluated", "saved")
+    )
+    evaluation = training.StepEvaluation(_batch(5), 4, [each])
+    model = _model(keras.optimizers.SGD(0.1))
+    _fit(model, [training.StopAt(6), evaluation, save], epochs=2)
+    assert order == [
+        ("evaluated", 4),
+        ("saved", None),
+        ("evaluated", 6),
+        ("saved", None),
+    ]
+
+
 def test_label_smoothing_spreads_a_share_of_the_label():
     logits = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], "float32")
     labels = np.array([0, 2])

@@ -121,7 +121,9 @@ class StepEvaluation(StepCounter):
     """Evaluates the model every so many steps, within epochs too.
 
     Every `every` optimizer steps, and after the last one, it evaluates and
-    has the values of this moment:
+    has the values of this moment. After the last one before the epoch ends,
+    where a callback before this one ends training (`StopAt`), else when
+    training ends:
 
     - `iterations`: optimizer steps so far;
     - `loss` and the other metrics over the steps since the evaluation before
@@ -197,7 +199,10 @@ class StepEvaluation(StepCounter):
             change = value - self._in_epoch.get(key, 0)
             self._sums[key] = self._sums.get(key, 0) + change
         self._in_epoch = in_epoch
-        if before // self.every < self.step // self.every:
+        # The last step's must be there before the epoch's end, where a run
+        # saves what it vouches for: `StopAt`, which comes before, knows it.
+        last = self.model.stop_training and self.step > self._evaluated
+        if last or before // self.every < self.step // self.every:
             self._evaluate()
 
     def _evaluate(self):

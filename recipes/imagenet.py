@@ -23,6 +23,8 @@ import cli
 import fitting
 
 DEPTHS = (18, 34, 50, 101, 152)
+# From this depth on blocks are bottlenecks.
+BOTTLENECKS = 50
 DATASETS = ("imagenet2012", "imagenette", "folder")
 
 
@@ -222,7 +224,8 @@ def make_parser():
     choice(
         "--bottleneck-stride",
         ("1x1", "3x3"),
-        "which convolution of a bottleneck strides",
+        f"which convolution of a bottleneck strides, from --depth "
+        f"{BOTTLENECKS} on",
     )
     switch("--zero-init", "every block begins as its shortcut alone")
     number("--steps", cli.positive_int, "N", "optimizer steps in all")
@@ -331,8 +334,9 @@ def make_parser():
         "--every",
         type=cli.positive_int,
         metavar="N",
-        help="evaluate every N steps, within epochs too, into steps.csv "
-        "(default: after each epoch, into history.csv)",
+        help="evaluate every N steps, within epochs too, into steps.csv; a "
+        "multiple of --steps-per-execution (default: after each epoch, into "
+        "history.csv)",
     )
     add(
         "--steps-per-execution",
@@ -389,6 +393,10 @@ def settled(given):
     if settings.learning_rate is None:
         rate = 0.1 * settings.batch_size / 256
         settings = dataclasses.replace(settings, learning_rate=rate)
+    if "warmup_rate" not in given and settings.warmup_rate > 0:
+        # Of a small batch the rate is below that of the first step.
+        rate = min(settings.warmup_rate, settings.learning_rate)
+        settings = dataclasses.replace(settings, warmup_rate=rate)
     return settings
 
 
@@ -412,6 +420,7 @@ def check(s, given):
         ("decay_vectors", "--optimizer sgd", s.optimizer == "sgd"),
         ("momentum_correction", "--optimizer sgd", s.optimizer == "sgd"),
         ("zero_init", "shortcuts: leave out --plain", not s.plain),
+        ("bottleneck_stride", "--depth 50 or more", s.depth >= BOTTLENECKS),
     ):
         if flag in given and not fits:
             raise cli.UsageError(f"--{flag.replace('_', '-')} needs {needed}")
@@ -425,6 +434,17 @@ def check(s, given):
     for flag, value in (("accumulate", s.accumulate > 1), ("ema", s.ema)):
         if s.every and value:
             raise cli.UsageError(f"--every and --{flag} exclude each other")
+    if s.every and s.every % given["steps_per_execution"]:
+        raise cli.UsageError(
+            f"--every {s.every} is no multiple of --steps-per-execution "
+            f"{given['steps_per_execution']}, between which nothing is "
+            "evaluated"
+        )
+    if s.warmup_rate > s.learning_rate:
+        raise cli.UsageError(
+            f"--warmup-rate {s.warmup_rate:g} is above the --learning-rate "
+            f"{s.learning_rate:g} that it leads up to"
+        )
     if s.schedule == "plateau" and s.every:
         raise cli.UsageError(
             "--schedule plateau needs a validation after each epoch: leave "
@@ -523,7 +543,7 @@ def learning_rate(settings, steps, per_epoch):
         )
     if not up:
         return schedule
-    return training.WarmUp(schedule, up, min(settings.warmup_rate, rate))
+    return training.WarmUp(schedule, up, settings.warmup_rate)
 
 
 def optimizer(settings, rate):

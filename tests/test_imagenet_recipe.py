@@ -115,6 +115,8 @@ def test_the_default_is_the_papers_procedure():
 
 def test_goyal_scales_the_rate_with_the_batch():
     assert _settings("--preset", "goyal").learning_rate == 0.1
+    s = _settings("--preset", "goyal", "--batch-size", "128")
+    assert (s.warmup_rate, s.learning_rate) == (0.05, 0.05)
     s = _settings("--preset", "goyal", "--batch-size", "8192")
     assert s.learning_rate == pytest.approx(3.2)
     assert (s.epochs, s.zero_init, s.decay_vectors) == (90, True, False)
@@ -211,6 +213,18 @@ def test_folders_are_named_by_what_presets_do_not_say():
         ),
         (["--accumulate", "3"], ["--accumulate 3", "256"]),
         (["--image-size", "160"], ["--mean pixel", "160", "224"]),
+        (
+            ["--depth", "34", "--bottleneck-stride", "3x3"],
+            ["--bottleneck-stride", "--depth 50"],
+        ),
+        (
+            ["--preset", "goyal", "--warmup-rate", "0.2"],
+            ["--warmup-rate 0.2", "--learning-rate 0.1"],
+        ),
+        (
+            [*LATER, "--every", "5", "--steps-per-execution", "2"],
+            ["--every 5", "--steps-per-execution 2"],
+        ),
         (["--test-resize", "200"], ["--test-resize 200", "224"]),
         (["--ema", "1"], ["--ema"]),
         (["--rand-augment", "11"], ["--rand-augment"]),

@@ -287,7 +287,12 @@ def make_parser():
         ("softmax", "binary"),
         "cross-entropy of the softmax, or of each class by itself",
     )
-    number("--label-smoothing", cli.share, "S", "share taken from the class")
+    number(
+        "--label-smoothing",
+        cli.share,
+        "S",
+        "share of each class that is spread over all of them",
+    )
     number(
         "--ema",
         cli.share,
@@ -583,7 +588,7 @@ def build(settings, classes, rate, mean=None):
     import numpy as np
 
     import keras_resnet
-    from keras_resnet import preprocessing
+    from keras_resnet import preprocessing, training
 
     keras.utils.set_random_seed(settings.seed)
     policy = settings.precision
@@ -630,7 +635,7 @@ def build(settings, classes, rate, mean=None):
     )
     losses = {
         "softmax": keras.losses.CategoricalCrossentropy,
-        "binary": keras.losses.BinaryCrossentropy,
+        "binary": training.SmoothedBinaryCrossentropy,
     }
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     # Below ten classes it says little.

@@ -529,6 +529,20 @@ def test_label_smoothing_spreads_a_share_of_the_label():
     )
 
 
+def test_binary_label_smoothing_is_timms():
+    """`timm.loss.BinaryCrossEntropy`: off at s / n, on at 1 - s + s / n."""
+    logits = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], "float32")
+    labels = np.eye(3, dtype="float32")[[0, 2]]
+    target = np.where(labels > 0, 1 - 0.3 + 0.1, 0.1)
+    expected = np.mean(
+        np.log1p(np.exp(logits)) - target * logits  # of sigmoids
+    )
+    loss = training.SmoothedBinaryCrossentropy(0.3, from_logits=True)
+    assert float(loss(labels, logits)) == pytest.approx(expected, 1e-5)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert float(again(labels, logits)) == pytest.approx(expected, 1e-5)
+
+
 # For ImageNet.
 
 

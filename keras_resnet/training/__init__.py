@@ -23,7 +23,11 @@ from keras_resnet.training.evaluation import (
     ten_crop,
     ten_crops,
 )
-from keras_resnet.training.losses import SmoothedCrossentropy, crossentropy
+from keras_resnet.training.losses import (
+    SmoothedBinaryCrossentropy,
+    SmoothedCrossentropy,
+    crossentropy,
+)
 from keras_resnet.training.optimizers import CoupledSGD, Lamb
 from keras_resnet.training.runs import (
     Run,
@@ -48,6 +52,7 @@ __all__ = [
     "Profile",
     "Run",
     "RunError",
+    "SmoothedBinaryCrossentropy",
     "SmoothedCrossentropy",
     "StepEvaluation",
     "StopAt",

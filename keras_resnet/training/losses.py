@@ -1,4 +1,4 @@
-"""The loss, with label smoothing."""
+"""Losses with label smoothing."""
 
 import keras
 
@@ -41,6 +41,39 @@ class SmoothedCrossentropy(keras.losses.Loss):
             **super().get_config(),
             "label_smoothing": self.label_smoothing,
         }
+
+
+@register
+class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
+    """Binary cross-entropy of each class, with label smoothing over classes.
+
+    Of each class that is present a share `label_smoothing` is spread evenly
+    over all classes, as for the softmax and in timm.
+    `keras.losses.BinaryCrossentropy` moves each of them towards 1/2 instead:
+    half the share for every class that is absent.
+
+    Args:
+        label_smoothing: Float in [0, 1].
+        **kwargs: Other arguments of `keras.losses.BinaryCrossentropy`.
+
+    Reference: Wightman et al. 2021, "ResNet strikes back".
+    """
+
+    def __init__(
+        self,
+        label_smoothing,
+        name="smoothed_binary_crossentropy",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.share = label_smoothing
+
+    def call(self, y_true, y_pred):
+        spread = self.share / y_pred.shape[-1]
+        return super().call(y_true * (1 - self.share) + spread, y_pred)
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.share}
 
 
 def crossentropy(label_smoothing=0.0):

@@ -721,6 +721,31 @@ def test_several_steps_per_execution_are_counted():
     assert all(rate > 0 for rate in history["images_per_second"])
 
 
+@pytest.mark.parametrize(
+    ("first", "expected"), [(2, [2, 4]), (5, [5, 6]), (6, [6, 8])]
+)
+def test_profile_has_batches_where_epochs_end(first, expected, monkeypatch):
+    done, seen = [], []
+
+    class Trace:
+        def __init__(self, folder):
+            pass
+
+        def __enter__(self):
+            seen.append(len(done))
+
+        def __exit__(self, *_):
+            seen.append(len(done))
+
+    monkeypatch.setattr(training.callbacks, "profiler", Trace)
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: done.append(1)
+    )
+    model = _model(training.CoupledSGD(0.01))
+    _fit(model, [count, training.Profile("", first, 2)], epochs=2, steps=6)
+    assert seen == expected
+
+
 def test_profile_writes_one_trace(tmp_path):
     model = _model(training.CoupledSGD(0.01))
     _fit(model, [training.Profile(tmp_path, 2, 2)], epochs=2, steps=6)

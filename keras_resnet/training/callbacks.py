@@ -297,7 +297,8 @@ class Profile(keras.callbacks.Callback):
         folder: Path of TensorBoard's folder.
         first: Integer, batches before the trace begins. Defaults to `5`: the
             first ones compile.
-        batches: Integer, batches in the trace. Defaults to `5`.
+        batches: Integer, batches in the trace. Defaults to `5`. An epoch's
+            end ends it before that.
     """
 
     def __init__(self, folder, first=5, batches=5):
@@ -312,12 +313,15 @@ class Profile(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._before = self._seen
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._seen = self._before + batch + 1
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not at the end of the batch before: it may be the epoch's last.
         if self._trace is None and not self._over and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
-        elif self._trace and self._seen >= self.first + self.batches:
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._seen = self._before + batch + 1
+        if self._seen >= self.first + self.batches:
             self._stop()
 
     def _stop(self):

@@ -274,10 +274,11 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
         super().on_train_begin(logs)
         model, verbose = self.model, self.verbose
         seen = self._history().get(self.monitor, [])
-        # It is shown the past with an optimizer that nobody uses.
-        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        # It is shown the past with an optimizer that nobody uses. From the
+        # rate of now on, `min_lr` would prevent divisions that there were. One
+        # that it did prevent does not matter: none came after it.
         stand_in = keras.Sequential()
-        stand_in.optimizer = keras.optimizers.SGD(rate)
+        stand_in.optimizer = keras.optimizers.SGD(math.inf)
         self.verbose = 0
         self._set_monitor_op()
         self.set_model(stand_in)

@@ -102,7 +102,7 @@ def use_devices(arguments):
     return found
 
 
-def open_run(arguments, name, settings, devices):
+def open_run(arguments, name, settings, devices, **more):
     """Returns the `Run` in the folder that `--output` or the settings name.
 
     Args:
@@ -110,6 +110,7 @@ def open_run(arguments, name, settings, devices):
         name: String, of the folder in `runs` where no other is asked for.
         settings: Dataclass of settings.
         devices: `keras_resnet.devices.Devices`.
+        **more: JSON values that must be the same too for a run to go on.
     """
     import keras
 
@@ -119,6 +120,7 @@ def open_run(arguments, name, settings, devices):
         getattr(arguments, "output", f"runs/{name}"),
         dataclasses.asdict(settings)
         | {"backend": keras.backend.backend()}
+        | more
         | devices.settings(),
         resume=getattr(arguments, "resume", False),
         devices=devices,

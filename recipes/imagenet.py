@@ -745,8 +745,12 @@ def main(arguments):
     # Raises, before there is a folder, if warm-up would be all of the run.
     learning_rate(settings, steps, per_epoch)
 
+    # Of a folder the settings say no more than that it is one.
+    images = {}
+    if settings.dataset == "folder":
+        images = {"train": train.describe(), "val": validation.describe()}
     run = fitting.open_run(
-        arguments, name_of(settings, backend), settings, devices
+        arguments, name_of(settings, backend), settings, devices, **images
     )
     if fitting.said_finished(run):
         return

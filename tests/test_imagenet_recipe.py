@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -375,6 +376,23 @@ def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
     assert len(_history(other)) == 2
     for one, two in zip(_weights(path), _weights(other), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_does_not_go_on_with_other_images(
+    finished, folder, tmp_path, capsys
+):
+    path, flags, _ = finished
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    flags = [*flags, "--output", path, "--resume", "--folder", moved]
+    _run(flags)
+    assert "is finished" in capsys.readouterr().out
+    image = moved / "train" / "class0" / "0.JPEG"
+    image.rename(moved / "train" / "class1" / "other.JPEG")
+    _run(flags, 1)
+    error = capsys.readouterr().err
+    assert "train was '24 images, SHA-256 of names" in error
+    assert "val was" not in error
 
 
 @pytest.mark.usefixtures("_shallow")

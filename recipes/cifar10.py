@@ -329,17 +329,19 @@ def main(arguments):
     if not devices.is_first:
         return
     history = curve(run, settings)
+    test_error = round(1 - evaluation["accuracy"], 4)
+    # Before the line that ends the run: with it nothing is made any more.
+    draw(plots, run, settings, test_error=test_error)
     result = run.finish(
         model,
         input=input_name,
         training_error=round(history["error"][-1], 4),
         validation_error=round(history["val_error"][-1], 4),
         best_validation_error=round(min(history["val_error"]), 4),
-        test_error=round(1 - evaluation["accuracy"], 4),
+        test_error=test_error,
         test_loss=round(evaluation["loss"], 4),
         test_images=len(data.test),
     )
-    draw(plots, run, settings, test_error=result["test_error"])
     print(
         f"test error {100 * result['test_error']:.2f} % "
         f"({result['test_images']:,} images), validation error "

@@ -876,6 +876,8 @@ def finish(run, settings, model, found, sources, unreadable):
         if "top5" in found
         else {}
     )
+    # Before the line that ends the run: with it nothing is made any more.
+    draw(plots, run, settings)
     result = run.finish(
         model,
         training_error=round(history["error"][-1], 4),
@@ -886,7 +888,6 @@ def finish(run, settings, model, found, sources, unreadable):
         training_images=len(sources[0]),
         unreadable=[name for names in unreadable for name in names],
     )
-    draw(plots, run, settings)
     print(
         f"validation error {100 * result['validation_error']:.2f} % "
         + "".join(f"(top 5: {100 * v:.2f} %) " for v in top5.values())

@@ -311,6 +311,9 @@ def test_a_run_leaves_everything(finished):
         "settings.json",
         "tensorboard",
     }
+    # The line ends the run, so it comes last.
+    ended = (path / "result.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns <= ended for p in path.iterdir())
     result = json.loads((path / "result.json").read_text())
     assert result["iterations"] == 6
     assert result["training_images"] == 24

@@ -239,6 +239,9 @@ def test_a_run_leaves_everything(finished):
     }
     assert list(folder.glob("tensorboard/*/events*"))
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    # The line ends the run, so it comes last.
+    ended = (folder / "result.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns <= ended for p in folder.iterdir())
     lines = (folder / "result.json").read_text().splitlines()
     assert len(lines) == 1
     result = json.loads(lines[0])

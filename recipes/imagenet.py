@@ -108,8 +108,9 @@ PRESETS = {
         "mixup": 0.1,
         "cutmix": 1.0,
         "image_size": 160,
-        # The centre's share of the shorter side is 0.95.
-        "test_resize": 236,
+        # The centre's share of the shorter side is 0.95, rounded as timm does:
+        # floor(224 / 0.95).
+        "test_resize": 235,
         "interpolation": "bicubic",
     },
     "fast": LATER

@@ -262,7 +262,7 @@ def test_flags_reach_the_model():
     assert model.optimizer.ema_momentum == 0.9
     assert model.inputs[0].shape == (None, None, None, 3)
     how = model.preprocessing
-    assert (how.size, how.resize, how.interpolation) == (224, 236, "bicubic")
+    assert (how.size, how.resize, how.interpolation) == (224, 235, "bicubic")
     assert isinstance(model.loss, keras.losses.BinaryCrossentropy)
     s = _settings("--preset", "goyal", "--depth", "18", "--accumulate", "2")
     model = imagenet.build(s, 12, 0.1)

@@ -77,7 +77,9 @@ def make_parser():
         "--depth",
         type=cli.positive_int,
         metavar="N",
-        help=f"weighted layers, 6n+2 (default: {d.depth})",
+        help=f"weighted layers, 6n+2; from {WARMUP_FROM_DEPTH} on step-decay "
+        f"begins with {WARMUP_STEPS} steps of a tenth of the rate (default: "
+        f"{d.depth})",
     )
     add(
         "--shortcut",

@@ -335,7 +335,8 @@ def test_channels_first_default_input():
 
 
 @pytest.mark.parametrize(
-    "policy", ["mixed_bfloat16", "mixed_float16", "float64"]
+    "policy",
+    ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"],
 )
 def test_head_is_float32_under_every_policy(policy):
     if policy == "float64" and keras.backend.backend() == "jax":
@@ -350,7 +351,7 @@ def test_head_is_float32_under_every_policy(policy):
         if variable.path.startswith("head"):
             expected = "float32"
         else:
-            expected = "float64" if policy == "float64" else "float32"
+            expected = "float32" if policy.startswith("mixed") else policy
         assert variable.dtype == expected, variable.path
     x = images(4, 16, 16, 3)
     y = model.predict(x, verbose=0)
@@ -361,6 +362,22 @@ def test_head_is_float32_under_every_policy(policy):
     full = small()
     full.set_weights(model.get_weights())
     np.testing.assert_allclose(full.predict(x, verbose=0), y, atol=0.05)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_a_step_in_half_precision_alone(policy):
+    keras.config.set_dtype_policy(policy)
+    model = small()
+    model.compile(
+        keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy"
+    )
+    before = model.get_weights()
+    x, y = images(4, 16, 16, 3), np.arange(4)
+    assert np.isfinite(model.train_on_batch(x, y))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.isfinite(new.astype("float32")).all()
+        # A small step may be less than the rounding of a scale of one.
+        assert old.ndim == 1 or (old != new).any()
 
 
 # Errors.

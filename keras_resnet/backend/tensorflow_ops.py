@@ -75,7 +75,7 @@ def max_pooling(x, size, strides, data_format):
 
 def batch_normalization(x, gamma, beta, epsilon, axis):
     """As `keras_ops.batch_normalization`, in one fused operation."""
-    if not _is_fused(x, axis):
+    if not _is_fused(x, gamma, axis):
         return keras_ops.batch_normalization(x, gamma, beta, epsilon, axis)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
@@ -95,7 +95,7 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
 
 def normalization(x, mean, variance, gamma, beta, epsilon, axis):
     """As `keras_ops.normalization`, in one fused operation."""
-    if not _is_fused(x, axis):
+    if not _is_fused(x, gamma, axis):
         return keras_ops.normalization(
             x, mean, variance, gamma, beta, epsilon, axis
         )
@@ -111,9 +111,16 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
     ).y
 
 
-def _is_fused(x, axis):
-    """Whether TensorFlow has a fused normalization for this image."""
-    return x.dtype != tf.float64 and (axis != 1 or _has_gpu())
+def _is_fused(x, gamma, axis):
+    """Whether TensorFlow has a fused normalization for this image.
+
+    It takes images of half precision, but only weights in float32.
+    """
+    return (
+        x.dtype != tf.float64
+        and gamma.dtype == tf.float32
+        and (axis != 1 or _has_gpu())
+    )
 
 
 def _has_gpu():

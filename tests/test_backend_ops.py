@@ -421,6 +421,27 @@ def test_jax_transformations():
 
 
 @pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX's own gradient by the kernel"
+)
+def test_kernel_gradient_has_the_precision_of_the_image():
+    import jax
+
+    def gradient(module):
+        return jax.grad(
+            lambda w: module.convolution(
+                x, w, None, (1, 1), [1, 1], (1, 1), "channels_last"
+            ).sum()
+        )(w)
+
+    with jax.enable_x64(True):
+        x = jax.numpy.asarray(_images((9, 5, 6, 3)), "float64")
+        w = jax.numpy.ones((3, 3, 3, 4), "float64")
+        found, expected = gradient(backend), gradient(keras_ops)
+        assert found.dtype == "float64"
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="PyTorch's steps and memory"
 )
 @pytest.mark.parametrize(

@@ -122,10 +122,12 @@ def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
         return total + jnp.stack(by_place), None
 
     n = len(x)
+    # The sum of many products needs float32 at least.
+    dtype = jnp.promote_types(x.dtype, "float32")
     few = max(d for d in range(1, min(n, IMAGES_AT_A_TIME) + 1) if n % d == 0)
     total, _ = lax.scan(
         add,
-        jnp.zeros((len(places), in_channels, out_channels), "float32"),
+        jnp.zeros((len(places), in_channels, out_channels), dtype),
         (
             x.reshape(-1, few, *x.shape[1:]),
             gradient.reshape(-1, few, *gradient.shape[1:]),

@@ -1,5 +1,7 @@
 """Downloads, from a server on this machine that plays the hub."""
 
+import concurrent.futures
+import errno
 import hashlib
 import http.server
 import json
@@ -252,6 +254,36 @@ def test_a_file_that_changed_in_the_cache_is_replaced(server, tmp_path):
     data[-1] ^= 1
     path.write_bytes(data)
     assert_equal(small(weights="owner/net"), source)
+
+
+def test_one_of_several_downloads(server, tmp_path):
+    publish(server, tmp_path)
+    together = threading.Barrier(8)
+
+    def run(_):
+        together.wait()
+        return hub.repository_file("owner/net", "model.safetensors")
+
+    # The lock is the system's and of an open file: to it threads are as
+    # processes.
+    with concurrent.futures.ThreadPoolExecutor(8) as workers:
+        (path,) = set(workers.map(run, range(8)))
+    assert path.read_bytes() == server.files[WEIGHTS]
+    transfers = [r for r in server.requests if r[:2] == ("GET", WEIGHTS)]
+    assert len(transfers) == 1
+
+
+def test_a_full_disk_is_not_the_network(server, tmp_path, monkeypatch):
+    publish(server, tmp_path)
+
+    def full(path, mode="r"):
+        if path.name.startswith(".partial") and "b" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open(path, mode)
+
+    monkeypatch.setattr(hub, "open", full, raising=False)
+    with pytest.raises(DownloadError, match="written: No space.*KERAS_HOME"):
+        small(weights="owner/net")
 
 
 def test_transformers_repository(server, tmp_path):

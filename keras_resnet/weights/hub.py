@@ -3,8 +3,11 @@
 `huggingface_hub` compares sizes and no checksums, and `keras.utils.get_file`
 starts again after an interruption. Here a file is in the cache only if its
 checksum was right, and what a broken download left is the start of the next.
+Of several processes that want the same file one downloads it.
 """
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -18,6 +21,11 @@ from pathlib import Path
 import keras
 
 from keras_resnet.weights.errors import DownloadError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without any byte
@@ -46,7 +54,8 @@ def repository_file(repository, name):
         The path of the file in the cache.
 
     Raises:
-        DownloadError: If it is not there, or not what the hub says it is.
+        DownloadError: If it is not there, not what the hub says it is, or
+            cannot be written.
     """
     repository, _, revision = repository.partition("@")
     revision = revision or "main"
@@ -59,10 +68,10 @@ def repository_file(repository, name):
     if path.exists() and note.exists():
         return _download(url, path, note.read_text())
     checksum = _hub_checksum(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f".partial-{note.name}")
-    partial.write_text(checksum)
-    os.replace(partial, note)
+    with _locked(note), _writing(note):
+        partial = note.with_name(f".partial-{note.name}")
+        partial.write_text(checksum)
+        os.replace(partial, note)
     return _download(url, path, checksum)
 
 
@@ -132,27 +141,75 @@ def _network_error(url, error):
     )
 
 
+@contextlib.contextmanager
+def _writing(path):
+    """Says of errors that they are of this machine's files."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(
+            f"{path} cannot be written: {error.strerror or error}. "
+            "`KERAS_HOME` names another folder for downloads."
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Waits until no other thread or process writes `path`.
+
+    The lock is the system's, which frees it however a process ends. The empty
+    file that carries it stays: another process may be waiting for it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        with _writing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            _lock(stack.enter_context(open(lock, "a")))
+        yield
+
+
+def _lock(file):
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    import msvcrt
+
+    while True:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            return
+        except OSError as error:
+            # Windows gives up after ten seconds.
+            if error.errno != errno.EDEADLK:
+                raise
+
+
 def _download(url, path, checksum):
     """Returns `path`, which then holds the file with this checksum."""
-    if path.exists():
-        if _checksum(path, checksum) == checksum:
+    if _is_whole(path, checksum):
+        return path
+    with _locked(path):
+        # Another process may have downloaded it meanwhile.
+        if _is_whole(path, checksum):
             return path
-        # Changed since it was downloaded.
-        path.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Named after its content: only the same file is ever continued.
-    short = checksum.partition(":")[2][:12]
-    partial = path.with_name(f".partial-{short}-{path.name}")
-    _fetch(url, partial)
-    found = _checksum(partial, checksum)
-    if found != checksum:
-        partial.unlink()
-        raise DownloadError(
-            f"{url} is not the file it should be: its checksum is {found}, "
-            f"not {checksum}. Nothing was kept."
-        )
-    os.replace(partial, path)
+        # Named after its content: only the same file is ever continued.
+        short = checksum.partition(":")[2][:12]
+        partial = path.with_name(f".partial-{short}-{path.name}")
+        _fetch(url, partial)
+        found = _checksum(partial, checksum)
+        if found != checksum:
+            partial.unlink()
+            raise DownloadError(
+                f"{url} is not the file it should be: its checksum is "
+                f"{found}, not {checksum}. Nothing was kept."
+            )
+        with _writing(path):
+            os.replace(partial, path)
     return path
+
+
+def _is_whole(path, checksum):
+    return path.exists() and _checksum(path, checksum) == checksum
 
 
 def _checksum(path, like):
@@ -216,13 +273,20 @@ def _transfer(url, partial):
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         bar = keras.utils.Progbar(total, unit_name="byte")
-        with open(partial, "ab" if start else "wb") as target:
-            done = start
-            while chunk := response.read(CHUNK):
-                target.write(chunk)
-                done += len(chunk)
-                bar.update(done)
+        done = start
+        if not start:
+            _write(partial, "wb", b"")
+        while chunk := response.read(CHUNK):
+            _write(partial, "ab", chunk)
+            done += len(chunk)
+            bar.update(done)
     return total
+
+
+def _write(partial, mode, chunk):
+    # Apart from reading, whose errors are the network's.
+    with _writing(partial), open(partial, mode) as target:
+        target.write(chunk)
 
 
 def read_json(repository, name):

@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_resnet
 from keras_resnet import WeightsError, load_torch_weights, to_torch_state_dict
-from keras_resnet.weights import loading, sources
+from keras_resnet.weights import loading, published, sources
 
 DEPTHS = keras_resnet.resnet.IMAGENET_SPECS
 
@@ -544,6 +544,48 @@ def test_keras_files_keep_what_fits(tmp_path):
         small(classes=10, weights=path, shortcut="A", residual=False)
 
 
+def on_normalization(mean=None, **options):
+    """A network on a normalization that has weights if `mean` is None."""
+    image = keras.Input((16, 16, 3))
+    settings = {} if mean is None else {"mean": mean, "variance": np.ones(3)}
+    layer = keras.layers.Normalization(**settings)
+    x = layer(image)
+    model = small(input_shape=None, input_tensor=x, **options)
+    return layer, model
+
+
+@pytest.mark.parametrize("same_name", [True, False])
+def test_layers_before_the_network_get_their_weights(tmp_path, same_name):
+    path = tmp_path / "model.keras"
+    keras.utils.clear_session()
+    layer, model = on_normalization(classes=10)
+    images = np.random.default_rng(0).normal(7, 3, size=(4, 16, 16, 3))
+    images = images.astype("float32")
+    layer.adapt(images)
+    model.save(path)
+    if same_name:
+        keras.utils.clear_session()
+    found, again = on_normalization(classes=10, weights=path)
+    assert (found.name == layer.name) == same_name
+    np.testing.assert_allclose(infer(again, images), infer(model, images))
+    # Nowhere to put them.
+    bare = small(classes=10)
+    before = values(bare)
+    with pytest.raises(WeightsError, match=f"{layer.name} .Norm.*has none"):
+        published.load(bare, path, may_change_head=False, adapt_input=False)
+    assert_same_values(before, values(bare))
+    with pytest.raises(WeightsError, match="count.*input_tensor"):
+        on_normalization(np.zeros(3), classes=10, weights=path)
+
+
+def test_a_file_that_prepares_images_is_not_for_a_bare_network(tmp_path):
+    path = tmp_path / "model.keras"
+    on_normalization(np.ones(3), classes=10)[1].save(path)
+    with pytest.raises(WeightsError, match="prepares images.*load_model"):
+        small(classes=2, weights=path)
+    on_normalization(np.zeros(3), classes=2, weights=path)
+
+
 def test_keras_file_of_the_other_stride_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     small(bottleneck=True, bottleneck_stride="1x1").save(path)
@@ -557,8 +599,6 @@ def test_weights_h5_is_all_or_nothing(tmp_path):
     path = tmp_path / "model.weights.h5"
     model = small()
     before = values(model)
-    from keras_resnet.weights import published
-
     options = {"may_change_head": False, "adapt_input": False}
     for other in (
         small(classes=9),

@@ -5,6 +5,7 @@ import os
 import re
 
 import h5py
+import keras
 import numpy as np
 
 from keras_resnet import blocks, preprocessing
@@ -33,6 +34,8 @@ KERAS_MD5 = {
 }
 # The numbers that transformers' files give to interpolations, from Pillow.
 PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+# Layers that prepare images, by weights or settings of their own.
+PREPARING = keras.layers.Normalization, keras.layers.Rescaling
 KERAS = "keras"
 IMAGENET = "imagenet"
 
@@ -265,6 +268,8 @@ def _count_arrays(path):
 
 def _load_keras_model(model, path, options):
     stored = files.read_model(path)
+    _check_preparation(model, stored, path)
+    own, others = True, []
     try:
         arrays = {
             "/".join(filter(None, k)): v
@@ -272,6 +277,7 @@ def _load_keras_model(model, path, options):
         }
     except (WeightsError, AttributeError):
         # A model of another package, whose names may be known.
+        own = False
         arrays = {v.path: v for v in getattr(stored, "weights", ())}
     else:
         loading.check_stride(model, loading.stride_of(stored), str(path))
@@ -283,7 +289,15 @@ def _load_keras_model(model, path, options):
             raise WeightsError(f"{path} holds numbers that are not finite.")
         model.set_weights(values)
     else:
+        if own:
+            others = _pair_others(model, stored, path)
         _convert(model, arrays, str(path), options)
+        for ours, theirs in others:
+            ours.assign(theirs)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # What it computes with was derived from its weights before.
+            layer.finalize_state()
     images = getattr(stored, "preprocessing", None)
     if images is not None:
         _prepare(model, images)
@@ -295,6 +309,46 @@ def _same(model, stored):
         [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
     )
     return a == b
+
+
+def _check_preparation(model, stored, path):
+    """Refuses a network of raw pixels for one that would not prepare them."""
+    theirs, ours = (
+        [x for x in getattr(m, "layers", ()) if isinstance(x, PREPARING)]
+        for m in (stored, model)
+    )
+    if theirs and not ours:
+        names = ", ".join(f"{x.name} ({type(x).__name__})" for x in theirs)
+        raise WeightsError(
+            f"{path} prepares images by layers of its own, {names}, and model "
+            f"{model.name!r} has none. Build it on such layers "
+            "(`input_tensor`), or take the whole file by "
+            "`keras.saving.load_model`."
+        )
+
+
+def _pair_others(model, stored, path):
+    """Pairs the weights before and after the network, by place and shape.
+
+    The names that Keras gives to layers depend on what was built before.
+    """
+    ours, theirs = map(_others, (model, stored))
+    shapes = [[tuple(w.shape) for w in weights] for weights in (ours, theirs)]
+    if theirs and shapes[0] != shapes[1]:
+        names = ", ".join(f"{w.path} {tuple(w.shape)}" for w in theirs)
+        raise WeightsError(
+            f"{path} has weights before or after the network, {names}, and "
+            f"those of model {model.name!r} are "
+            f"{', '.join(map(str, shapes[0])) or 'none'}. Build it with the "
+            "same layers (`input_tensor`), or take the whole file by "
+            "`keras.saving.load_model`."
+        )
+    return list(zip(ours, theirs, strict=True)) if theirs else []
+
+
+def _others(model):
+    known = {id(v) for v in loading.targets(model).values()}
+    return [w for w in model.weights if id(w) not in known]
 
 
 def _check_shortcuts(model, stored, path):

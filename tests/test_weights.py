@@ -255,6 +255,24 @@ def test_zero_channels_on_both_sides_are_handled_exactly():
     )
 
 
+def test_option_a_without_head_may_be_either():
+    options = {"shortcut": "A", "include_top": False}
+    model = small(**options)
+    before = values(model)
+    state = state_of(small(shortcut="A"), "akamaster")
+    headless = without(state, "linear.weight", "linear.bias")
+    with pytest.raises(WeightsError, match="'linear.weight'.*'fc.weight'"):
+        load_torch_weights(model, headless)
+    assert_same_values(before, values(model))
+    load_torch_weights(model, state)
+    back = loading.to_arrays(model, "akamaster")
+    assert all((back[name] == headless[name]).all() for name in headless)
+    # Without zero channels there is no difference.
+    for same in ({"residual": False}, {"widths": [16, 16]}):
+        model = small(**options, **same)
+        load_torch_weights(model, state_of(model))
+
+
 # Names, without PyTorch.
 
 
@@ -542,6 +560,22 @@ def test_keras_files_keep_what_fits(tmp_path):
     assert len(grey.preprocessing.mean) == 1
     with pytest.raises(WeightsError, match="[Pp]lain|residual"):
         small(classes=10, weights=path, shortcut="A", residual=False)
+
+
+@pytest.mark.parametrize("classes", [10, 7])
+def test_epsilon_of_a_keras_file_is_its_own(tmp_path, classes):
+    path = tmp_path / "model.keras"
+    model = small(classes=10, epsilon=0.1)
+    load_torch_weights(model, state_of(model))
+    model.save(path)
+    again = small(classes=classes, weights=path)
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    features = [
+        keras.Model(m.input, m.get_layer("avg_pool").output)
+        for m in (again, model)
+    ]
+    a, b = (infer(m, x) for m in features)
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def on_normalization(mean=None, **options):

@@ -30,7 +30,8 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
     What the source leaves out is adapted, so that the outputs in inference
     are the source's: biases of convolutions and another `epsilon` go into the
     normalization that follows, and akamaster's zero channels on both sides of
-    option A are numbered anew.
+    option A are numbered anew. Only the classifier's names tell those from
+    torchvision's, so that a network with option A takes no source without.
 
     Two things the tensors do not tell. Where bottlenecks stride: torchvision
     and timm in the 3x3 convolution and `keras.applications` in the 1x1, so
@@ -163,9 +164,29 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
         )
     if naming.centred_zeros:
         _renumber(model, arrays)
+    elif naming is sources.TORCHVISION and not any(
+        layer == "head" or part.startswith("shortcut")
+        for layer, part, _ in meanings.values()
+    ):
+        _check_zero_channels(model, origin)
     if naming.epsilon is not None:
         _shift_variances(model, arrays, naming.epsilon)
     return arrays
+
+
+def _check_zero_channels(model, origin):
+    """Raises where names of torchvision and akamaster alike are not enough."""
+    order = _orders(model)["head"]
+    if (order != np.arange(len(order))).any():
+        raise WeightsError(
+            f"{origin} names its tensors as torchvision and akamaster both "
+            "do, and only akamaster's option A has zero channels on both "
+            f"sides of the others; model {model.name!r} has option A. The "
+            "names of the classifier tell: leave it in the source, as "
+            "'linear.weight' and 'linear.bias' or as 'fc.weight' and "
+            "'fc.bias'; `new_head=True` and a model without top do not take "
+            "it."
+        )
 
 
 def assign(model, arrays):
@@ -360,14 +381,20 @@ def _fold_biases(arrays):
             arrays[after] = mean.astype("float64") - arrays.pop(path)
 
 
+def epsilon_of(model, path):
+    """Returns the epsilon of the normalization that a weight is of."""
+    layer, part, _ = path
+    bn = model.get_layer(layer)
+    return (getattr(bn, part) if part else bn).epsilon
+
+
 def _shift_variances(model, arrays, epsilon, back=False):
     """Makes `variance + epsilon` the source's where the epsilons differ."""
     for path, array in arrays.items():
-        layer, part, weight = path
-        if weight == "moving_variance":
-            bn = model.get_layer(layer)
-            bn = getattr(bn, part) if part else bn
-            shift = bn.epsilon - epsilon if back else epsilon - bn.epsilon
+        if path[-1] == "moving_variance":
+            shift = epsilon - epsilon_of(model, path)
+            if back:
+                shift = -shift
             if shift:
                 arrays[path] = array.astype("float64") + shift
 

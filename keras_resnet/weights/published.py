@@ -7,6 +7,7 @@ import re
 import h5py
 import keras
 import numpy as np
+from keras import ops
 
 from keras_resnet import blocks, preprocessing
 from keras_resnet.resnet import IMAGENET_SPECS, STAGE_BLOCK
@@ -294,6 +295,8 @@ def _load_keras_model(model, path, options):
         _convert(model, arrays, str(path), options)
         for ours, theirs in others:
             ours.assign(theirs)
+    if own:
+        _shift_variances(model, stored)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             # What it computes with was derived from its weights before.
@@ -309,6 +312,16 @@ def _same(model, stored):
         [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
     )
     return a == b
+
+
+def _shift_variances(model, stored):
+    """Makes `variance + epsilon` the file's where the epsilons differ."""
+    for path, variable in loading.targets(model).items():
+        if path[-1] == "moving_variance":
+            a, b = (loading.epsilon_of(m, path) for m in (stored, model))
+            if a != b:
+                value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+                variable.assign(value.astype("float64") + (a - b))
 
 
 def _check_preparation(model, stored, path):

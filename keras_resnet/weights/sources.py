@@ -169,7 +169,8 @@ def recognize(names):
     }
     if not found:
         return None, {}
-    # Of equals the first, torchvision: a network without head may be either.
+    # Of equals the first, torchvision: a network without head and projections
+    # may be either (`loading.convert` asks whether that matters).
     best = max(found, key=lambda key: len(found[key]))
     return best, found[best]
 

@@ -339,15 +339,24 @@ def class_indices(folders, arguments, count):
         )
     indices = {}
     for i, (identifier, name) in enumerate(class_names(arguments, count)):
-        indices[name] = i
-        indices[str(identifier)] = i
+        # Without WordNet ids identifiers are mere numbers, which may be the
+        # names of other classes.
+        for key in {name, identifier} - {i}:
+            indices.setdefault(key, []).append(i)
     unknown = sorted({*folders} - {*indices})
     if unknown:
         raise cli.UsageError(
             f"{len(unknown)} folders of {arguments.folder} are no classes of "
             f"the network: {', '.join(unknown[:5])}"
         )
-    return {name: indices[name] for name in folders}
+    for name in sorted(folders):
+        if len(indices[name]) > 1:
+            raise cli.UsageError(
+                f"the folder {name} of {arguments.folder} may be the classes "
+                f"{' and '.join(map(str, indices[name]))}, both called so: "
+                "name the folders by WordNet ids, or the classes apart"
+            )
+    return {name: indices[name][0] for name in folders}
 
 
 class Progress:

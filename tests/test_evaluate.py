@@ -1,5 +1,6 @@
 """Evaluation: crops, scales, counting, and `recipes/evaluate.py`."""
 
+import argparse
 import importlib.util
 import json
 
@@ -589,6 +590,27 @@ def test_classes_that_do_not_fit(
         flags += ["--class-names", file]
     assert recipe(*flags) == status
     assert words in capsys.readouterr().err
+
+
+def test_folders_are_found_by_id_or_name(tmp_path):
+    import cli
+    import evaluate
+
+    names = tmp_path / "names.txt"
+    arguments = argparse.Namespace(class_names=names, folder="val")
+
+    def indices(lines, folders):
+        names.write_text("\n".join(lines))
+        return evaluate.class_indices(folders, arguments, len(lines))
+
+    # Not the number of a line.
+    numbers = sorted(map(str, range(12)))
+    assert indices(numbers, ["10", "2"]) == {"10": 2, "2": 4}
+    cranes = ["n02012849 crane", "n03126707 crane", "n01440764 tench"]
+    found = indices(cranes, ["n03126707", "tench"])
+    assert found == {"n03126707": 1, "tench": 2}
+    with pytest.raises(cli.UsageError, match="0 and 1, both called so"):
+        indices(cranes, ["crane", "tench"])
 
 
 def test_help_needs_no_keras(run_python):

@@ -433,6 +433,25 @@ def test_other_arguments_are_checked():
         load_torch_weights(keras.Sequential([keras.layers.Dense(2)]), state)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
+        (lambda head: head.enable_lora(2), "'head'.*LoRA"),
+    ],
+)
+def test_weights_that_are_not_all_are_refused(change, message):
+    model = small()
+    state = state_of(model)
+    change(model.get_layer("head"))
+    before = values(model)
+    with pytest.raises(WeightsError, match=message):
+        load_torch_weights(model, state)
+    with pytest.raises(WeightsError, match=message):
+        loading.to_arrays(model, "torchvision")
+    assert_same_values(before, values(model))
+
+
 # Files.
 
 

@@ -40,8 +40,9 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
     those of its twin with option A.
 
     Args:
-        model: A network of this package, not folded. Layers that it was built
-            on (`input_tensor`) are left as they are.
+        model: A network of this package, not folded, quantized or adapted by
+            LoRA. Layers that it was built on (`input_tensor`) are left as
+            they are.
         source: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or
             `.h5` file, or a mapping of names to arrays or tensors, such as a
             state dict.
@@ -67,8 +68,27 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
 
 
 def targets(model):
-    """Returns the weights of a network by their paths: see `sources`."""
+    """Returns the weights of a network by their paths: see `sources`.
+
+    Raises:
+        WeightsError: If it is no network of this package, folded, quantized,
+            or adapted by LoRA.
+    """
     found = {}
+    for layer in model._flatten_layers():
+        mode = getattr(layer, "quantization_mode", None)
+        if mode is not None:
+            raise WeightsError(
+                f"Layer {layer.name!r} of model {model.name!r} is quantized "
+                f"({mode}), and its weights are other numbers: load or "
+                "convert first, then quantize."
+            )
+        if getattr(layer, "lora_enabled", False):
+            raise WeightsError(
+                f"Layer {layer.name!r} of model {model.name!r} has LoRA "
+                "enabled, and its kernel is not all of what it computes with: "
+                "load or convert first, then enable it."
+            )
     for layer in model.layers:
         if isinstance(layer, blocks.ResidualBlock):
             parts = [p for p in layer._flatten_layers() if p is not layer]
@@ -495,7 +515,8 @@ def to_torch_state_dict(model, naming="torchvision"):
     bit. Every normalization also gets PyTorch's count of batches, as zero.
 
     Args:
-        model: A network of this package, not folded.
+        model: A network of this package, not folded, quantized or adapted by
+            LoRA.
         naming: `"torchvision"` (default; also timm's), `"transformers"` or
             `"akamaster"` (for the CIFAR networks with option A, whose zero
             channels are on both sides). A network with

@@ -19,7 +19,8 @@ def freeze(model, stage=None):
         model: A network of this package. Layers that it was built on
             (`input_tensor`) are frozen too.
         stage: Integer, the last stage that is frozen, from 1; `0` freezes the
-            stem alone, `None` (default) everything but the head.
+            stem alone, `None` (default) all stages. What follows the last
+            stage is never frozen: the head, or layers of your own.
 
     Returns:
         `model`.
@@ -42,9 +43,9 @@ def freeze(model, stage=None):
         match = STAGE_BLOCK.fullmatch(layer.name)
         if match:
             frozen = int(match[1]) <= stage
-        elif layer.name == "head":
-            frozen = False
         layer.trainable = not frozen
+        if layer is last[final]:
+            frozen = False
     return model
 
 

@@ -71,6 +71,14 @@ def test_what_is_frozen_does_not_change_statistics_included(stage, trained):
     assert train(model) == everything(model, *trained)
 
 
+def test_a_head_of_ones_own_is_not_frozen():
+    model = small(include_top=False, pooling="avg")
+    x = keras.layers.Dense(8, activation="relu", name="hidden")(model.output)
+    x = keras.layers.Dense(4, activation="softmax", name="mine")(x)
+    model = freeze(keras.Model(model.input, x))
+    assert train(model) == everything(model, "hidden", "mine")
+
+
 def test_unfreezing_what_follows_keeps_normalization_in_inference(tmp_path):
     model = small()
     draw_weights(model, seed=0)

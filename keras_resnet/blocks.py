@@ -267,7 +267,8 @@ class ResidualBlock(keras.layers.Layer):
             place of another: convolutions with bias, no normalizations, so
             that `momentum`, `epsilon` and `zero_init_residual` have no
             effect. Defaults to `False`.
-        **kwargs: `name`, `dtype`, `trainable`.
+        **kwargs: `name`, `dtype`, `trainable`. Sublayers may be frozen one by
+            one, by their own `trainable`; files and copies keep that.
 
     Call arguments:
         inputs: 4-D tensor, `(batch, height, width, channels)` or, channels
@@ -353,6 +354,7 @@ class ResidualBlock(keras.layers.Layer):
             setattr(self, f"bn{i}", bn)
         self.shortcut_conv = None
         self.shortcut_bn = None
+        self._trainable_before_build = {}
 
     def _convolution(self, filters, kernel_size, stride, name):
         return Convolution(
@@ -416,6 +418,15 @@ class ResidualBlock(keras.layers.Layer):
         shape = input_shape
         for conv, bn in self.residual_branch():
             shape = _build(conv, bn, shape)
+        # Also those that were made just now.
+        for layer in self._sublayers():
+            layer.trainable = self._trainable_before_build.get(
+                layer.name, layer.trainable
+            )
+        self._trainable_before_build = {}
+
+    def _sublayers(self):
+        return self._flatten_layers(include_self=False, recursive=False)
 
     def call(self, inputs, training=None):
         x = inputs
@@ -443,8 +454,14 @@ class ResidualBlock(keras.layers.Layer):
         return shape
 
     def get_config(self):
+        # Sublayers that were frozen, or not, by themselves.
+        trainable = dict(self._trainable_before_build)
+        for layer in self._sublayers():
+            if layer.trainable != self.trainable:
+                trainable.setdefault(layer.name, layer.trainable)
         return {
             **super().get_config(),
+            **({"trainable_sublayers": trainable} if trainable else {}),
             "filters": self.filters,
             "stride": self.stride,
             "shortcut": self.shortcut,
@@ -460,6 +477,14 @@ class ResidualBlock(keras.layers.Layer):
             "data_format": self.data_format,
             "folded": self.folded,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        trainable = config.pop("trainable_sublayers", {})
+        block = super().from_config(config)
+        block._trainable_before_build = trainable
+        return block
 
 
 def _build(conv, bn, input_shape):

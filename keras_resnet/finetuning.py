@@ -1,10 +1,12 @@
 """Building on trained networks: frozen parts and feature maps."""
 
+import keras
+
 from keras_resnet import blocks
 from keras_resnet.resnet import STAGE_BLOCK, ResidualNetwork
 
 
-def freeze(model, stage=None):
+def freeze(model, stage=None, *, normalization=False):
     """Freezes a network up to a stage, and unfreezes what follows.
 
     A frozen layer keeps its weights, and a frozen normalization also its
@@ -21,6 +23,9 @@ def freeze(model, stage=None):
         stage: Integer, the last stage that is frozen, from 1; `0` freezes the
             stem alone, `None` (default) all stages. What follows the last
             stage is never frozen: the head, or layers of your own.
+        normalization: Boolean, `True` also freezes every batch normalization
+            in what is unfrozen, as is usual where batches are small. Defaults
+            to `False`.
 
     Returns:
         `model`.
@@ -46,6 +51,10 @@ def freeze(model, stage=None):
         layer.trainable = not frozen
         if layer is last[final]:
             frozen = False
+    if normalization:
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     return model
 
 

@@ -104,6 +104,24 @@ def test_unfreezing_what_follows_keeps_normalization_in_inference(tmp_path):
         assert train(net) == everything(net, "stage2", "head")
 
 
+@pytest.mark.parametrize("copy", ["file", "clone", "none"])
+def test_normalization_alone_is_frozen_and_stays_so(tmp_path, copy):
+    model = freeze(small(), 0, normalization=True)
+    if copy == "file":
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    elif copy == "clone":
+        model = keras.models.clone_model(keras.models.clone_model(model))
+    # Also that of the projection, which is there only once it is built.
+    assert train(model) == {
+        path
+        for path in everything(model, "stage", "head")
+        if "/bn" not in path and "/shortcut_bn" not in path
+    }
+    # Until another call.
+    assert train(freeze(model, 0)) == everything(model, "stage", "head")
+
+
 @pytest.mark.parametrize("stage", [-1, 3, "1", True])
 def test_stages_that_are_not_there(stage):
     with pytest.raises(ValueError, match=f"0 to 2.*stage={stage!r}"):

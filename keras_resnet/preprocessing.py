@@ -97,11 +97,14 @@ class Preprocessing:
     def for_channels(self, count):
         """Returns the same for images of `count` channels.
 
-        One channel gets the average statistics, other counts repeat them.
+        One channel gets the average statistics, other counts repeat them, in
+        the order red, green, blue.
         """
         if count == len(self.mean):
             return self
         repeat = [i % len(self.mean) for i in range(count)]
+        if self.channels == "BGR":
+            repeat = [2 - i for i in repeat]
         mean, std = (
             (np.mean(values),) if count == 1 else [values[i] for i in repeat]
             for values in (self.mean, self.std)

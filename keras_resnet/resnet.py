@@ -296,6 +296,8 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
                 f"`input_tensor`, {actual}."
             )
         return input_tensor
+    if input_shape is not None:
+        _check_data_format(input_shape, data_format)
     if input_shape is None:
         if stem == "cifar":
             rows, columns = 32, 32
@@ -309,6 +311,22 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
             else (3, rows, columns)
         )
     return layers.Input(input_shape, name="image")
+
+
+def _check_data_format(input_shape, data_format):
+    """Raises `ValueError` for what is an image in the other data format."""
+    channels, side = input_shape[-1], input_shape[0]
+    other = "channels_first"
+    if data_format == other:
+        channels, side, other = side, channels, "channels_last"
+    if side in (1, 3) and channels is not None and channels >= 16:
+        raise ValueError(
+            f"`input_shape` {tuple(input_shape)} is an image of {channels} "
+            f"channels in the image data format {data_format!r}. Call "
+            f"`keras.config.set_image_data_format({other!r})`, or give the "
+            "shape in the other order; if the image is meant to be so, give "
+            "`input_tensor=keras.Input(...)`."
+        )
 
 
 def ResNetImageNet(

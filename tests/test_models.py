@@ -332,6 +332,8 @@ def test_channels_first_default_input():
     assert ResNet20().input_shape == (None, 3, 32, 32)
     model = ResNet18(include_top=False, kernel_initializer="zeros")
     assert model.input_shape == (None, 3, None, None)
+    with pytest.raises(ValueError, match="of 32 channels.*'channels_last'"):
+        small(input_shape=(32, 32, 1))
 
 
 @pytest.mark.parametrize(
@@ -422,6 +424,10 @@ def test_a_step_in_half_precision_alone(policy):
         (lambda: ResNet([1], [0]), ["positive integers", "widths=(0,)"]),
         (lambda: ResNet([1], ["8"]), ["positive integers", "widths=('8',)"]),
         (lambda: small(input_shape=(16, 16)), ["three entries", "(16, 16)"]),
+        (
+            lambda: small(input_shape=(3, 16, 20)),
+            ["20 channels", "'channels_last'", "_format('channels_first')"],
+        ),
         (
             lambda: small(input_tensor=np.zeros((2, 16, 16, 3))),
             ["Keras tensor", "ndarray"],

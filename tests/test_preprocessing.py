@@ -223,6 +223,10 @@ def test_for_channels():
     assert p.for_channels(3) is p
     assert p.for_channels(1).mean == (pytest.approx(np.mean(p.mean)),)
     assert p.for_channels(4).std == (*p.std, p.std[0])
+    # Images are RGB whatever the statistics are.
+    p = preprocessing.PREPROCESSINGS["keras"]
+    assert p.for_channels(2).mean == (p.mean[2], p.mean[1])
+    assert p.for_channels(2).channels == "RGB"
 
 
 # Names of classes.

@@ -707,3 +707,19 @@ def test_first_convolution_is_adapted(channels):
         np.testing.assert_allclose(
             adapted[:, :, 1], kernel[:, :, 1] * 3 / channels
         )
+
+
+def test_other_channels_begin_with_red_as_their_statistics(tmp_path):
+    path = tmp_path / "model.keras"
+    model = small(classes=10)
+    model.preprocessing = "keras"
+    model.save(path)
+    four = small(classes=10, weights=path, input_shape=(16, 16, 4))
+    kernels = [
+        ops.convert_to_numpy(m.get_layer("stem_conv").kernel)
+        for m in (four, model)
+    ]
+    for rgb, bgr in ((0, 2), (1, 1), (2, 0), (3, 2)):
+        np.testing.assert_allclose(
+            kernels[0][:, :, rgb], kernels[1][:, :, bgr] * 3 / 4, rtol=1e-6
+        )

@@ -117,7 +117,9 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
 
     Args:
         model, source, new_head, adapt_input: See `load_torch_weights`.
-            `new_head` may also be `IF_DIFFERENT`.
+            `new_head` may also be `IF_DIFFERENT`, and `adapt_input` the order
+            of the source's colours, `"RGB"` or `"BGR"`: other numbers of
+            channels begin with red (`Preprocessing.for_channels`).
         origin: String, what errors call the source.
     """
     weights = targets(model)
@@ -157,7 +159,10 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
     _check_architecture(arrays, weights, origin)
     if adapt_input:
         stem = ("stem_conv", "", "kernel")
-        arrays[stem] = adapt_channels(arrays[stem], weights[stem].shape[2])
+        channels = weights[stem].shape[2]
+        if adapt_input == "BGR" and channels != arrays[stem].shape[2]:
+            arrays[stem] = arrays[stem][:, :, ::-1]
+        arrays[stem] = adapt_channels(arrays[stem], channels)
     problems = [
         _problem(
             "missing", [naming.name(p) for p in weights if p not in arrays]

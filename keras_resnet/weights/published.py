@@ -120,8 +120,9 @@ def _load_keras(model, options):
     notop = head is None or head.shape[1] != 1000
     url = KERAS_URL.format(depth=depth, notop="_notop" if notop else "")
     path = hub.file(url, KERAS_MD5[depth][notop])
-    _convert(model, files.read(path), path.name, options)
-    _prepare(model, preprocessing.PREPROCESSINGS["keras"])
+    images = preprocessing.PREPROCESSINGS["keras"]
+    _convert(model, files.read(path), path.name, options, images)
+    _prepare(model, images)
 
 
 def _load_repository(model, repository, options):
@@ -137,7 +138,9 @@ def _prepare(model, images):
     model.preprocessing = images.for_channels(_channels(model))
 
 
-def _convert(model, source, origin, options):
+def _convert(model, source, origin, options, images=None):
+    if images is not None and options["adapt_input"]:
+        options = {**options, "adapt_input": images.channels}
     loading.assign(model, loading.convert(model, source, origin, **options))
 
 
@@ -270,6 +273,7 @@ def _count_arrays(path):
 def _load_keras_model(model, path, options):
     stored = files.read_model(path)
     _check_preparation(model, stored, path)
+    images = getattr(stored, "preprocessing", None)
     own, others = True, []
     try:
         arrays = {
@@ -292,7 +296,7 @@ def _load_keras_model(model, path, options):
     else:
         if own:
             others = _pair_others(model, stored, path)
-        _convert(model, arrays, str(path), options)
+        _convert(model, arrays, str(path), options, images)
         for ours, theirs in others:
             ours.assign(theirs)
     if own:
@@ -301,7 +305,6 @@ def _load_keras_model(model, path, options):
         if isinstance(layer, keras.layers.Normalization):
             # What it computes with was derived from its weights before.
             layer.finalize_state()
-    images = getattr(stored, "preprocessing", None)
     if images is not None:
         _prepare(model, images)
 

@@ -319,6 +319,13 @@ def test_transformers_repository(server, tmp_path):
         ([], "not understood"),
         ({**TRANSFORMERS, "hidden_act": "gelu"}, "another activation"),
         (
+            {**TIMM, "model_args": {"drop_rate": 0.1, "output_stride": 8}},
+            "by output_stride=8. ",
+        ),
+        ({**TIMM, "model_args": {"act_layer": "silu"}}, "act_layer='silu'"),
+        ({**TIMM, "global_pool": "catavgmax"}, "global_pool='catavgmax'"),
+        ({**TIMM, "model_args": {"global_pool": "max"}}, "global_pool='max'"),
+        (
             {
                 **TIMM,
                 "pretrained_cfg": {
@@ -334,6 +341,18 @@ def test_other_networks_are_refused(server, tmp_path, config, message):
     publish(server, tmp_path, config)
     with pytest.raises(WeightsError, match=message):
         small(weights="owner/net")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"global_pool": "avg", "model_args": {"num_classes": 7}},
+        {"global_pool": "", "num_classes": 0},
+    ],
+)
+def test_settings_that_change_nothing_are_taken(server, tmp_path, settings):
+    publish(server, tmp_path, {**TIMM, **settings}, include_top=False)
+    small(weights="owner/net", include_top=False)
 
 
 def test_imagenet_is_torchvisions(server, monkeypatch, tmp_path):

@@ -35,6 +35,16 @@ KERAS_MD5 = {
 }
 # The numbers that transformers' files give to interpolations, from Pillow.
 PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+# The arguments of timm's networks that change nothing in inference that the
+# tensors do not show.
+TIMM_ARGUMENTS = {
+    "drop_block_rate",
+    "drop_path_rate",
+    "drop_rate",
+    "in_chans",
+    "num_classes",
+    "zero_init_last",
+}
 # Layers that prepare images, by weights or settings of their own.
 PREPARING = keras.layers.Normalization, keras.layers.Rescaling
 KERAS = "keras"
@@ -162,6 +172,7 @@ def describe(repository, config):
         if config.get("model_type") == "resnet":
             return _describe_transformers(repository, config)
         if re.fullmatch(r"resnet\d+", config.get("architecture", "")):
+            _check_timm(repository, config)
             return _describe_timm(config.get("pretrained_cfg", config)), "3x3"
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise WeightsError(
@@ -173,6 +184,23 @@ def describe(repository, config):
         f"{repository} holds {found!r}, which is none of the networks of He "
         "et al. 2015."
     )
+
+
+def _check_timm(repository, config):
+    """Refuses what changes the computation and not the tensors."""
+    arguments = dict(config.get("model_args") or {})
+    pool = arguments.pop("global_pool", config.get("global_pool", "avg"))
+    classes = arguments.get("num_classes", config.get("num_classes"))
+    if pool != "avg" and classes != 0:
+        arguments["global_pool"] = pool
+    other = [k for k in arguments if k not in TIMM_ARGUMENTS]
+    if other:
+        listed = ", ".join(f"{k}={arguments[k]!r}" for k in other)
+        raise WeightsError(
+            f"{repository} holds a network that may compute something else "
+            f"from the same tensors, by {listed}. If it does not, "
+            "`load_torch_weights` takes the file."
+        )
 
 
 def _describe_timm(config):

@@ -48,7 +48,10 @@ def freeze(model, stage=None, *, normalization=False):
         match = STAGE_BLOCK.fullmatch(layer.name)
         if match:
             frozen = int(match[1]) <= stage
-        layer.trainable = not frozen
+        # Each part by itself: on TensorFlow a layer that is trainable already
+        # does not tell its sublayers.
+        for part in layer._flatten_layers():
+            part.trainable = not frozen
         if layer is last[final]:
             frozen = False
     if normalization:

@@ -222,6 +222,18 @@ def channel_axis(data_format):
     return -1 if data_format == "channels_last" else 1
 
 
+def own_initializer(identifier):
+    """Returns an initializer for one layer alone.
+
+    A Keras initializer object gives the same values each time it is used. A
+    function, which Keras takes too, has no copies.
+    """
+    initializer = keras.initializers.get(identifier)
+    if isinstance(initializer, keras.initializers.Initializer):
+        return initializer.clone()
+    return initializer
+
+
 @register
 class ResidualBlock(keras.layers.Layer):
     """Residual block, basic or bottleneck, or its plain twin.
@@ -362,9 +374,7 @@ class ResidualBlock(keras.layers.Layer):
             kernel_size,
             strides=stride,
             use_bias=self.folded,
-            # A Keras initializer object gives the same values each time it
-            # is used, so every layer gets its own.
-            kernel_initializer=self.kernel_initializer.clone(),
+            kernel_initializer=own_initializer(self.kernel_initializer),
             data_format=self.data_format,
             dtype=self.dtype_policy,
             # A frozen normalization keeps its statistics, so a block made

@@ -194,7 +194,7 @@ def ResNet(
         widths[0],
         7 if stem == "imagenet" else 3,
         strides=2 if stem == "imagenet" else 1,
-        kernel_initializer=keras.initializers.get(kernel_initializer).clone(),
+        kernel_initializer=blocks.own_initializer(kernel_initializer),
         name="stem_conv",
     )(x)
     x = blocks.BatchNormalization(name="stem_bn", **common)(x)
@@ -224,9 +224,7 @@ def ResNet(
         x = layers.Dense(
             classes,
             activation=classifier_activation,
-            kernel_initializer=keras.initializers.get(
-                kernel_initializer
-            ).clone(),
+            kernel_initializer=blocks.own_initializer(kernel_initializer),
             dtype="float32",
             name="head",
         )(x)

@@ -557,6 +557,15 @@ def test_kernel_initializer_reaches_every_kernel():
         np.testing.assert_array_equal(ops.convert_to_numpy(kernel), 0.25)
 
 
+def test_kernel_initializer_may_be_a_function():
+    def quarter(shape, dtype=None):
+        return ops.full(shape, 0.25, dtype)
+
+    for variable in small(kernel_initializer=quarter).weights:
+        if variable.path.endswith("kernel"):
+            assert (ops.convert_to_numpy(variable.value) == 0.25).all()
+
+
 def test_no_two_kernels_start_alike():
     model = small(kernel_initializer=keras.initializers.HeNormal())
     seen = {}

@@ -539,8 +539,14 @@ def test_broken_files_of_keras(tmp_path):
         file["x"] = np.zeros(3)
     with pytest.raises(WeightsError, match="names no layers"):
         load_torch_weights(model, path)
-    path = tmp_path / "model.keras"
-    path.write_text("no weights")
+    for name, advice in (
+        ("model.weights.h5", "load_weights"),
+        ("model.keras", "saving.load_model"),
+    ):
+        path = tmp_path / name
+        path.write_text("whatever is in it")
+        with pytest.raises(WeightsError, match=f"{name}'.*{advice}"):
+            load_torch_weights(model, path)
     with pytest.raises(WeightsError, match="cannot be loaded"):
         small(weights=path)
     with pytest.raises(WeightsError, match="ends in .keras, .weights.h5"):

@@ -50,6 +50,16 @@ def read(path):
         WeightsError: If the file is not what its ending says.
     """
     path = check(path)
+    if path.name.endswith((".keras", ".weights.h5")):
+        raise WeightsError(
+            f"{path} is a file of Keras 3. Build the network with "
+            f"weights={str(path)!r}"
+            + (
+                ", or load the model in it by `keras.saving.load_model`."
+                if path.name.endswith(".keras")
+                else ", or load it by `model.load_weights`."
+            )
+        )
     if path.name.endswith(".safetensors"):
         return _safetensors(path)
     if path.name.endswith(TORCH_ENDINGS):
@@ -119,7 +129,8 @@ def _legacy_h5(path):
         if "layer_names" not in root.attrs:
             raise WeightsError(
                 f"{path} names no layers, as the files of keras.applications "
-                "do. Files of Keras 3 end in .weights.h5 or .keras."
+                "do. The names of Keras 3's own files end in .weights.h5 or "
+                ".keras."
             )
         arrays = {}
         for layer in map(_text, root.attrs["layer_names"]):

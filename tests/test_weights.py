@@ -261,12 +261,24 @@ def test_option_a_without_head_may_be_either():
     before = values(model)
     state = state_of(small(shortcut="A"), "akamaster")
     headless = without(state, "linear.weight", "linear.bias")
-    with pytest.raises(WeightsError, match="'linear.weight'.*'fc.weight'"):
+    with pytest.raises(WeightsError, match="'torchvision' or 'akamaster'"):
         load_torch_weights(model, headless)
     assert_same_values(before, values(model))
     load_torch_weights(model, state)
+    with_head = values(model)
     back = loading.to_arrays(model, "akamaster")
     assert all((back[name] == headless[name]).all() for name in headless)
+    # Said, what it is: both ways, for both.
+    for naming in ("akamaster", "torchvision"):
+        load_torch_weights(model, headless, naming=naming)
+        back = loading.to_arrays(model, naming)
+        assert all((back[name] == headless[name]).all() for name in headless)
+        if naming == "akamaster":
+            assert_same_values(with_head, values(model))
+    with pytest.raises(WeightsError, match="as transformers do: conv1"):
+        load_torch_weights(model, headless, naming="transformers")
+    with pytest.raises(WeightsError, match="naming='timm'"):
+        load_torch_weights(model, headless, naming="timm")
     # Without zero channels there is no difference.
     for same in ({"residual": False}, {"widths": [16, 16]}):
         model = small(**options, **same)

@@ -17,7 +17,9 @@ SHOWN = 6  # names in an error
 IF_DIFFERENT = "if different"
 
 
-def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
+def load_torch_weights(
+    model, source, *, new_head=False, adapt_input=False, naming=None
+):
     """Loads weights that were trained in PyTorch, by their names.
 
     The names of torchvision, timm, transformers and akamaster's CIFAR
@@ -31,7 +33,8 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
     are the source's: biases of convolutions and another `epsilon` go into the
     normalization that follows, and akamaster's zero channels on both sides of
     option A are numbered anew. Only the classifier's names tell those from
-    torchvision's, so that a network with option A takes no source without.
+    torchvision's, so that for a network with option A a source without needs
+    `naming`.
 
     Two things the tensors do not tell. Where bottlenecks stride: torchvision
     and timm in the 3x3 convolution and `keras.applications` in the 1x1, so
@@ -51,10 +54,14 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
             has one. Defaults to `False`.
         adapt_input: Boolean, `True` lets the number of input channels differ:
             see `adapt_channels`. Defaults to `False`.
+        naming: How the source names its tensors, as in `to_torch_state_dict`.
+            Defaults to what the names themselves tell.
 
     Raises:
         WeightsError: A `ValueError`, if anything does not fit.
     """
+    if naming is not None:
+        _check_naming(naming)
     if isinstance(source, (str, os.PathLike)):
         origin, source = str(source), files.read(source)
     elif hasattr(source, "items"):
@@ -64,7 +71,7 @@ def load_torch_weights(model, source, *, new_head=False, adapt_input=False):
             "`source` must be a path or a mapping of names to arrays. "
             f"Received: {type(source).__name__}"
         )
-    assign(model, convert(model, source, origin, new_head, adapt_input))
+    assign(model, convert(model, source, origin, new_head, adapt_input, naming))
 
 
 def targets(model):
@@ -112,11 +119,13 @@ def _collect(found, name, part_name, layer):
             found[name, part_name, weight] = variable
 
 
-def convert(model, source, origin, new_head=False, adapt_input=False):
+def convert(
+    model, source, origin, new_head=False, adapt_input=False, naming=None
+):
     """Returns the arrays of a source for a model, by path, after all checks.
 
     Args:
-        model, source, new_head, adapt_input: See `load_torch_weights`.
+        model, source, new_head, adapt_input, naming: See `load_torch_weights`.
             `new_head` may also be `IF_DIFFERENT`, and `adapt_input` the order
             of the source's colours, `"RGB"` or `"BGR"`: other numbers of
             channels begin with red (`Preprocessing.for_channels`).
@@ -126,12 +135,14 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
     source = sources.unwrap(source)
     if not source:
         raise WeightsError(f"{origin} holds no tensors.")
-    key, meanings = sources.recognize(source)
+    keys = None if naming is None else (naming,)
+    key, meanings = sources.recognize(source, keys)
     if key is None:
         raise WeightsError(
-            f"{origin} does not name its tensors as {', '.join(_known())} do: "
-            f"{_listed(source)}."
+            f"{origin} does not name its tensors as "
+            f"{naming or ', '.join(_known())} do: {_listed(source)}."
         )
+    said = naming is not None
     naming = sources.NAMINGS[key]
     _check_stride(model, naming, key, origin)
     leftover = [
@@ -189,9 +200,13 @@ def convert(model, source, origin, new_head=False, adapt_input=False):
         )
     if naming.centred_zeros:
         _renumber(model, arrays)
-    elif naming is sources.TORCHVISION and not any(
-        layer == "head" or part.startswith("shortcut")
-        for layer, part, _ in meanings.values()
+    elif (
+        naming is sources.TORCHVISION
+        and not said
+        and not any(
+            layer == "head" or part.startswith("shortcut")
+            for layer, part, _ in meanings.values()
+        )
     ):
         _check_zero_channels(model, origin)
     if naming.epsilon is not None:
@@ -206,11 +221,10 @@ def _check_zero_channels(model, origin):
         raise WeightsError(
             f"{origin} names its tensors as torchvision and akamaster both "
             "do, and only akamaster's option A has zero channels on both "
-            f"sides of the others; model {model.name!r} has option A. The "
-            "names of the classifier tell: leave it in the source, as "
-            "'linear.weight' and 'linear.bias' or as 'fc.weight' and "
-            "'fc.bias'; `new_head=True` and a model without top do not take "
-            "it."
+            f"sides of the others; model {model.name!r} has option A. Give "
+            "`load_torch_weights` a `naming`, 'torchvision' or 'akamaster', or "
+            "leave the classifier in the source, whose names tell; "
+            "`new_head=True` and a model without top do not take it."
         )
 
 
@@ -219,6 +233,14 @@ def assign(model, arrays):
     weights = targets(model)
     for path, array in arrays.items():
         weights[path].assign(array.astype("float32"))
+
+
+def _check_naming(naming):
+    if naming not in sources.TORCH_NAMINGS:
+        raise WeightsError(
+            f"`naming` must be one of {', '.join(sources.TORCH_NAMINGS)}. "
+            f"Received: naming={naming!r}"
+        )
 
 
 def _known():
@@ -536,11 +558,7 @@ def to_torch_state_dict(model, naming="torchvision"):
         WeightsError: A `ValueError`, for an unknown naming, and where a
             network of that naming would compute something else.
     """
-    if naming not in sources.TORCH_NAMINGS:
-        raise WeightsError(
-            f"`naming` must be one of {', '.join(sources.TORCH_NAMINGS)}. "
-            f"Received: naming={naming!r}"
-        )
+    _check_naming(naming)
     try:
         import torch
     except ModuleNotFoundError:

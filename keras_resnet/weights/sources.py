@@ -150,18 +150,21 @@ NAMINGS = {
 TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
 
 
-def recognize(names):
+def recognize(names, keys=None):
     """Returns the naming that knows most of `names`, and what they mean.
 
     Args:
         names: Collection of strings.
+        keys: Names of the namings to choose from. Defaults to all.
 
     Returns:
         The name of the naming and a dictionary from names to paths. Names
         without meaning are absent. `(None, {})` if no naming knows any
         weight of a stem.
     """
-    found = {key: _meanings(n, set(names)) for key, n in NAMINGS.items()}
+    found = {
+        key: _meanings(NAMINGS[key], set(names)) for key in keys or NAMINGS
+    }
     found = {
         key: meanings
         for key, meanings in found.items()

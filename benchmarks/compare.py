@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 import cli  # noqa: E402
-from measure import WORKS  # noqa: E402
+from measure import WARMUP_BATCHES, WORKS  # noqa: E402
 
 
 def make_parser():
@@ -100,6 +100,16 @@ def check(arguments):
     if "images" in given and "decode" not in given.get("work", WORKS):
         raise cli.UsageError(
             "--images is for the work decode: add it to --work"
+        )
+    measured = set(given.get("work", WORKS))
+    if "steps" in given and measured == {"import"}:
+        raise cli.UsageError("--steps: an import has none: leave it out")
+    if measured & {"start", "recipe"} and (
+        given.get("steps", WARMUP_BATCHES) < WARMUP_BATCHES
+    ):
+        raise cli.UsageError(
+            f"--steps {arguments.steps}: the works start and recipe need "
+            f"{WARMUP_BATCHES}, and --work names others"
         )
     available = cores()
     if given.get("threads", 1) > len(available):

@@ -113,7 +113,17 @@ def decoded(path):
         case["name"]: statistics.median(case["values"]["ours"])
         for case in line["cases"]
     }
+    if not ours.keys() >= set(CASES.values()):
+        raise cli.Failure(
+            f"{path} is a measurement of the work {line['work']}: --decode "
+            "needs that of the work decode"
+        )
     return {sampling: ours[name] for sampling, name in CASES.items()}, line
+
+
+def hours_and_minutes(hours):
+    """Returns hours as text, "1:05"."""
+    return "{}:{:02}".format(*divmod(round(60 * hours), 60))
 
 
 def batch(settings, gpus):
@@ -202,7 +212,7 @@ def table(costs):
                     f"{c.batch:,}",
                     f"{c.batch / c.gpus:g}",
                     f"{c.gpu_hours:.0f}",
-                    f"{int(c.hours)}:{round(c.hours % 1 * 60):02}",
+                    hours_and_minutes(c.hours),
                     f"{c.images_per_second:,.0f}",
                     f"{c.cores:,.0f}",
                     f"{c.gigabits:,.1f}" if c.gpus > 1 else "",

@@ -7,6 +7,8 @@ import statistics
 import sys
 import time
 
+# Some sides compile or trace a model only after a few batches of a shape.
+WARMUP_BATCHES = 4
 # In the order of tables. They are in works.py, which waits for Keras.
 WORKS = (
     "train20",

@@ -15,14 +15,19 @@ import keras
 import numpy as np
 import sides
 from compare import cores
-from measure import Case, alternate, milliseconds, progress, rate
+from measure import (
+    WARMUP_BATCHES,
+    Case,
+    alternate,
+    milliseconds,
+    progress,
+    rate,
+)
 from sides.network import cifar, resnet50
 
 import keras_resnet
 from keras_resnet.backend import memory
 
-# Some sides compile or trace a model only after a few batches of a shape.
-WARMUP_BATCHES = 4
 FRESH = Path(__file__).with_name("fresh.py")
 
 
@@ -363,7 +368,7 @@ def recipe(settings, batch_size=128):
 
     from keras_resnet import data
 
-    steps = max(WARMUP_BATCHES, settings.steps or 8)
+    steps = settings.steps or 8
     split = random_split(10_000)
     mean = split.images.mean(axis=0, dtype="float64").astype("float32")
     fed = data.training_batches(
@@ -428,7 +433,7 @@ def start(settings, network=None, batch_size=128):
     request = {
         "network": dataclasses.asdict(network),
         "batch_size": batch_size,
-        "steps": max(WARMUP_BATCHES, settings.steps or 0),
+        "steps": settings.steps or WARMUP_BATCHES,
     }
 
     def measure(side):

@@ -300,6 +300,8 @@ def test_decoding_is_measured_by_core(tmp_path):
         (["--images", "x", "--work", "host"], ["--images", "decode"]),
         (["--work", "train21"], ["--work", "'train21'", "train20"]),
         (["--rounds", "0"], ["--rounds", "'0'"]),
+        (["--steps", "5", "--work", "import"], ["--steps", "import"]),
+        (["--steps", "3"], ["--steps 3", "start", "--work"]),
         (["--threads", "100000"], ["--threads", "100000", "cores"]),
         (["--table", "--rounds", "3"], ["--table", "--rounds"]),
         (["--full", "--work", "host"], ["--full", "depth"]),
@@ -404,6 +406,18 @@ def test_costs_by_hand():
     small = _cost("a3", 1)
     assert small.images_per_second == pytest.approx(2470 * (224 / 160) ** 2)
     assert 2470 < _cost("fast", 1).images_per_second < 2470 * (224 / 128) ** 2
+
+
+def test_hours_are_whole_minutes():
+    assert cost.hours_and_minutes(3.995) == "4:00"
+    assert cost.hours_and_minutes(1.26) == "1:16"
+
+
+def test_costs_are_of_a_measurement_of_decoding(tmp_path):
+    path = tmp_path / "train20.json"
+    path.write_text(json.dumps({"work": "train20", "cases": []}))
+    with pytest.raises(cli.Failure, match="the work train20.*decode"):
+        cost.decoded(path)
 
 
 def test_costs_are_a_page_of_every_preset(tmp_path, monkeypatch, capsys):

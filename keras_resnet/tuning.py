@@ -593,7 +593,11 @@ class Search(keras_tuner.Tuner):
         if self.role == "worker":
             return
         self.oracle.save()
-        write_atomically(self._get_tuner_fname(), json.dumps(self.get_state()))
+
+    def _get_tuner_fname(self):
+        # KerasTuner reloads a search if there is this file. Its own is named
+        # after the role, so that a search would begin anew in another one.
+        return self.oracle._get_oracle_fname()
 
     def search(self, **kwargs):
         """Runs trials until there are `max_trials`.

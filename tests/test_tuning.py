@@ -412,6 +412,33 @@ def test_killed_at_any_write_a_search_goes_on(tmp_path, monkeypatch, algorithm):
     assert kill_at > 5 * 4
 
 
+def _take_part(monkeypatch, name):
+    """Makes this process a chief or a worker, or alone again with `None`."""
+    variables = {"TUNER_ID": name, "ORACLE_IP": "127.0.0.1"}
+    for key, value in (variables | {"ORACLE_PORT": "8000"}).items():
+        if name is None:
+            monkeypatch.delenv(f"KERASTUNER_{key}", raising=False)
+        else:
+            monkeypatch.setenv(f"KERASTUNER_{key}", value)
+
+
+@pytest.mark.parametrize("first", [None, "chief"])
+def test_a_search_goes_on_in_another_role(tmp_path, monkeypatch, first):
+    _take_part(monkeypatch, first)
+    search = _search(_Pretended(), tmp_path / "s")
+    search.save()
+    for _ in range(3):
+        _complete(search.oracle, search.oracle.create_trial("worker"))
+    rows = search.rows()
+    assert [row["status"] for row in rows] == ["completed"] * 3
+    for name in (None, "chief", "chief2", first):
+        _take_part(monkeypatch, name)
+        search = _search(_Pretended(), tmp_path / "s")
+        assert search.rows() == rows
+        search.save()
+    assert search.oracle.create_trial("worker").trial_id == "3"
+
+
 @pytest.mark.usefixtures("_quick")
 def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
     """Its first round of five is followed by one of two, of longer trials."""

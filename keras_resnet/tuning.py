@@ -5,6 +5,7 @@ does not.
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -381,6 +382,17 @@ class _Steadfast:
         again = set(self._retry_queue) - set(self.end_order)
         self._retry_queue = sorted(again, reverse=True)
 
+    def is_over(self):
+        """Returns whether all trials have ended and there is no other."""
+        if self.ongoing_trials or self._retry_queue:
+            return False
+        if len(self.trials) >= self.max_trials:
+            return True
+        # A space may be exhausted before. Asked is a copy: an answer changes
+        # what is drawn next.
+        answer = copy.deepcopy(self).populate_space("asked")
+        return answer["status"] == "STOPPED"
+
     @property
     def tuner_ids(self):
         # The chief of KerasTuner waits until this set is empty.
@@ -605,6 +617,8 @@ class Search(keras_tuner.Tuner):
         Args:
             **kwargs: Arguments of `ResNetHyperModel.fit`.
         """
+        if self.role == "chief" and self.oracle.is_over():
+            return  # KerasTuner would wait for a worker to say so to
         # Or else it prints the traceback of each failed trial.
         debug, config.DEBUG = config.DEBUG, False
         try:

@@ -440,6 +440,39 @@ def test_a_search_goes_on_in_another_role(tmp_path, monkeypatch, first):
 
 
 @pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("algorithm", tuning.ALGORITHMS)
+def test_a_chief_without_trials_left_waits_for_no_worker(
+    tmp_path, monkeypatch, algorithm
+):
+    from keras_tuner.src.distribute import oracle_chief
+
+    served = []
+    monkeypatch.setattr(oracle_chief, "start_server", served.append)
+
+    def chief(trials, **kwargs):
+        _take_part(monkeypatch, "chief")
+        folder = tmp_path / str(kwargs)
+        return _search(_Pretended(**kwargs), folder, algorithm, trials)
+
+    # Two trials of as many as there may be, and two of a space of two.
+    for trials, kwargs in (2, {}), (5, {"depth": (8, 14), "learning_rate": 1}):
+        search = chief(trials, **kwargs)
+        state = json.dumps(search.oracle.get_state())
+        search.search()
+        assert served.pop() is search.oracle
+        assert json.dumps(search.oracle.get_state()) == state
+        for _ in range(2):
+            _complete(search.oracle, search.oracle.create_trial("worker"))
+        chief(trials, **kwargs).search()
+        assert not served
+    # One more, which ran when the chief was killed.
+    search = chief(3)
+    search.oracle.create_trial("worker")
+    chief(3).search()
+    assert len(served) == 1
+
+
+@pytest.mark.usefixtures("_quick")
 def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
     """Its first round of five is followed by one of two, of longer trials."""
 

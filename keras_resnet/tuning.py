@@ -494,6 +494,20 @@ class _Hyperband(_Steadfast, keras_tuner.oracles.HyperbandOracle):
 ALGORITHMS = ("random", "hyperband", "bayesian")
 
 
+def fewest_epochs(algorithm, epochs):
+    """Returns the epochs of the shortest trials of a search.
+
+    Args:
+        algorithm: One of `ALGORITHMS`.
+        epochs: Integer, epochs of the longest ones.
+    """
+    if algorithm != "hyperband":
+        return epochs
+    oracle = _Hyperband(max_trials=1, epochs=epochs)
+    # It begins with the bracket that cuts most.
+    return oracle._get_epochs(oracle._current_bracket, 0)
+
+
 def role():
     """Returns this process's part in a search: what KerasTuner's variables say.
 

@@ -327,6 +327,39 @@ def use_devices(arguments, settings):
     return devices
 
 
+def check_steps(settings, images):
+    """Raises `cli.UsageError` if a trial would have too few steps.
+
+    Args:
+        settings: `Settings`.
+        images: Integer, number of training images.
+    """
+    from keras_resnet import tuning
+
+    if "step-decay" not in settings.schedules:
+        return
+    # The trial that has the fewest, of the network that needs the most.
+    values = {"schedule": "step-decay", "depth": max(settings.depths)}
+    if settings.batch_sizes:
+        values["batch_size"] = max(settings.batch_sizes)
+    chosen = run_settings(settings, values)
+    epochs = tuning.fewest_epochs(settings.tuner, settings.epochs)
+    steps = epochs * fitting.steps_per_pass(images, chosen.batch_size)
+    more = "more --epochs"
+    if settings.tuner == "hyperband":
+        more += " with another --tuner"  # this one begins with 1, 2 or 3
+    try:
+        cifar10.learning_rate(chosen, steps)
+    except cli.UsageError as error:
+        raise cli.UsageError(
+            f"argument --depths: {chosen.depth} layers with step-decay begin "
+            f"with {cifar10.WARMUP_STEPS} steps of a lower rate, which must be "
+            f"fewer than half of a trial's; the shortest has {steps} (epochs "
+            f"{epochs}, batch size {chosen.batch_size}): take {more}, smaller "
+            "--batch-sizes, smaller --depths, or --schedules one-cycle"
+        ) from error
+
+
 def make_search(settings, data, folder, input_name, lost_after, devices):
     """Returns the `Search` of these settings."""
     from keras_resnet import data as image_data
@@ -440,6 +473,7 @@ def main(arguments):
     input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
     data_dir = getattr(arguments, "data_dir", None)
     data = image_data.load(settings.dataset, data_dir)
+    check_steps(settings, len(data.train))
 
     def search_in(folder):
         lost_after = getattr(arguments, "lost_after", LOST_AFTER)

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -621,6 +622,56 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(
         lambda: cli.run(tune.make_parser(), tune.main, flags), capsys, words
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "words"),
+    [
+        ({"epochs": 20}, {"epochs": 21}, ["110 layers", "has 780", "--epochs"]),
+        ({"epochs": 20}, {"epochs": 20, "depths": (104,)}, ["--depths"]),
+        (
+            {"epochs": 40, "batch_sizes": (32, 64)},
+            {"epochs": 40},
+            ["(epochs 40, batch size 64)", "--batch-sizes"],
+        ),
+        # It begins with a ninth of the epochs.
+        (
+            {"epochs": 26, "tuner": "hyperband"},
+            {"epochs": 26, "tuner": "bayesian"},
+            ["(epochs 3, batch size 32)", "another --tuner"],
+        ),
+        (
+            {"epochs": 16, "tuner": "hyperband", "batch_sizes": (4,)},
+            {"epochs": 26, "tuner": "hyperband", "batch_sizes": (4,)},
+            ["(epochs 2, batch size 4)"],
+        ),
+    ],
+)
+def test_trials_of_too_few_steps_are_refused(wrong, right, words):
+    usual = tune.Settings(
+        dataset="digits",
+        depths=(8, 110),
+        schedules=("one-cycle", "step-decay"),
+    )
+    wrong = dataclasses.replace(usual, **wrong)
+    with pytest.raises(cli.UsageError) as caught:
+        tune.check_steps(wrong, 1257)
+    assert all(word in str(caught.value) for word in words)
+    tune.check_steps(dataclasses.replace(wrong, schedules=()), 1257)
+    tune.check_steps(dataclasses.replace(usual, **right), 1257)
+
+
+def test_too_few_steps_are_wrong_usage_before_there_is_a_folder(
+    tmp_path, capsys
+):
+    flags = ["--dataset", "digits", "--depths", "110", "--epochs", "4"]
+    flags += ["--schedules", "step-decay", "--output", str(tmp_path / "s")]
+    check_wrong_usage(
+        lambda: cli.run(tune.make_parser(), tune.main, flags),
+        capsys,
+        ["--depths", "110 layers", "has 156"],
+    )
+    assert not (tmp_path / "s").exists()
 
 
 def test_half_a_distributed_search_is_wrong_usage(monkeypatch, capsys):

@@ -321,9 +321,9 @@ def use_devices(arguments, settings):
             "trains each trial in one; leave it out, and start workers "
             "(docs/tuning.md)"
         )
-    for size in settings.batch_sizes:
+    usual = run_settings(settings, {}).batch_size
+    for size in settings.batch_sizes or (usual,):
         devices.check_batch(size)
-    devices.check_batch(run_settings(settings, {}).batch_size)
     return devices
 
 

@@ -36,7 +36,7 @@ from conftest import (  # noqa: E402
 )
 
 import keras_resnet  # noqa: E402
-from keras_resnet import data, training, tuning  # noqa: E402
+from keras_resnet import data, devices, training, tuning  # noqa: E402
 
 BACKEND = keras.backend.backend()
 
@@ -710,6 +710,22 @@ def test_the_command_stands_for_the_settings(schedule):
     assert words[:3] == ["KERAS_BACKEND=jax", "python", "recipes/cifar10.py"]
     parsed = cifar10.make_parser().parse_args(words[3:])
     assert cifar10.settle(parsed) == expected
+
+
+def _several(monkeypatch, count, **attributes):
+    """Lets `--devices` find several that are not there."""
+    found = devices.Devices()
+    vars(found).update(count=count, **attributes)
+    monkeypatch.setattr(tune.fitting, "use_devices", lambda arguments: found)
+    return found
+
+
+def test_batches_of_trials_alone_must_have_equal_parts(monkeypatch):
+    _several(monkeypatch, 3)
+    tune.use_devices(None, tune.Settings(batch_sizes=(96, 192)))
+    for sizes, wrong in ((), 128), ((96, 64), 64):
+        with pytest.raises(devices.DevicesError, match=f"batch of {wrong} "):
+            tune.use_devices(None, tune.Settings(batch_sizes=sizes))
 
 
 # A network of eight layers, one epoch: seconds on any backend.

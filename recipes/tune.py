@@ -226,7 +226,7 @@ def run_settings(settings, values):
     return cifar10.Settings(**usual | asked | values)
 
 
-def command(settings, values, backend, data_dir=None):
+def command(settings, values, backend, devices, data_dir=None):
     """Returns the command of `cifar10.py` that trains with these values."""
     flags = ["--preset", "fast", "--dataset", settings.dataset]
     usual = dataclasses.asdict(run_settings(settings, {}))
@@ -236,6 +236,9 @@ def command(settings, values, backend, data_dir=None):
             flags += [f"--{name.replace('_', '-')}", str(value)]
     if data_dir is not None:
         flags += ["--data-dir", str(data_dir)]
+    if devices.settings():  # or else any number gives the same numbers
+        flags += ["--devices", str(devices.count)]
+        flags += ["--normalization", "per-device"]
     return (
         f"KERAS_BACKEND={backend} python recipes/cifar10.py {shlex.join(flags)}"
     )
@@ -520,7 +523,7 @@ def finish(run, settings, search, input_name, data_dir):
         )
     values = {name: best[name] for name in SEARCHED.values()}
     backend = run.settings["backend"]
-    again = command(settings, values, backend, data_dir)
+    again = command(settings, values, backend, run.devices, data_dir)
     print(f"lowest validation error: trial {best['trial']}\n\n    {again}\n")
     print("training it again on all training images:", flush=True)
     folder = run / "retrained"

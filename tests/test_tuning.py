@@ -690,6 +690,13 @@ def test_help_explains_every_flag_without_keras(run_python):
     check_parser_without_keras(run_python, "tune")
 
 
+def _several(count, synchronized=True):
+    """Stands for devices that are not there."""
+    several = devices.Devices()
+    several.count, several.synchronized = count, synchronized
+    return several
+
+
 @pytest.mark.parametrize("schedule", ["one-cycle", "step-decay"])
 def test_the_command_stands_for_the_settings(schedule):
     settings = tune.Settings(dataset="digits", epochs=3, seed=5)
@@ -706,22 +713,27 @@ def test_the_command_stands_for_the_settings(schedule):
     for name, value in values.items():
         assert getattr(expected, name) == value
     assert (expected.epochs, expected.seed) == (3, 5)
-    words = shlex.split(tune.command(settings, values, "jax"))
+    one = devices.Devices()
+    words = shlex.split(tune.command(settings, values, "jax", one))
     assert words[:3] == ["KERAS_BACKEND=jax", "python", "recipes/cifar10.py"]
     parsed = cifar10.make_parser().parse_args(words[3:])
     assert cifar10.settle(parsed) == expected
 
 
-def _several(monkeypatch, count, **attributes):
-    """Lets `--devices` find several that are not there."""
-    found = devices.Devices()
-    vars(found).update(count=count, **attributes)
-    monkeypatch.setattr(tune.fitting, "use_devices", lambda arguments: found)
-    return found
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_the_command_names_devices_that_change_the_numbers(synchronized):
+    two = _several(2, synchronized)
+    settings = tune.Settings(dataset="digits")
+    words = shlex.split(tune.command(settings, {"depth": 8}, "torch", two))
+    parsed = cifar10.make_parser().parse_args(words[3:])
+    assert ("devices" in parsed) is not synchronized
+    if not synchronized:
+        assert (parsed.devices, parsed.normalization) == (2, "per-device")
 
 
 def test_batches_of_trials_alone_must_have_equal_parts(monkeypatch):
-    _several(monkeypatch, 3)
+    three = _several(3)
+    monkeypatch.setattr(tune.fitting, "use_devices", lambda arguments: three)
     tune.use_devices(None, tune.Settings(batch_sizes=(96, 192)))
     for sizes, wrong in ((), 128), ((96, 64), 64):
         with pytest.raises(devices.DevicesError, match=f"batch of {wrong} "):

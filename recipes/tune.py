@@ -471,6 +471,12 @@ def main(arguments):
         role = tuning.role()
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    if role is None and "lost_after" in arguments:
+        raise cli.UsageError(
+            f"argument --lost-after: {arguments.lost_after:g} seconds are for "
+            "workers, and this process is alone: leave it out, or set "
+            "KERASTUNER_TUNER_ID and the chief's address (docs/tuning.md)"
+        )
     backend = keras.backend.backend()
     devices = use_devices(arguments, settings)
     input_name = fitting.choose_input(getattr(arguments, "input", "auto"))

@@ -616,6 +616,7 @@ def test_variables_of_a_distributed_search_come_together(monkeypatch):
         (["--max-trials", "0"], ["--max-trials", "'0'"]),
         (["--tuner", "grid"], ["--tuner", "'grid'", "'random'"]),
         (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
+        (["--lost-after", "9"], ["--lost-after", "9", "KERASTUNER_TUNER_ID"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):

@@ -85,7 +85,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             to be trained on. Defaults to one device.
 
     Raises:
-        ValueError: For a family, a depth or a range that does not exist.
+        ValueError: For a family, a depth, a range or a schedule that does not
+            exist.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             self._space["shortcut"] = shortcut
         _check_depths(family, self._space["depth"])
         _check_ranges(self._space)
+        _check_schedules(schedule)
 
     def values(self, hp):
         """Returns the values of a trial, searched and fixed, by their names.
@@ -300,15 +302,22 @@ def _check_depths(family, depths):
 
 def _check_ranges(space):
     for name in ("learning_rate", "weight_decay"):
-        values = _as_tuple(space[name])
-        ordered = len(values) == 1 or (
+        values = space[name]
+        if isinstance(values, (tuple, list)) and not (
             len(values) == 2 and 0 < values[0] < values[1] < math.inf
-        )
-        if not ordered:
+        ):
             raise ValueError(
                 f"`{name}` must be a number or a range (low, high) with "
-                f"0 < low < high. Received: {name}={space[name]}"
+                f"0 < low < high. Received: {name}={values}"
             )
+
+
+def _check_schedules(schedules):
+    if any(name not in SCHEDULES for name in _as_tuple(schedules)):
+        raise ValueError(
+            f"`schedule` must be one of {', '.join(SCHEDULES)}, or a tuple of "
+            f"them. Received: schedule={schedules!r}"
+        )
 
 
 def is_out_of_memory(error):
@@ -552,12 +561,15 @@ class Search(keras_tuner.Tuner):
     Args:
         hypermodel: `ResNetHyperModel`.
         algorithm: `"random"`, `"hyperband"` or `"bayesian"`.
-        max_trials: Integer, trials in all.
+        max_trials: Integer, trials in all, at least 1.
         folder: Path of the folder of the state.
         seed: Integer, of the drawn hyperparameters. Defaults to `0`.
         report: Callable that gets each trial that has ended, as
             `trial_row` gives it. Defaults to `None`.
         lost_after: Float, seconds. Defaults to `60`.
+
+    Raises:
+        ValueError: For an algorithm that does not exist, or no trials.
 
     Reference: Li et al. 2018, Hyperband (JMLR 18).
     """
@@ -577,6 +589,11 @@ class Search(keras_tuner.Tuner):
             raise ValueError(
                 f"`algorithm` must be one of {', '.join(ALGORITHMS)}. "
                 f"Received: algorithm={algorithm!r}"
+            )
+        if max_trials < 1:  # KerasTuner takes 0 for any number
+            raise ValueError(
+                "`max_trials` must be at least 1. "
+                f"Received: max_trials={max_trials}"
             )
         common = {
             "objective": keras_tuner.Objective(OBJECTIVE, "min"),

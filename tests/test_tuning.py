@@ -155,6 +155,10 @@ def test_depths_by_default_are_those_of_the_paper():
         ({"family": "vgg"}, "cifar, imagenet.*vgg"),
         ({"learning_rate": (1.0, 0.1)}, "low < high"),
         ({"weight_decay": (0, 0.1)}, "weight_decay"),
+        ({"learning_rate": (0.1,)}, r"low, high.*learning_rate=\(0.1,\)"),
+        ({"weight_decay": [1e-4, 1e-3, 1e-2]}, "low, high.*weight_decay"),
+        ({"schedule": "cosine"}, "one-cycle, step-decay.*'cosine'"),
+        ({"schedule": ("one-cycle", "cosine")}, "step-decay.*'cosine'"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(kwargs, words):
@@ -232,6 +236,19 @@ def test_a_loss_that_diverges_on_validation_images_fails_the_trial():
 
 def _search(hypermodel, folder, algorithm="random", trials=5, **kwargs):
     return tuning.Search(hypermodel, algorithm, trials, folder, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"algorithm": "grid"}, "random, hyperband, bayesian.*'grid'"),
+        ({"trials": 0}, "at least 1.*max_trials=0"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(tmp_path, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        _search(_Pretended(), tmp_path / "s", **kwargs)
+    assert not (tmp_path / "s").exists()
 
 
 def test_diverged_and_exhausted_trials_fail_and_the_search_goes_on(tmp_path):

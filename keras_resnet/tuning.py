@@ -542,6 +542,31 @@ def role():
     return "chief" if "chief" in os.environ[names[0]] else "worker"
 
 
+class _Patient:
+    """A worker's calls to its chief, made again when the chief has died.
+
+    KerasTuner waits for a chief that is not there, but a call under way when
+    the chief dies fails. The oracle takes any call twice for once.
+    """
+
+    def __init__(self, stub):
+        self._stub = stub
+
+    def __getattr__(self, name):
+        import grpc  # here, because only workers need it
+
+        def call(request, **kwargs):
+            while True:
+                try:
+                    return getattr(self._stub, name)(request, **kwargs)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                time.sleep(1)
+
+        return call
+
+
 class Search(keras_tuner.Tuner):
     """Tuner for a `ResNetHyperModel` that survives what may happen to it.
 
@@ -625,6 +650,8 @@ class Search(keras_tuner.Tuner):
                 directory=str(folder.parent),
                 project_name=folder.name,
             )
+        if self.role == "worker":
+            self.oracle.stub = _Patient(self.oracle.stub)
 
     def _populate_initial_space(self):
         # KerasTuner would build networks to find out what is searched.

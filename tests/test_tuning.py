@@ -491,6 +491,57 @@ def test_a_chief_without_trials_left_waits_for_no_worker(
 
 
 @pytest.mark.usefixtures("_quick")
+def test_a_worker_outlives_its_chief_in_any_call(tmp_path, monkeypatch):
+    """Each call is lost once, and its answer once with the whole chief."""
+    import grpc
+    from keras_tuner.src import protos
+    from keras_tuner.src.distribute import oracle_chief
+
+    class Died(grpc.RpcError):
+        def code(self):
+            return grpc.StatusCode.UNAVAILABLE
+
+    straight = _search(_Pretended(), tmp_path / "straight", trials=3)
+    straight.search()
+
+    def chief():
+        _take_part(monkeypatch, "chief")
+        return _search(_Pretended(), tmp_path / "s", trials=3)
+
+    servicer = oracle_chief.OracleServicer(chief().oracle)
+    servicer.oracle.save()
+    calls = []
+
+    class Stub:
+        def __init__(self, channel):
+            pass
+
+        def __getattr__(self, name):
+            def call(request, **kwargs):
+                calls.append(name)
+                if len(calls) % 3 == 1:
+                    raise Died
+                answer = getattr(servicer, name)(request, None)
+                if len(calls) % 3 == 2:
+                    servicer.oracle = chief().oracle
+                    raise Died
+                return answer
+
+            return call
+
+    monkeypatch.setattr(protos.get_service_grpc(), "OracleStub", Stub)
+    monkeypatch.setattr(tuning.time, "sleep", lambda seconds: None)
+    _take_part(monkeypatch, "worker")
+    worker = _search(_Pretended(), tmp_path / "w", trials=3)
+    worker.search()
+    worker._scratch.cleanup()
+    assert {"CreateTrial", "UpdateTrial", "EndTrial"} < set(calls)
+    assert len(worker.hypermodel.fitted) == 3
+    assert chief().rows() == straight.rows()
+    assert servicer.stop_triggered
+
+
+@pytest.mark.usefixtures("_quick")
 def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
     """Its first round of five is followed by one of two, of longer trials."""
 

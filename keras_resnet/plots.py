@@ -6,13 +6,13 @@ Each analysis of `keras_resnet.analysis` has its twin here. All take a
 
 import itertools
 import math
-import os
 import textwrap
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps, colors, ticker
 from matplotlib.figure import Figure
+
+from keras_resnet.training.atomic import replacing
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; residual
 # and plain nets have theirs in every figure.
@@ -37,10 +37,8 @@ def save(figure, path):
         figure: `matplotlib.figure.Figure`.
         path: Path of the file, with the suffix of a picture.
     """
-    path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def _marker(i):

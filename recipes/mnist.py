@@ -362,7 +362,8 @@ def finished(study):
     return sorted(
         int(folder.name.removeprefix("seed"))
         for folder in study.path.glob("seed*")
-        if all((folder / net / "result.json").exists() for net in NETS)
+        if folder.name.removeprefix("seed").isdigit()
+        and all((folder / net / "result.json").exists() for net in NETS)
     )
 
 

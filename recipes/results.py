@@ -11,9 +11,7 @@ lines there.
 """
 
 import dataclasses
-import functools
 import json
-import os
 import shutil
 import statistics
 from pathlib import Path
@@ -212,9 +210,14 @@ def main(arguments):
     output = Path(arguments.output)
     found = [(run, *kind(run)) for run in map(Path, arguments.runs)]
     places = {}
-    for run, folder, _ in found:
+    for run, folder, files in found:
         place = output / folder / f"{run.resolve().name}.json"
-        check_place(run, place, places.setdefault(place, run))
+        line = run / next(iter(files))
+        check_place(line, place, places.setdefault(place, line))
+
+    # Only now, since it waits for Keras.
+    from keras_resnet import training
+
     for run, folder, files in found:
         keep(run, output / folder, files)
     results = read_lines(output)
@@ -226,8 +229,9 @@ def main(arguments):
         for folder in ("studies", "searches")
     )
     others = [name for name in OTHERS if (output / name).exists()]
-    text = page(results, studies, searches, others)
-    put(output / "README.md", lambda path: path.write_text(text))
+    training.write_atomically(
+        output / "README.md", page(results, studies, searches, others)
+    )
     print(
         f"{output / 'README.md'} has {len(results)} of trainings, "
         f"{len(studies)} of studies, {len(searches)} of searches"
@@ -256,23 +260,22 @@ def kind(run):
     return folder, files
 
 
-def check_place(run, place, first):
+def check_place(line, place, first):
     """Raises an error if another run has the name of a run already.
 
     Args:
-        run: Path of the run's folder.
-        place: Path of its result line among the results.
-        first: Path of the first run given with that place.
+        line: Path of the run's result line.
+        place: Path for it among the results.
+        first: Path of the first line given with that place.
     """
-    line = run / ("results.json" if "studies" in place.parts else "result.json")
-    if first != run:
-        other = first
+    if first != line:
+        other = first.parent
     elif place.exists() and settings_of(place) != settings_of(line):
         other = place
     else:
         return
     raise cli.UsageError(
-        f"{run} has the name of another, {other}: rename its folder"
+        f"{line.parent} has the name of another, {other}: rename its folder"
     )
 
 
@@ -292,18 +295,11 @@ def keep(run, folder, files):
     The result line, which the page is made from, comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    from keras_resnet.training.atomic import replacing
+
     for source, suffix in reversed(files.items()):
-        put(
-            folder / f"{run.resolve().name}{suffix}",
-            functools.partial(shutil.copyfile, run / source),
-        )
-
-
-def put(place, write):
-    """Has a file written so that there is the old one or the new one."""
-    partial = place.with_name(f".partial-{place.name}")
-    write(partial)
-    os.replace(partial, place)
+        with replacing(folder / f"{run.resolve().name}{suffix}") as partial:
+            shutil.copyfile(run / source, partial)
 
 
 def read_lines(folder):

@@ -204,6 +204,7 @@ def test_a_run_compares_both_nets(tmp_path, run_python, capsys):
     assert error.count("\n") == 1
     # Of a seed that was trained earlier, too, the table says all.
     shutil.copytree(folder / "seed0", folder / "seed7")
+    shutil.copytree(folder / "seed0", folder / "seed0 before")
     line = json.loads((folder / "seed7/plain/result.json").read_text())
     line |= {"test_accuracy": line["test_accuracy"] + 0.1, "command": "other"}
     (folder / "seed7/plain/result.json").write_text(json.dumps(line))

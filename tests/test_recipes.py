@@ -332,7 +332,8 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     import results
 
     folder, _, _ = finished
-    output = tmp_path / "results"
+    # Not to be mistaken for the results' own folder of studies.
+    output = tmp_path / "studies" / "results"
     with pytest.raises(SystemExit) as caught:
         cli.run(
             results.make_parser(),

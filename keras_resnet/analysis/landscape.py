@@ -7,7 +7,6 @@ import collections
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
+from keras_resnet.training.atomic import replacing
 
 Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
 STATISTICS = ("moving", "batch")
@@ -246,9 +246,8 @@ def _read(path, key):
 
 
 def _write(path, key, axes, found):
-    path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    with open(partial, "wb") as file:
+    # Through a file: to a path savez would add its own suffix.
+    with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(
             file,
             key=key,
@@ -256,9 +255,6 @@ def _write(path, key, axes, found):
             error=found[1],
             **{f"axis{i}": axis for i, axis in enumerate(axes)},
         )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_landscape(path):

@@ -1,15 +1,14 @@
 """Callbacks that Keras does not have."""
 
 import math
-import os
 import signal
 import time
-from pathlib import Path
 
 import keras
 
 from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
+from keras_resnet.training.atomic import replacing
 
 
 def steps_done(model):
@@ -23,8 +22,12 @@ def batches_seen(model):
 
     As many as steps, unless its optimizer accumulates gradients.
     """
-    each = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
-    return steps_done(model) * each
+    return steps_done(model) * batches_per_step(model)
+
+
+def batches_per_step(model):
+    """Returns the batches whose gradients the optimizer accumulates."""
+    return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
 
 
 def save_atomically(model, path):
@@ -32,13 +35,8 @@ def save_atomically(model, path):
 
     Keras writes in place: a process killed meanwhile leaves a broken file.
     """
-    path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    with undistributed():
+    with replacing(path) as partial, undistributed():
         model.save(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -102,8 +100,7 @@ class StepCounter(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        optimizer = self.model.optimizer
-        self._each = getattr(optimizer, "gradient_accumulation_steps", 0) or 1
+        self._each = batches_per_step(self.model)
         self.batches = self._before = batches_seen(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):

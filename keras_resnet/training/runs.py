@@ -16,6 +16,7 @@ import keras
 
 from keras_resnet.backend import accelerators
 from keras_resnet.devices import Devices
+from keras_resnet.training.atomic import replacing
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,
     Checkpoint,
@@ -271,13 +272,8 @@ def read_history(path):
 
 def write_atomically(path, text):
     """Writes a text file so that `path` holds the old text or the new one."""
-    path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_new(path, text):

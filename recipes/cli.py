@@ -8,9 +8,11 @@ once.
 
 import argparse
 import dataclasses
+import io
 import logging
-import os
 import sys
+
+import quiet
 
 
 class UsageError(Exception):
@@ -194,10 +196,13 @@ def run(parser, main, argv=None):
     arguments = parser.parse_args(argv)
     debug = arguments.debug
     del arguments.debug
-    # TensorFlow's notes on its own start, and those of TensorFlow Datasets on
-    # folders it does not find, say nothing that an error does not say better.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet.hide_tensorflow_notes()
+    # TensorFlow Datasets warns of folders that it does not find. The error
+    # that follows says more.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or a pipe may have no "±" in its encoding.
+        sys.stdout.reconfigure(errors="replace")
     try:
         main(arguments)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from keras_resnet import preprocessing
 from keras_resnet.data import records, sampling
 from keras_resnet.data.folders import UnreadableImageError
 from keras_resnet.data.passes import Draws, laid_out, part_of
+from keras_resnet.data.pipeline import cores, untuned
 
 # Share of the images that may be unreadable.
 MAX_UNREADABLE = 0.01
@@ -196,16 +197,16 @@ def training_batches(
         .batch(group, drop_remainder=True)
         .map(
             _group(source, prepare, spec, draws, unreadable),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=cores(),
         )
         .batch(images // group, drop_remainder=True)
         .map(functools.partial(_joined, images))
     )
     if mixup or cutmix:
         batches = tf.data.Dataset.zip(steps, batches).map(
-            mix, num_parallel_calls=tf.data.AUTOTUNE
+            mix, num_parallel_calls=cores()
         )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(2).with_options(untuned())
 
 
 def _preparing(seed, box, interpolation, magnitude, color):
@@ -270,7 +271,7 @@ def _group(source, prepare, spec, draws, unreadable):
             .batch(elements[0].shape[0])
             .concatenate(tf.data.Dataset.from_tensors(nothing))
             .take(1)
-            .with_options(_untuned())
+            .with_options(untuned())
             .get_single_element()
         )
         return tf.cond(
@@ -412,17 +413,19 @@ def evaluation_batches(
 
         return (
             tf.data.Dataset.from_tensor_slices((places, weights))
-            .map(weighted, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(weighted, num_parallel_calls=cores())
             .batch(entries, drop_remainder=True)
-            .prefetch(tf.data.AUTOTUNE)
+            .prefetch(2)
+            .with_options(untuned())
         )
     n = len(source)
     return (
         tf.data.Dataset.range(n)
-        .map(element, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(element, num_parallel_calls=cores())
         .batch(_without_small_last(n, batch_size))
         .map(functools.partial(_readable_ones, spec))
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
+        .with_options(untuned())
     )
 
 
@@ -487,9 +490,10 @@ def readable(source, prepare, spec, unreadable):
 
     return (
         tf.data.Dataset.range(len(source))
-        .map(element, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(element, num_parallel_calls=cores())
         .filter(lambda prepared, label, i, ok: ok)
         .map(lambda prepared, label, i, ok: (prepared, label, i))
+        .with_options(untuned())
     )
 
 
@@ -582,20 +586,9 @@ def _attempt(source, prepare, spec, i, *args):
         .ignore_errors()
         .concatenate(tf.data.Dataset.from_tensors(_failed(spec)))
         .take(1)
-        .with_options(_untuned())
+        .with_options(untuned())
         .get_single_element()
     )
-
-
-def _untuned():
-    """Options of datasets of few elements, which nothing should be tuned for.
-
-    Each would have a thread for that, whose end it would wait for.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
-    return options
 
 
 def _failed(spec):

@@ -285,7 +285,7 @@ def cached(source, folder, side, unreadable, quality=95):
     if not folder.exists():
         _write_cache(source, folder, asked, unreadable)
     try:
-        found = json.loads((folder / CACHE_INFO).read_text())
+        found = json.loads((folder / CACHE_INFO).read_text("utf-8"))
     except (OSError, ValueError):
         raise DataUnavailableError(
             f"{folder} exists and is no cache of images: choose another "
@@ -336,7 +336,7 @@ def _write_cache(source, folder, asked, unreadable):
             writer.write(_example(contents, label, source.name(i)))
         writer.close()
         info = asked | {"class_names": source.class_names}
-        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n")
+        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")
         try:
             os.rename(partial, folder)
         except OSError:

@@ -103,7 +103,7 @@ def network():
 def decoded(path):
     """Returns images per second that a core decodes, by way of sampling."""
     try:
-        line = json.loads(Path(path).read_text())
+        line = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise cli.Failure(
             f"{path}: {error.strerror}: measure it by python "

@@ -20,7 +20,7 @@ def peak_memory():
     `resource.getrusage` would do, if Linux did not let a new process begin
     with the peak of the one that started it.
     """
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     return int(kib) / 1024
 

@@ -54,7 +54,7 @@ def read(folder):
     """Returns all measurements in a folder: lines by name, work by work."""
     lines = {}
     for path in Path(folder).glob("*.json"):
-        line = json.loads(path.read_text())
+        line = json.loads(path.read_text("utf-8"))
         line["cases"] = [Case(**case) for case in line["cases"]]
         lines[path.stem] = line
     return dict(sorted(lines.items(), key=lambda item: order(item[1])))

@@ -477,7 +477,7 @@ def start(settings, network=None, batch_size=128):
 def _python(*args):
     """Runs Python and returns what it printed; errors carry its last line."""
     process = subprocess.run(
-        [sys.executable, *map(str, args)], capture_output=True, text=True
+        [sys.executable, *map(str, args)], capture_output=True, encoding="utf-8"
     )
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]

@@ -296,7 +296,7 @@ def scorer(model, how, arguments):
 def read_class_names(path, count):
     """Reads (identifier, name) of the classes, in order."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise cli.UsageError(f"--class-names {path}: {error}") from None
     lines = [line.strip() for line in lines if line.strip()]

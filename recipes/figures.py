@@ -185,7 +185,7 @@ class Work:
     def _check_output(self):
         """Raises an error before what is no earlier state of it is replaced."""
         path = self.output / "README.md"
-        if path.exists() and not path.read_text().startswith(PAGE):
+        if path.exists() and not path.read_text("utf-8").startswith(PAGE):
             raise cli.UsageError(
                 f"{path} is no page of figures and would be replaced: give "
                 "another --output"
@@ -193,7 +193,7 @@ class Work:
         path = self.output / f"{self.figure}.json"
         if not path.exists():
             return
-        there = json.loads(path.read_text())
+        there = json.loads(path.read_text("utf-8"))
         for name, value in self.what().items():
             # Older lines do not say which data.
             if there.get(name, value) != value:
@@ -279,7 +279,7 @@ class Work:
         # What a run does not say was not to be chosen when it was made.
         usual = dataclasses.asdict(cifar10.Settings())
         for path in sorted(self.runs.glob("*/result.json")):
-            stored = json.loads(path.read_text())["settings"]
+            stored = json.loads(path.read_text("utf-8"))["settings"]
             stored = {k: v for k, v in stored.items() if k != "backend"}
             if usual | stored == wanted and self.has(path.parent, needs):
                 return path.parent
@@ -367,7 +367,7 @@ class Trained:
     def __init__(self, path, settings):
         self.path = path
         self.settings = settings
-        self.result = json.loads((path / "result.json").read_text())
+        self.result = json.loads((path / "result.json").read_text("utf-8"))
 
     @property
     def label(self):
@@ -818,9 +818,11 @@ def page(folder):
         path = folder / f"{name}.json"
         if not path.exists():
             continue
-        line = json.loads(path.read_text())
+        line = json.loads(path.read_text("utf-8"))
         parts.append(f"## {line['title']}\n")
-        parts += [(folder / f"{n}.md").read_text() for n in line["tables"]]
+        parts += [
+            (folder / f"{n}.md").read_text("utf-8") for n in line["tables"]
+        ]
         parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
         parts.append(f"{made_by(line)}\n")
         parts += [

@@ -98,7 +98,7 @@ def use_devices(arguments):
         synchronized=normalization == "synchronized",
     )
     if not found.is_first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return found
 
 
@@ -313,6 +313,8 @@ def train(
             if devices.is_first:
                 say_interrupted(run, interrupted)
             raise
+        finally:
+            run.close()
     if average:
         keep_average(model, finished=start >= steps)
     return model

@@ -374,7 +374,7 @@ def report(study, settings, data):
     seeds = finished(study)
     lines = {
         (seed, net): json.loads(
-            (study / f"seed{seed}" / net / "result.json").read_text()
+            (study / f"seed{seed}" / net / "result.json").read_text("utf-8")
         )
         for seed in seeds
         for net in NETS

@@ -223,7 +223,7 @@ def main(arguments):
     results = read_lines(output)
     studies, searches = (
         {
-            name: (line, (output / folder / f"{name}.md").read_text())
+            name: (line, (output / folder / f"{name}.md").read_text("utf-8"))
             for name, line in read_lines(output / folder).items()
         }
         for folder in ("studies", "searches")
@@ -281,7 +281,7 @@ def check_place(line, place, first):
 
 def settings_of(path):
     """Returns what determined the run of a result line, or a study."""
-    line = json.loads(path.read_text())
+    line = json.loads(path.read_text("utf-8"))
     if "settings" in line:
         return line["settings"]
     # A study, to which seeds may have been added.
@@ -305,7 +305,7 @@ def keep(run, folder, files):
 def read_lines(folder):
     """Returns the result lines in a folder, by the names of their runs."""
     return {
-        path.stem: json.loads(path.read_text())
+        path.stem: json.loads(path.read_text("utf-8"))
         for path in folder.glob("*.json")
     }
 

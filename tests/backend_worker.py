@@ -1,72 +1,21 @@
 """Computes on the backend of this process what two backends must agree in.
 
-    python tests/backend_worker.py TASK MODEL.keras RESULT.npz
+    python tests/backend_worker.py FOLDER
 
-`write` builds a network and writes it, the other tasks read it. Besides the
-standard library and NumPy, only `keras` and `keras_resnet` are imported.
+Reads each `TASK-NAME.keras` of the folder and writes `TASK-NAME.npz` beside
+it, the result of the task. Then writes a network, `written.keras`, and its
+outputs. Besides the standard library and NumPy, only `keras` and
+`keras_resnet` are imported.
 """
 
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
+from networks import batch, call, draw_weights, to_numpy
 
 import keras_resnet
-
-
-def draw_weights(model, seed):
-    """Draws every weight with NumPy, so that the logits are about 1.
-
-    The same seed gives the same weights on every backend.
-    """
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        shape = tuple(variable.shape)
-        kind = variable.path.split("/")[-1]
-        if kind == "kernel":
-            fan_in = np.prod(shape[:-1])
-            value = rng.normal(scale=(2 / fan_in) ** 0.5, size=shape)
-            if variable.path.startswith("head"):
-                value *= 0.5
-        elif kind == "gamma":
-            value = rng.uniform(0.5, 1.0, shape)
-            # The branches' ends: sums over many blocks must not grow.
-            if variable.path.split("/")[-2] in ("bn2", "bn3"):
-                value *= 0.5
-        elif kind == "moving_variance":
-            value = rng.uniform(0.5, 1.5, shape)
-        else:
-            # beta, moving_mean, bias
-            value = rng.normal(scale=0.1, size=shape)
-        variable.assign(value.astype("float32"))
-
-
-def batch(model, size, seed=1):
-    """Images and labels, equal on every backend."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(size, *model.input_shape[1:])).astype("float32")
-    return x, rng.integers(model.output_shape[-1], size=size)
-
-
-def to_numpy(x):
-    return keras.ops.convert_to_numpy(x).copy()
-
-
-def call(model, x, training):
-    """Calls a model on an array; its statistics may change or not."""
-    x = keras.ops.convert_to_tensor(x)
-    if keras.backend.backend() != "jax":
-        return to_numpy(model(x, training=training))
-    # Compiled as a whole: operation by operation takes JAX minutes.
-    import jax
-
-    def stateless(trainable, others, x):
-        y, _ = model.stateless_call(trainable, others, x, training=training)
-        return y
-
-    variables = model.trainable_variables, model.non_trainable_variables
-    values = ([v.value for v in group] for group in variables)
-    return to_numpy(jax.jit(stateless)(*values, x))
 
 
 def outputs(model):
@@ -93,16 +42,18 @@ def step(model):
 TASKS = {"outputs": outputs, "step": step}
 
 
-def main(task, model_path, result_path):
-    if task == "write":
-        model = keras_resnet.ResNet20(classifier_activation=None)
-        draw_weights(model, seed=0)
-        model.save(model_path)
-        result = outputs(model)
-    else:
-        result = TASKS[task](keras.saving.load_model(model_path))
-    result["backend"] = np.asarray(keras.backend.backend())
-    np.savez(result_path, **result)
+def main(folder):
+    """Works through a folder."""
+    folder = Path(folder)
+    for path in sorted(folder.glob("*-*.keras")):
+        task, _ = path.stem.split("-")
+        result = TASKS[task](keras.saving.load_model(path))
+        np.savez(path.with_suffix(".npz"), **result)
+    model = keras_resnet.ResNet20(classifier_activation=None)
+    draw_weights(model, seed=0)
+    model.save(folder / "written.keras")
+    backend = np.asarray(keras.backend.backend())
+    np.savez(folder / "written.npz", backend=backend, **outputs(model))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What all tests share."""
 
-import atexit
+import gc
 import importlib.util
 import os
-import shutil
+import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,19 +19,9 @@ INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
 # Without the variable Keras takes TensorFlow and fails where there is none.
 os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if (
-    os.environ["KERAS_BACKEND"] == "jax"
-    and "JAX_COMPILATION_CACHE_DIR" not in os.environ
-):
-    # Compiling is most of what these tests do on JAX. What one test process
-    # has compiled all others take, those that they start too.
-    COMPILED = tempfile.mkdtemp(prefix="compiled-")
-    atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-    os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": COMPILED,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+# A user's own settings of Keras are not those that the tests expect.
+_KERAS_HOME = tempfile.TemporaryDirectory(prefix="keras-home-")
+os.environ["KERAS_HOME"] = _KERAS_HOME.name
 # The real data, where they lie prepared in a folder beside the checkout.
 PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
 if PREPARED is not None:
@@ -43,6 +34,12 @@ IMAGENET_SAMPLE = os.environ.get("IMAGENET_SAMPLE") or next(
 # What ResNet-18 is where a test is about a recipe, not its network: half the
 # layers compile in half the time.
 SHALLOW = False, (1, 1, 1, 1)
+
+
+def pytest_collection_finish():
+    """Keeps what was imported out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def gradients(layer, x, **kwargs):
@@ -124,7 +121,54 @@ def check_parser_without_keras(run_python, module, folder="recipes"):
     )
 
 
+@pytest.fixture(autouse=True)
+def _global_settings():
+    """Gives Keras's settings and the random states back as they were."""
+    import keras
+    import numpy as np
+
+    policy = keras.config.dtype_policy()
+    data_format = keras.config.image_data_format()
+    floatx = keras.config.floatx()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    keras.config.set_floatx(floatx)
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+
+
 @pytest.fixture
+def interrupt_after(monkeypatch):
+    """Presses Ctrl-C once, after so many batches of runs of this process."""
+
+    def interrupt(batches):
+        import keras
+
+        from keras_resnet import training
+
+        seen = []
+
+        def count(*_, **__):
+            seen.append(1)
+            if len(seen) == batches:
+                signal.raise_signal(signal.SIGINT)
+
+        usual = training.Run.callbacks
+        monkeypatch.setattr(
+            training.Run,
+            "callbacks",
+            lambda *args, **kwargs: [
+                *usual(*args, **kwargs),
+                keras.callbacks.LambdaCallback(on_train_batch_end=count),
+            ],
+        )
+
+    return interrupt
+
+
+@pytest.fixture(scope="session")
 def run_python():
     """Runs Python in a fresh process and returns what it printed."""
 
@@ -137,7 +181,7 @@ def run_python():
             cwd=ROOT,
             env=env,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=timeout,
         )
         if check and result.returncode:

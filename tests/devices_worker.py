@@ -1,13 +1,16 @@
 """Trains a small net on the devices that there are, as a recipe does.
 
-    python tests/devices_worker.py MODEL.keras RESULT.npz [DEVICES] [STATISTICS]
+    python tests/devices_worker.py WEIGHTS RESULT.npz DEVICES
 
 Writes all variables of the model after 20 steps, how often each image was
 seen in each of two epochs, by the devices themselves, and what an evaluation
-on images that fill no batch found. The first process alone writes.
+on images that fill no batch found. The first process alone writes. Where a
+backend knows it, the same of training with a normalization by each device,
+into RESULT-per-device.npz.
 """
 
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -79,19 +82,8 @@ def values(variables, prefix):
     }
 
 
-def main(path, result_path, count=None, statistics="synchronized"):
-    if keras.backend.backend() == "tensorflow":
-        # Two devices, of which one run takes only the first.
-        import tensorflow as tf
-
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-    found = devices.use(
-        int(count) if count else None,
-        synchronized=statistics == "synchronized",
-    )
+def train(found, path):
+    """Returns what came of training on some devices, arrays by name."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 8, 8, 3)).astype("uint8")
     split = data.Split(images, np.arange(IMAGES))
@@ -119,15 +111,46 @@ def main(path, result_path, count=None, statistics="synchronized"):
             return_dict=True,
             verbose=0,
         )
-    if found.is_first:
-        np.savez(
-            result_path,
-            **{f"train_{k}": np.asarray(v) for k, v in history.items()},
-            **{f"eval_{k}": np.asarray(v) for k, v in evaluation.items()},
-            **start,
-            **values([*model.variables, *model.optimizer.variables], "weight"),
-            devices=np.asarray([found.count, found.processes]),
+    return {
+        **{f"train_{k}": np.asarray(v) for k, v in history.items()},
+        **{f"eval_{k}": np.asarray(v) for k, v in evaluation.items()},
+        **start,
+        **values([*model.variables, *model.optimizer.variables], "weight"),
+        "devices": np.asarray([found.count, found.processes]),
+    }
+
+
+def ending(found):
+    """How this process ends where the first one fails: status, or its error."""
+    try:
+        found.on_first(lambda: 1 / 0)
+    except (SystemExit, ZeroDivisionError) as error:
+        return repr(error)
+    return "not at all"
+
+
+def main(path, result_path, count):
+    """Trains in this process, which may be one of several."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * int(count)
         )
+    found = devices.use(int(count))
+    result = train(found, path)
+    endings = np.asarray(found.gather(ending(found)))
+    others = None
+    if keras.backend.backend() != "jax":
+        found.synchronized = False
+        others = train(found, path)
+    if found.is_first:
+        np.savez(result_path, endings=endings, **result)
+        if others is not None:
+            result_path = Path(result_path)
+            name = f"{result_path.stem}-per-device.npz"
+            np.savez(result_path.with_name(name), **others)
 
 
 if __name__ == "__main__":

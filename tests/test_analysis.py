@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from backend_worker import draw_weights
+from networks import draw_weights
 from numpy_network import NumpyNetwork
 
 from keras_resnet import ResNet, analysis, fold_batch_norm
@@ -14,14 +14,6 @@ from keras_resnet.analysis import gradients, landscape, lesions, network
 CLASSES = 5
 # Residual nets by shortcut, and the plain twin.
 KINDS = ("A", "B", "C", "plain")
-
-
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
 
 
 def _net(kind="A", depths=(2, 2), activation=None, **kwargs):
@@ -194,12 +186,12 @@ def test_gradient_flow_keeps_to_one_training(tmp_path):
         )
 
     fit(_net("A", depths=(1, 1)))
-    text = path.read_text()
+    text = path.read_text("utf-8")
     # Other gradients of the same layers, and other layers.
     for other in (_net("plain", depths=(1, 1)), _net("A", depths=(2, 1))):
         with pytest.raises(ValueError, match=r"gradients\.csv.*another train"):
             fit(other)
-        assert path.read_text() == text
+        assert path.read_text("utf-8") == text
     # Begun again.
     fit(_net("A", depths=(1, 1)))
     np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 """The benchmarks compare like with like, and report what they measured."""
 
+import ast
 import dataclasses
 import json
 import time
@@ -116,6 +117,7 @@ def test_peers_refuse_other_networks():
             sides.build(name, CIFAR, CIFAR.draw())
 
 
+@pytest.mark.once
 def test_network_has_the_layers_of_its_name():
     for network, depth in ((cifar(20), 20), (resnet50(), 50)):
         assert network.depth == depth
@@ -123,6 +125,7 @@ def test_network_has_the_layers_of_its_name():
         assert len(network.convs) + 1 - len(projections) == depth
 
 
+@pytest.mark.once
 def test_sides_alternate_and_the_first_round_warms_up():
     calls = []
     values = {"a": iter([9, 1, 2, 4]), "b": iter([9, 2, 2, 2])}
@@ -172,6 +175,7 @@ def run(*flags):
     cli.run(compare.make_parser(), compare.main, flags)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("_tiny_works")
 def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
     output = tmp_path / "results"
@@ -183,7 +187,7 @@ def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
     folder = output / "benchmarks"
     n = len(compare.cores())
     name = f"train20-{BACKEND}-{n}threads"
-    line = json.loads((folder / f"{name}.json").read_text())
+    line = json.loads((folder / f"{name}.json").read_text("utf-8"))
     assert line["work"] == "train20"
     assert line["threads"] == n
     assert line["backend"] == BACKEND
@@ -194,7 +198,7 @@ def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
     assert set(case["values"]) == {"ours", "native"}
     assert all(len(v) == 2 for v in case["values"].values())
     assert set(case["differences"]) == {"native"}
-    page = (folder / "README.md").read_text()
+    page = (folder / "README.md").read_text("utf-8")
     assert "## tiny, batch 2" in page
     assert "KerasHub was left out" in page
     assert measure.spread(case["values"]["ours"]) in page
@@ -206,10 +210,12 @@ def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
 
     (folder / "README.md").unlink()
     run("--table", "--output", str(output))
-    assert (folder / "README.md").read_text() == page
+    assert (folder / "README.md").read_text("utf-8") == page
 
 
-@pytest.mark.parametrize("side", ["ours", "native"])
+@pytest.mark.parametrize(
+    "side", [pytest.param("ours", marks=pytest.mark.once), "native"]
+)
 def test_a_fresh_process_starts_a_side(side):
     request = {
         "side": side,
@@ -224,17 +230,21 @@ def test_a_fresh_process_starts_a_side(side):
     assert 50 < found["peak_memory"] < 8000
 
 
-def test_native_sides_import_no_keras(run_python):
-    module = f"sides.native_{BACKEND}"
-    code = (
-        "import sys; sys.path.insert(0, 'benchmarks'); "
-        f"import {module}; assert 'keras_resnet' not in sys.modules; "
-        "assert 'keras.layers' not in sys.modules or "
-        f"{BACKEND!r} == 'tensorflow'"
-    )
-    run_python("-c", code)
+@pytest.mark.once
+def test_native_sides_import_no_keras():
+    imported = set()
+    for path in (ROOT / "benchmarks" / "sides").glob("*.py"):
+        if path.stem.startswith(("native", "network", "__init__")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported.update(name.name for name in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(node.module)
+    assert {"tensorflow", "jax", "torch", "sides.network"} <= imported
+    assert not [name for name in imported if name.startswith("keras")]
 
 
+@pytest.mark.once
 def test_pipelines_give_the_same_kind_of_batches():
     pytest.importorskip("tensorflow")
     from keras_resnet import data
@@ -254,6 +264,7 @@ def test_pipelines_give_the_same_kind_of_batches():
         assert 235 < images.numpy().max() <= 255
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("box", ["inception", "paper"])
 def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
     pytest.importorskip("tensorflow")
@@ -280,6 +291,7 @@ def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
         assert 35 < batch.std() < 55
 
 
+@pytest.mark.once
 def test_decoding_is_measured_by_core(tmp_path):
     pytest.importorskip("tensorflow")
     pytest.importorskip("PIL")
@@ -294,6 +306,7 @@ def test_decoding_is_measured_by_core(tmp_path):
         assert all(values[0] > 1 for values in case.values.values())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -311,6 +324,7 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(lambda: run(*flags), capsys, words)
 
 
+@pytest.mark.once
 def test_no_measurement_is_an_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         run("--table", "--output", str(tmp_path))
@@ -318,20 +332,24 @@ def test_no_measurement_is_an_error(tmp_path, capsys):
     assert "no measurement" in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_works_are_those_of_the_command_line():
     assert tuple(works.WORKS) == measure.WORKS
 
 
+@pytest.mark.once
 def test_help_does_not_wait_for_keras(run_python):
     check_parser_without_keras(run_python, "compare", "benchmarks")
 
 
+@pytest.mark.once
 def test_the_recipes_table_does_not_see_benchmarks():
     pattern = "*.json"
     results = ROOT / "docs" / "results"
     assert not [p for p in results.glob(pattern) if "threads" in p.name]
 
 
+@pytest.mark.once
 def test_report_orders_backends(tmp_path):
     line = {
         "command": "python",
@@ -350,9 +368,9 @@ def test_report_orders_backends(tmp_path):
                 | {"backend": backend, "threads": threads}
                 | {"cases": [dataclasses.asdict(case)]}
             )
-            (tmp_path / f"{backend}{threads}.json").write_text(text)
+            (tmp_path / f"{backend}{threads}.json").write_text(text, "utf-8")
     report.write(tmp_path)
-    page = (tmp_path / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text("utf-8")
     places = [
         page.index(f"| {text} | ours |")
         for text in (
@@ -376,10 +394,12 @@ def _cost(preset, gpus, **kwargs):
     return cost.cost(settings, gpus, cost.rate_of(None, gpus), 100.0, NET)
 
 
+@pytest.mark.once
 def test_what_gpus_tell_each_other_is_resnet50s():
     assert cost.network() == NET
 
 
+@pytest.mark.once
 def test_costs_by_hand():
     """Against arithmetic, and the 14 hours that NVIDIA took for 90 epochs."""
     one = _cost("goyal", 1)
@@ -408,18 +428,21 @@ def test_costs_by_hand():
     assert 2470 < _cost("fast", 1).images_per_second < 2470 * (224 / 128) ** 2
 
 
+@pytest.mark.once
 def test_hours_are_whole_minutes():
     assert cost.hours_and_minutes(3.995) == "4:00"
     assert cost.hours_and_minutes(1.26) == "1:16"
 
 
+@pytest.mark.once
 def test_costs_are_of_a_measurement_of_decoding(tmp_path):
     path = tmp_path / "train20.json"
-    path.write_text(json.dumps({"work": "train20", "cases": []}))
+    path.write_text(json.dumps({"work": "train20", "cases": []}), "utf-8")
     with pytest.raises(cli.Failure, match="the work train20.*decode"):
         cost.decoded(path)
 
 
+@pytest.mark.once
 def test_costs_are_a_page_of_every_preset(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost, "network", lambda: NET)
     line = {
@@ -431,7 +454,7 @@ def test_costs_are_a_page_of_every_preset(tmp_path, monkeypatch, capsys):
             for name in cost.CASES.values()
         ],
     }
-    (tmp_path / "decode.json").write_text(json.dumps(line))
+    (tmp_path / "decode.json").write_text(json.dumps(line), "utf-8")
     flags = ["--gpus", "1", "8", "--decode", str(tmp_path / "decode.json")]
     cost.main(cost.make_parser().parse_args(flags))
     printed = capsys.readouterr().out
@@ -446,6 +469,7 @@ def test_costs_are_a_page_of_every_preset(tmp_path, monkeypatch, capsys):
         cost.main(cost.make_parser().parse_args(["--decode", "nowhere.json"]))
 
 
+@pytest.mark.once
 def test_costs_name_cases_that_the_benchmark_has(monkeypatch):
     monkeypatch.setattr(works, "alternate", lambda runs, rounds, name: {})
     monkeypatch.setattr(works, "Case", lambda name, *args: name)

@@ -20,16 +20,6 @@ EPSILON = 1e-5
 FORMATS = ("channels_last", "channels_first")
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Gives Keras's global settings back as they were."""
-    policy = keras.config.dtype_policy()
-    data_format = keras.config.image_data_format()
-    yield
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_image_data_format(data_format)
-
-
 def run(layer, x, **kwargs):
     """Calls a layer on an array in the layer's data format."""
     if layer.data_format == "channels_first":

@@ -9,6 +9,8 @@ import pytest
 import keras_resnet
 from keras_resnet.resnet import IMAGENET_SPECS
 
+pytestmark = pytest.mark.once
+
 # Trainable parameters with shortcut A (and of the plain twin), B and C; all
 # parameters with B; trainable and all parameters with B without top;
 # multiply-adds of one 224x224 image in units of 1e9 as printed, with the

@@ -94,7 +94,7 @@ def _run(command, environments):
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         for environment in environments
     ]
@@ -117,23 +117,23 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(weights, tmp_path_factory):
-    """Trains in the processes of some environments; returns what came out."""
-
-    def train(environments, *flags):
-        path = tmp_path_factory.mktemp("devices") / "result.npz"
-        ended = _run([WORKER, weights, path, *flags], environments)
-        for status, _, errors in ended:
-            assert status == 0, errors
-        with np.load(path) as result:
-            return dict(result), ended
-
-    return train
+def one_device(weights):
+    return devices_worker.train(devices.Devices(), weights)
 
 
-@pytest.fixture(scope="module")
-def one_device(train):
-    return train([_environment()])[0]
+@pytest.fixture(scope="module", params=WAYS)
+def two_devices(request, weights, tmp_path_factory):
+    """Path of what two devices made, and the number of their processes."""
+    path = tmp_path_factory.mktemp("devices") / "result.npz"
+    ended = _run([WORKER, weights, path, 2], WAYS[request.param]())
+    for status, _, errors in ended:
+        assert status == 0, errors
+    return path, len(ended)
+
+
+def _read(path):
+    with np.load(path) as result:
+        return dict(result)
 
 
 def _difference(one, other):
@@ -147,11 +147,14 @@ def _difference(one, other):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_two_train_as_one(train, one_device, way):
-    result, ended = train(WAYS[way](), "2")
-    assert result["devices"].tolist() == [2, len(ended)]
+def test_two_train_as_one(one_device, two_devices):
+    path, processes = two_devices
+    result = _read(path)
+    assert result["devices"].tolist() == [2, processes]
+    # All processes end where the first one fails, and it alone says why.
+    first, *others = result.pop("endings")
+    assert first == repr(ZeroDivisionError("division by zero"))
+    assert others == [repr(SystemExit(1))] * (processes - 1)
     assert result["weight_coupled_sgd/iteration"] == 20
     assert _difference(one_device, result) <= TOLERANCE
     # All variables have moved, and by more than is tolerated.
@@ -171,11 +174,10 @@ def test_two_train_as_one(train, one_device, way):
     assert result["eval_most"] == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no other normalization")
-def test_normalization_per_device(train, one_device):
-    (way,) = WAYS.values()
-    result, _ = train(way(), "2", "per-device")
+def test_normalization_per_device(one_device, two_devices):
+    path, _ = two_devices
+    result = _read(path.with_name("result-per-device.npz"))
     # Other numbers, and the images all the same.
     assert _difference(one_device, result) > 10 * TOLERANCE
     assert result["train_images"].tolist() == [devices_worker.IMAGES] * 2
@@ -197,19 +199,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_recipe(tmp_path, way):
+def test_recipe(tmp_path):
+    (way, *_) = WAYS.values()
     flags = "--dataset digits --preset fast --depth 8 --steps 30 --every 15"
     folder = tmp_path / "run"
     command = ["-c", RECIPE, *flags.split(), "--output", folder]
-    ended = _run([*command, "--devices", "all"], WAYS[way]())
+    ended = _run([*command, "--devices", "all"], way())
     (status, printed, errors), *others = ended
     assert status == 0, errors
     assert "test error" in printed
     for status, printed, errors in others:
         assert (status, _own(printed)) == (0, []), errors
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text("utf-8"))
     assert result["devices"] == {
         "count": 2,
         "processes": len(ended),
@@ -230,29 +231,26 @@ def test_recipe(tmp_path, way):
             data.evaluation_batches(split), return_dict=True, verbose=0
         )
         assert 1 - found["accuracy"] == pytest.approx(error, abs=1e-4)
-    # A folder that is not free stops all of them, and one says why.
-    (status, _, errors), *others = _run(
-        [*command, "--devices", "2"], WAYS[way]()
-    )
-    assert status == 1
-    assert "exists already" in errors
-    for status, printed, errors in others:
-        assert (status, _own(printed)) == (1, [])
-        assert "exists already" not in errors
 
 
-def _train_on_large_images(output, images, environments, *asked):
-    """Runs the paper's procedure, with an average, on some devices."""
+def _train_on_large_images(output, images, environments=()):
+    """Runs the paper's procedure, with an average, on one device or two."""
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
     flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
     flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"
-    recipe = "from keras_resnet import resnet\n"
-    recipe += f"resnet.IMAGENET_SPECS[18] = {SHALLOW}\n"
-    recipe += RECIPE.replace("cifar10.py", "imagenet.py")
-    command = ["-c", recipe, *flags.split(), "--output", output, *asked]
-    for status, _, errors in _run(command, environments):
-        assert status == 0, errors
-    result = json.loads((output / "result.json").read_text())
+    flags = [*flags.split(), "--output", str(output)]
+    if environments:
+        recipe = "from keras_resnet import resnet\n"
+        recipe += f"resnet.IMAGENET_SPECS[18] = {SHALLOW}\n"
+        recipe += RECIPE.replace("cifar10.py", "imagenet.py")
+        command = ["-c", recipe, *flags, "--devices", "2"]
+        for status, _, errors in _run(command, environments):
+            assert status == 0, errors
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(keras_resnet.resnet.IMAGENET_SPECS, 18, SHALLOW)
+            cli.run(imagenet.make_parser(), imagenet.main, flags)
+    result = json.loads((output / "result.json").read_text("utf-8"))
     assert result["validation_images"] == 11
     assert len(result["unreadable"]) == 2
     return result
@@ -266,19 +264,24 @@ def large_images(tmp_path_factory):
     images = path / "images"
     image_folder(images / "train", each=6, corrupt=1)
     image_folder(images / "val", each=3, first=500, corrupt=1)
-    _train_on_large_images(path / "one", images, [_environment()])
+    _train_on_large_images(path / "one", images)
     return images, path / "one"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+# The recipe is the same on every backend, and so are its devices, which the
+# tests above are about: one backend shows it, by two processes.
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=() if BACKEND == "torch" else pytest.mark.slow)
+        for way in WAYS
+    ],
+)
 def test_recipe_of_large_images(large_images, tmp_path, way):
     """The paper's procedure, which needs a mean image and the history."""
     images, alone = large_images
     together = tmp_path / "two"
-    result = _train_on_large_images(
-        together, images, WAYS[way](), "--devices", "2"
-    )
+    result = _train_on_large_images(together, images, WAYS[way]())
     assert result["devices"]["count"] == 2
     # What comes of the average is the same: both are far closer to each other
     # than to the weights that were averaged. At usual rates what rounding

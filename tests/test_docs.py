@@ -2,18 +2,19 @@
 
 import re
 
-import keras
 import pytest
 from conftest import ROOT
 
 import keras_resnet
 
-README = (ROOT / "README.md").read_text()
+pytestmark = pytest.mark.once
+
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_ci_runs_readmes_second_command():
     commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
-    assert commands[1] in (ROOT / ".ci/run").read_text().splitlines()
+    assert commands[1] in (ROOT / ".ci/run").read_text("utf-8").splitlines()
 
 
 def test_readme_networks_build():
@@ -26,7 +27,7 @@ def test_readme_networks_build():
 def test_links_lead_somewhere():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
@@ -39,13 +40,10 @@ def test_every_public_name_has_a_docstring():
 
 def test_fine_tuning_beats_training_from_scratch(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    page = (ROOT / "docs/weights.md").read_text()
+    page = (ROOT / "docs/weights.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
     (code,) = [block for block in blocks if "load_digits" in block]
     monkeypatch.chdir(tmp_path)
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
     names = {}
     exec(code, names)
-    keras.config.set_image_data_format(data_format)
     assert names["accuracy"]["tuned"] > names["accuracy"]["scratch"] + 0.02

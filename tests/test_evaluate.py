@@ -5,10 +5,11 @@ import importlib.util
 import json
 
 import keras
+import networks
 import numpy as np
 import pytest
-from backend_worker import draw_weights
 from conftest import ROOT
+from networks import draw_weights
 
 import keras_resnet
 from keras_resnet import training
@@ -25,14 +26,6 @@ SMALL = keras_resnet.Preprocessing(
 )
 
 
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
-
-
 def picture(rows, columns, channels=3, seed=0):
     """An image of squares of 8 x 8 pixels: its crops look different."""
     rng = np.random.default_rng(seed)
@@ -42,14 +35,8 @@ def picture(rows, columns, channels=3, seed=0):
 
 
 def small(**options):
-    options = {
-        "depths": [1, 1],
-        "widths": [16, 32],
-        "classes": 12,
-        "input_shape": (32, 32, 3),
-        **options,
-    }
-    model = keras_resnet.ResNet(**options)
+    options = {"stem": "imagenet", "classes": 12, **options}
+    model = networks.small((1, 1), size=(32, 32), **options)
     draw_weights(model, 3)
     model.preprocessing = SMALL
     return model
@@ -79,6 +66,7 @@ def run(model, x):
 # Crops.
 
 
+@pytest.mark.once
 def test_ten_crops_are_those_of_the_paper():
     x = np.arange(5 * 7 * 2).reshape(5, 7, 2)
     crops = training.ten_crops(x, 3)
@@ -262,6 +250,7 @@ def test_networks_that_are_not_fit_are_refused(net):
 # Counting.
 
 
+@pytest.mark.once
 def test_every_image_counts_once_and_the_remainder_too():
     rng = np.random.default_rng(0)
     labels = rng.integers(12, size=23)
@@ -288,6 +277,7 @@ def test_every_image_counts_once_and_the_remainder_too():
         training.evaluate(np.asarray, [([], [])])
 
 
+@pytest.mark.once
 def test_equal_scores_are_no_success():
     labels = np.arange(12)
     in_top = evaluation.in_top(np.ones((12, 12)), labels, 5)
@@ -309,6 +299,7 @@ def write_image(path, image):
     return path
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_files_are_decoded_by_content(tmp_path):
     import tensorflow as tf
@@ -336,6 +327,7 @@ def test_files_are_decoded_by_content(tmp_path):
         data.read_image(tmp_path / "none")
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_batches_hold_every_readable_file_once_in_order(tmp_path):
     from keras_resnet import data
@@ -359,6 +351,7 @@ def test_batches_hold_every_readable_file_once_in_order(tmp_path):
         list(data.image_batches(paths, 3))
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_class_folders(tmp_path):
     from keras_resnet import data
@@ -378,12 +371,13 @@ def test_class_folders(tmp_path):
         data.class_folders(tmp_path / "none")
 
 
+@pytest.mark.once
 def test_a_result_is_not_overwritten(tmp_path):
     path = tmp_path / "result.json"
     training.runs.write_new(path, "1")
     with pytest.raises(training.RunError, match="exists already"):
         training.runs.write_new(path, "2")
-    assert path.read_text() == "1"
+    assert path.read_text("utf-8") == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -416,10 +410,11 @@ def folder(tmp_path):
     names = "class03/a.png", "class03/b.png", "class11/c.png"
     for i, name in enumerate(names):
         write_image(tmp_path / "folder" / name, picture(40, 44, seed=i))
-    (tmp_path / "folder/class00/broken.jpg").write_text("no image")
+    (tmp_path / "folder/class00/broken.jpg").write_text("no image", "utf-8")
     return tmp_path / "folder"
 
 
+@pytest.mark.once
 @needs_tensorflow
 @pytest.mark.parametrize("crops", ["1", "10", "multi-scale"])
 def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
@@ -435,7 +430,7 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     }[crops]
     order = np.argsort(-score([picture(40, 44, seed=i) for i in range(3)]))
     labels = np.array([[3], [3], [11]])
-    result = json.loads(output.read_text())
+    result = json.loads(output.read_text("utf-8"))
     assert result["images"] == 3
     assert result["top1"] == (order[:, :1] == labels).any(axis=1).mean()
     assert result["top5"] == (order[:, :5] == labels).any(axis=1).mean()
@@ -449,13 +444,16 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     assert "not counted: " in printed.err
     # A second time it would be overwritten.
     assert recipe(*flags, "--output", output) == 1
-    assert json.loads(output.read_text()) == result
+    assert json.loads(output.read_text("utf-8")) == result
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     names = tmp_path / "names.txt"
-    names.write_text("".join(f"n{i:08} thing {i}\n" for i in range(12)))
+    names.write_text(
+        "".join(f"n{i:08} thing {i}\n" for i in range(12)), "utf-8"
+    )
     image = write_image(tmp_path / "a.png", picture(40, 40))
     output = tmp_path / "result.json"
     flags = ["--weights", saved, "--class-names", names, "--top", "2"]
@@ -463,7 +461,7 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     assert recipe(image, missing, *flags, "--output", output) == 0
     (scores,) = training.one_crop(net)([picture(40, 40)])
     first, second = np.argsort(-scores)[:2]
-    result = json.loads(output.read_text())
+    result = json.loads(output.read_text("utf-8"))
     found = result["predictions"][str(image)]
     assert [p["class"] for p in found] == [first, second]
     assert found[0]["id"] == f"n{first:08}"
@@ -477,6 +475,7 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     assert "None of 1 files" in capsys.readouterr().err
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_recipe_takes_what_training_left(tmp_path, capsys):
     pytest.importorskip("sklearn")
@@ -498,7 +497,7 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     assert recipe(*flags, "--output", output, "--batch-size", 100) == 0
     # All 360 test images, though 100 do not divide them.
     logits = model.predict(digits.test.images.astype("float32"), verbose=0)
-    result = json.loads(output.read_text())
+    result = json.loads(output.read_text("utf-8"))
     assert result["images"] == 360
     assert (
         result["top1"] == (logits.argmax(axis=1) == digits.test.labels).mean()
@@ -508,10 +507,11 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     # A mean of each pixel, which at other sizes there is not.
     flags += ["--output", tmp_path / "scales.json"]
     assert recipe(*flags, "--crops", "multi-scale", "--scales", "8,10") == 0
-    result = json.loads((tmp_path / "scales.json").read_text())
+    result = json.loads((tmp_path / "scales.json").read_text("utf-8"))
     assert result["images"] == 360
 
 
+@pytest.mark.once
 @needs_tensorflow
 def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     from safetensors.numpy import save_file
@@ -537,7 +537,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     assert recipe(*flags, "--preprocessing", "cifar", "--output", output) == 0
     x = keras_resnet.preprocess_input(images, "cifar")
     best = model.predict(x, verbose=0).argmax(axis=1)
-    assert json.loads(output.read_text())["top1"] == np.mean(
+    assert json.loads(output.read_text("utf-8"))["top1"] == np.mean(
         best == np.arange(7)
     )
     # A head that does not fit is an error, not a random head.
@@ -545,6 +545,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     assert "classes=10" in capsys.readouterr().err
 
 
+@pytest.mark.once
 @needs_tensorflow
 @pytest.mark.parametrize(
     ("flags", "words"),
@@ -568,6 +569,7 @@ def test_usage_errors(flags, words, capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.once
 @needs_tensorflow
 @pytest.mark.parametrize(
     ("names", "status", "words"),
@@ -586,12 +588,13 @@ def test_classes_that_do_not_fit(
         words = "11 folders, and the network 12 classes"
     else:
         file = tmp_path / "names.txt"
-        file.write_text("\n".join(names))
+        file.write_text("\n".join(names), "utf-8")
         flags += ["--class-names", file]
     assert recipe(*flags) == status
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_folders_are_found_by_id_or_name(tmp_path):
     import cli
     import evaluate
@@ -600,7 +603,7 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     arguments = argparse.Namespace(class_names=names, folder="val")
 
     def indices(lines, folders):
-        names.write_text("\n".join(lines))
+        names.write_text("\n".join(lines), "utf-8")
         return evaluate.class_indices(folders, arguments, len(lines))
 
     # Not the number of a line.
@@ -613,6 +616,7 @@ def test_folders_are_found_by_id_or_name(tmp_path):
         indices(cranes, ["crane", "tench"])
 
 
+@pytest.mark.once
 def test_help_needs_no_keras(run_python):
     code = (
         "import sys; sys.path.insert(0, 'recipes'); import evaluate; "

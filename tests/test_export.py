@@ -5,7 +5,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from backend_worker import call
+from networks import call
 from test_folding import images, randomize, small
 
 from keras_resnet import fold_batch_norm
@@ -60,6 +60,10 @@ NETWORKS = {
     "channels_last": {"shortcut": "A"},
     "channels_first": {"shortcut": "B", "bottleneck": True},
 }
+ONE_OF_THEM = [
+    "channels_last",
+    pytest.param("channels_first", marks=pytest.mark.slow),
+]
 
 
 def missing(*packages):
@@ -118,12 +122,13 @@ def check(model, program, suffix, run_python, tmp_path, size=3, **options):
 
 @only("tensorflow", "jax")
 @missing("tensorflow")
-@pytest.mark.parametrize("data_format", NETWORKS)
+@pytest.mark.parametrize("data_format", ONE_OF_THEM)
 def test_saved_model(data_format, run_python, tmp_path):
     model = network(data_format, **NETWORKS[data_format])
     check(model, SAVED_MODEL, "", run_python, tmp_path)
 
 
+@pytest.mark.slow
 @only("tensorflow", "jax")
 @missing("tensorflow")
 def test_saved_model_of_any_image_size(run_python, tmp_path):
@@ -142,7 +147,7 @@ def test_saved_model_of_any_image_size(run_python, tmp_path):
 
 
 @only("torch")
-@pytest.mark.parametrize("data_format", NETWORKS)
+@pytest.mark.parametrize("data_format", ONE_OF_THEM)
 def test_exported_program_of_one_image(data_format, run_python, tmp_path):
     model = network(data_format, **NETWORKS[data_format])
     check(
@@ -156,6 +161,7 @@ def test_exported_program_of_one_image(data_format, run_python, tmp_path):
     )
 
 
+@pytest.mark.slow
 @only("torch")
 def test_exported_program_of_any_batch(run_python, tmp_path):
     import torch
@@ -171,6 +177,7 @@ def test_exported_program_of_any_batch(run_python, tmp_path):
     )
 
 
+@pytest.mark.slow
 @missing("onnx", "onnxruntime")
 @missing(
     {"tensorflow": "tf2onnx", "jax": "jax2onnx"}.get(BACKEND, "onnxscript")

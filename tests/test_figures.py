@@ -15,6 +15,8 @@ import cli  # noqa: E402
 import figures  # noqa: E402
 from conftest import check_wrong_usage  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 FLAGS = ("--dataset", "digits", "--depths", "8", "--steps", "4")
 
 
@@ -71,17 +73,17 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     folder.mkdir()
     stored = dict(vars(settings)) | {"backend": "another"}
     line = folder / "result.json"
-    line.write_text(json.dumps({"settings": stored}))
+    line.write_text(json.dumps({"settings": stored}), "utf-8")
     assert work.find(settings, "result.json") == folder
     assert work.find(settings, "gradients.csv") is None
     assert work.find(work.settings(8, seed=1)[1], "result.json") is None
     assert work.find(work.settings(8, plain=True)[1], "result.json") is None
     # One made before there was a setting, which then was the usual one.
     older = {k: v for k, v in stored.items() if k != "label_smoothing"}
-    line.write_text(json.dumps({"settings": older}))
+    line.write_text(json.dumps({"settings": older}), "utf-8")
     assert work.find(settings, "result.json") == folder
     # Not that of a grown net, which has other settings besides.
-    line.write_text(json.dumps({"settings": stored | {"added": 1}}))
+    line.write_text(json.dumps({"settings": stored | {"added": 1}}), "utf-8")
     assert work.find(settings, "result.json") is None
 
 
@@ -90,13 +92,15 @@ def test_gradients_must_begin_at_initialization(tmp_path):
     _, settings = work.settings(8)
     stored = dict(vars(settings)) | {"backend": "another"}
     line = tmp_path / "result.json"
-    line.write_text(json.dumps({"settings": stored}))
+    line.write_text(json.dumps({"settings": stored}), "utf-8")
     folder = tmp_path / "run"
     folder.mkdir()
     line.rename(folder / "result.json")
     gradients = folder / cifar10.GRADIENTS
     for first, found in ((2, None), (0, folder)):
-        gradients.write_text(f"iterations,stem_conv\n{first},1.0\n4,0.5\n")
+        gradients.write_text(
+            f"iterations,stem_conv\n{first},1.0\n4,0.5\n", "utf-8"
+        )
         assert work.find(settings, cifar10.GRADIENTS) == found
     assert work.find(settings, "result.json") == folder
 
@@ -115,7 +119,7 @@ def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path, capsys):
             work(*flags)
         assert all(word in str(caught.value) for word in words)
     (tmp_path / "degradation.json").unlink()
-    (tmp_path / "README.md").write_text("# Somebody else's")
+    (tmp_path / "README.md").write_text("# Somebody else's", "utf-8")
     with pytest.raises(cli.UsageError, match=r"README\.md is no page"):
         work()
 
@@ -170,7 +174,14 @@ PICTURES = {
 
 
 def _train_here(command, env):
-    """Trains in this process, which has loaded its backend, to save time."""
+    """Trains in this process, which has loaded its backend, to save time.
+
+    But for one of the runs, which shows that a process trains as well.
+    """
+    if env["KERAS_BACKEND"] != keras.backend.backend():
+        raise AssertionError(env["KERAS_BACKEND"])
+    if "--plain" in command:
+        return subprocess.run(command, env=env)
     cli.run(cifar10.make_parser(), cifar10.main, command[2:])
     return subprocess.CompletedProcess(command, 0)
 
@@ -181,22 +192,21 @@ def _as_if_trained(runs, **changed):
     (word,) = map(str, changed.values())
     folder = run.path.with_name(f"{run.path.name}-{word}")
     shutil.copytree(run.path, folder, dirs_exist_ok=True)
-    line = json.loads((folder / "result.json").read_text())
+    line = json.loads((folder / "result.json").read_text("utf-8"))
     line["settings"] |= changed
-    (folder / "result.json").write_text(json.dumps(line))
+    (folder / "result.json").write_text(json.dumps(line), "utf-8")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_figures_are_drawn_and_nothing_is_trained_twice(
     folders, name, capfd, monkeypatch
 ):
+    here = types.SimpleNamespace(run=_train_here)
+    monkeypatch.setattr(figures, "subprocess", here)
     flags = ()
     if name == "lesions":
         # At depth 8, with a block in each stage, nothing could be swapped.
         flags = ("--depths", "14")
-        here = types.SimpleNamespace(run=_train_here)
-        monkeypatch.setattr(figures, "subprocess", here)
     elif name == "depths":
         flags = ("--seeds", "2")
         _as_if_trained(folders[0], seed=1)
@@ -221,8 +231,8 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     backend = keras.backend.backend()
     assert all(f"-{backend}-seed0" in p.parent.name for p in trained)
     assert not list(output.glob(".partial*"))
-    page = (output / "README.md").read_text()
-    line = json.loads((output / f"{name}.json").read_text())
+    page = (output / "README.md").read_text("utf-8")
+    line = json.loads((output / f"{name}.json").read_text("utf-8"))
     assert sorted(line["pictures"]) == sorted(pictures)
     assert set(line["runs"]) <= {p.parent.name for p in trained}
     assert line["runs"]
@@ -232,7 +242,6 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
         assert f"]({picture}.png)" in page
 
 
-@pytest.mark.slow
 def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(
         figures.Work,

@@ -1,33 +1,18 @@
 """Frozen parts and feature maps."""
 
+import functools
+
 import keras
+import networks
 import numpy as np
 import pytest
-from backend_worker import call, draw_weights
 from keras import ops
+from networks import call, draw_weights
 
 import keras_resnet
 from keras_resnet import features, freeze
 
-
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
-
-
-def small(**options):
-    options = {
-        "depths": [1, 2],
-        "widths": [16, 32],
-        "stem": "cifar",
-        "classes": 4,
-        "input_shape": (16, 16, 3),
-        **options,
-    }
-    return keras_resnet.ResNet(**options)
+small = functools.partial(networks.small, classes=4)
 
 
 def arrays(model):

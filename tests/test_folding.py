@@ -1,38 +1,26 @@
 """fold_batch_norm: the same outputs without the normalizations."""
 
-from pathlib import Path
+import functools
 
 import keras
+import networks
 import numpy as np
 import pytest
-from backend_worker import batch, call
-from conftest import BACKENDS, INSTALLED_BACKENDS
 from keras import layers
+from networks import call
 
 import keras_resnet
 from keras_resnet import (
     BatchNormalization,
     Convolution,
     ResidualBlock,
-    ResNet,
     ResNet20,
     fold_batch_norm,
 )
 
-WORKER = Path(__file__).with_name("backend_worker.py")
 FORMATS = ("channels_last", "channels_first")
 # Relative to the size of the outputs.
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def _settings():
-    """Gives Keras's global settings back as they were."""
-    policy = keras.config.dtype_policy()
-    data_format = keras.config.image_data_format()
-    yield
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_image_data_format(data_format)
 
 
 def randomize(model, seed=0):
@@ -94,12 +82,9 @@ def check(model, left=()):
     return fold_batch_norm(model)
 
 
-def small(**options):
-    options = {"stem": "cifar", "input_shape": None, "classes": 5, **options}
-    if options["input_shape"] is None:
-        last = keras.config.image_data_format() == "channels_last"
-        options["input_shape"] = (10, 12, 3) if last else (3, 10, 12)
-    return ResNet([1, 2], [4, 8], **{"classifier_activation": None, **options})
+small = functools.partial(
+    networks.small, widths=(4, 8), size=(10, 12), classifier_activation=None
+)
 
 
 NETWORKS = {
@@ -426,34 +411,3 @@ def test_errors_are_one_line(make, message):
     with pytest.raises(ValueError, match=message) as error:
         fold_batch_norm(model)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            b,
-            marks=pytest.mark.skipif(
-                b not in INSTALLED_BACKENDS, reason=f"{b} is not installed"
-            ),
-        )
-        for b in BACKENDS
-    ],
-)
-def test_a_file_is_read_in_a_fresh_process(backend, run_python, tmp_path):
-    keras.config.set_image_data_format("channels_last")
-    model = small(bottleneck=True, shortcut="C")
-    randomize(model)
-    folded = fold_batch_norm(model)
-    path, result = tmp_path / "folded.keras", tmp_path / "result.npz"
-    folded.save(path)
-    run_python(WORKER, "outputs", path, result, backend=backend)
-    x, _ = batch(model, 4)
-    expected = call(model, x, training=False)
-    with np.load(result) as arrays:
-        assert arrays["backend"] == backend
-        actual, training = arrays["inference"], arrays["training"]
-    scale = np.abs(expected).max()
-    assert np.abs(actual - expected).max() <= TOLERANCE * scale
-    # There is nothing left that would know the difference.
-    np.testing.assert_array_equal(actual, training)

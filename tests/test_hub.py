@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import functools
 import hashlib
 import http.server
 import json
@@ -9,6 +10,7 @@ import socket
 import threading
 
 import keras
+import networks
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -16,6 +18,8 @@ from safetensors.numpy import save_file
 import keras_resnet
 from keras_resnet import DownloadError, WeightsError, preprocessing
 from keras_resnet.weights import hub, loading, published
+
+pytestmark = pytest.mark.once
 
 TIMM = {
     "architecture": "resnet18",
@@ -34,6 +38,10 @@ TRANSFORMERS = {"model_type": "resnet", "downsample_in_bottleneck": False}
 
 class Hub(http.server.ThreadingHTTPServer):
     """Serves `files`, as the Hugging Face hub does; `faults` spoils it."""
+
+    # More may knock at once than the five for whom there is room by default.
+    # The others would knock again after seconds.
+    request_queue_size = 16
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -110,16 +118,14 @@ def server(tmp_path, monkeypatch):
         thread.join()
 
 
-def small(**options):
-    options = {
-        "depths": [1, 1],
-        "widths": [16, 32],
-        "classes": 7,
-        "input_shape": (32, 32, 3),
-        "classifier_activation": None,
-        **options,
-    }
-    return keras_resnet.ResNet(**options)
+small = functools.partial(
+    networks.small,
+    (1, 1),
+    size=(32, 32),
+    stem="imagenet",
+    classes=7,
+    classifier_activation=None,
+)
 
 
 def publish(server, tmp_path, config=TIMM, naming="torchvision", **options):

@@ -5,11 +5,14 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux")
-    or not hasattr(ctypes.CDLL(None), "mallopt"),
-    reason="the C library is not GNU's",
-)
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux")
+        or not hasattr(ctypes.CDLL(None), "mallopt"),
+        reason="the C library is not GNU's",
+    ),
+]
 
 _CODE = """
 import importlib.util, resource, sys, threading

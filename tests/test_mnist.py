@@ -15,17 +15,16 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 import cli  # noqa: E402
 import mnist  # noqa: E402
 import results  # noqa: E402
-from conftest import check_help, check_wrong_usage  # noqa: E402
+from conftest import SHALLOW, check_help, check_wrong_usage  # noqa: E402
 
-from keras_resnet import data  # noqa: E402
-
-RECIPE = "recipes/mnist.py"
+from keras_resnet import data, resnet  # noqa: E402
 
 
 def _settings(*flags):
     return mnist.settle(mnist.make_parser().parse_args(flags))
 
 
+@pytest.mark.once
 def test_the_default_is_the_course_experiment():
     s, seeds = _settings()
     assert (s.dataset, s.train_images) == ("mnist", 2000)
@@ -45,6 +44,7 @@ def test_the_default_is_the_course_experiment():
     )
 
 
+@pytest.mark.once
 def test_full_takes_all_images():
     s, _ = _settings("--full", "--epochs", "3")
     assert (s.train_images, s.validation_images, s.test_images) == (None,) * 3
@@ -63,6 +63,7 @@ def test_full_takes_all_images():
     assert len(names) == 5
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -88,10 +89,12 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     )
 
 
+@pytest.mark.once
 def test_help_explains_every_flag(capsys):
     check_help(mnist.make_parser(), capsys)
 
 
+@pytest.mark.once
 def test_images_are_enlarged_by_whole_pixels():
     settings, _ = _settings("--dataset", "digits")
     digits = data.load("digits")
@@ -138,35 +141,40 @@ def test_the_twins_begin_alike():
         assert model.optimizer.momentum == 0
 
 
+@pytest.mark.once
 def test_means_and_deviations():
     assert results.mean_and_deviation([90.0], "%") == "90.00 %"
     assert results.mean_and_deviation([1.0, 2.0, 3.0], "%") == "2.00 ± 1.00 %"
     assert results.mean_and_deviation([0.12345]) == "0.1235"
 
 
-@pytest.mark.slow
-def test_a_run_compares_both_nets(tmp_path, run_python, capsys):
+@pytest.mark.once
+def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     """One short epoch, once more with --resume, and a seed that is there."""
+    monkeypatch.setitem(resnet.IMAGENET_SPECS, 18, SHALLOW)
     folder = tmp_path / "study"
     # Batches of one size: each would be compiled.
     few = ["--dataset", "digits", "--train-images", "150"]
     few += ["--validation-images", "30", "--test-images", "30"]
     flags = [*few, "--epochs", "1", "--batch-size", "30", "--every", "2"]
     flags += ["--output", str(folder)]
-    printed = run_python(RECIPE, *flags).stdout
+    cli.run(mnist.make_parser(), mnist.main, flags)
+    printed = capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {
         *("curves.png", "predictions.png", "results.json", "seed0"),
         *("settings.json", "table.md"),
     }
-    table = (folder / "table.md").read_text()
+    table = (folder / "table.md").read_text("utf-8")
     assert table.splitlines()[0] in printed
-    lines = json.loads((folder / "results.json").read_text())
+    lines = json.loads((folder / "results.json").read_text("utf-8"))
     assert set(lines) == {"seed0-resnet", "seed0-plain"}
     test = mnist.select(data.load("digits"), _settings(*few)[0])
     assert len(test.test) == 30
     for net in mnist.NETS:
         line = lines[f"seed0-{net}"]
-        with open(folder / "seed0" / net / "steps.csv", newline="") as file:
+        with open(
+            folder / "seed0" / net / "steps.csv", newline="", encoding="utf-8"
+        ) as file:
             rows = list(csv.DictReader(file))
         assert [int(row["iterations"]) for row in rows] == [2, 4, 5]
         accuracies = [float(row["val_accuracy"]) for row in rows]
@@ -192,7 +200,7 @@ def test_a_run_compares_both_nets(tmp_path, run_python, capsys):
             [str(folder), "--output", str(tmp_path / "results")]
         )
     )
-    page = (tmp_path / "results/README.md").read_text()
+    page = (tmp_path / "results/README.md").read_text("utf-8")
     assert table in page
     assert lines["seed0-resnet"]["command"] in page
     assert (tmp_path / "results/studies/study-curves.png").exists()
@@ -205,17 +213,17 @@ def test_a_run_compares_both_nets(tmp_path, run_python, capsys):
     # Of a seed that was trained earlier, too, the table says all.
     shutil.copytree(folder / "seed0", folder / "seed7")
     shutil.copytree(folder / "seed0", folder / "seed0 before")
-    line = json.loads((folder / "seed7/plain/result.json").read_text())
+    line = json.loads((folder / "seed7/plain/result.json").read_text("utf-8"))
     line |= {"test_accuracy": line["test_accuracy"] + 0.1, "command": "other"}
-    (folder / "seed7/plain/result.json").write_text(json.dumps(line))
+    (folder / "seed7/plain/result.json").write_text(json.dumps(line), "utf-8")
     trained = {p: p.stat().st_mtime_ns for p in folder.glob("seed*/*/*")}
     cli.run(mnist.make_parser(), mnist.main, [*flags, "--resume"])
     assert "Epoch" not in capsys.readouterr().out
     assert trained == {p: p.stat().st_mtime_ns for p in trained}
-    table = (folder / "table.md").read_text()
+    table = (folder / "table.md").read_text("utf-8")
     assert "seeds 0, 7: mean" in table
     mean = 100 * lines["seed0-plain"]["test_accuracy"] + 5
     assert f"{mean:.2f} ± 7.07 %" in table
-    lines = json.loads((folder / "results.json").read_text())
+    lines = json.loads((folder / "results.json").read_text("utf-8"))
     assert len(lines) == 4
     assert "\n`other`\n" in "\n".join(results.study("study", lines, table))

@@ -1,10 +1,11 @@
 """The networks as Keras models: names, arguments, policies, identities."""
 
+import functools
 import inspect
 import json
-import random
 
 import keras
+import networks
 import numpy as np
 import pytest
 from keras import layers, ops
@@ -29,25 +30,7 @@ FACTORIES = [
 IMAGENET_FACTORIES = FACTORIES[:5]
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    """Gives the global settings and random states back as they were."""
-    policy = keras.config.dtype_policy()
-    data_format = keras.config.image_data_format()
-    floatx = keras.config.floatx()
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    yield
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_image_data_format(data_format)
-    keras.config.set_floatx(floatx)
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-
-
-def small(**kwargs):
-    """A network of every part, quick to build and run."""
-    options = {"classes": 5, "stem": "cifar", "input_shape": (16, 16, 3)}
-    return ResNet([2, 2], [16, 32], **{**options, **kwargs})
+small = functools.partial(networks.small, (2, 2))
 
 
 def images(*shape, seed=0):
@@ -139,6 +122,7 @@ def test_every_layer_gives_features(stem):
 # Arguments.
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", IMAGENET_FACTORIES)
 def test_first_arguments_are_those_of_keras_applications(name):
     theirs = inspect.signature(keras.applications.ResNet50).parameters
@@ -160,6 +144,7 @@ def test_first_arguments_are_those_of_keras_applications(name):
         )
 
 
+@pytest.mark.once
 def test_cifar_factories_have_the_same_first_arguments():
     for name in FACTORIES[5:]:
         ours = inspect.signature(getattr(keras_resnet, name)).parameters
@@ -177,6 +162,7 @@ def other_value(name, default):
     return not default if isinstance(default, bool) else f"other {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FACTORIES)
 @pytest.mark.parametrize("extra", [{}, {"momentum": 0.5, "block": "mine"}])
 def test_factories_pass_every_argument_on(monkeypatch, name, extra):
@@ -777,6 +763,7 @@ def public_objects():
             yield pytest.param(value, id=name)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [*public_objects()])
 def test_docstring(value):
     # Its own, not that of the class it is made of.
@@ -796,6 +783,7 @@ def test_docstring(value):
         assert all(inspect.getdoc(member) for member in public)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "value",
     [

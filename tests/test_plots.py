@@ -9,6 +9,8 @@ from matplotlib import colors  # noqa: E402
 
 from keras_resnet import analysis, plots  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 
 def test_learning_curves_are_in_percent():
     curve = {
@@ -42,16 +44,16 @@ def test_learning_curves_of_several_seeds_have_bands():
 
 def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "curves.png"
-    path.write_text("the old one")
+    path.write_text("the old one", "utf-8")
 
     class Broken:
         def savefig(self, path):
-            path.write_text("half of")
+            path.write_text("half of", "utf-8")
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space"):
         plots.save(Broken(), path)
-    assert path.read_text() == "the old one"
+    assert path.read_text("utf-8") == "the old one"
     series = _style(False) | {"std": [1.0]}
     plots.save(plots.layer_responses([series]), path)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -17,14 +17,6 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
-
-
 def pictures(*shape, dtype="uint8", seed=0):
     return np.random.default_rng(seed).integers(256, size=shape).astype(dtype)
 
@@ -249,7 +241,7 @@ def test_decode_names_the_best_classes():
 def test_decode_imagenet(tmp_path, monkeypatch):
     path = tmp_path / "index.json"
     index = {str(i): [f"n{i:08}", f"class {i}"] for i in range(1000)}
-    path.write_text(json.dumps(index))
+    path.write_text(json.dumps(index), "utf-8")
     asked = []
 
     def get_file(name, url, **options):

@@ -5,11 +5,10 @@ CIFAR-10's ResNet-20 with option A, and that of ImageNet's ResNet-50. They
 read the weights of our models by layer name, so the names are checked too.
 """
 
-import keras
 import numpy as np
 import pytest
-from backend_worker import call, draw_weights
 from keras import ops
+from networks import call, draw_weights
 
 from keras_resnet import ResNet20, ResNet34, ResNet50
 
@@ -106,14 +105,6 @@ def check(model, reference, size, **kwargs):
         # Logits of a size at which 1e-4 says something.
         assert 0.3 < expected.std() < 3
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-
-
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
 
 
 def test_cifar_network():

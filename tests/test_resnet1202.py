@@ -24,6 +24,7 @@ def model():
     return keras_resnet.ResNet1202(classifier_activation=None)
 
 
+@pytest.mark.once
 def test_builds(model):
     row = CIFAR["ResNet1202"]
     assert trainable(model) == row["A"]

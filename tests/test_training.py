@@ -291,10 +291,10 @@ def test_run_refuses_to_overwrite(tmp_path):
         training.Run(folder, {"depth": 20})
     training.Run(folder, {"depth": 20}, resume=True)
     file = tmp_path / "file"
-    file.write_text("mine")
+    file.write_text("mine", "utf-8")
     with pytest.raises(training.RunError, match="exists already"):
         training.Run(file, {})
-    assert file.read_text() == "mine"
+    assert file.read_text("utf-8") == "mine"
 
 
 def test_run_resumes_only_its_own_settings(tmp_path):
@@ -311,7 +311,7 @@ def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
     model = _model(training.CoupledSGD(0.01))
     _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
     (run / "history.csv").write_text(
-        "epoch,iterations,val_error\n0,4,0.5\n1,8,0.1\n2,12,\n"
+        "epoch,iterations,val_error\n0,4,0.5\n1,8,0.1\n2,12,\n", "utf-8"
     )
     resumed = run.load_last()
     assert int(resumed.optimizer.iterations) == 4
@@ -329,7 +329,9 @@ def test_run_goes_on_with_histories_that_are_empty_or_torn(tmp_path):
     _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
     # As Keras leaves it until the first evaluation, and as a kill may.
     (run / "steps.csv").touch()
-    (run / "history.csv").write_text("epoch,iterations,loss\n0,4,0.5\n1,")
+    (run / "history.csv").write_text(
+        "epoch,iterations,loss\n0,4,0.5\n1,", "utf-8"
+    )
     model = run.load_last()
     assert run.history("steps.csv") == {}
     assert run.history() == {"epoch": [0], "iterations": [4], "loss": [0.5]}
@@ -453,7 +455,7 @@ def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
     )
     model = _model("sgd")
     model.fit(*_batch(), batch_size=2, verbose=0, callbacks=[evaluation])
-    assert len(path.read_text().splitlines()) == 3
+    assert len(path.read_text("utf-8").splitlines()) == 3
     assert {p.name for p in tmp_path.glob("*.keras")} == {"2.keras", "4.keras"}
     saved = keras.models.load_model(tmp_path / "2.keras")
     assert saved.evaluate(*validation, verbose=0) == pytest.approx(

@@ -17,6 +17,7 @@ import time
 import types
 import warnings
 from concurrent import futures
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ pytest.importorskip("tensorflow", reason="tf.data feeds the trials")
 import cifar10  # noqa: E402
 import cli  # noqa: E402
 import results  # noqa: E402
+import searches  # noqa: E402
 import tune  # noqa: E402
 from conftest import (  # noqa: E402
     ROOT,
@@ -36,53 +38,9 @@ from conftest import (  # noqa: E402
 )
 
 import keras_resnet  # noqa: E402
-from keras_resnet import data, devices, training, tuning  # noqa: E402
+from keras_resnet import data, devices, tuning  # noqa: E402
 
-BACKEND = keras.backend.backend()
-
-
-class _Forbidden:
-    """Stands for the test images: whoever looks at them fails."""
-
-    def __getattribute__(self, name):
-        raise AssertionError("the test images were looked at")
-
-
-def _tiny_data():
-    rng = np.random.default_rng(0)
-    images = rng.integers(256, size=(96, 8, 8, 1)).astype("uint8")
-    split = data.Split(images, rng.integers(3, size=96))
-    return data.ImageData(
-        name="tiny",
-        train=split[:64],
-        validation=split[64:],
-        test=_Forbidden(),
-        class_names=("a", "b", "c"),
-        margin=1,
-        mirror=False,
-    )
-
-
-def _hypermodel(epochs=1, **kwargs):
-    kwargs = {"depth": (8, 14), "batch_size": 32} | kwargs
-    return tuning.ResNetHyperModel(_tiny_data(), epochs, **kwargs)
-
-
-def _one_layer(values, steps):
-    """Stands for a network where it does not matter which it is."""
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    model.compile(
-        training.CoupledSGD(values["learning_rate"] / 1e6),
-        training.crossentropy(),
-        metrics=["accuracy"],
-    )
-    return model
+pytestmark = pytest.mark.once
 
 
 class _Pretended(tuning.ResNetHyperModel):
@@ -92,7 +50,7 @@ class _Pretended(tuning.ResNetHyperModel):
         self.fitted = []
         self.fails = fails
         super().__init__(
-            _tiny_data(), epochs, **{"depth": (8, 14, 20)} | kwargs
+            searches.tiny_data(), epochs, **{"depth": (8, 14, 20)} | kwargs
         )
 
     def build(self, hp):
@@ -141,7 +99,7 @@ def test_the_space_is_what_has_more_than_one_value():
 def test_depths_by_default_are_those_of_the_paper():
     hp = keras_tuner.HyperParameters()
     tuning.ResNetHyperModel(
-        _tiny_data(), 1, family="imagenet"
+        searches.tiny_data(), 1, family="imagenet"
     ).declare_hyperparameters(hp)
     (depth,) = (p for p in hp.space if p.name == "depth")
     assert depth.values == [18, 34, 50, 101, 152]
@@ -163,39 +121,7 @@ def test_depths_by_default_are_those_of_the_paper():
 )
 def test_a_space_that_cannot_be_is_refused(kwargs, words):
     with pytest.raises(ValueError, match=words):
-        tuning.ResNetHyperModel(_tiny_data(), 1, **kwargs)
-
-
-def test_values_reach_our_builders():
-    hp = keras_tuner.HyperParameters()
-    for name, value in {
-        "depth": 8,
-        "learning_rate": 0.3,
-        "shortcut": "C",
-        "weight_decay": 0.02,
-        "batch_size": 16,
-        "label_smoothing": 0.1,
-        "schedule": "step-decay",
-        "tuner/epochs": 3,
-    }.items():
-        hp.Fixed(name, value)
-    model = _hypermodel(
-        epochs=9,
-        shortcut=("A", "C"),
-        weight_decay=(0.01, 0.1),
-        batch_size=(16, 32),
-        label_smoothing=(0.0, 0.1),
-        schedule=("one-cycle", "step-decay"),
-    ).build(hp)
-    # Where the shape stays, C alone projects.
-    assert model.get_layer("stage1_block1").shortcut_conv is not None
-    assert len([x for x in model.layers if "block" in x.name]) == 3
-    assert model.optimizer.coupled_decay == 0.02
-    assert model.loss.label_smoothing == 0.1
-    # Three of Hyperband's epochs of four steps each: divided by ten after six.
-    schedule = model.optimizer._learning_rate
-    rates = [float(schedule(step)) for step in (5, 6, 9)]
-    np.testing.assert_allclose(rates, [0.3, 0.03, 0.003], rtol=1e-5)
+        tuning.ResNetHyperModel(searches.tiny_data(), 1, **kwargs)
 
 
 def test_the_family_names_the_builder(monkeypatch):
@@ -210,7 +136,9 @@ def test_the_family_names_the_builder(monkeypatch):
     monkeypatch.setitem(tuning.FAMILIES, "imagenet", (builder, (18, 34)))
     hp = keras_tuner.HyperParameters()
     hp.Fixed("depth", 34)
-    tuning.ResNetHyperModel(_tiny_data(), 1, family="imagenet").build(hp)
+    tuning.ResNetHyperModel(searches.tiny_data(), 1, family="imagenet").build(
+        hp
+    )
     options = {"classes": 3, "classifier_activation": None}
     assert built == [(34, (8, 8, 1), options)]
 
@@ -225,17 +153,13 @@ def test_a_loss_that_diverges_on_validation_images_fails_the_trial():
     hp = keras_tuner.HyperParameters()
     hp.Fixed("depth", 8)
     fitted.history = history | {"val_loss": [1.5]}
-    assert _hypermodel().fit(hp, model)["val_loss"] == 1.5
+    assert searches.hypermodel().fit(hp, model)["val_loss"] == 1.5
     for loss in (math.inf, math.nan):
         fitted.history = history | {"val_loss": [loss]}
         with pytest.raises(
             keras_tuner.errors.FailedTrialError, match=f"the loss is {loss} on"
         ):
-            _hypermodel().fit(hp, model)
-
-
-def _search(hypermodel, folder, algorithm="random", trials=5, **kwargs):
-    return tuning.Search(hypermodel, algorithm, trials, folder, **kwargs)
+            searches.hypermodel().fit(hp, model)
 
 
 @pytest.mark.parametrize(
@@ -247,70 +171,8 @@ def _search(hypermodel, folder, algorithm="random", trials=5, **kwargs):
 )
 def test_a_search_that_cannot_be_is_refused(tmp_path, kwargs, words):
     with pytest.raises(ValueError, match=words):
-        _search(_Pretended(), tmp_path / "s", **kwargs)
+        searches.search(_Pretended(), tmp_path / "s", **kwargs)
     assert not (tmp_path / "s").exists()
-
-
-def test_diverged_and_exhausted_trials_fail_and_the_search_goes_on(tmp_path):
-    """Four in a row: KerasTuner would stop after three."""
-    hypermodel = _hypermodel(learning_rate=(0.01, 0.1), depth=(8,))
-    calls = []
-
-    def make(values, steps):
-        calls.append(values)
-        if len(calls) == 1:
-            # A network that really diverges.
-            values = values | {"learning_rate": 1e30}
-            return hypermodel._compiled(values, steps)
-        if len(calls) <= 4:
-            # Memory that really is not there: a pebibyte.
-            keras.ops.zeros((2**48,), "float32") + 1
-        return _one_layer(values, steps)
-
-    hypermodel._make = make
-    rows = []
-    search = _search(hypermodel, tmp_path / "s", trials=5, report=rows.append)
-    before = signal.getsignal(signal.SIGINT)
-    search.search()
-    assert signal.getsignal(signal.SIGINT) is before
-    assert [row["status"] for row in rows] == ["failed"] * 4 + ["completed"]
-    assert "training diverged" in rows[0]["reason"]
-    assert all("out of memory" in row["reason"] for row in rows[1:4])
-    assert rows == search.rows()
-    best = tuning.best(search.rows())
-    assert best == rows[-1]
-    assert 0 <= best["val_error"] <= 1
-    # The files say the same.
-    again = _search(hypermodel, tmp_path / "s", trials=5)
-    assert again.rows() == rows
-
-
-def _out_of_memory_errors():
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return [tf.errors.ResourceExhaustedError(None, None, "OOM")]
-    if BACKEND == "jax":
-        import jax
-
-        return [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of mem")]
-    import torch
-
-    return [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-    ]
-
-
-def test_each_backends_own_error_is_known():
-    for error in [*_out_of_memory_errors(), MemoryError()]:
-        assert tuning.is_out_of_memory(error)
-    assert not tuning.is_out_of_memory(RuntimeError("shape mismatch"))
-    if BACKEND == "jax":
-        import jax
-
-        other = jax.errors.JaxRuntimeError("INTERNAL: broken")
-        assert not tuning.is_out_of_memory(other)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -322,8 +184,8 @@ def test_an_error_of_ours_ends_the_search_and_loses_no_trial(tmp_path):
             return super().fit(hp, model, **kwargs)
 
     with pytest.raises(tuning.TrialError, match="2 broke.*TypeError.*mistake"):
-        _search(Broken(), tmp_path / "s").search()
-    search = _search(_Pretended(), tmp_path / "s")
+        searches.search(Broken(), tmp_path / "s").search()
+    search = searches.search(_Pretended(), tmp_path / "s")
     search.search()
     assert [row["status"] for row in search.rows()] == ["completed"] * 5
     assert len(search.hypermodel.fitted) == 3
@@ -333,7 +195,7 @@ def test_an_error_of_ours_ends_the_search_and_loses_no_trial(tmp_path):
 @pytest.mark.parametrize("algorithm", tuning.ALGORITHMS)
 def test_a_search_is_a_function_of_its_seed(tmp_path, algorithm):
     def values(seed, name):
-        search = _search(
+        search = searches.search(
             _Pretended(epochs=3),
             tmp_path / name,
             algorithm,
@@ -353,7 +215,7 @@ def test_a_search_is_a_function_of_its_seed(tmp_path, algorithm):
 def test_bayesian_search_hides_one_kind_of_warning(tmp_path, monkeypatch):
     from sklearn.exceptions import ConvergenceWarning
 
-    oracle = _search(_Pretended(), tmp_path / "s", "bayesian").oracle
+    oracle = searches.search(_Pretended(), tmp_path / "s", "bayesian").oracle
     base = keras_tuner.oracles.BayesianOptimizationOracle
 
     def propose(kind):
@@ -391,7 +253,7 @@ def test_killed_at_any_write_a_search_goes_on(tmp_path, monkeypatch, algorithm):
         hypermodel = _Pretended(
             epochs=3, fails=lambda values: values["learning_rate"] > 0.1
         )
-        return _search(hypermodel, folder, algorithm, trials=5)
+        return searches.search(hypermodel, folder, algorithm, trials=5)
 
     straight = search(tmp_path / "straight")
     straight.search()
@@ -403,10 +265,9 @@ def test_killed_at_any_write_a_search_goes_on(tmp_path, monkeypatch, algorithm):
         def dying(path, text, kill_at=kill_at):
             nonlocal writes
             if writes == kill_at:
-                partial = path if isinstance(path, str) else str(path)
-                folder, name = os.path.split(partial)
-                with open(os.path.join(folder, f".partial-{name}"), "w") as f:
-                    f.write(text[: len(text) // 2])
+                path = Path(path)
+                partial = path.with_name(f".partial-{path.name}")
+                partial.write_text(text[: len(text) // 2], "utf-8")
                 raise _Killed
             writes += 1
             write(path, text)
@@ -443,7 +304,7 @@ def _take_part(monkeypatch, name):
 @pytest.mark.parametrize("first", [None, "chief"])
 def test_a_search_goes_on_in_another_role(tmp_path, monkeypatch, first):
     _take_part(monkeypatch, first)
-    search = _search(_Pretended(), tmp_path / "s")
+    search = searches.search(_Pretended(), tmp_path / "s")
     search.save()
     for _ in range(3):
         _complete(search.oracle, search.oracle.create_trial("worker"))
@@ -451,7 +312,7 @@ def test_a_search_goes_on_in_another_role(tmp_path, monkeypatch, first):
     assert [row["status"] for row in rows] == ["completed"] * 3
     for name in (None, "chief", "chief2", first):
         _take_part(monkeypatch, name)
-        search = _search(_Pretended(), tmp_path / "s")
+        search = searches.search(_Pretended(), tmp_path / "s")
         assert search.rows() == rows
         search.save()
     assert search.oracle.create_trial("worker").trial_id == "3"
@@ -470,7 +331,7 @@ def test_a_chief_without_trials_left_waits_for_no_worker(
     def chief(trials, **kwargs):
         _take_part(monkeypatch, "chief")
         folder = tmp_path / str(kwargs)
-        return _search(_Pretended(**kwargs), folder, algorithm, trials)
+        return searches.search(_Pretended(**kwargs), folder, algorithm, trials)
 
     # Two trials of as many as there may be, and two of a space of two.
     for trials, kwargs in (2, {}), (5, {"depth": (8, 14), "learning_rate": 1}):
@@ -501,12 +362,12 @@ def test_a_worker_outlives_its_chief_in_any_call(tmp_path, monkeypatch):
         def code(self):
             return grpc.StatusCode.UNAVAILABLE
 
-    straight = _search(_Pretended(), tmp_path / "straight", trials=3)
+    straight = searches.search(_Pretended(), tmp_path / "straight", trials=3)
     straight.search()
 
     def chief():
         _take_part(monkeypatch, "chief")
-        return _search(_Pretended(), tmp_path / "s", trials=3)
+        return searches.search(_Pretended(), tmp_path / "s", trials=3)
 
     servicer = oracle_chief.OracleServicer(chief().oracle)
     servicer.oracle.save()
@@ -532,7 +393,7 @@ def test_a_worker_outlives_its_chief_in_any_call(tmp_path, monkeypatch):
     monkeypatch.setattr(protos.get_service_grpc(), "OracleStub", Stub)
     monkeypatch.setattr(tuning.time, "sleep", lambda seconds: None)
     _take_part(monkeypatch, "worker")
-    worker = _search(_Pretended(), tmp_path / "w", trials=3)
+    worker = searches.search(_Pretended(), tmp_path / "w", trials=3)
     worker.search()
     worker._scratch.cleanup()
     assert {"CreateTrial", "UpdateTrial", "EndTrial"} < set(calls)
@@ -547,7 +408,9 @@ def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
 
     def rounds(fails):
         hypermodel = _Pretended(epochs=4, fails=fails)
-        search = _search(hypermodel, tmp_path / str(fails), "hyperband", 7)
+        search = searches.search(
+            hypermodel, tmp_path / str(fails), "hyperband", 7
+        )
         search.search()
         return search.rows()
 
@@ -565,40 +428,10 @@ def test_hyperband_takes_failed_trials_for_the_worst(tmp_path):
     assert rows[5]["status"] == "completed"
 
 
-# KerasTuner saves the optimizer too, and loads it into one not built yet.
-@pytest.mark.filterwarnings("ignore:Skipping variable loading:UserWarning")
-def test_keras_tuners_own_tuners_take_the_hypermodel(tmp_path):
-    """Its Hyperband goes on with the weights of the round before."""
-    starts = []
-
-    class Watched(tuning.ResNetHyperModel):
-        def fit(self, hp, model, **kwargs):
-            result = super().fit(hp, model, **kwargs)
-            starts.append(
-                (kwargs["initial_epoch"], int(model.optimizer.iterations))
-            )
-            return result
-
-    hypermodel = Watched(_tiny_data(), 2, batch_size=32, make=_one_layer)
-    tuner = keras_tuner.Hyperband(
-        hypermodel,
-        objective=keras_tuner.Objective("val_error", "min"),
-        max_epochs=2,
-        factor=2,
-        directory=tmp_path,
-        seed=1,
-    )
-    tuner.oracle.max_trials = 3
-    tuner.search(verbose=0)
-    assert (0, 2) in starts
-    assert (1, 4) in starts
-    assert tuner.get_best_hyperparameters()[0].get("learning_rate") > 0
-
-
 def _oracle(tmp_path, monkeypatch, **kwargs):
     now = [0.0]
     monkeypatch.setattr(tuning.time, "monotonic", lambda: now[0])
-    search = _search(
+    search = searches.search(
         _Pretended(), tmp_path / "s", trials=3, lost_after=10, **kwargs
     )
     return search.oracle, now
@@ -823,12 +656,12 @@ def _start(*flags, **variables):
         env=os.environ | {"PYTHONUNBUFFERED": "1"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     )
 
 
 def _trials(folder):
-    with open(folder / "trials.csv", newline="") as file:
+    with open(folder / "trials.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -869,7 +702,7 @@ def killed(tmp_path_factory):
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert json.loads(second.read_text())["status"] == "RUNNING"
+    assert json.loads(second.read_text("utf-8"))["status"] == "RUNNING"
     return folder, flags, _run(*flags, "--resume")
 
 
@@ -896,8 +729,8 @@ def test_a_search_leaves_everything(killed):
     }
     for name in ("learning_rates.png", "parallel_coordinates.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert (folder / "trials.md").read_text() in out
-    (line,) = (folder / "result.json").read_text().splitlines()
+    assert (folder / "trials.md").read_text("utf-8") in out
+    (line,) = (folder / "result.json").read_text("utf-8").splitlines()
     result = json.loads(line)
     rows = _trials(folder)
     lowest = min(float(row["val_error"]) for row in rows)
@@ -915,11 +748,11 @@ def test_searches_are_collected(killed, tmp_path):
     cli.run(results.make_parser(), results.main, flags)
     # Once more from what was kept alone.
     cli.run(results.make_parser(), results.main, flags[1:])
-    page = (tmp_path / "README.md").read_text()
-    assert (folder / "trials.md").read_text() in page
+    page = (tmp_path / "README.md").read_text("utf-8")
+    assert (folder / "trials.md").read_text("utf-8") in page
     for name in re.findall(r"\]\((.*?)\)", page):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    result = json.loads((tmp_path / "searches/search.json").read_text())
+    result = json.loads((tmp_path / "searches/search.json").read_text("utf-8"))
     assert result["best_command"] in page
     assert f"test error {100 * result['test_error']:.2f} % (360" in page
 
@@ -927,7 +760,9 @@ def test_searches_are_collected(killed, tmp_path):
 def test_the_best_network_saw_all_training_images(killed):
     folder, _, _ = killed
     digits = data.load("digits")
-    retrained = json.loads((folder / "retrained/result.json").read_text())
+    retrained = json.loads(
+        (folder / "retrained/result.json").read_text("utf-8")
+    )
     assert retrained["iterations"] == round((1257 + 180) / 64)
     # There is nothing left to choose by.
     assert not (folder / "retrained/best.keras").exists()
@@ -944,7 +779,7 @@ def test_the_best_network_saw_all_training_images(killed):
 
 def test_the_command_gives_the_error_of_the_trial(killed, tmp_path):
     folder, _, _ = killed
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text("utf-8"))
     words = shlex.split(result["best_command"])[3:]
     policy = keras.config.dtype_policy()
     cli.run(
@@ -953,7 +788,7 @@ def test_the_command_gives_the_error_of_the_trial(killed, tmp_path):
         [*words, "--output", str(tmp_path / "run")],
     )
     keras.config.set_dtype_policy(policy)
-    run = json.loads((tmp_path / "run/result.json").read_text())
+    run = json.loads((tmp_path / "run/result.json").read_text("utf-8"))
     # 180 images; another process may add in another order.
     assert run["validation_error"] == pytest.approx(
         result["validation_error"], abs=2.5 / 180
@@ -982,7 +817,7 @@ def _kill_who_has_a_trial(workers, state):
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if state.exists():
-            for name in json.loads(state.read_text())["ongoing_trials"]:
+            for name in json.loads(state.read_text("utf-8"))["ongoing_trials"]:
                 workers[name].kill()
                 return name
         time.sleep(0.02)
@@ -1023,5 +858,5 @@ def test_chief_and_workers_outlive_a_killed_worker(tmp_path, monkeypatch):
     assert "the search is over" in said
     rows = _trials(folder)
     assert [row["status"] for row in rows] == ["completed"] * 2
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text("utf-8"))
     assert result["test_images"] == 360

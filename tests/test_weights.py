@@ -1,10 +1,12 @@
 """Weights of other packages: converted, checked, and given back."""
 
+import functools
 import math
 import pickle
 
 import h5py
 import keras
+import networks
 import numpy as np
 import pytest
 from keras import ops
@@ -16,25 +18,7 @@ from keras_resnet.weights import loading, published, sources
 DEPTHS = keras_resnet.resnet.IMAGENET_SPECS
 
 
-@pytest.fixture(autouse=True)
-def _channels_last():
-    data_format = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    yield
-    keras.config.set_image_data_format(data_format)
-
-
-def small(**options):
-    options = {
-        "depths": [1, 2],
-        "widths": [16, 32],
-        "stem": "cifar",
-        "classes": 7,
-        "input_shape": (16, 16, 3),
-        "classifier_activation": None,
-        **options,
-    }
-    return keras_resnet.ResNet(**options)
+small = functools.partial(networks.small, classes=7, classifier_activation=None)
 
 
 def drawn(name, shape, rng):
@@ -103,8 +87,12 @@ def transformers_network(depth):
     return network
 
 
+# Depths 101 and 152 have the same names as 50, and more of them.
+DEEP = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 34, 50, *DEEP])
 def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
     network = transformers_network(depth)
     import torch
@@ -131,9 +119,7 @@ def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
 
 
 @pytest.mark.parametrize(
-    "depth",
-    # Half a minute and more under JAX, which compiles both networks.
-    [50] + [pytest.param(d, marks=pytest.mark.slow) for d in (101, 152)],
+    "depth", [pytest.param(50, marks=pytest.mark.once), *DEEP]
 )
 def test_logits_are_those_of_keras_applications(depth, tmp_path):
     build = getattr(keras.applications, f"ResNet{depth}")
@@ -289,9 +275,14 @@ def test_option_a_without_head_may_be_either():
 
 
 @pytest.mark.parametrize("naming", sources.NAMINGS)
-@pytest.mark.parametrize("wrap", [False, True])
-def test_every_naming_is_recognized_and_comes_back(naming, wrap):
+@pytest.mark.parametrize(
+    # Block 10 comes after block 9, not after block 1.
+    ("wrap", "depths"),
+    [(False, (1, 2)), (True, (1, 11))],
+)
+def test_every_naming_is_recognized_and_comes_back(naming, wrap, depths):
     model = small(
+        depths=depths,
         bottleneck=True,
         shortcut="B",
         bottleneck_stride=("1x1" if naming == "keras.applications" else "3x3"),
@@ -335,6 +326,7 @@ def without(state, *names):
     return {n: v for n, v in state.items() if n not in names}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -392,6 +384,7 @@ def test_what_does_not_fit_is_named(change, parts):
     assert_same_values(before, values(model))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -416,6 +409,7 @@ def test_another_network_is_described(options, parts):
     assert_same_values(before, values(model))
 
 
+@pytest.mark.once
 def test_wrong_stride_is_refused_where_the_source_tells():
     ours = small(bottleneck=True, bottleneck_stride="1x1")
     state = state_of(ours)
@@ -432,6 +426,7 @@ def test_wrong_stride_is_refused_where_the_source_tells():
     to_torch_state_dict(ours, "transformers")
 
 
+@pytest.mark.once
 def test_other_arguments_are_checked():
     with pytest.raises(WeightsError, match="path or a mapping.*int"):
         load_torch_weights(small(), 5)
@@ -445,6 +440,7 @@ def test_other_arguments_are_checked():
         load_torch_weights(keras.Sequential([keras.layers.Dense(2)]), state)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -541,10 +537,11 @@ def test_broken_files_of_pytorch(tmp_path):
     assert_same_values(before, values(model))
 
 
+@pytest.mark.once
 def test_broken_files_of_keras(tmp_path):
     path = tmp_path / "model.h5"
     model = small()
-    path.write_text("no weights")
+    path.write_text("no weights", "utf-8")
     with pytest.raises(WeightsError, match="no whole HDF5 file"):
         load_torch_weights(model, path)
     with h5py.File(path, "w") as file:
@@ -556,7 +553,7 @@ def test_broken_files_of_keras(tmp_path):
         ("model.keras", "saving.load_model"),
     ):
         path = tmp_path / name
-        path.write_text("whatever is in it")
+        path.write_text("whatever is in it", "utf-8")
         with pytest.raises(WeightsError, match=f"{name}'.*{advice}"):
             load_torch_weights(model, path)
     with pytest.raises(WeightsError, match="cannot be loaded"):

@@ -213,7 +213,7 @@ def read_gradient_flow(path):
         Tuple of `steps`, an integer array; `names`, a tuple of strings; and
         `norms`, an array `(steps, layers)`.
     """
-    with open(os.fspath(path), newline="") as file:
+    with open(os.fspath(path), newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     table = np.array(rows, "float64").reshape(len(rows), len(header))
     return table[:, 0].astype(int), tuple(header[1:]), table[:, 1:]

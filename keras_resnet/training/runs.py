@@ -71,6 +71,7 @@ class Run:
         self.path = Path(path)
         self.settings = settings
         self.devices = devices or Devices()
+        self._logs = []
         self.devices.on_first(lambda: self._open(resume))
 
     def _open(self, resume):
@@ -81,7 +82,7 @@ class Run:
                     f"there is no run to resume in {self.path}: "
                     "leave out --resume, or name its folder by --output"
                 )
-            self._check_settings(json.loads(stored.read_text()))
+            self._check_settings(json.loads(stored.read_text("utf-8")))
         else:
             if self.path.exists() and (
                 not self.path.is_dir() or any(self.path.iterdir())
@@ -133,7 +134,7 @@ class Run:
 
     def _forget_lines(self, path, iterations):
         # A process that was killed may have left half a line.
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = path.read_text("utf-8").split("\n")
         if not lines:
             # Keras makes the file before there is anything to write.
             path.unlink()
@@ -185,7 +186,7 @@ class Run:
                 callbacks.append(StepEvaluation(validation_data, every))
             return callbacks
         callbacks += [
-            keras.callbacks.CSVLogger(self / "history.csv", append=True),
+            self._log("history.csv"),
             keras.callbacks.TensorBoard(
                 str(self / "tensorboard"), write_graph=False
             ),
@@ -204,8 +205,20 @@ class Run:
         best = kind(self / "best.keras", monitor="val_error", best=best)
         if every is None:
             return best
-        log = keras.callbacks.CSVLogger(self / history, append=True)
-        return StepEvaluation(validation_data, every, [log, best])
+        return StepEvaluation(
+            validation_data, every, [self._log(history), best]
+        )
+
+    def _log(self, name):
+        """Returns the callback that writes a history."""
+        self._logs.append(keras.callbacks.CSVLogger(self / name, append=True))
+        return self._logs[-1]
+
+    def close(self):
+        """Close the histories, which Keras leaves open where `fit` fails."""
+        for log in self._logs:
+            if log.csv_file is not None:
+                log.csv_file.close()
 
     def finish(self, model, **results):
         """Saves the final model and the result line, and returns the line.
@@ -259,7 +272,7 @@ def read_history(path):
     path = Path(path)
     if not path.exists():
         return {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
     return {
@@ -273,7 +286,7 @@ def read_history(path):
 def write_atomically(path, text):
     """Writes a text file so that `path` holds the old text or the new one."""
     with replacing(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")
 
 
 def write_new(path, text):
@@ -314,7 +327,7 @@ def commit():
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=folder,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
@@ -351,7 +364,7 @@ def _device():
 
 def _processor():
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -66,11 +66,11 @@ def repository_file(repository, name):
     # Beside each file stands the checksum that the hub gave for it.
     note = path.with_name(f"{name}.checksum")
     if path.exists() and note.exists():
-        return _download(url, path, note.read_text())
+        return _download(url, path, note.read_text("utf-8"))
     checksum = _hub_checksum(url)
     with _locked(note), _writing(note):
         partial = note.with_name(f".partial-{note.name}")
-        partial.write_text(checksum)
+        partial.write_text(checksum, "utf-8")
         os.replace(partial, note)
     return _download(url, path, checksum)
 
@@ -293,7 +293,7 @@ def read_json(repository, name):
     """Returns the content of a repository's JSON file."""
     path = repository_file(repository, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise DownloadError(
             f"{name} of {repository} is no JSON: {error}"

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds, layer by layer."""
+"""The cost of a network: parameters and multiply-adds, layer by layer."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What images need before published weights, and what scores mean after."""
+"""Prepare images for published weights, and name the classes of scores."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How the images were prepared that a network was trained on.
+    """Preparation of the images that a network was trained on.
 
     Pixels of 0 to 255 become `(pixel * scale - mean) / std`, the channels in
     the order `channels`. Whole images are first resized so that their shorter

@@ -22,7 +22,7 @@ def check(option):
 
 
 def projects(option, in_channels, out_channels, stride):
-    """Whether a shortcut is a projection (1x1 convolution + normalization).
+    """Return whether a shortcut projects (1x1 convolution, normalization).
 
     Option C projects in every block, option B where the block changes the
     shape of its input, option A never.

@@ -138,7 +138,7 @@ def test_error_by_depth_has_deviations():
 
 
 def test_there_may_be_more_series_than_markers():
-    many = range(len(plots.MARKERS) + 1)
+    many = range(len(plots.style.MARKERS) + 1)
     plots.error_by_depth(
         [_style(True) | {"depths": [20], "error": [[0.1]]} for _ in many]
     )

@@ -409,7 +409,6 @@ def test_another_network_is_described(options, parts):
     assert_same_values(before, values(model))
 
 
-@pytest.mark.once
 def test_wrong_stride_is_refused_where_the_source_tells():
     ours = small(bottleneck=True, bottleneck_stride="1x1")
     state = state_of(ours)

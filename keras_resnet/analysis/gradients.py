@@ -1,4 +1,4 @@
-"""Gradient flow: what reaches each layer's weights."""
+"""Gradient flow: the norm of the gradient at each layer's weights."""
 
 import collections
 import csv
@@ -20,19 +20,19 @@ GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
 def weighted_layers(model):
     """Returns names and kernels of the weighted layers, by depth.
 
-    Those that count for a network's depth: the stem, the convolutions of the
-    branches and the head, without projections.
+    These layers make a network's depth: the stem, the convolutions of the
+    residual branches and the head. Projections do not count.
     """
-    found = []
+    layers = []
     for layer in network.chain(model):
         if isinstance(layer, network.ResidualBlock):
-            found += [
+            layers += [
                 (f"{layer.name}/{conv.name}", conv.kernel)
                 for conv, _ in layer.residual_branch()
             ]
         elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            found.append((layer.name, layer.kernel))
-    return found
+            layers.append((layer.name, layer.kernel))
+    return layers
 
 
 class GradientFunction:
@@ -81,12 +81,12 @@ class GradientFunction:
         """Returns the gradients by all kernels, by depth, as arrays."""
         values = network.values_of(self.model)
         (batch,) = network.batches(images, labels, batch_size=len(images))
-        _, found = self._run(
+        _, gradients = self._run(
             [values[i] for i in self._at],
             values,
             *map(ops.convert_to_tensor, batch),
         )
-        return [ops.convert_to_numpy(found[i]) for i in self._order]
+        return [ops.convert_to_numpy(gradients[i]) for i in self._order]
 
     def __call__(self, images, labels):
         """Returns the `GradientNorms` of one batch."""
@@ -159,12 +159,12 @@ class GradientFlow(StepCounter):
         self._record()
 
     def _take_up(self):
-        """Takes the rows of an earlier training, up to the present step."""
+        """Takes over the rows of an earlier training, up to this step."""
         steps, names, norms = read_gradient_flow(self.path)
         kept = steps <= self.step
         same = names == self._function.names
         if same and self.step in steps:
-            # A little apart on another machine, or in less precision.
+            # Another machine or precision gives slightly other norms.
             (earlier,) = norms[steps == self.step]
             same = np.allclose(self._compute(), earlier, rtol=0.05)
         if not same:
@@ -184,8 +184,8 @@ class GradientFlow(StepCounter):
         self._record()
 
     def _compute(self):
-        # To ask for the model hands JAX's state back to its variables: the
-        # function's own reference to it would not.
+        # Reading `self.model` makes Keras hand JAX's state back to the
+        # variables. The function's own reference does not.
         self._function.model = self.model
         return self._function(self.images, self.labels).norms
 

@@ -166,7 +166,7 @@ def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
         return np.concatenate([run(*b) for b in network.batches(images)])
 
     expected = outputs(model)
-    found = [
+    differences = [
         [
             np.abs(outputs(grow(model, n, zero, seed)) - expected).max()
             for n in added
@@ -174,4 +174,6 @@ def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
         for zero in (True, False)
     ]
     stages = len({_stage(x) for x in network.blocks(model)})
-    return IdentityProperty(np.array(added) * stages, *map(np.array, found))
+    return IdentityProperty(
+        np.array(added) * stages, *map(np.array, differences)
+    )

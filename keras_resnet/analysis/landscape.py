@@ -43,16 +43,16 @@ def random_direction(model, seed=0):
     for variable in model.trainable_variables:
         weights = ops.convert_to_numpy(ops.convert_to_tensor(variable))
         weights = weights.astype("float64")
-        found = rng.normal(size=weights.shape)
+        step = rng.normal(size=weights.shape)
         if weights.ndim < 2:
-            found = np.zeros_like(found)
+            step = np.zeros_like(step)
         else:
             # The last axis of a kernel counts its filters.
             others = tuple(range(weights.ndim - 1))
-            found *= np.sqrt(
-                (weights**2).sum(axis=others) / (found**2).sum(axis=others)
+            step *= np.sqrt(
+                (weights**2).sum(axis=others) / (step**2).sum(axis=others)
             )
-        direction.append(found.astype("float32"))
+        direction.append(step.astype("float32"))
     return direction
 
 
@@ -117,24 +117,24 @@ def loss_landscape(
             f"points_at_a_time={points_at_a_time}"
         )
     shape = tuple(map(len, axes))
-    found = np.full((2, *shape), np.nan)
+    values = np.full((2, *shape), np.nan)
     key = _key(model, images, labels, directions, axes, statistics, batch_size)
     if path is not None and os.path.exists(path):
-        found = _read(path, key)
+        values = _read(path, key)
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     evaluate = _evaluation(
         model, images, labels, directions, statistics, batch_size
     )
-    missing = np.argwhere(np.isnan(found[0]))
+    missing = np.argwhere(np.isnan(values[0]))
     bar = keras.utils.Progbar(len(missing), verbose=verbose, unit_name="point")
     for i in range(0, len(missing), points_at_a_time):
         places = missing[i : i + points_at_a_time]
         at = tuple(places.T)
-        found[(slice(None), *at)] = evaluate(points[at], points_at_a_time)
+        values[(slice(None), *at)] = evaluate(points[at], points_at_a_time)
         if path is not None:
-            _write(path, key, axes, found)
+            _write(path, key, axes, values)
         bar.add(len(places))
-    return Landscape(axes, *found)
+    return Landscape(axes, *values)
 
 
 def _check(model, directions, axes, statistics):
@@ -209,8 +209,8 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
         points = ops.convert_to_tensor(points.astype("float32"))
         total = 0
         for batch in batches:
-            found = run(values, directions, *batch, points)
-            total = total + ops.convert_to_numpy(found).astype("float64")
+            sums = run(values, directions, *batch, points)
+            total = total + ops.convert_to_numpy(sums).astype("float64")
         return np.atleast_2d(total)[:n].T / len(labels)
 
     return evaluate
@@ -245,14 +245,14 @@ def _read(path, key):
         return np.stack([file["loss"], file["error"]])
 
 
-def _write(path, key, axes, found):
+def _write(path, key, axes, values):
     # Through a file: to a path savez would add its own suffix.
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(
             file,
             key=key,
-            loss=found[0],
-            error=found[1],
+            loss=values[0],
+            error=values[1],
             **{f"axis{i}": axis for i, axis in enumerate(axes)},
         )
 

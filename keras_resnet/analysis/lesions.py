@@ -122,7 +122,7 @@ class LesionedNetwork:
                 f"order={list(order)}"
             )
         positions = {id(v): i for i, v in enumerate(self._model.variables)}
-        found = list(values)
+        reordered = list(values)
         for place, source in enumerate(order):
             if place == source:
                 continue
@@ -139,8 +139,8 @@ class LesionedNetwork:
                 self._blocks[source].variables,
                 strict=True,
             ):
-                found[positions[id(old)]] = values[positions[id(new)]]
-        return found
+                reordered[positions[id(old)]] = values[positions[id(new)]]
+        return reordered
 
     def swappable(self):
         """Returns all pairs of blocks that can be in each other's place."""
@@ -262,7 +262,7 @@ def kendall_correlation(order):
 
 
 def path_lengths(n):
-    """Returns how the paths through `n` residual blocks are long.
+    """Returns the distribution of path lengths through `n` residual blocks.
 
     A path goes through the branch or the shortcut of each block, so there are
     `2 ** n`, and their length, the number of branches, is binomial. A plain
@@ -364,8 +364,8 @@ def _path_gradient(model, images, labels):
 
     def gradient(through):
         through = ops.convert_to_tensor(np.asarray(through, "float32"))
-        _, (found,) = run([images], values, labels, through)
-        return ops.convert_to_numpy(found).astype("float64")
+        _, (by_images,) = run([images], values, labels, through)
+        return ops.convert_to_numpy(by_images).astype("float64")
 
     return gradient
 

@@ -1,10 +1,10 @@
-"""What all analyses share: a network as a chain of layers, and as a function.
+"""A network as a chain of layers, and as a function of its variables.
 
-The networks of this package are chains: every layer reads the one before it,
-and what branches is inside a block. An analysis walks along the chain, does
-something else where it wants to, and hands the whole to the backend as a
-function of the network's variables, so that it is compiled once however many
-lesions, directions or steps of training it is asked about.
+Every analysis starts here. The networks of this package are chains: each layer
+reads the one before it, and branches are inside blocks. An analysis walks along
+the chain and replaces the step it studies. The backend compiles the result
+once, as a function of the network's variables, for any number of lesions,
+directions or training steps.
 """
 
 import keras
@@ -152,10 +152,9 @@ def values_of(model):
 
 
 def compiled(model, function):
-    """Returns `pure(model, function)`, compiled, of arrays and to arrays.
+    """Returns `pure(model, function)`, compiled, with arrays in and out.
 
-    The values may be left out: they are then those that the model has when
-    it is called.
+    Without `values`, each call takes the values that the model has then.
     """
     run = backend.compiled(pure(model, function))
 
@@ -222,5 +221,5 @@ def cross_entropies(outputs, labels, from_logits):
 
 def wrong(outputs, labels):
     """Returns 1.0 for each image that is classified wrongly, else 0.0."""
-    found = ops.cast(ops.argmax(outputs, axis=-1), labels.dtype)
-    return ops.cast(ops.not_equal(found, labels), "float32")
+    predicted = ops.cast(ops.argmax(outputs, axis=-1), labels.dtype)
+    return ops.cast(ops.not_equal(predicted, labels), "float32")

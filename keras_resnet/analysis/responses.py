@@ -34,8 +34,8 @@ def layer_responses(model, images, batch_size=network.BATCH_SIZE):
     """
     names = []
 
-    def moments(x):
-        found = []
+    def measure(x):
+        moments = []
         names.clear()
 
         def observe(name, conv, response):
@@ -43,23 +43,23 @@ def layer_responses(model, images, batch_size=network.BATCH_SIZE):
                 return
             response = ops.cast(response, "float32")
             mean = ops.mean(response)
-            # About their own mean: the difference of two large sums would
-            # round away a small deviation.
-            found.append(
+            # Squares are of differences from the mean, because a difference
+            # of two large sums would round a small deviation away.
+            moments.append(
                 ops.stack([mean, ops.mean(ops.square(response - mean))])
             )
             names.append(name)
 
         network.forward(model, x, observe=observe)
-        return ops.stack(found)
+        return ops.stack(moments)
 
-    run = network.compiled(model, moments)
-    found, counts = [], []
+    run = network.compiled(model, measure)
+    moments, counts = [], []
     for (batch,) in network.batches(images, batch_size=batch_size):
-        found.append(run(batch))
+        moments.append(run(batch))
         counts.append(len(batch))
-    # Between the batches as within them, by the size of each.
-    mean, variance = np.moveaxis(np.array(found, "float64"), -1, 0)
+    # The variance between batches adds to the variance within them.
+    mean, variance = np.moveaxis(np.array(moments, "float64"), -1, 0)
     share = np.array(counts)[:, None] / sum(counts)
     total = (share * mean).sum(axis=0)
     variance = (share * (variance + (mean - total) ** 2)).sum(axis=0)

@@ -1,0 +1,57 @@
+"""Figures from plain arrays.
+
+Each analysis of `keras_resnet.analysis` has its figure here. All functions take
+a `caption`, for seeds and settings, and return a `matplotlib.figure.Figure`.
+"""
+
+from keras_resnet.plots.analysis import (
+    deleted_blocks,
+    gradient_flow,
+    gradient_norms,
+    identity_property,
+    layer_responses,
+    lesion_study,
+    path_lengths,
+)
+from keras_resnet.plots.curves import (
+    degradation,
+    error_by_depth,
+    learning_curves,
+    predictions,
+    step_curves,
+)
+from keras_resnet.plots.landscape import (
+    landscape_contours,
+    landscape_lines,
+    landscape_surface,
+)
+from keras_resnet.plots.search import (
+    learning_rate_errors,
+    parallel_coordinates,
+)
+from keras_resnet.plots.style import OTHERS, PLAIN, RESIDUAL, save, shade
+
+__all__ = [
+    "OTHERS",
+    "PLAIN",
+    "RESIDUAL",
+    "degradation",
+    "deleted_blocks",
+    "error_by_depth",
+    "gradient_flow",
+    "gradient_norms",
+    "identity_property",
+    "landscape_contours",
+    "landscape_lines",
+    "landscape_surface",
+    "layer_responses",
+    "learning_curves",
+    "learning_rate_errors",
+    "lesion_study",
+    "parallel_coordinates",
+    "path_lengths",
+    "predictions",
+    "save",
+    "shade",
+    "step_curves",
+]

@@ -1,0 +1,234 @@
+"""Learning curves, errors by depth, and predicted classes."""
+
+import numpy as np
+
+from keras_resnet.plots.style import (
+    OTHERS,
+    PLAIN,
+    RESIDUAL,
+    band,
+    finish,
+    line_style,
+    marker,
+    shade,
+    subplots,
+)
+
+
+def learning_curves(curves, title=None, caption=None):
+    """Draws errors against iterations, as the paper's figure 6.
+
+    Training error is thin and dashed, validation error bold; with several
+    seeds the means of them, with bands of one standard deviation.
+
+    Args:
+        curves: List of dictionaries with `label`, `iterations` (`n`), `error`
+            and `val_error`, fractions of shape `(n,)` or `(n, seeds)`, and
+            optionally `color` and `test_error`, which is drawn as a point at
+            the end.
+        title: String, optional.
+        caption: String, optional.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Reference: He et al. 2015, figure 6.
+    """
+    figure, [[axes]] = subplots(6.4, 4.4, caption)
+    palette = [RESIDUAL, *OTHERS]
+    for i, curve in enumerate(curves):
+        color = curve.get("color", palette[i % len(palette)])
+        label = curve["label"]
+        x = curve["iterations"]
+        marker = "." if len(x) < 40 else ""
+        for key, style, what in (
+            ("error", {"linewidth": 1, "linestyle": "--"}, "training"),
+            ("val_error", {"linewidth": 2}, "validation"),
+        ):
+            band(
+                axes,
+                x,
+                100 * np.asarray(curve[key], "float64"),
+                color,
+                marker=marker,
+                label=f"{label}, {what}",
+                **style,
+            )
+        if "test_error" in curve:
+            error = 100 * curve["test_error"]
+            axes.plot(
+                x[-1:],
+                [error],
+                color=color,
+                marker="D",
+                markeredgecolor="white",
+                linestyle="",
+                label=f"{label}, test: {error:.2f} %",
+                clip_on=False,
+                zorder=3,
+            )
+    axes.set_xlabel("iterations (optimizer steps)")
+    axes.set_ylabel("error (%)")
+    axes.margins(y=0.15)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    if title:
+        axes.set_title(title, fontsize=10)
+    return figure
+
+
+def step_curves(curves, caption=None):
+    """Draws loss and accuracy against the step, side by side.
+
+    Training is thin and dashed, validation bold; with several seeds the means
+    of them, with bands of one standard deviation.
+
+    Args:
+        curves: List of dictionaries with `label`, `color`, `iterations`
+            (`n`), and `loss`, `val_loss`, `accuracy` and `val_accuracy`, each
+            `(n,)` or `(n, seeds)`.
+        caption: String, optional.
+    """
+    figure, [panels] = subplots(9, 4.2, caption, columns=2)
+    for axes, key, scale in (
+        (panels[0], "loss", 1),
+        (panels[1], "accuracy", 100),
+    ):
+        for i, curve in enumerate(curves):
+            for name, what, style in (
+                (key, "training", {"linewidth": 1, "linestyle": "--"}),
+                (f"val_{key}", "validation", {"linewidth": 2}),
+            ):
+                band(
+                    axes,
+                    curve["iterations"],
+                    scale * np.asarray(curve[name]),
+                    curve["color"],
+                    marker=marker(i),
+                    markersize=3.5,
+                    label=f"{curve['label']}, {what}",
+                    **style,
+                )
+        axes.set_xlabel("steps of the optimizer")
+        axes.set_xlim(left=0)
+        finish(axes)
+    panels[0].set_ylabel("cross-entropy (nats)")
+    panels[0].set_ylim(bottom=0)
+    panels[1].set_ylabel("accuracy (%)")
+    return figure
+
+
+def predictions(images, labels, predicted, caption=None, columns=6):
+    """Draws images with their class and what networks take them for.
+
+    Args:
+        images: `(n, rows, columns, channels)` array of pixels, 0 to 255.
+        labels: `n` class names.
+        predicted: Dictionary from the name of a network to a list of `n`
+            pairs of a class name and its probability.
+        caption: String, optional.
+        columns: Integer, images in a row. Defaults to `6`.
+    """
+    rows = -(-len(images) // columns)
+    height = rows * (1.7 + 0.2 * len(predicted)) + 0.4
+    figure, grid = subplots(1.5 * columns, height, caption, rows, columns)
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        lines = [f"is {labels[i]}"]
+        wrong = False
+        for name, found in predicted.items():
+            what, probability = found[i]
+            right = what == labels[i]
+            wrong |= not right
+            mark = "" if right else "  WRONG"
+            lines.append(f"{name}: {what} ({100 * probability:.0f} %){mark}")
+        axes.set_title(
+            "\n".join(lines), fontsize=7, fontweight="bold" if wrong else None
+        )
+    return figure
+
+
+def degradation(curves, caption=None):
+    """Draws training and validation error, plain beside residual.
+
+    As the paper's figure 6: training error is thin and dashed, validation
+    error bold; the deeper a net, the darker.
+
+    Args:
+        curves: List of dictionaries with `depth`, `plain` (boolean),
+            `iterations` (`n`), `error` and `val_error`, fractions of shape
+            `(n,)` or `(n, seeds)`.
+        caption: String, optional.
+
+    Reference: He et al. 2015, figures 1 and 6.
+    """
+    figure, [panels] = subplots(9, 4.4, caption, columns=2, sharey=True)
+    depths = sorted({curve["depth"] for curve in curves})
+    for curve in sorted(curves, key=lambda c: c["depth"]):
+        plain = curve["plain"]
+        axes = panels[0 if plain else 1]
+        rank = depths.index(curve["depth"])
+        color = shade(
+            PLAIN if plain else RESIDUAL, (rank + 1) / max(1, len(depths))
+        )
+        label = f"{'plain' if plain else 'ResNet'}-{curve['depth']}"
+        for key, what, style in (
+            ("error", "training", {"linewidth": 1, "linestyle": "--"}),
+            ("val_error", "validation", {"linewidth": 2}),
+        ):
+            few = len(curve["iterations"]) < 40
+            band(
+                axes,
+                curve["iterations"],
+                100 * np.asarray(curve[key]),
+                color,
+                marker=marker(rank) if few else "",
+                markersize=4,
+                label=f"{label}, {what}",
+                **style,
+            )
+    panels[0].set_title("plain", fontsize=10)
+    panels[1].set_title("residual", fontsize=10)
+    panels[0].set_ylabel("error (%)")
+    for axes in panels:
+        axes.set_xlabel("iterations (steps of the optimizer)")
+        axes.tick_params(labelleft=True)
+        finish(axes, legend=bool(axes.lines))
+    return figure
+
+
+def error_by_depth(series, ylabel="training error (%)", caption=None):
+    """Draws errors at the end of training against depth.
+
+    Args:
+        series: List of dictionaries with `label`, `color`, `depths` and
+            `error`, one list of fractions over seeds for each depth. Bars
+            are one standard deviation.
+        ylabel: String. Defaults to `"training error (%)"`.
+        caption: String, optional.
+
+    Reference: He et al. 2015, table 6.
+    """
+    figure, [[axes]] = subplots(5.6, 4.2, caption)
+    for i, one in enumerate(series):
+        errors = [100 * np.asarray(e, "float64") for e in one["error"]]
+        axes.errorbar(
+            one["depths"],
+            [e.mean() for e in errors],
+            [e.std(ddof=1) if len(e) > 1 else 0 for e in errors],
+            color=one["color"],
+            marker=marker(i),
+            linestyle=line_style(i),
+            capsize=3,
+            label=one["label"],
+        )
+    axes.set_xlabel("depth (weighted layers)")
+    axes.set_ylabel(ylabel)
+    axes.set_xticks(sorted({d for one in series for d in one["depths"]}))
+    finish(axes)
+    return figure

@@ -1,0 +1,86 @@
+"""Style of all figures: colours, lines, captions, files."""
+
+import textwrap
+
+import numpy as np
+from matplotlib import colors
+from matplotlib.figure import Figure
+
+from keras_resnet.training.atomic import replacing
+
+# Okabe and Ito's colours: colour-blind readers can tell them apart. Residual
+# and plain nets keep theirs in every figure.
+RESIDUAL = "#0072B2"
+PLAIN = "#D55E00"
+OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Lines differ by more than colour.
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def shade(color, share):
+    """Returns a colour mixed with white: 0 is light, 1 the colour itself."""
+    rgb = np.array(colors.to_rgb(color))
+    return tuple(1 - (0.35 + 0.65 * share) * (1 - rgb))
+
+
+def save(figure, path):
+    """Saves a figure so that `path` holds the old picture or the new one.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        path: Path of the file, with the suffix of a picture.
+    """
+    with replacing(path) as partial:
+        figure.savefig(partial)
+
+
+def marker(i):
+    """Return the marker of series `i`."""
+    return MARKERS[i % len(MARKERS)]
+
+
+def line_style(i):
+    """Return the line style of series `i`."""
+    return STYLES[i % len(STYLES)]
+
+
+def subplots(width, height, caption, rows=1, columns=1, **kwargs):
+    """Return a figure with a caption below it, and its array of axes."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    _caption(figure, caption)
+    return figure, axes
+
+
+def _caption(figure, caption):
+    if caption:
+        width = int(figure.get_figwidth() * 15.5)
+        figure.supxlabel(
+            "\n".join(textwrap.wrap(caption, width)),
+            fontsize=7.5,
+            x=0.01,
+            horizontalalignment="left",
+        )
+
+
+def finish(axes, legend=True):
+    """Give axes a grid, two spines and a legend."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def band(axes, x, values, color, **kwargs):
+    """Draw the mean over the last axis and a band of one deviation."""
+    values = np.asarray(values, "float64")
+    if values.ndim == 1:
+        values = values[:, None]
+    mean = values.mean(axis=-1)
+    axes.plot(x, mean, color=color, **kwargs)
+    if values.shape[-1] > 1:
+        std = values.std(axis=-1, ddof=1)
+        axes.fill_between(
+            x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0
+        )

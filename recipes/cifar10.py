@@ -11,28 +11,81 @@ import dataclasses
 
 import cli
 import fitting
+from settings import add_flags, dataset, given, setting
+
+# Section 4.2: ResNet-110 begins at 0.01 for about 400 iterations, because 0.1
+# is "slightly too large to start converging".
+WARMUP_STEPS = 400
+WARMUP_FROM_DEPTH = 110
+
+GRADIENTS = "gradients.csv"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What determines a run. The defaults are the paper's procedure."""
+    """Settings of a run. The defaults are the paper's procedure."""
 
     preset: str = "paper"
-    dataset: str = "cifar10"
-    depth: int = 20
-    shortcut: str = "A"
-    plain: bool = False
-    steps: int | None = 64_000
-    epochs: int | None = None
-    batch_size: int = 128
-    schedule: str = "step-decay"
-    warmup: float | None = None
-    learning_rate: float = 0.1
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    seed: int = 0
-    precision: str = "float32"
-    every: int | None = None
+    dataset: str = dataset("cifar10", "cifar10", "digits", "mnist")
+    depth: int = setting(
+        20,
+        f"weighted layers, 6n+2; from {WARMUP_FROM_DEPTH} on, step-decay "
+        f"begins with {WARMUP_STEPS} steps of a tenth of the rate",
+        type=cli.positive_int,
+    )
+    shortcut: str = setting(
+        "A",
+        "A: zero padding; B: projection where the shape changes; C: "
+        "projection everywhere",
+        choices=("A", "B", "C"),
+    )
+    plain: bool = setting(False, "the plain twin, without shortcuts")
+    steps: int | None = setting(
+        64_000, "optimizer steps in all", type=cli.positive_int
+    )
+    epochs: int | None = setting(
+        None,
+        "epochs of the training images, instead of --steps",
+        type=cli.positive_int,
+    )
+    batch_size: int = setting(128, "images per step", type=cli.positive_int)
+    schedule: str = setting(
+        "step-decay",
+        "step-decay: divided by 10 after 1/2 and 3/4 of the steps; one-cycle: "
+        "up for --warmup, then down to 0",
+        choices=("step-decay", "one-cycle"),
+    )
+    warmup: float | None = setting(
+        None, "share of the steps in which one cycle goes up", type=cli.share
+    )
+    learning_rate: float = setting(
+        0.1, "initial rate, or the cycle's peak", type=cli.positive_float
+    )
+    weight_decay: float = setting(
+        1e-4, "the paper's, part of the gradient", type=cli.non_negative_float
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "share of each label that is spread over all classes",
+        type=cli.share,
+    )
+    seed: int = setting(
+        0,
+        "of weights, order and augmentation; the same seed gives other "
+        "weights on another backend",
+        type=cli.seed,
+    )
+    precision: str = setting(
+        "float32",
+        "of the computation; weights are float32",
+        choices=("float32", "bfloat16"),
+    )
+    every: int | None = setting(
+        None,
+        "evaluate on the validation images every so many steps, within epochs "
+        "too, into steps.csv; none: after each epoch, into history.csv",
+        type=cli.positive_int,
+    )
 
 
 # A preset states only what differs from the paper.
@@ -51,122 +104,24 @@ PRESETS = {
 # The digits are 1,257 images: smaller batches, for enough steps.
 PRESETS_BY_DATASET = {("fast", "digits"): {"batch_size": 32}}
 
-# Section 4.2: ResNet-110 begins at 0.01 for about 400 iterations, because 0.1
-# is "slightly too large to start converging".
-WARMUP_STEPS = 400
-WARMUP_FROM_DEPTH = 110
-
-GRADIENTS = "gradients.csv"
-
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
-    d = Settings()
+    """Return the parser of this recipe's flags."""
     fast = PRESETS["fast"]
     parser = cli.Parser(description=__doc__)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--preset",
         choices=PRESETS,
         help="paper: 64k steps as in section 4.2 (default); fast: "
-        f"{fast['epochs']} epochs of one cycle with rate "
-        f"{fast['learning_rate']} and weight decay {fast['weight_decay']}",
+        f"{fast['epochs']} epochs of one cycle",
     )
-    cli.add_data_flags(parser, ("cifar10", "digits", "mnist"), d.dataset)
-    add(
-        "--depth",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"weighted layers, 6n+2; from {WARMUP_FROM_DEPTH} on step-decay "
-        f"begins with {WARMUP_STEPS} steps of a tenth of the rate (default: "
-        f"{d.depth})",
+    add_flags(
+        parser,
+        Settings,
+        PRESETS | {" ".join(k): v for k, v in PRESETS_BY_DATASET.items()},
     )
-    add(
-        "--shortcut",
-        choices=("A", "B", "C"),
-        help="A: zero padding; B: projection where the shape changes; "
-        f"C: projection everywhere (default: {d.shortcut})",
-    )
-    add(
-        "--plain",
-        action="store_true",
-        help="the plain twin, without shortcuts (default: residual)",
-    )
-    add(
-        "--steps",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"optimizer steps in all (default: {d.steps}; fast: by --epochs)",
-    )
-    add(
-        "--epochs",
-        type=cli.positive_int,
-        metavar="N",
-        help="passes over the training images, instead of --steps "
-        f"(default: by --steps; fast: {fast['epochs']})",
-    )
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"images per step (default: {d.batch_size}; fast on digits: 32)",
-    )
-    add(
-        "--schedule",
-        choices=("step-decay", "one-cycle"),
-        help="step-decay: divided by 10 after 1/2 and 3/4 of the steps; "
-        "one-cycle: up for --warmup, then down to 0 "
-        f"(default: {d.schedule}; fast: {fast['schedule']})",
-    )
-    add(
-        "--warmup",
-        type=cli.share,
-        metavar="S",
-        help="share of the steps in which one cycle goes up "
-        f"(default: none; fast: {fast['warmup']})",
-    )
-    add(
-        "--learning-rate",
-        type=cli.positive_float,
-        metavar="R",
-        help="initial rate, or the cycle's peak "
-        f"(default: {d.learning_rate}; fast: {fast['learning_rate']})",
-    )
-    add(
-        "--weight-decay",
-        type=cli.non_negative_float,
-        metavar="D",
-        help="the paper's, part of the gradient "
-        f"(default: {d.weight_decay}; fast: {fast['weight_decay']})",
-    )
-    add(
-        "--label-smoothing",
-        type=cli.share,
-        metavar="S",
-        help="share of each label that is spread over all classes "
-        f"(default: {d.label_smoothing})",
-    )
-    add(
-        "--seed",
-        type=cli.seed,
-        metavar="N",
-        help="of weights, order and augmentation; the same seed gives "
-        f"other weights on another backend (default: {d.seed})",
-    )
-    add(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        help=f"of the computation; weights are float32 (default: "
-        f"{d.precision})",
-    )
-    add(
-        "--every",
-        type=cli.positive_int,
-        metavar="N",
-        help="evaluate on the validation images every N steps, within epochs "
-        "too, into steps.csv (default: after each epoch, into history.csv)",
-    )
-    add(
+    cli.add_data_flags(parser)
+    parser.add_argument(
         "--gradients",
         type=cli.positive_int,
         metavar="N",
@@ -193,21 +148,21 @@ def name_of(settings, backend):
 
 def settle(arguments):
     """Returns the `Settings` that flags and preset add up to."""
-    given = cli.given(arguments, Settings)
-    depth = given.get("depth", Settings.depth)
+    flags = given(arguments, Settings)
+    depth = flags.get("depth", Settings.depth)
     if depth < 8 or (depth - 2) % 6:
         raise cli.UsageError(
             f"argument --depth: {depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
         )
     values = preset_values(
-        given.get("preset", Settings.preset),
-        given.get("dataset", Settings.dataset),
+        flags.get("preset", Settings.preset),
+        flags.get("dataset", Settings.dataset),
     )
-    if "steps" in given or "epochs" in given:
+    if "steps" in flags or "epochs" in flags:
         values = values | {"steps": None, "epochs": None}
-    if given.get("schedule") == "step-decay":
+    if flags.get("schedule") == "step-decay":
         values = values | {"warmup": None}
-    settings = Settings(**values | given)
+    settings = Settings(**values | flags)
     if (settings.schedule == "one-cycle") != (settings.warmup is not None):
         raise cli.UsageError(
             "--warmup and --schedule one-cycle go together: --schedule is "

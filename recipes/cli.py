@@ -7,7 +7,6 @@ once.
 """
 
 import argparse
-import dataclasses
 import io
 import logging
 import sys
@@ -103,14 +102,8 @@ share.__name__ = "number from 0 to 1"
 seed.__name__ = "seed (whole number from 0 to 2147483647)"
 
 
-def add_data_flags(parser, datasets, default):
-    """Adds `--dataset`, `--data-dir` and `--input`."""
-    parser.add_argument(
-        "--dataset",
-        choices=datasets,
-        help=f"what to train on (default: {default}); digits come with "
-        "scikit-learn and need no download",
-    )
+def add_data_flags(parser):
+    """Adds `--data-dir` and `--input`."""
     add_data_dir(parser)
     parser.add_argument(
         "--input",
@@ -164,31 +157,6 @@ def add_run_flags(parser, default):
         action="store_true",
         help="go on with the run in that folder, from its last whole epoch",
     )
-
-
-def given(arguments, settings):
-    """Returns the flags that were given and are fields of a dataclass.
-
-    Raises:
-        UsageError: For two that exclude each other in every recipe.
-    """
-    flags = {
-        field.name: getattr(arguments, field.name)
-        for field in dataclasses.fields(settings)
-        if hasattr(arguments, field.name)
-    }
-    if flags.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
-        raise UsageError(
-            "the digits come with scikit-learn: leave out --data-dir"
-        )
-    if "steps" in flags and "epochs" in flags:
-        raise UsageError("give --steps or --epochs, not both")
-    if "plain" in flags and "shortcut" in flags:
-        raise UsageError(
-            "a plain net has no shortcuts: leave out one of "
-            "--plain and --shortcut"
-        )
-    return flags
 
 
 def run(parser, main, argv=None):

@@ -31,19 +31,36 @@ from pathlib import Path
 import cifar10
 import cli
 import fitting
+from settings import add_flags, given, setting
 
 FIGURES = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large a figure is."""
+    """Size of a figure. By default two cores draw it in minutes."""
 
-    depths: tuple
-    seeds: int = 1
-    steps: int = 200
-    images: int | None = 500
-    points: int = 9
+    depths: tuple = setting(
+        (20,),
+        "weighted layers, 6n+2; others by figure",
+        type=cli.positive_int,
+        nargs="+",
+    )
+    seeds: int = setting(
+        1,
+        "runs of each net, with seeds from 0, for degradation, shortcuts and "
+        "depths; all others look at seed 0",
+        type=cli.positive_int,
+    )
+    steps: int = setting(200, "steps of each training", type=cli.positive_int)
+    images: int | None = setting(
+        500,
+        "images that responses, growth, lesions and landscape look at",
+        type=cli.positive_int,
+    )
+    points: int = setting(
+        9, "points along each axis of a landscape", type=cli.positive_int
+    )
 
 
 # Two cores finish the first in minutes; the second is the paper's.
@@ -63,7 +80,7 @@ TAKEN_BY = {
     "images": ("responses", "growth", "lesions", "landscape"),
     "points": ("landscape",),
 }
-FULL_STEPS = 64_000
+FULL = {"steps": 64_000, "images": None}
 # Of a short run, in which the usual rate comes too soon: ResNet-56 did not
 # begin to learn at 0.2 in 125 steps, seed 0, and did at this.
 SHORT_RATE = 0.05
@@ -81,47 +98,17 @@ def make_parser():
         "--full",
         action="store_true",
         help="the paper's depths and its procedure of "
-        f"{FULL_STEPS:,} steps, for an accelerator (default: "
-        f"{Size(()).steps} steps of cifar10.py --preset fast, with rate "
+        f"{FULL['steps']:,} steps, for an accelerator (default: "
+        f"{Size().steps} steps of cifar10.py --preset fast, with rate "
         f"{SHORT_RATE})",
     )
-    cli.add_data_flags(parser, ("cifar10", "digits", "mnist"), "cifar10")
     add(
-        "--depths",
-        type=cli.positive_int,
-        nargs="+",
-        metavar="N",
-        help="weighted layers, 6n+2 (default: by figure)",
+        "--dataset",
+        choices=("cifar10", "digits", "mnist"),
+        help="images to train on (default: cifar10)",
     )
-    add(
-        "--seeds",
-        type=cli.positive_int,
-        metavar="N",
-        help="runs of each net, with seeds from 0, for degradation, shortcuts "
-        "and depths (default: 1; full: 3, for depths 1); all others look at "
-        "seed 0",
-    )
-    add(
-        "--steps",
-        type=cli.positive_int,
-        metavar="N",
-        help="steps of each training (default: "
-        f"{Size(()).steps}; full: {FULL_STEPS})",
-    )
-    add(
-        "--images",
-        type=cli.positive_int,
-        metavar="N",
-        help="images that responses, growth, lesions and landscape look at "
-        f"(default: {Size(()).images}; full: all)",
-    )
-    add(
-        "--points",
-        type=cli.positive_int,
-        metavar="N",
-        help="points along each axis of a landscape (default: "
-        f"{Size(()).points}; full: 51)",
-    )
+    cli.add_data_flags(parser)
+    add_flags(parser, Size, {"full": FULL})
     add(
         "--runs",
         metavar="DIR",
@@ -145,23 +132,23 @@ class Work:
         self.full = hasattr(arguments, "full")
         size = SIZES[self.figure][self.full]
         if self.full:
-            size = dataclasses.replace(size, steps=FULL_STEPS, images=None)
-        given = cli.given(arguments, Size)
+            size = dataclasses.replace(size, **FULL)
+        flags = given(arguments, Size)
         for name, takers in TAKEN_BY.items():
-            if name in given and self.figure not in takers:
+            if name in flags and self.figure not in takers:
                 raise cli.UsageError(
                     f"{self.figure} takes no --{name}: leave it out"
                 )
-        if given.get("points") == 1:
+        if flags.get("points") == 1:
             raise cli.UsageError("a landscape needs --points 2 or more, not 1")
-        if self.figure == "lesions" and 8 in given.get("depths", ()):
+        if self.figure == "lesions" and 8 in flags.get("depths", ()):
             raise cli.UsageError(
                 "lesions swap blocks of a stage, and ResNet-8 has one in "
                 "each: give --depths 14 or more"
             )
-        if "depths" in given:
-            given["depths"] = tuple(sorted(set(given["depths"])))
-        self.size = dataclasses.replace(size, **given)
+        if "depths" in flags:
+            flags["depths"] = tuple(sorted(set(flags["depths"])))
+        self.size = dataclasses.replace(size, **flags)
         self.data_flags = [
             part
             for name in ("dataset", "data_dir", "input")
@@ -218,7 +205,7 @@ class Work:
             every = max(1, steps // EVALUATIONS)
             flags += ["--preset", "fast", "--every", str(every)]
             flags += ["--learning-rate", str(SHORT_RATE)]
-        if not self.full or steps != FULL_STEPS:
+        if not self.full or steps != FULL["steps"]:
             flags += ["--steps", str(steps)]
         if plain:
             flags += ["--plain"]

@@ -5,6 +5,7 @@ import os
 import sys
 
 import cli
+from settings import differences, name_parts
 
 
 def folder_name(settings, usual, backend):
@@ -20,15 +21,8 @@ def folder_name(settings, usual, backend):
     """
     net = "plain" if settings.plain else "resnet"
     option = "" if settings.plain else settings.shortcut
-    # In the name already, or told by what stands there.
     named = {"preset", "dataset", "depth", "shortcut", "plain", "seed"}
-    others = [
-        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
-        for field in dataclasses.fields(settings)
-        if field.name not in named
-        and getattr(settings, field.name) is not None
-        and getattr(settings, field.name) != getattr(usual, field.name)
-    ]
+    others = name_parts(differences(settings, usual, named))
     return "-".join(
         [
             settings.dataset,

@@ -16,60 +16,163 @@ arXiv:2110.00476). fast: 16 epochs of growing images. The percentages are
 those of the papers; nobody has run these presets to their end here.
 """
 
-import argparse
 import dataclasses
 
 import cli
 import fitting
+from settings import add_flags, given, setting
 
 DEPTHS = (18, 34, 50, 101, 152)
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
 DATASETS = ("imagenet2012", "imagenette", "folder")
+# The paper does not say what a plateau is: this many epochs without a
+# validation error lower by this much.
+PATIENCE, MIN_DELTA = 5, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What determines a run. The defaults are the paper's procedure."""
+    """Settings of a run. The defaults are the paper's procedure."""
 
     preset: str = "paper"
-    dataset: str = "imagenet2012"
-    depth: int = 50
-    shortcut: str = "B"
-    plain: bool = False
-    bottleneck_stride: str = "1x1"
-    zero_init: bool = False
-    steps: int | None = 600_000
-    epochs: int | None = None
-    batch_size: int = 256
-    accumulate: int = 1
-    optimizer: str = "sgd"
-    schedule: str = "plateau"
-    warmup_epochs: float = 0
-    warmup_rate: float = 0
-    # None: 0.1 for each 256 images of a batch.
-    learning_rate: float | None = 0.1
-    weight_decay: float = 1e-4
-    decay_vectors: bool = True
-    momentum_correction: bool = False
-    loss: str = "softmax"
-    label_smoothing: float = 0
-    ema: float | None = None
-    sampling: str = "paper"
-    mean: str = "pixel"
-    color: bool = True
-    rand_augment: float | None = None
-    mixup: float = 0
-    cutmix: float = 0
-    image_size: int = 224
-    first_size: int | None = None
-    test_size: int = 224
-    test_resize: int = 256
-    interpolation: str = "bilinear"
-    cache_side: int | None = None
-    seed: int = 0
-    precision: str = "float32"
-    every: int | None = None
+    dataset: str = setting(
+        "imagenet2012",
+        "TensorFlow Datasets' imagenet2012 or imagenette, or a folder",
+        choices=DATASETS,
+    )
+    depth: int = setting(50, "weighted layers", type=cli.positive_int)
+    shortcut: str = setting("B", "see cifar10.py", choices=("A", "B", "C"))
+    plain: bool = setting(False, "the plain twin, without shortcuts")
+    bottleneck_stride: str = setting(
+        "1x1",
+        f"which convolution of a bottleneck strides, from --depth "
+        f"{BOTTLENECKS} on",
+        choices=("1x1", "3x3"),
+    )
+    zero_init: bool = setting(False, "every block begins as its shortcut alone")
+    steps: int | None = setting(
+        600_000, "optimizer steps in all", type=cli.positive_int
+    )
+    epochs: int | None = setting(
+        None,
+        "passes over the training images, instead of --steps",
+        type=cli.positive_int,
+    )
+    batch_size: int = setting(
+        256,
+        "images per optimizer step, on all devices together",
+        type=cli.positive_int,
+    )
+    accumulate: int = setting(
+        1,
+        "parts of a batch that are computed one after another; normalization "
+        "is by part; not on several TensorFlow devices",
+        type=cli.positive_int,
+    )
+    optimizer: str = setting(
+        "sgd", "with momentum 0.9; or LAMB", choices=("sgd", "lamb")
+    )
+    schedule: str = setting(
+        "plateau",
+        f"plateau: divided by 10 after {PATIENCE} epochs without a better "
+        "validation error; step-decay: after 1/3, 2/3 and 8/9 of the steps; "
+        "cosine: to 0; exponential: to 1/1000",
+        choices=("plateau", "step-decay", "cosine", "exponential"),
+    )
+    warmup_epochs: float = setting(
+        0,
+        "epochs in which the rate goes up from --warmup-rate, fewer than the "
+        "run has",
+        type=cli.non_negative_float,
+    )
+    warmup_rate: float = setting(
+        0, "rate at the first step", type=cli.non_negative_float
+    )
+    learning_rate: float | None = setting(
+        0.1,
+        "initial rate, after warm-up; none: 0.1 for each 256 images of a batch",
+        type=cli.positive_float,
+    )
+    weight_decay: float = setting(
+        1e-4, "in the gradient", type=cli.non_negative_float
+    )
+    decay_vectors: bool = setting(
+        True, "normalization's weights and biases decay too (SGD only)"
+    )
+    momentum_correction: bool = setting(
+        False,
+        "a change of the rate applies to earlier gradients too, as in PyTorch "
+        "(SGD only)",
+    )
+    loss: str = setting(
+        "softmax",
+        "cross-entropy of the softmax, or of each class by itself",
+        choices=("softmax", "binary"),
+    )
+    label_smoothing: float = setting(
+        0, "share of each class that is spread over all of them", type=cli.share
+    )
+    ema: float | None = setting(
+        None,
+        "validate and keep the moving average of the weights with this "
+        "momentum",
+        type=cli.share,
+    )
+    sampling: str = setting(
+        "paper",
+        "paper: shorter side of 256 to 480, then a crop of 224; inception: "
+        "any 8 to 100 %% of the area, 3:4 to 4:3",
+        choices=("paper", "inception"),
+    )
+    mean: str = setting(
+        "pixel",
+        "what is subtracted: the mean of each pixel, found first; or "
+        "ImageNet's of each channel, divided by its deviation",
+        choices=("pixel", "channel"),
+    )
+    color: bool = setting(
+        True, "shift colours along ImageNet's principal components"
+    )
+    rand_augment: float | None = setting(
+        None, "magnitude, 0 to 10", type=cli.non_negative_float
+    )
+    mixup: float = setting(0, "parameter of mixup", type=cli.non_negative_float)
+    cutmix: float = setting(0, "parameter of cutmix", type=cli.share)
+    image_size: int = setting(224, "pixels, in training", type=cli.positive_int)
+    first_size: int | None = setting(
+        None,
+        "pixels in the first epoch; from there they grow to --image-size",
+        type=cli.positive_int,
+    )
+    test_size: int = setting(
+        224, "pixels, in evaluation", type=cli.positive_int
+    )
+    test_resize: int = setting(
+        256,
+        "shorter side from whose centre those are cut",
+        type=cli.positive_int,
+    )
+    interpolation: str = setting(
+        "bilinear", "when images are resized", choices=("bilinear", "bicubic")
+    )
+    cache_side: int | None = setting(
+        None,
+        "shorter side of the copies, in pixels; for sampling like the paper's "
+        "at least 480, else 400 will do",
+        type=cli.positive_int,
+    )
+    seed: int = setting(0, "of weights, order and augmentation", type=cli.seed)
+    precision: str = setting(
+        "float32", "of the computation", choices=("float32", "bfloat16")
+    )
+    every: int | None = setting(
+        None,
+        "evaluate every N steps, within epochs too, into steps.csv; a "
+        "multiple of --steps-per-execution; none: after each epoch, into "
+        "history.csv",
+        type=cli.positive_int,
+    )
 
 
 # What the procedures after the paper's have in common.
@@ -132,9 +235,6 @@ PRESETS = {
 DIVISIONS = 30 / 90, 60 / 90, 80 / 90
 # What is left of the rate at the end of an exponential schedule.
 EXPONENTIAL_END = 1e-3
-# The paper does not say what a plateau is: this many epochs without a
-# validation error lower by this much.
-PATIENCE, MIN_DELTA = 5, 1e-3
 # Shares from which a class counts as present, for binary losses, as in timm's
 # recipes.
 PRESENT = 0.2
@@ -143,43 +243,11 @@ GROWN = 0.75
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
-    d = Settings()
+    """Return the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
-
-    def default(name):
-        """Says what a setting is by default, and in which presets else."""
-        parts = [f"default: {_shown(getattr(d, name))}"]
-        parts += [
-            f"{preset}: {_shown(values[name])}"
-            for preset, values in PRESETS.items()
-            if name in values
-        ]
-        return f"({'; '.join(parts)})"
-
-    def number(flag, kind, metavar, text):
-        name = flag[2:].replace("-", "_")
-        add(flag, type=kind, metavar=metavar, help=f"{text} {default(name)}")
-
-    def choice(flag, choices, text):
-        name = flag[2:].replace("-", "_")
-        add(flag, choices=choices, help=f"{text} {default(name)}")
-
-    def switch(flag, text):
-        name = flag[2:].replace("-", "_")
-        add(
-            flag,
-            action=argparse.BooleanOptionalAction,
-            help=f"{text} {default(name)}",
-        )
-
     add("--preset", choices=PRESETS, help="see above (default: paper)")
-    choice(
-        "--dataset",
-        DATASETS,
-        "TensorFlow Datasets' imagenet2012 or imagenette, or a folder",
-    )
+    add_flags(parser, Settings, PRESETS)
     add(
         "--folder",
         metavar="DIR",
@@ -200,13 +268,6 @@ def make_parser():
         help="train on smaller copies of the images, in this folder; they are "
         "made first if they are not there (default: none)",
     )
-    number(
-        "--cache-side",
-        cli.positive_int,
-        "N",
-        "shorter side of the copies, in pixels; for sampling like the paper's "
-        "at least 480, else 400 will do",
-    )
     add(
         "--max-unreadable",
         type=cli.share,
@@ -214,135 +275,6 @@ def make_parser():
         metavar="S",
         help="share of the images that may be unreadable: those are named "
         "and skipped; more end the run (default: 0.01)",
-    )
-    number("--depth", cli.positive_int, "N", "weighted layers")
-    choice("--shortcut", ("A", "B", "C"), "see cifar10.py")
-    add(
-        "--plain",
-        action="store_true",
-        help="the plain twin, without shortcuts (default: residual)",
-    )
-    choice(
-        "--bottleneck-stride",
-        ("1x1", "3x3"),
-        f"which convolution of a bottleneck strides, from --depth "
-        f"{BOTTLENECKS} on",
-    )
-    switch("--zero-init", "every block begins as its shortcut alone")
-    number("--steps", cli.positive_int, "N", "optimizer steps in all")
-    number(
-        "--epochs",
-        cli.positive_int,
-        "N",
-        "passes over the training images, instead of --steps",
-    )
-    number(
-        "--batch-size",
-        cli.positive_int,
-        "N",
-        "images per optimizer step, on all devices together",
-    )
-    number(
-        "--accumulate",
-        cli.positive_int,
-        "N",
-        "parts of a batch that are computed one after another; normalization "
-        "is by part; not on several TensorFlow devices",
-    )
-    choice("--optimizer", ("sgd", "lamb"), "with momentum 0.9; or LAMB")
-    choice(
-        "--schedule",
-        ("plateau", "step-decay", "cosine", "exponential"),
-        f"plateau: divided by 10 after {PATIENCE} epochs without a better "
-        "validation error; step-decay: after 1/3, 2/3 and 8/9 of the steps; "
-        "cosine: to 0; exponential: to 1/1000",
-    )
-    number(
-        "--warmup-epochs",
-        cli.non_negative_float,
-        "E",
-        "epochs in which the rate goes up from --warmup-rate, fewer than the "
-        "run has",
-    )
-    number(
-        "--warmup-rate", cli.non_negative_float, "R", "rate at the first step"
-    )
-    number(
-        "--learning-rate",
-        cli.positive_float,
-        "R",
-        "initial rate, after warm-up; none: 0.1 for each 256 images of a batch",
-    )
-    number("--weight-decay", cli.non_negative_float, "D", "in the gradient")
-    switch(
-        "--decay-vectors",
-        "normalization's weights and biases decay too (SGD only)",
-    )
-    switch(
-        "--momentum-correction",
-        "a change of the rate applies to earlier gradients too, as in PyTorch "
-        "(SGD only)",
-    )
-    choice(
-        "--loss",
-        ("softmax", "binary"),
-        "cross-entropy of the softmax, or of each class by itself",
-    )
-    number(
-        "--label-smoothing",
-        cli.share,
-        "S",
-        "share of each class that is spread over all of them",
-    )
-    number(
-        "--ema",
-        cli.share,
-        "M",
-        "validate and keep the moving average of the weights with this "
-        "momentum",
-    )
-    choice(
-        "--sampling",
-        ("paper", "inception"),
-        "paper: shorter side of 256 to 480, then a crop of 224; inception: "
-        "any 8 to 100 %% of the area, 3:4 to 4:3",
-    )
-    choice(
-        "--mean",
-        ("pixel", "channel"),
-        "what is subtracted: the mean of each pixel, found first; or "
-        "ImageNet's of each channel, divided by its deviation",
-    )
-    switch("--color", "shift colours along ImageNet's principal components")
-    number("--rand-augment", cli.non_negative_float, "M", "magnitude, 0 to 10")
-    number("--mixup", cli.non_negative_float, "A", "parameter of mixup")
-    number("--cutmix", cli.share, "A", "parameter of cutmix")
-    number("--image-size", cli.positive_int, "N", "pixels, in training")
-    number(
-        "--first-size",
-        cli.positive_int,
-        "N",
-        "pixels in the first epoch; from there they grow to --image-size",
-    )
-    number("--test-size", cli.positive_int, "N", "pixels, in evaluation")
-    number(
-        "--test-resize",
-        cli.positive_int,
-        "N",
-        "shorter side from whose centre those are cut",
-    )
-    choice(
-        "--interpolation", ("bilinear", "bicubic"), "when images are resized"
-    )
-    number("--seed", cli.seed, "N", "of weights, order and augmentation")
-    choice("--precision", ("float32", "bfloat16"), "of the computation")
-    add(
-        "--every",
-        type=cli.positive_int,
-        metavar="N",
-        help="evaluate every N steps, within epochs too, into steps.csv; a "
-        "multiple of --steps-per-execution (default: after each epoch, into "
-        "history.csv)",
     )
     add(
         "--steps-per-execution",
@@ -365,12 +297,6 @@ def make_parser():
     return parser
 
 
-def _shown(value):
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else value
-
-
 def name_of(settings, backend):
     """Returns the name of a run's folder."""
     usual = settled({"preset": settings.preset})
@@ -378,28 +304,27 @@ def name_of(settings, backend):
 
 
 def settle(arguments):
-    """Returns the `Settings` that flags and preset add up to."""
-    given = cli.given(arguments, Settings)
-    settings = settled(given)
+    """Return the `Settings` that flags and preset add up to."""
+    settings = settled(given(arguments, Settings))
     check(settings, vars(arguments))
     return settings
 
 
-def settled(given):
+def settled(flags):
     """Returns the `Settings` of a preset with other values."""
-    values = dict(PRESETS[given.get("preset", "paper")])
-    if "steps" in given or "epochs" in given:
+    values = dict(PRESETS[flags.get("preset", "paper")])
+    if "steps" in flags or "epochs" in flags:
         values |= {"steps": None, "epochs": None}
-    if given.get("schedule") == "plateau":
+    if flags.get("schedule") == "plateau":
         values |= {"warmup_epochs": 0, "warmup_rate": 0}
-    if given.get("plain"):
+    if flags.get("plain"):
         # Without shortcuts nothing would be left of a block.
         values |= {"zero_init": False}
-    settings = Settings(**values | given)
+    settings = Settings(**values | flags)
     if settings.learning_rate is None:
         rate = 0.1 * settings.batch_size / 256
         settings = dataclasses.replace(settings, learning_rate=rate)
-    if "warmup_rate" not in given and settings.warmup_rate > 0:
+    if "warmup_rate" not in flags and settings.warmup_rate > 0:
         # Of a small batch the rate is below that of the first step.
         rate = min(settings.warmup_rate, settings.learning_rate)
         settings = dataclasses.replace(settings, warmup_rate=rate)

@@ -12,6 +12,7 @@ import json
 import cli
 import fitting
 from results import mean_and_deviation
+from settings import add_flags, dataset, differences, given, name_parts, setting
 
 SIZE = 32
 NETS = ("resnet", "plain")
@@ -19,21 +20,35 @@ NETS = ("resnet", "plain")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What determines a run of both nets, besides the seed."""
+    """Settings of the runs of both nets, besides the seed."""
 
     preset: str = "batch64"
-    dataset: str = "mnist"
-    train_images: int | None = 2000
-    validation_images: int | None = 200
-    test_images: int | None = 200
-    epochs: int = 5
-    batch_size: int = 64
-    learning_rate: float = 0.005
+    dataset: str = dataset("mnist", "mnist", "digits")
+    train_images: int | None = setting(
+        2000, "the first N training images", type=cli.positive_int
+    )
+    validation_images: int | None = setting(
+        200, "the first N validation images", type=cli.positive_int
+    )
+    test_images: int | None = setting(
+        200, "the first N test images", type=cli.positive_int
+    )
+    epochs: int = setting(
+        5, "epochs of the training images", type=cli.positive_int
+    )
+    batch_size: int = setting(64, "images per step", type=cli.positive_int)
+    learning_rate: float = setting(
+        0.005, "rate, or the cycle's peak", type=cli.positive_float
+    )
     schedule: str = "constant"
     momentum: float = 0.0
     weight_decay: float = 0.0
     augment: bool = False
-    every: int = 15
+    every: int = setting(
+        15,
+        "steps between two evaluations on the validation images",
+        type=cli.positive_int,
+    )
 
 
 # A preset states only what differs from the first.
@@ -58,7 +73,7 @@ PRESETS = {
 
 def make_parser():
     """Returns the parser of this recipe's flags."""
-    d, full = Settings(), Settings(**PRESETS["full"])
+    full = Settings(**PRESETS["full"])
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add(
@@ -74,42 +89,8 @@ def make_parser():
         f"of {full.batch_size}, one cycle with rate {full.learning_rate}, "
         f"momentum {full.momentum}, weight decay {full.weight_decay}",
     )
-    cli.add_data_flags(parser, ("mnist", "digits"), d.dataset)
-    for part in ("train", "validation", "test"):
-        add(
-            f"--{part}-images",
-            type=cli.positive_int,
-            metavar="N",
-            help=f"the first N {part} images "
-            f"(default: {getattr(d, f'{part}_images'):,}; full: all)",
-        )
-    add(
-        "--epochs",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"passes over the training images (default: {d.epochs})",
-    )
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"images per step (default: {d.batch_size}; full: "
-        f"{full.batch_size})",
-    )
-    add(
-        "--learning-rate",
-        type=cli.positive_float,
-        metavar="R",
-        help=f"rate, or the cycle's peak (default: {d.learning_rate}; full: "
-        f"{full.learning_rate})",
-    )
-    add(
-        "--every",
-        type=cli.positive_int,
-        metavar="N",
-        help="steps between two evaluations on the validation images "
-        f"(default: {d.every}; full: {full.every})",
-    )
+    add_flags(parser, Settings, PRESETS)
+    cli.add_data_flags(parser)
     add(
         "--seed",
         type=cli.seed,
@@ -132,12 +113,12 @@ def make_parser():
 
 def settle(arguments):
     """Returns the `Settings` that flags and preset add up to, and the seeds."""
-    given = cli.given(arguments, Settings)
+    flags = given(arguments, Settings)
     if hasattr(arguments, "full"):
-        if "preset" in given:
+        if "preset" in flags:
             raise cli.UsageError("give --preset or --full, not both")
-        given["preset"] = "full"
-    values = PRESETS[given.get("preset", Settings.preset)]
+        flags["preset"] = "full"
+    values = PRESETS[flags.get("preset", Settings.preset)]
     first = getattr(arguments, "seed", 0)
     seeds = range(first, first + getattr(arguments, "seeds", 1))
     if seeds[-1] > cli.LAST_SEED:
@@ -145,18 +126,13 @@ def settle(arguments):
             f"--seed {first} --seeds {len(seeds)} goes up to {seeds[-1]}, and "
             f"the last seed is {cli.LAST_SEED}"
         )
-    return Settings(**values | given), seeds
+    return Settings(**values | flags), seeds
 
 
 def name_of(settings, backend):
     """Returns the name of the folder of runs with these settings."""
     usual = Settings(**PRESETS[settings.preset])
-    others = [
-        f"{field.name.replace('_', '')}{getattr(settings, field.name)}"
-        for field in dataclasses.fields(Settings)
-        if field.name not in ("preset", "dataset")
-        and getattr(settings, field.name) != getattr(usual, field.name)
-    ]
+    others = name_parts(differences(settings, usual, ("preset", "dataset")))
     parts = settings.dataset, "resnet18", settings.preset, *others, backend
     return "-".join(parts)
 

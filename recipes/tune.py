@@ -20,24 +20,78 @@ from importlib import metadata
 import cifar10
 import cli
 import fitting
+from settings import add_flags, dataset, differences, given, name_parts, setting
+
+FAST = cifar10.PRESETS["fast"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What determines a search."""
+    """Settings of a search. Empty ones are those of cifar10.py."""
 
-    dataset: str = "cifar10"
-    tuner: str = "random"
-    max_trials: int = 12
-    epochs: int = cifar10.PRESETS["fast"]["epochs"]
-    depths: tuple = (8, 14, 20)
-    learning_rates: tuple = (0.02, 2.0)
-    shortcuts: tuple = ()
-    weight_decays: tuple = ()
-    batch_sizes: tuple = ()
-    label_smoothings: tuple = ()
-    schedules: tuple = ()
-    seed: int = 0
+    dataset: str = dataset("cifar10", "cifar10", "digits", "mnist")
+    tuner: str = setting(
+        "random",
+        "random: drawn at random; hyperband: many short trials, the best "
+        "again with three times the epochs; bayesian: drawn where a Gaussian "
+        "process expects a low error",
+        choices=("random", "hyperband", "bayesian"),
+    )
+    max_trials: int = setting(
+        12, "trials in all, failed ones too", type=cli.positive_int
+    )
+    epochs: int = setting(
+        FAST["epochs"],
+        "epochs of the training images in a trial, in hyperband's last round, "
+        "and in the training of the best",
+        type=cli.positive_int,
+    )
+    depths: tuple = setting(
+        (8, 14, 20),
+        "weighted layers to choose from, 6n+2",
+        type=cli.positive_int,
+        nargs="+",
+    )
+    learning_rates: tuple = setting(
+        (0.02, 2.0),
+        "range of the learning rate, searched on a logarithmic scale",
+        type=cli.positive_float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+    )
+    shortcuts: tuple = setting(
+        (), "shortcuts to choose from", choices=("A", "B", "C"), nargs="+"
+    )
+    weight_decays: tuple = setting(
+        (),
+        "range of the weight decay, searched on a logarithmic scale; none: "
+        f"{FAST['weight_decay']}",
+        type=cli.positive_float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+    )
+    batch_sizes: tuple = setting(
+        (),
+        f"images per step to choose from; none: {cifar10.Settings.batch_size}, "
+        "for the digits 32",
+        type=cli.positive_int,
+        nargs="+",
+    )
+    label_smoothings: tuple = setting(
+        (), "label smoothings to choose from", type=cli.share, nargs="+"
+    )
+    schedules: tuple = setting(
+        (),
+        "schedules to choose from; none: one-cycle",
+        choices=("one-cycle", "step-decay"),
+        nargs="+",
+    )
+    seed: int = setting(
+        0,
+        "of the drawn hyperparameters, and of weights, order and augmentation "
+        "in all trials",
+        type=cli.seed,
+    )
 
 
 # Names of settings of a run, by those of a search.
@@ -57,89 +111,10 @@ LOST_AFTER = 60.0
 
 def make_parser():
     """Returns the parser of this recipe's flags."""
-    d = Settings()
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
-    cli.add_data_flags(parser, ("cifar10", "digits", "mnist"), d.dataset)
-    add(
-        "--tuner",
-        choices=("random", "hyperband", "bayesian"),
-        help="random: drawn at random; hyperband: many short trials, the "
-        "best again with three times the epochs; bayesian: drawn where a "
-        f"Gaussian process expects a low error (default: {d.tuner})",
-    )
-    add(
-        "--max-trials",
-        type=cli.positive_int,
-        metavar="N",
-        help=f"trials in all, failed ones too (default: {d.max_trials})",
-    )
-    add(
-        "--epochs",
-        type=cli.positive_int,
-        metavar="N",
-        help="passes over the training images in a trial, in hyperband's "
-        f"last round, and in the training of the best (default: {d.epochs})",
-    )
-    add(
-        "--depths",
-        type=cli.positive_int,
-        nargs="+",
-        metavar="N",
-        help="weighted layers to choose from, 6n+2 (default: "
-        f"{' '.join(map(str, d.depths))})",
-    )
-    add(
-        "--learning-rates",
-        type=cli.positive_float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="range of the learning rate, searched on a logarithmic scale "
-        f"(default: {d.learning_rates[0]} {d.learning_rates[1]})",
-    )
-    add(
-        "--shortcuts",
-        choices=("A", "B", "C"),
-        nargs="+",
-        help=f"shortcuts to choose from (default: {cifar10.Settings.shortcut})",
-    )
-    add(
-        "--weight-decays",
-        type=cli.positive_float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="range of the weight decay, searched on a logarithmic scale "
-        f"(default: {cifar10.PRESETS['fast']['weight_decay']}, not searched)",
-    )
-    add(
-        "--batch-sizes",
-        type=cli.positive_int,
-        nargs="+",
-        metavar="N",
-        help="images per step to choose from (default: "
-        f"{cifar10.Settings.batch_size}; digits: 32)",
-    )
-    add(
-        "--label-smoothings",
-        type=cli.share,
-        nargs="+",
-        metavar="S",
-        help="label smoothings to choose from (default: "
-        f"{cifar10.Settings.label_smoothing})",
-    )
-    add(
-        "--schedules",
-        choices=("one-cycle", "step-decay"),
-        nargs="+",
-        help="schedules to choose from (default: one-cycle)",
-    )
-    add(
-        "--seed",
-        type=cli.seed,
-        metavar="N",
-        help="of the drawn hyperparameters, and of weights, order and "
-        f"augmentation in all trials (default: {d.seed})",
-    )
+    add_flags(parser, Settings)
+    cli.add_data_flags(parser)
     add(
         "--lost-after",
         type=cli.positive_float,
@@ -165,11 +140,11 @@ def make_parser():
 
 def settle(arguments):
     """Returns the `Settings` that the flags add up to."""
-    given = {
+    flags = {
         name: tuple(value) if name in SEARCHED else value
-        for name, value in cli.given(arguments, Settings).items()
+        for name, value in given(arguments, Settings).items()
     }
-    for name, values in given.items():
+    for name, values in flags.items():
         flag = f"--{name.replace('_', '-')}"
         if name in SEARCHED and len(set(values)) < len(values):
             raise cli.UsageError(
@@ -181,24 +156,18 @@ def settle(arguments):
                 f"argument {flag}: the low end comes first: "
                 f"{values[1]} {values[0]}"
             )
-    for depth in given.get("depths", ()):
+    for depth in flags.get("depths", ()):
         if depth < 8 or (depth - 2) % 6:
             raise cli.UsageError(
                 f"argument --depths: {depth} is not 6n+2: 8, 14, 20, 26, ..."
             )
-    return Settings(**given)
+    return Settings(**flags)
 
 
 def name_of(settings, backend):
     """Returns the name of a search's folder, which tells searches apart."""
-    others = []
-    for field in dataclasses.fields(Settings):
-        value = getattr(settings, field.name)
-        if field.name in ("dataset", "tuner", "seed") or value == field.default:
-            continue
-        if field.name in SEARCHED:
-            value = "_".join(map(str, value))
-        others.append(f"{field.name.replace('_', '')}{value}")
+    named = ("dataset", "tuner", "seed")
+    others = name_parts(differences(settings, Settings(), named))
     parts = settings.dataset, settings.tuner, *others, backend
     return "-".join(["tune", *parts, f"seed{settings.seed}"])
 

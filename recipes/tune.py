@@ -3,18 +3,19 @@
 KERAS_BACKEND=jax python recipes/tune.py
 python recipes/tune.py --tuner bayesian --max-trials 30 --depths 20 32
 python recipes/tune.py --dataset digits --epochs 4            # no download
-python recipes/tune.py --dataset digits --epochs 4 --resume   # goes on
+python recipes/tune.py --dataset digits --epochs 4 --resume   # continues
 
-Searched are depth and learning rate, and each further setting that is given
-more than one value. Each trial is a run of cifar10.py with preset "fast"; what
-counts is its error on the validation images. The best is trained again on all
-training images, and tested once. On several machines: see docs/tuning.md.
+Searches depth and learning rate, and each further setting with more than one
+value. Each trial is a run of cifar10.py with preset "fast", and counts by its
+error on the validation images. The best is trained again on all training
+images, and tested once. On several machines: see docs/tuning.md.
 """
 
 import csv
 import dataclasses
 import io
 import shlex
+import tempfile
 from importlib import metadata
 
 import cifar10
@@ -132,8 +133,8 @@ def make_parser():
     add(
         "--resume",
         action="store_true",
-        help="go on with the search in that folder; what the trials that ran "
-        "had done is done again",
+        help="continue the search in that folder; the trials that were "
+        "running run again",
     )
     return parser
 
@@ -455,14 +456,15 @@ def main(arguments):
 
     def search_in(folder):
         lost_after = getattr(arguments, "lost_after", LOST_AFTER)
-        found = make_search(
+        search = make_search(
             settings, data, folder, input_name, lost_after, devices
         )
-        found.search()
-        return found
+        search.search()
+        return search
 
     if role == "worker":
-        search_in("worker")
+        with tempfile.TemporaryDirectory() as empty:
+            search_in(empty)
         print("the search is over: the chief has its results")
         return
     run = fitting.open_run(
@@ -475,8 +477,8 @@ def main(arguments):
         finish(run, settings, search, input_name, data_dir)
     except KeyboardInterrupt:
         print(
-            f"\nInterrupted. {run.path} holds the search; the same command "
-            "with --resume goes on from there."
+            f"\nInterrupted. {run.path} holds the search; run the same "
+            "command with --resume to continue."
         )
         raise
 

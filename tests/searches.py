@@ -1,4 +1,4 @@
-"""What tests of searches share: tiny data, tiny networks."""
+"""Tiny data and tiny networks for the tests of searches."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras_resnet import data, training, tuning
 
 
 class _Forbidden:
-    """Stands for the test images: whoever looks at them fails."""
+    """Stand-in for the test images that nobody may look at."""
 
     def __getattribute__(self, name):
         raise AssertionError("the test images were looked at")
@@ -34,7 +34,7 @@ def hypermodel(epochs=1, **kwargs):
 
 
 def one_layer(values, steps):
-    """Stands for a network where it does not matter which it is."""
+    """Return a stand-in for tests that need any network."""
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),

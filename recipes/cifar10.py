@@ -11,7 +11,14 @@ import dataclasses
 
 import cli
 import fitting
-from settings import add_flags, dataset, given, setting
+from settings import (
+    add_flags,
+    dataset,
+    differences,
+    given,
+    setting,
+    to_flags,
+)
 
 # Section 4.2: ResNet-110 begins at 0.01 for about 400 iterations, because 0.1
 # is "slightly too large to start converging".
@@ -140,15 +147,33 @@ def preset_values(preset, dataset):
     return PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
 
 
+def usual(settings):
+    """Return the settings of the same preset and dataset, nothing changed."""
+    return Settings(**preset_values(settings.preset, settings.dataset))
+
+
 def name_of(settings, backend):
-    """Returns the name of a run's folder."""
-    usual = Settings(**preset_values(settings.preset, settings.dataset))
-    return fitting.folder_name(settings, usual, backend)
+    """Return the name of a run's folder."""
+    return fitting.folder_name(settings, usual(settings), backend)
+
+
+def flags_of(settings):
+    """Return the flags that give these settings."""
+    named = {"preset": settings.preset, "dataset": settings.dataset}
+    return to_flags(named | differences(settings, usual(settings), named))
 
 
 def settle(arguments):
-    """Returns the `Settings` that flags and preset add up to."""
-    flags = given(arguments, Settings)
+    """Return the `Settings` that flags and preset add up to."""
+    return settled(given(arguments, Settings))
+
+
+def settled(flags):
+    """Return the `Settings` of a preset with other values.
+
+    Args:
+        flags: Dictionary of the settings that were given.
+    """
     depth = flags.get("depth", Settings.depth)
     if depth < 8 or (depth - 2) % 6:
         raise cli.UsageError(

@@ -31,7 +31,7 @@ from pathlib import Path
 import cifar10
 import cli
 import fitting
-from settings import add_flags, given, setting
+from settings import add_flags, given, setting, to_flags
 
 FIGURES = {}
 
@@ -149,22 +149,19 @@ class Work:
         if "depths" in flags:
             flags["depths"] = tuple(sorted(set(flags["depths"])))
         self.size = dataclasses.replace(size, **flags)
-        self.data_flags = [
-            part
-            for name in ("dataset", "data_dir", "input")
+        data_flags = {
+            name: getattr(arguments, name)
+            for name in ("data_dir", "input")
             if hasattr(arguments, name)
-            for part in (
-                f"--{name.replace('_', '-')}",
-                getattr(arguments, name),
-            )
-        ]
+        }
+        self.data_flags = to_flags(data_flags)
+        self.dataset = getattr(arguments, "dataset", cifar10.Settings.dataset)
         self.data_dir = getattr(arguments, "data_dir", None)
         self.input = getattr(arguments, "input", "auto")
         self.runs = Path(arguments.runs)
         self.output = Path(arguments.output)
         # What it used and made, for the page.
         self.used, self.pictures, self.tables = {}, [], []
-        self.dataset = self.settings(self.size.depths[0])[1].dataset
         for depth in self.size.depths:
             self.settings(depth)
         self._check_output()
@@ -198,21 +195,16 @@ class Work:
         }
 
     def settings(self, depth, plain=False, shortcut="A", seed=0):
-        """Returns flags of `cifar10.py`, and the settings they make."""
-        flags = ["--depth", str(depth), "--seed", str(seed), *self.data_flags]
-        steps = self.size.steps
+        """Return the `cifar10.Settings` of a net."""
+        flags = {"depth": depth, "seed": seed, "dataset": self.dataset}
         if not self.full:
-            every = max(1, steps // EVALUATIONS)
-            flags += ["--preset", "fast", "--every", str(every)]
-            flags += ["--learning-rate", str(SHORT_RATE)]
-        if not self.full or steps != FULL["steps"]:
-            flags += ["--steps", str(steps)]
-        if plain:
-            flags += ["--plain"]
-        elif shortcut != "A":
-            flags += ["--shortcut", shortcut]
-        parsed = cifar10.make_parser().parse_args(flags)
-        return flags, cifar10.settle(parsed)
+            every = max(1, self.size.steps // EVALUATIONS)
+            flags |= {"preset": "fast", "every": every}
+            flags |= {"learning_rate": SHORT_RATE}
+        if not self.full or self.size.steps != FULL["steps"]:
+            flags |= {"steps": self.size.steps}
+        flags |= {"plain": True} if plain else {"shortcut": shortcut}
+        return cifar10.settled(flags)
 
     def run(self, *args, needs="result.json", **kwargs):
         """Returns the finished run of a net, trained now if it must be.
@@ -221,7 +213,7 @@ class Work:
         """
         import keras
 
-        flags, settings = self.settings(*args, **kwargs)
+        settings = self.settings(*args, **kwargs)
         backend = keras.backend.backend()
         name = cifar10.name_of(settings, backend)
         folder = self.runs / name
@@ -232,6 +224,7 @@ class Work:
         if (folder / "last.keras").exists() and not self.has(folder, needs):
             # Trained, but without what this figure needs.
             folder = self.runs / f"{name}-{Path(needs).stem}"
+        flags = [*cifar10.flags_of(settings), *self.data_flags]
         flags += ["--output", str(folder)]
         flags += ["--gradients", str(max(1, self.size.steps // RECORDS))]
         if (folder / "settings.json").exists():

@@ -85,7 +85,8 @@ def given(arguments, settings):
         for field in dataclasses.fields(settings)
         if hasattr(arguments, field.name)
     }
-    if flags.get("dataset") == "digits" and hasattr(arguments, "data_dir"):
+    digits = getattr(arguments, "dataset", None) == "digits"
+    if digits and hasattr(arguments, "data_dir"):
         raise cli.UsageError(
             "the digits come with scikit-learn: leave out --data-dir"
         )

@@ -198,12 +198,7 @@ def run_settings(settings, values):
 
 def command(settings, values, backend, devices, data_dir=None):
     """Returns the command of `cifar10.py` that trains with these values."""
-    flags = ["--preset", "fast", "--dataset", settings.dataset]
-    usual = dataclasses.asdict(run_settings(settings, {}))
-    flags += ["--epochs", str(settings.epochs), "--seed", str(settings.seed)]
-    for name, value in values.items():
-        if name in ("depth", "learning_rate") or value != usual[name]:
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+    flags = cifar10.flags_of(run_settings(settings, values))
     if data_dir is not None:
         flags += ["--data-dir", str(data_dir)]
     if devices.settings():  # or else any number gives the same numbers

@@ -33,12 +33,12 @@ def test_every_figure_has_a_size_and_a_line_of_help():
 
 def test_full_is_the_papers_procedure():
     work = _work("degradation", "--full")
-    _, settings = work.settings(56, plain=True)
+    settings = work.settings(56, plain=True)
     assert settings == cifar10.Settings(depth=56, plain=True)
     assert work.size.depths == (20, 32, 44, 56)
     assert work.size.seeds == 3
     assert work.size.images is None
-    _, small = _work("degradation").settings(20)
+    small = _work("degradation").settings(20)
     assert (small.preset, small.steps, small.every) == ("fast", 200, 25)
     assert small.learning_rate == figures.SHORT_RATE
 
@@ -68,7 +68,7 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
 
 def test_a_run_is_found_by_its_settings(tmp_path):
     work = _work("responses", "--runs", str(tmp_path), *FLAGS)
-    _, settings = work.settings(8)
+    settings = work.settings(8)
     folder = tmp_path / "any-name"
     folder.mkdir()
     stored = dict(vars(settings)) | {"backend": "another"}
@@ -76,8 +76,8 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     line.write_text(json.dumps({"settings": stored}), "utf-8")
     assert work.find(settings, "result.json") == folder
     assert work.find(settings, "gradients.csv") is None
-    assert work.find(work.settings(8, seed=1)[1], "result.json") is None
-    assert work.find(work.settings(8, plain=True)[1], "result.json") is None
+    assert work.find(work.settings(8, seed=1), "result.json") is None
+    assert work.find(work.settings(8, plain=True), "result.json") is None
     # One made before there was a setting, which then was the usual one.
     older = {k: v for k, v in stored.items() if k != "label_smoothing"}
     line.write_text(json.dumps({"settings": older}), "utf-8")
@@ -89,7 +89,7 @@ def test_a_run_is_found_by_its_settings(tmp_path):
 
 def test_gradients_must_begin_at_initialization(tmp_path):
     work = _work("gradients", "--runs", str(tmp_path), *FLAGS)
-    _, settings = work.settings(8)
+    settings = work.settings(8)
     stored = dict(vars(settings)) | {"backend": "another"}
     line = tmp_path / "result.json"
     line.write_text(json.dumps({"settings": stored}), "utf-8")
@@ -246,7 +246,7 @@ def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(
         figures.Work,
         "settings",
-        lambda *args, **kwargs: (["--depth", "9"], cifar10.Settings()),
+        lambda *args, **kwargs: cifar10.Settings(depth=9),
     )
     with pytest.raises(SystemExit) as caught:
         _draw((tmp_path, tmp_path), "responses")

@@ -107,13 +107,7 @@ def test_names_tell_what_differs():
 def test_settings_become_flags_again(flags):
     parser = cifar10.make_parser()
     expected = cifar10.settle(parser.parse_args(flags))
-    usual = cifar10.Settings(
-        **cifar10.preset_values(expected.preset, expected.dataset)
-    )
-    values = settings.differences(expected, usual, ("preset", "dataset"))
-    words = settings.to_flags(
-        {"preset": expected.preset, "dataset": expected.dataset} | values
-    )
+    words = cifar10.flags_of(expected)
     assert cifar10.settle(parser.parse_args(words)) == expected
 
 

@@ -19,9 +19,9 @@ INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
 # Without the variable Keras takes TensorFlow and fails where there is none.
 os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# A user's own settings of Keras are not those that the tests expect.
-_KERAS_HOME = tempfile.TemporaryDirectory(prefix="keras-home-")
-os.environ["KERAS_HOME"] = _KERAS_HOME.name
+# A user's own settings and downloads are not those that the tests expect.
+_HOME = tempfile.TemporaryDirectory(prefix="keras-home-")
+os.environ["KERAS_HOME"] = os.environ["HF_HOME"] = _HOME.name
 # The real data, where they lie prepared in a folder beside the checkout.
 PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
 if PREPARED is not None:

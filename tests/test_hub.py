@@ -6,14 +6,21 @@ import functools
 import hashlib
 import http.server
 import json
+import os
+import re
 import socket
 import threading
+import time
+import types
+from pathlib import Path
 
 import keras
 import networks
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save_file
+from tqdm import tqdm
 
 import keras_resnet
 from keras_resnet import DownloadError, WeightsError, preprocessing
@@ -33,11 +40,12 @@ TIMM = {
         "crop_mode": "center",
     },
 }
+COMMIT = "c0ffee" * 6 + "beef"
 TRANSFORMERS = {"model_type": "resnet", "downsample_in_bottleneck": False}
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Serves `files`, as the Hugging Face hub does; `faults` spoils it."""
+    """Serves `files`, as the Hugging Face hub does; the rest spoils it."""
 
     # More may knock at once than the five for whom there is room by default.
     # The others would knock again after seconds.
@@ -66,21 +74,43 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(head=False)
 
+    def missing(self, path):
+        """Says what of a file's address the hub does not have."""
+        repository, revision = path.split("/resolve/")
+        revision = f"{repository}/resolve/{revision.partition('/')[0]}/"
+        files = self.server.files
+        code = "EntryNotFound"
+        if not any(f.startswith(repository + "/") for f in files):
+            code = "RepoNotFound"
+        elif not any(f.startswith(revision) for f in files):
+            code = "RevisionNotFound"
+        self.send_response(404)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def answer(self, head):
         server = self.server
         wanted = self.headers.get("Range")
-        server.requests.append((self.command, self.path, wanted))
+        token = self.headers.get("Authorization")
+        server.requests.append((self.command, self.path, wanted, token))
         path = self.path.removeprefix("/storage")
         content = server.files.get(path)
         if content is None:
-            self.send_error(404)
+            if "/resolve/" in path:
+                self.missing(path)
+            else:
+                self.send_error(404)
             return
         sha = hashlib.sha256(content).hexdigest()
         large = path.endswith(".safetensors")
         if large and path == self.path:
             # Large files are elsewhere, under tags of another kind.
+            elsewhere = server.url.replace("127.0.0.1", "localhost")
             self.send_response(302)
-            self.send_header("Location", f"/storage{path}")
+            self.send_header("Location", f"{elsewhere}/storage{path}")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Linked-Size", str(len(content)))
             self.send_header("X-Linked-Etag", f'"{server.tags.get(path, sha)}"')
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -91,15 +121,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if start >= len(content):
                 self.send_error(416)
                 return
+        size = len(content)
         self.send_response(206 if start else 200)
-        git = b"blob %d\0" % len(content) + content
+        if start:
+            span = f"bytes {start}-{size - 1}/{size}"
+            self.send_header("Content-Range", span)
+        git = b"blob %d\0" % size + content
         tag = "of another kind" if large else hashlib.sha1(git).hexdigest()
+        self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{server.tags.get(path, tag)}"')
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(size - start))
         self.end_headers()
         if head:
             return
-        end = len(content)
+        end = size
         if server.cuts:
             end = start + server.cuts.pop(0)
         self.wfile.write(content[start:end])
@@ -108,14 +143,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hub, "TIMEOUT", 10)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
+    # What is received is written in chunks, and resumed after the last.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
+    # It waits for seconds between attempts.
+    hasty = types.SimpleNamespace(sleep=lambda seconds: None, time=time.time)
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", hasty)
     with Hub() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        point_to(monkeypatch, server.url)
         yield server
         server.shutdown()
         thread.join()
+
+
+def point_to(monkeypatch, url):
+    """Does what `HF_ENDPOINT` does before huggingface_hub is imported."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    template = template.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
 
 
 small = functools.partial(
@@ -147,13 +196,15 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_good_file_is_cached(server, tmp_path, capsys):
+def test_good_file_is_cached(server, tmp_path, monkeypatch, capsys):
+    # Otherwise a bar is shown on terminals alone.
+    monkeypatch.setenv("TQDM_POSITION", "-1")
     source = publish(server, tmp_path)
     model = small(weights="owner/net")
     assert_equal(model, source)
     # Progress was shown, up to the last byte.
-    size = len(server.files[WEIGHTS])
-    assert f"{size}/{size}" in capsys.readouterr().out
+    size = tqdm.format_sizeof(len(server.files[WEIGHTS]))
+    assert f"100%|██████████| {size}/{size}" in capsys.readouterr().err
     assert model.preprocessing == preprocessing.Preprocessing(
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.3, 0.4),
@@ -179,24 +230,34 @@ def test_no_network(server, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("HF_ENDPOINT", address)
+    point_to(monkeypatch, address)
     # What was downloaded once is there.
     assert_equal(small(weights="owner/net"), source)
     with pytest.raises(
-        DownloadError, match="cannot be reached: .*refused"
+        DownloadError, match="cannot be downloaded: .*refused"
     ) as e:
         small(weights="owner/other")
     assert "\n" not in str(e.value)
     assert address in str(e.value)
 
 
-def test_404(server):
-    with pytest.raises(DownloadError, match="HTTP 404 .* no such repository"):
-        small(weights="owner/none")
+def test_404(server, tmp_path):
+    publish(server, tmp_path)
+    message = "HTTP 404 .* no such repository, revision or file"
+    del server.files["/owner/net/resolve/main/config.json"]
+    for name in ("owner/none", "owner/net@none", "owner/net"):
+        with pytest.raises(DownloadError, match=message) as e:
+            small(weights=name)
+        assert "\n" not in str(e.value)
 
 
 def cached(tmp_path):
-    return sorted(p.name for p in (tmp_path / "home").rglob("*") if p.is_file())
+    return sorted(p for p in (tmp_path / "home").rglob("*") if p.is_file())
+
+
+def whole(tmp_path):
+    """The names of the cached files of repositories."""
+    return [p.name for p in cached(tmp_path) if "snapshots" in p.parts]
 
 
 def test_wrong_checksum(server, tmp_path):
@@ -204,37 +265,35 @@ def test_wrong_checksum(server, tmp_path):
     server.tags[WEIGHTS] = "0" * 64
     with pytest.raises(DownloadError, match="not the file it should be") as e:
         small(weights="owner/net")
-    assert "sha256:000" in str(e.value)
+    assert "states 000" in str(e.value)
     # Nothing of it stays.
-    assert not [n for n in cached(tmp_path) if n.endswith("tensors")]
+    assert whole(tmp_path) == ["config.json"]
+    content = server.files[WEIGHTS]
+    assert content not in [p.read_bytes() for p in cached(tmp_path)]
     config = "/owner/net/resolve/main/config.json"
-    (tmp_path / "home/keras_resnet/owner--net/main/config.json").unlink()
-    (
-        tmp_path / "home/keras_resnet/owner--net/main/config.json.checksum"
-    ).unlink()
+    (path,) = (tmp_path / "home").rglob("config.json")
+    path.resolve().unlink()
     server.tags[config] = "1" * 40
-    with pytest.raises(DownloadError, match="git:111"):
+    with pytest.raises(DownloadError, match="states 111"):
         small(weights="owner/net")
+    assert whole(tmp_path) == []
     server.tags[config] = "none"
-    with pytest.raises(DownloadError, match="gives no checksum"):
+    with pytest.raises(DownloadError, match="'none', which is no checksum"):
         small(weights="owner/net")
 
 
-def test_truncated_then_resumed(server, tmp_path):
+def test_truncated_then_downloaded(server, tmp_path):
     source = publish(server, tmp_path)
-    size = len(server.files[WEIGHTS])
     # One whole transfer (of config.json), one cut, and none after it.
-    server.cuts = [10_000, 1000, 0]
-    with pytest.raises(DownloadError, match=f"1000 of {size} bytes. The same"):
+    server.cuts = [10_000, 1000] + [0] * 10
+    with pytest.raises(DownloadError, match="downloaded: .*The same call") as e:
         small(weights="owner/net")
-    assert [n for n in cached(tmp_path) if n.endswith("tensors")] == [
-        n for n in cached(tmp_path) if n.startswith(".partial")
-    ]
-    server.requests.clear()
+    assert "\n" not in str(e.value)
+    # No part of a file is taken for it, and none is left.
+    assert whole(tmp_path) == ["config.json"]
+    assert not [p for p in cached(tmp_path) if p.suffix == ".incomplete"]
+    server.cuts = []
     assert_equal(small(weights="owner/net"), source)
-    gets = [r[2] for r in server.requests if r[0] == "GET"]
-    assert gets == ["bytes=1000-"] * 2  # and where that one led
-    assert not [n for n in cached(tmp_path) if n.startswith(".partial")]
 
 
 def test_interrupted_transfers_go_on_by_themselves(server, tmp_path):
@@ -252,44 +311,131 @@ def test_a_server_without_ranges_sends_all_again(server, tmp_path):
     assert_equal(small(weights="owner/net"), source)
 
 
-def test_a_file_that_changed_in_the_cache_is_replaced(server, tmp_path):
-    source = publish(server, tmp_path)
-    small(weights="owner/net")
-    (path,) = (tmp_path / "home").rglob("model.safetensors")
+def damage(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("links", [0, 1, 2])
+def test_a_file_that_changed_in_the_cache_is_replaced(
+    server, tmp_path, monkeypatch, links
+):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
+    source = publish(server, tmp_path)
+    small(weights="owner/net")
+    (path,) = (tmp_path / "home").rglob("model.safetensors")
+    assert path.is_symlink() == bool(links)
+    if links == 2:
+        # As where repositories with the same file share it.
+        blob = path.resolve()
+        blob.symlink_to(blob.rename(tmp_path / "shared"))
+    damage(path)
     assert_equal(small(weights="owner/net"), source)
+    assert path.read_bytes() == server.files[WEIGHTS]
+
+
+def run_together(function, times=8):
+    together = threading.Barrier(times)
+
+    def run(_):
+        together.wait()
+        return function()
+
+    # The locks are the system's and of open files: to them threads are as
+    # processes.
+    with concurrent.futures.ThreadPoolExecutor(times) as workers:
+        return list(workers.map(run, range(times)))
 
 
 def test_one_of_several_downloads(server, tmp_path):
     publish(server, tmp_path)
-    together = threading.Barrier(8)
 
-    def run(_):
-        together.wait()
-        return hub.repository_file("owner/net", "model.safetensors")
+    def download():
+        path = hub.repository_file("owner/net", "model.safetensors")
+        return path, path.read_bytes()
 
-    # The lock is the system's and of an open file: to it threads are as
-    # processes.
-    with concurrent.futures.ThreadPoolExecutor(8) as workers:
-        (path,) = set(workers.map(run, range(8)))
-    assert path.read_bytes() == server.files[WEIGHTS]
-    transfers = [r for r in server.requests if r[:2] == ("GET", WEIGHTS)]
-    assert len(transfers) == 1
+    def transfers():
+        wanted = ("GET", f"/storage{WEIGHTS}")
+        gets = [r for r in server.requests if r[:2] == wanted]
+        server.requests.clear()
+        return len(gets)
+
+    expected = server.files[WEIGHTS]
+    ((path, content),) = set(run_together(download))
+    assert content == expected
+    assert transfers() == 1
+    # As if the file had changed while none of them ran.
+    damage(path)
+    assert set(run_together(download)) == {(path, expected)}
+    assert transfers() == 1
 
 
 def test_a_full_disk_is_not_the_network(server, tmp_path, monkeypatch):
     publish(server, tmp_path)
 
-    def full(path, mode="r"):
-        if path.name.startswith(".partial") and "b" in mode:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return open(path, mode)
+    def full(source, file, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(hub, "open", full, raising=False)
-    with pytest.raises(DownloadError, match="written: No space.*KERAS_HOME"):
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(DownloadError, match="written: No space.*HF_HUB_CACHE"):
         small(weights="owner/net")
+    assert not whole(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_read(server, tmp_path, monkeypatch):
+    source = publish(server, tmp_path)
+    small(weights="owner/net")
+
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    url, md5 = f"{server.url}/net.h5", hashlib.md5(b"net").hexdigest()
+    server.files["/net.h5"] = b"net"
+    path = hub.keras_file(url, md5)
+    # Whoever runs the tests may be allowed to write everywhere.
+    monkeypatch.setattr(hub, "_locked", refuse)
+    assert_equal(small(weights="owner/net"), source)
+    assert hub.keras_file(url, md5) == path
+
+
+DOWNLOAD = """
+import sys
+import keras_resnet
+from keras_resnet.weights import hub
+for name in sys.argv[1:]:
+    try:
+        print(hub.repository_file("owner/net", name))
+    except keras_resnet.DownloadError as error:
+        print(error)
+"""
+
+
+def test_environment_of_huggingface_hub(
+    server, tmp_path, monkeypatch, run_python
+):
+    publish(server, tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    files = "config.json", "model.safetensors"
+    paths = run_python("-c", DOWNLOAD, *files).stdout.splitlines()
+    for path, name in zip(map(Path, paths), files, strict=True):
+        assert path.is_relative_to(tmp_path / "hf" / "hub")
+        content = server.files[f"/owner/net/resolve/main/{name}"]
+        assert path.read_bytes() == content
+    # The token is for the hub, not for where its large files are.
+    requests = [r for r in server.requests if "/resolve/" in r[1]]
+    tokens = {(r[1].startswith("/storage"), r[3]) for r in requests}
+    assert tokens == {(False, "Bearer hf_secret"), (True, None)}
+    server.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run_python("-c", DOWNLOAD, *files, "none")
+    *again, error = result.stdout.splitlines()
+    assert again == paths
+    pattern = "net/resolve/main/none cannot be .* offline mode is enabled"
+    assert re.search(pattern, error)
+    assert not server.requests
 
 
 def test_transformers_repository(server, tmp_path):
@@ -431,3 +577,41 @@ def test_keras_weights_are_verified_and_stride_as_they_must(
         keras_resnet.ResNet50(**{**options, "bottleneck_stride": "3x3"})
     with pytest.raises(WeightsError, match="50, 101, 152"):
         keras_resnet.ResNet18(weights="keras")
+
+
+def test_the_file_of_keras_is_whole_or_not_there(server, tmp_path, monkeypatch):
+    url, content = f"{server.url}/net.h5", bytes(10_000)
+    server.files["/net.h5"] = content
+    md5 = hashlib.md5(content).hexdigest()
+    models = tmp_path / "home" / "models"
+
+    def names():
+        return [p.name for p in models.iterdir() if p.suffix != ".lock"]
+
+    server.cuts = [1000]
+    with pytest.raises(DownloadError, match="downloaded: .*The same call"):
+        hub.keras_file(url, md5)
+    assert names() == []
+    with pytest.raises(DownloadError, match="does not match .* 000"):
+        hub.keras_file(url, "0" * 32)
+    assert names() == []
+    with pytest.raises(DownloadError, match="/none.h5 .*404"):
+        hub.keras_file(f"{server.url}/none.h5", md5)
+    server.requests.clear()
+    (path,) = set(run_together(lambda: hub.keras_file(url, md5)))
+    assert path == models / "net.h5"
+    assert path.read_bytes() == content
+    damage(path)
+    assert hub.keras_file(url, md5).read_bytes() == content
+    assert hub.keras_file(url, md5) == path
+    assert names() == ["net.h5"]
+    # Once for all who came together, once for the one that changed.
+    assert len(server.requests) == 2
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path.unlink()
+    monkeypatch.setattr(keras.utils, "get_file", full)
+    with pytest.raises(DownloadError, match="written: No space.*KERAS_HOME"):
+        hub.keras_file(url, md5)

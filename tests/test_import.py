@@ -17,9 +17,13 @@ import keras_resnet
 print(json.dumps(sorted({m.split(".")[0] for m in set(sys.modules) - before})))
 """
 FRAMEWORKS = ("tensorflow", "jax", "torch")
-# What only data, recipes and figures need.
+# What only data, recipes and figures need, and downloads: Keras itself imports
+# the name huggingface_hub, but not what that transfers by.
 HEAVY = (
     "IPython",
+    "filelock",
+    "httpx",
+    "httpx2",
     "keras_tuner",
     "matplotlib",
     "pandas",

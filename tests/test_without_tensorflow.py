@@ -1,4 +1,4 @@
-"""The models need Keras, safetensors and one backend, nothing else.
+"""The models need Keras, the package's dependencies and one backend.
 
 Run by `tox -e notf`, where TensorFlow is not installed.
 """

@@ -129,7 +129,7 @@ def _load_keras(model, options):
     head = loading.targets(model).get(("head", "", "kernel"))
     notop = head is None or head.shape[1] != 1000
     url = KERAS_URL.format(depth=depth, notop="_notop" if notop else "")
-    path = hub.file(url, KERAS_MD5[depth][notop])
+    path = hub.keras_file(url, KERAS_MD5[depth][notop])
     images = preprocessing.PREPROCESSINGS["keras"]
     _convert(model, files.read(path), path.name, options, images)
     _prepare(model, images)

@@ -4,7 +4,8 @@ import json
 import statistics
 from pathlib import Path
 
-from measure import WORKS, Case, spread
+from comparison.cases import CASES
+from comparison.measure import Comparison, spread
 
 # Okabe and Ito's colours, as in keras_resnet.plots.
 STYLES = {
@@ -22,8 +23,9 @@ STYLES = {
     "Keras alone": ("#777777", "d"),
     "ours, on the device": ("#56B4E9", "*"),
 }
-OTHER = ("#777777", "*")
 BACKENDS = ("tensorflow", "jax", "torch")
+# Ratios that people read at a glance.
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 HEAD = """\
 # Benchmarks
@@ -31,18 +33,18 @@ HEAD = """\
 Made by `python benchmarks/compare.py` (`--table` makes this page again) from
 the files NAME.json beside it, which hold every round's value.
 
-Sides take turns in random order within each round; rounds before those that
-count warm up. Values are the median over rounds with the lowest and the
-highest. "ours is better" is the same of the ratio round by round: above 1 ours
-is faster, sooner or smaller. Before they are timed, sides that compute the
-same network get the same weights and must give the same logits: the last
+Implementations take turns in random order within each round; rounds before
+those that count warm up. Values are the median over rounds with the lowest and
+the highest. "ours is better" is the same of the ratio round by round: above 1
+ours is faster, sooner or smaller. Implementations of the same network get the
+same weights and must give the same logits before they are timed: the last
 column is the largest difference. Images are random. On a CPU this package
-keeps the memory that it frees (docs/performance.md); before the turn of a side
-that would not, the process gives it back.
+keeps the memory that it frees (docs/performance.md); the process gives it back
+before the turn of an implementation that would not.
 
 Native is plain code of the backend's framework: eager PyTorch in
 channels-last memory, a jitted JAX step that donates its state, a
-`tf.function` of TensorFlow's kernels (`benchmarks/sides/native_*.py`).
+`tf.function` of TensorFlow's kernels (`benchmarks/comparison/native_*.py`).
 
 On TensorFlow the time of Keras's `fit` and `predict` ends with their last
 step. They return later, by up to as much again, because they wait for
@@ -51,34 +53,35 @@ tf.data's tuning thread, which wakes up after 1.27, 2.55, 5.11, 10.23 s, ...
 
 
 def read(folder):
-    """Returns all measurements in a folder: lines by name, work by work."""
+    """Return the measurements in a folder by their names, case by case."""
     lines = {}
     for path in Path(folder).glob("*.json"):
         line = json.loads(path.read_text("utf-8"))
-        line["cases"] = [Case(**case) for case in line["cases"]]
+        line["comparisons"] = [Comparison(**c) for c in line["comparisons"]]
         lines[path.stem] = line
     return dict(sorted(lines.items(), key=lambda item: order(item[1])))
 
 
 def order(line):
-    """Returns what measurements are sorted by."""
-    work = WORKS.index(line["work"])
-    return work, BACKENDS.index(line["backend"]), line["threads"]
+    """Return the key by which measurements are sorted."""
+    case = list(CASES).index(line["case"])
+    return case, BACKENDS.index(line["backend"]), line["threads"]
 
 
 def write(folder):
-    """Makes the page and the figures of a folder.
+    """Make the page and the figures of a folder.
 
     Raises:
         FileNotFoundError: If the folder holds no measurement.
     """
-    from keras_resnet import plots
-    from keras_resnet.training.runs import write_atomically
-
     folder = Path(folder)
     lines = read(folder)
     if not lines:
         raise FileNotFoundError(f"there is no measurement in {folder}")
+
+    from keras_resnet import plots
+    from keras_resnet.training.runs import write_atomically
+
     figures = []
     for name, draw in (("ratios", draw_ratios), ("growth", draw_growth)):
         figure = draw(lines)
@@ -92,83 +95,86 @@ def write(folder):
 
 
 def setting(line):
-    """Returns backend and cores of a measurement, for people."""
+    """Return backend and cores of a measurement as text."""
     n = line["threads"]
     return f"{line['backend']}, {n} core{'s' if n > 1 else ''}"
 
 
 def settings(lines):
-    """Returns all settings of measurements, in their order."""
-    found = {order(line)[1:]: setting(line) for line in lines}
-    return [found[place] for place in sorted(found)]
+    """Return all settings of measurements, in their order."""
+    titles = {order(line)[1:]: setting(line) for line in lines}
+    return [titles[key] for key in sorted(titles)]
 
 
-def by_case(lines):
-    """Returns pairs of line and case for each case's name, in their order."""
+def by_name(lines):
+    """Return pairs of line and `Comparison` by the name of the comparison."""
     groups = {}
     for line in lines.values():
-        for case in line["cases"]:
-            groups.setdefault(case.name, []).append((line, case))
+        for comparison in line["comparisons"]:
+            groups.setdefault(comparison.name, []).append((line, comparison))
     return groups
 
 
 def page(lines, figures):
-    """Returns the page: a table for each case, and how it was measured."""
+    """Return the page: a table for each comparison, and how it was made."""
     rows = [HEAD]
     rows += [f"![{name}]({name}.png)\n" for name in figures]
-    for name, pairs in by_case(lines).items():
-        rows += [f"## {name}", ""]
-        rows += table(pairs)
-        rows += left_out(pairs) + [""]
+    for name, pairs in by_name(lines).items():
+        rows += [f"## {name}", "", comparison_table(pairs)]
+        rows += [
+            f"\n{key} was left out on {setting(line)}: {reason}."
+            for line, comparison in pairs
+            for key, reason in comparison.left_out.items()
+        ]
+        rows.append("")
     rows += ["## Commands, versions, machines", ""]
-    for name, line in lines.items():
-        versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
-        commit = f"; commit {line['commit']}" if line["commit"] else ""
-        rows.append(
-            f"- [{name}]({name}.json): `{line['command']}`  \n"
-            f"  {versions}; {line['device']}, {line['threads']} used; "
-            f"{line['settings']['rounds']} rounds; load before it "
-            f"{line['load_before']}{commit}"
-        )
+    rows += [f"- [{n}]({n}.json): {origin(line)}" for n, line in lines.items()]
     return "\n".join([*rows, ""])
 
 
-def table(pairs):
-    """Returns the rows of one case's table."""
-    rows = [
-        f"| backend | side | {pairs[0][1].unit} | ours is better | "
-        "logits differ by |",
-        "|---|---|---|---|---|",
-    ]
-    for line, case in pairs:
-        for side, values in case.values.items():
-            ratio = ""
-            if side != case.reference:
-                ratio = f"{spread(case.ratios(side))}"
-            difference = ""
-            if side in case.differences:
-                difference = f"{case.differences[side]:.1e}"
-            cells = (setting(line), side, spread(values), ratio, difference)
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+def origin(line):
+    """Return command, versions, device and commit of a measurement."""
+    versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
+    commit = f"; commit {line['commit']}" if line["commit"] else ""
+    return (
+        f"`{line['command']}`  \n"
+        f"  {versions}; {line['device']}, {line['threads']} used; "
+        f"{line['settings']['rounds']} rounds; load before it "
+        f"{line['load_before']}{commit}"
+    )
 
 
-def left_out(pairs):
-    """Returns a line for each side that is missing, with the reason."""
-    return [
-        f"\n{side} was left out on {setting(line)}: {reason}."
-        for line, case in pairs
-        for side, reason in case.left_out.items()
-    ]
+def table(head, rows):
+    """Return a Markdown table of a head and rows of text."""
+    rows = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def comparison_table(pairs):
+    """Return the table of one comparison, on every backend."""
+    unit = pairs[0][1].unit
+    rows = []
+    for line, comparison in pairs:
+        for name, values in comparison.values.items():
+            ratio = difference = ""
+            if name != "ours":
+                ratio = spread(comparison.ratios(name))
+            if name in comparison.differences:
+                difference = f"{comparison.differences[name]:.1e}"
+            rows.append(
+                [setting(line), name, spread(values), ratio, difference]
+            )
+    head = ["backend", "implementation", unit]
+    return table([*head, "ours is better", "logits differ by"], rows)
 
 
 def draw_ratios(lines):
-    """Draws how many times ours is better, one panel per backend."""
+    """Draw how many times better ours is, one panel for each backend."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     titles = settings(lines.values())
-    groups = by_case(lines)
+    groups = by_name(lines)
     figure = Figure(
         figsize=(2.2 + 3.4 * len(titles), 1.6 + 0.42 * len(groups)),
         dpi=150,
@@ -178,14 +184,14 @@ def draw_ratios(lines):
     handles = {}
     for panel, title in zip(panels, titles, strict=True):
         for y, pairs in enumerate(groups.values()):
-            for case in (c for x, c in pairs if setting(x) == title):
-                others = [s for s in case.values if s != case.reference]
-                for i, side in enumerate(others):
-                    color, marker = STYLES.get(side, OTHER)
-                    ratios = case.ratios(side)
+            for comparison in (c for x, c in pairs if setting(x) == title):
+                others = comparison.others
+                for i, name in enumerate(others):
+                    color, marker = STYLES[name]
+                    ratios = comparison.ratios(name)
                     middle = statistics.median(ratios)
                     low, high = min(ratios), max(ratios)
-                    handles[side] = panel.errorbar(
+                    handles[name] = panel.errorbar(
                         [middle],
                         # Beside each other, or else they would hide.
                         [y + 0.7 * ((i + 0.5) / len(others) - 0.5)],
@@ -211,7 +217,8 @@ def draw_ratios(lines):
     panels[0].set_yticks(range(len(groups)), groups, fontsize=8)
     panels[0].set_ylim(len(groups) - 0.5, -0.5)
     figure.supxlabel(
-        "ours is this many times better than the other side", fontsize=10
+        "ours is this many times better than the other implementation",
+        fontsize=10,
     )
     figure.legend(
         handles.values(),
@@ -224,66 +231,53 @@ def draw_ratios(lines):
     return figure
 
 
-# Ratios that people read at a glance.
-TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
-
-
 def draw_growth(lines):
-    """Draws growth with depth and batch size, `None` if not measured."""
+    """Draw growth with depth and batch size; return `None` without values."""
     from matplotlib.figure import Figure
 
-    grown = [x for x in lines.values() if x["work"] in ("depth", "batch")]
-    if not grown:
+    growing = [x for x in lines.values() if x["case"] in ("depth", "batch")]
+    if not growing:
         return None
-    rows = {title: {} for title in settings(grown)}
-    for line in grown:
-        rows[setting(line)][line["work"]] = line["cases"]
+    rows = {title: {} for title in settings(growing)}
+    for line in growing:
+        rows[setting(line)][line["case"]] = line["comparisons"]
     figure = Figure(
         figsize=(8, 0.6 + 2.7 * len(rows)), dpi=150, layout="constrained"
     )
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for (title, measured), row in zip(rows.items(), panels, strict=True):
-        for panel, work in zip(row, ("depth", "batch"), strict=True):
-            if work not in measured:
+        for panel, case in zip(row, ("depth", "batch"), strict=True):
+            if case in measured:
+                draw_lines(panel, case, measured[case])
+                panel.set_title(title, fontsize=10)
+            else:
                 panel.axis("off")
-                continue
-            draw_lines(panel, work, measured[work])
-            panel.set_title(title, fontsize=10)
     return figure
 
 
-def draw_lines(panel, work, cases):
-    """Draws one panel of growth: a line for each side."""
+def draw_lines(panel, case, comparisons):
+    """Draw one panel of growth: a line for each implementation."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    sides = dict.fromkeys(side for case in cases for side in case.values)
-    for side in sides:
-        color, marker = STYLES.get(side, OTHER)
-        points = [
-            (growing_number(case), sorted(case.values[side]))
-            for case in cases
-            if side in case.values
-        ]
-        x = [n for n, _ in points]
-        panel.plot(
-            x,
-            [statistics.median(values) for _, values in points],
-            color=color,
-            marker=marker,
-            label=side,
-        )
+    for name in dict.fromkeys(n for c in comparisons for n in c.values):
+        color, marker = STYLES[name]
+        measured = [c for c in comparisons if name in c.values]
+        x = [growing_number(c) for c in measured]
+        values = [c.values[name] for c in measured]
+        middles = list(map(statistics.median, values))
+        panel.plot(x, middles, color=color, marker=marker, label=name)
         panel.fill_between(
             x,
-            [values[0] for _, values in points],
-            [values[-1] for _, values in points],
+            list(map(min, values)),
+            list(map(max, values)),
             color=color,
             alpha=0.2,
         )
     panel.set_xscale("log")
-    x = [growing_number(case) for case in cases]
+    x = [growing_number(c) for c in comparisons]
     panel.set_xticks(x, [f"{n}" for n in x], minor=False)
     panel.set_xticks([], minor=True)
-    if work == "depth":
+    if case == "depth":
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -292,12 +286,12 @@ def draw_lines(panel, work, cases):
     else:
         panel.set_ylim(bottom=0)
         panel.set_xlabel("batch size (ResNet-20)")
-    panel.set_ylabel(f"training, {cases[0].unit}")
+    panel.set_ylabel(f"training, {comparisons[0].unit}")
     panel.legend(frameon=False, fontsize=8)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def growing_number(case):
-    """Returns the depth or batch size, which its name begins with."""
-    return int(case.name.split(",")[0].split()[-1])
+def growing_number(comparison):
+    """Return the depth or batch size, with which the name begins."""
+    return int(comparison.name.split(",")[0].split()[-1])

@@ -1,9 +1,9 @@
-"""The network that all sides compute: its graph, and weights for it.
+"""The network that all implementations compute: its graph, and its weights.
 
-Nothing here imports a framework. A side supplies the operations
-(`Operations`), `Network.forward` puts them together, and `Network.draw` makes
-the weights, so that no side's graph is written a second time and each side
-can be built in a process of its own.
+An implementation supplies the operations, `Network.forward` puts them together
+and `Network.draw` makes the weights, so the graph is written once. Nothing
+here imports a framework, so each implementation can start in a process of its
+own.
 """
 
 import dataclasses
@@ -39,14 +39,19 @@ class Conv:
     stride: int
 
     @property
-    def margin(self):
+    def padding(self):
         """Zeros before and after the rows and columns."""
         return self.kernel // 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A residual block: its branch, and its projection if it has one."""
+    """A residual block: its branch, and its projection if it has one.
+
+    Attributes:
+        branch: Tuple of `Conv`.
+        projection: `Conv` or `None`.
+    """
 
     branch: tuple
     projection: Conv | None
@@ -62,10 +67,14 @@ class Block:
         return self.branch[-1].channels
 
     @property
+    def new_channels(self):
+        """Channels that the output has more than the input."""
+        return self.channels - self.branch[0].in_channels
+
+    @property
     def changes_shape(self):
         """Whether the input cannot be added to the output as it is."""
-        changes = self.branch[0].in_channels != self.channels
-        return changes or self.stride > 1
+        return self.new_channels != 0 or self.stride > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Network:
         bottleneck: Whether blocks are bottlenecks.
         shortcut: "A" or "B".
         bottleneck_stride: "3x3" or "1x1".
-        epsilon: What normalization adds to the variance.
+        epsilon: Number that normalization adds to the variance.
     """
 
     depths: tuple
@@ -157,7 +166,7 @@ class Network:
         return self.blocks[-1].channels
 
     def forward(self, operations, x):
-        """Returns the logits of images, by the operations of a side."""
+        """Return the logits of images, by given operations."""
         x = operations.relu(operations.conv_norm(x, self.stem_conv))
         if self.stem == "imagenet":
             x = operations.max_pool(x)
@@ -169,12 +178,12 @@ class Network:
             if block.projection:
                 x = operations.conv_norm(x, block.projection)
             elif block.changes_shape:
-                x = operations.zero_padding(x, block)
+                x = operations.zero_padding(x, block.stride, block.new_channels)
             x = operations.add_relu(y, x)
         return operations.head(x)
 
     def draw(self, seed=0):
-        """Returns random weights by name, as float32 NumPy arrays.
+        """Return random weights by name, as float32 NumPy arrays.
 
         The statistics of the normalizations are random too, or else
         forgetting one would go unnoticed. Each branch ends in a small scale,
@@ -205,7 +214,7 @@ class Network:
         return {k: v.astype("float32") for k, v in weights.items()}
 
     def random_batches(self, n, seed=0):
-        """Returns `n` random images and their random labels."""
+        """Return `n` random images and their random labels."""
         rng = np.random.default_rng(seed)
         images = rng.normal(size=(n, self.size, self.size, 3))
         labels = rng.integers(0, self.classes, n).astype("int32")
@@ -213,13 +222,13 @@ class Network:
 
 
 def cifar(depth, **kwargs):
-    """Returns the CIFAR-10 network of depth 6n+2."""
+    """Return the CIFAR-10 network of depth 6n+2."""
     depths = ((depth - 2) // 6,) * 3
     return Network(depths, CIFAR_WIDTHS, 32, 10, "cifar", **kwargs)
 
 
 def resnet50(size=224, classes=1000, **kwargs):
-    """Returns ResNet-50."""
+    """Return ResNet-50."""
     return Network(
         (3, 4, 6, 3),
         IMAGENET_WIDTHS,

@@ -130,7 +130,6 @@ def test_peers_refuse_other_networks():
 @pytest.mark.once
 def test_network_has_the_layers_of_its_name():
     for network, depth in ((cifar(20), 20), (resnet50(), 50)):
-        assert network.depth == depth
         projections = [b for b in network.blocks if b.projection]
         assert len(network.convs) + 1 - len(projections) == depth
 

@@ -24,7 +24,6 @@ class Conv:
 
     Attributes:
         name: Name of the convolution, as `keras_resnet` has it.
-        norm: Name of the normalization.
         kernel: Rows and columns of the kernel.
         in_channels: Channels that it reads.
         channels: Channels that it makes.
@@ -32,11 +31,15 @@ class Conv:
     """
 
     name: str
-    norm: str
     kernel: int
     in_channels: int
     channels: int
     stride: int
+
+    @property
+    def norm(self):
+        """Name of the normalization."""
+        return self.name.replace("conv", "bn")
 
     @property
     def padding(self):
@@ -46,35 +49,19 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A residual block: its branch, and its projection if it has one.
+    """A residual block.
 
     Attributes:
         branch: Tuple of `Conv`.
         projection: `Conv` or `None`.
+        stride: Step of the whole block.
+        new_channels: Channels that the output has more than the input.
     """
 
     branch: tuple
     projection: Conv | None
-
-    @property
-    def stride(self):
-        """Step of the whole block."""
-        return max(conv.stride for conv in self.branch)
-
-    @property
-    def channels(self):
-        """Channels of the output."""
-        return self.branch[-1].channels
-
-    @property
-    def new_channels(self):
-        """Channels that the output has more than the input."""
-        return self.channels - self.branch[0].in_channels
-
-    @property
-    def changes_shape(self):
-        """Whether the input cannot be added to the output as it is."""
-        return self.new_channels != 0 or self.stride > 1
+    stride: int
+    new_channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +90,16 @@ class Network:
     bottleneck_stride: str = "3x3"
     epsilon: float = 1e-5
 
-    @property
-    def depth(self):
-        """Weighted layers, as in the network's name."""
-        return sum(self.depths) * (3 if self.bottleneck else 2) + 2
-
     @functools.cached_property
     def stem_conv(self):
         """The first convolution."""
-        large = self.stem == "imagenet"
-        kernel, stride = (7, 2) if large else (3, 1)
-        return Conv("stem_conv", "stem_bn", kernel, 3, self.widths[0], stride)
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        return Conv("stem_conv", kernel, 3, self.widths[0], stride)
 
     @functools.cached_property
     def blocks(self):
         """All blocks, in order."""
-        blocks = []
-        channels = self.widths[0]
+        blocks, channels = [], self.widths[0]
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(1, depth + 1):
                 block = self._block(
@@ -128,27 +108,28 @@ class Network:
                     self.widths[stage - 1],
                     2 if stage > 1 and i == 1 else 1,
                 )
-                channels = block.channels
+                channels += block.new_channels
                 blocks.append(block)
         return tuple(blocks)
 
     def _block(self, name, in_channels, width, stride):
-        plan = ((3, width, stride), (3, width, 1))
-        if self.bottleneck:
-            at_1x1 = self.bottleneck_stride == "1x1"
-            first, second = (stride, 1) if at_1x1 else (1, stride)
-            plan = ((1, width, first), (3, width, second), (1, 4 * width, 1))
+        if not self.bottleneck:
+            plan = (3, width, stride), (3, width, 1)
+        elif self.bottleneck_stride == "1x1":
+            plan = (1, width, stride), (3, width, 1), (1, 4 * width, 1)
+        else:
+            plan = (1, width, 1), (3, width, stride), (1, 4 * width, 1)
         branch, channels = [], in_channels
         for i, (kernel, filters, step) in enumerate(plan, start=1):
-            names = f"{name}/conv{i}", f"{name}/bn{i}"
-            branch.append(Conv(*names, kernel, channels, filters, step))
+            conv = Conv(f"{name}/conv{i}", kernel, channels, filters, step)
+            branch.append(conv)
             channels = filters
-        block = Block(tuple(branch), None)
-        if self.shortcut == "B" and block.changes_shape:
-            names = f"{name}/shortcut_conv", f"{name}/shortcut_bn"
-            projection = Conv(*names, 1, in_channels, channels, stride)
-            block = dataclasses.replace(block, projection=projection)
-        return block
+        projection = None
+        if self.shortcut == "B" and (stride > 1 or channels != in_channels):
+            projection = Conv(
+                f"{name}/shortcut_conv", 1, in_channels, channels, stride
+            )
+        return Block(tuple(branch), projection, stride, channels - in_channels)
 
     @property
     def convs(self):
@@ -163,7 +144,7 @@ class Network:
     @property
     def features(self):
         """Channels that the classifier reads."""
-        return self.blocks[-1].channels
+        return self.blocks[-1].branch[-1].channels
 
     def forward(self, operations, x):
         """Return the logits of images, by given operations."""
@@ -177,7 +158,7 @@ class Network:
             y = operations.conv_norm(y, block.branch[-1])
             if block.projection:
                 x = operations.conv_norm(x, block.projection)
-            elif block.changes_shape:
+            elif block.stride > 1 or block.new_channels:
                 x = operations.zero_padding(x, block.stride, block.new_channels)
             x = operations.add_relu(y, x)
         return operations.head(x)

@@ -1,10 +1,10 @@
-"""Starts one side in a process of its own and takes its first steps.
+"""Start one implementation in a process of its own and take its first steps.
 
-    KERAS_BACKEND=torch python benchmarks/fresh.py '{"side": "ours", ...}'
+    KERAS_BACKEND=torch python benchmarks/fresh.py '{"name": "ours", ...}'
 
-`compare.py --work start` runs this. Prints a JSON line: seconds from `begin`,
-when the process was asked for, to the end of the first step, and the most
-memory that the process has held, in MiB, after a few more.
+`compare.py --case start` runs this. It prints a JSON line: seconds from
+`begin`, when the process was asked for, to the end of the first step, and the
+most memory that the process has held, in MiB, after a few more steps.
 """
 
 import json
@@ -13,9 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+from comparison.implementation import Unavailable, build
+from comparison.network import Network
+
 
 def peak_memory():
-    """Returns the most memory that this process has held, in MiB.
+    """Return the most memory that this process has held, in MiB.
 
     `resource.getrusage` would do, if Linux did not let a new process begin
     with the peak of the one that started it.
@@ -25,24 +28,23 @@ def peak_memory():
     return int(kib) / 1024
 
 
-def main(side, network, batch_size, steps, begin):
-    """Builds the side and trains."""
-    import sides
-    from sides.network import Network
-
-    for name in ("depths", "widths"):
-        network[name] = tuple(network[name])
+def main(name, network, batch_size, steps, begin):
+    """Build the implementation and train."""
+    for key in ("depths", "widths"):
+        network[key] = tuple(network[key])
     network = Network(**network)
     images, labels = network.random_batches(batch_size * steps)
     try:
-        side = sides.build(side, network, network.draw())
-        side.train(images[:batch_size], labels[:batch_size], batch_size)
-    except sides.Unavailable as error:
+        implementation = build(name, network, network.draw())
+        implementation.train(
+            images[:batch_size], labels[:batch_size], batch_size
+        )
+    except Unavailable as error:
         return {"left_out": str(error)}
-    after = time.perf_counter() - side.finished
-    first = time.time() - after - begin
-    side.train(images, labels, batch_size)
-    return {"first_step": first, "peak_memory": peak_memory()}
+    after = time.perf_counter() - implementation.finished
+    first_step = time.time() - after - begin
+    implementation.train(images, labels, batch_size)
+    return {"first_step": first_step, "peak_memory": peak_memory()}
 
 
 if __name__ == "__main__":

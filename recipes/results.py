@@ -77,7 +77,6 @@ def make_parser():
 OTHERS = {
     "figures/README.md": "Why residual networks learn, in figures",
     "benchmarks/README.md": "Speed, beside the alternatives",
-    "benchmarks/cost.md": "What a full training on ImageNet costs",
 }
 
 

@@ -3,12 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from sides import NativeSide, Unavailable
-from sides.network import DECAY, LEARNING_RATE, MOMENTUM
+from comparison.implementation import NativeImplementation, Unavailable
+from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# PyTorch's names for the weights of a normalization.
-NORM = {
+# PyTorch's names for weights.
+KINDS = {
+    "kernel": "weight",
     "gamma": "weight",
     "beta": "bias",
     "moving_mean": "running_mean",
@@ -29,7 +30,7 @@ class Module(torch.nn.Module):
                 conv.channels,
                 conv.kernel,
                 stride=conv.stride,
-                padding=conv.margin,
+                padding=conv.padding,
                 bias=False,
             )
             self.layers[conv.norm] = torch.nn.BatchNorm2d(
@@ -52,21 +53,25 @@ class Module(torch.nn.Module):
     def max_pool(self, x):
         return F.max_pool2d(x, 3, stride=2, padding=1)
 
-    def zero_padding(self, x, block):
-        missing = block.channels - x.shape[1]
-        x = x[:, :, :: block.stride, :: block.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, missing))
+    def zero_padding(self, x, stride, channels):
+        x = x[:, :, ::stride, ::stride]
+        return F.pad(x, (0, 0, 0, 0, 0, channels))
 
     def head(self, x):
         return self.layers["head"](x.mean(dim=(2, 3)))
 
 
-class Native(NativeSide):
+class Native(NativeImplementation):
     """Eager PyTorch in channels-last memory."""
 
     def __init__(self, network, weights):
         module = Module(network)
-        module.load_state_dict(state_dict(module, weights))
+        self.names = {name: torch_name(name) for name in weights}
+        state = {
+            torchs: to_torch(weights[ours])
+            for ours, torchs in self.names.items()
+        }
+        module.load_state_dict(module.state_dict() | state)
         self.module = module.to(DEVICE, memory_format=torch.channels_last)
         self.forward = self.compiled(self.module)
         self.optimizer = torch.optim.SGD(
@@ -77,7 +82,7 @@ class Native(NativeSide):
         )
 
     def compiled(self, module):
-        """Returns what computes the module."""
+        """Return the function that computes the module."""
         return module
 
     def train_step(self, images, labels):
@@ -101,13 +106,11 @@ class Native(NativeSide):
             torch.cuda.synchronize()
 
     def weights(self):
-        found = {}
-        for name, value in self.module.state_dict().items():
-            layer, _, kind = name.removeprefix("layers.").rpartition(".")
-            if kind != "num_batches_tracked":
-                kind, value = from_torch(layer, kind, value.cpu())
-                found[f"{layer}/{kind}"] = value.numpy()
-        return found
+        state = self.module.state_dict()
+        return {
+            ours: from_torch(state[torchs])
+            for ours, torchs in self.names.items()
+        }
 
 
 class Compiled(Native):
@@ -129,29 +132,24 @@ class Compiled(Native):
 
 
 def to_device(images):
-    """Returns NumPy images as PyTorch has them, without a copy on a CPU."""
+    """Return images with channels first, without a copy on a CPU."""
     return torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2)
 
 
-def state_dict(module, weights):
-    """Returns weights by name as a state of the module."""
-    state = module.state_dict()
-    for name, value in weights.items():
-        layer, _, kind = name.rpartition("/")
-        value = torch.from_numpy(value)
-        if kind == "kernel":
-            kind = "weight"
-            value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T
-        state[f"layers.{layer}.{NORM.get(kind, kind)}"] = value
-    return state
+def torch_name(name):
+    """Return PyTorch's name of a weight."""
+    layer, _, kind = name.rpartition("/")
+    return f"layers.{layer}.{KINDS.get(kind, kind)}"
 
 
-def from_torch(layer, kind, value):
-    """Returns Keras's name and order of axes for a weight of PyTorch's."""
-    if value.ndim == 4:
-        return "kernel", value.permute(2, 3, 1, 0)
-    if value.ndim == 2:
-        return "kernel", value.T
-    if layer == "head":
-        return kind, value
-    return {torchs: ours for ours, torchs in NORM.items()}[kind], value
+def to_torch(value):
+    """Return a weight with output channels first."""
+    value = torch.from_numpy(value)
+    return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t()
+
+
+def from_torch(value):
+    """Return a weight with output channels last, as a NumPy array."""
+    value = value.cpu()
+    value = value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t()
+    return value.numpy()

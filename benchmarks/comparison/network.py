@@ -1,9 +1,9 @@
-"""The network that all sides compute: its graph, and weights for it.
+"""The network that all implementations compute: its graph, and its weights.
 
-Nothing here imports a framework. A side supplies the operations
-(`Operations`), `Network.forward` puts them together, and `Network.draw` makes
-the weights, so that no side's graph is written a second time and each side
-can be built in a process of its own.
+An implementation supplies the operations, `Network.forward` puts them together
+and `Network.draw` makes the weights, so the graph is written once. Nothing
+here imports a framework, so each implementation can start in a process of its
+own.
 """
 
 import dataclasses
@@ -24,7 +24,6 @@ class Conv:
 
     Attributes:
         name: Name of the convolution, as `keras_resnet` has it.
-        norm: Name of the normalization.
         kernel: Rows and columns of the kernel.
         in_channels: Channels that it reads.
         channels: Channels that it makes.
@@ -32,40 +31,37 @@ class Conv:
     """
 
     name: str
-    norm: str
     kernel: int
     in_channels: int
     channels: int
     stride: int
 
     @property
-    def margin(self):
+    def norm(self):
+        """Name of the normalization."""
+        return self.name.replace("conv", "bn")
+
+    @property
+    def padding(self):
         """Zeros before and after the rows and columns."""
         return self.kernel // 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A residual block: its branch, and its projection if it has one."""
+    """A residual block.
+
+    Attributes:
+        branch: Tuple of `Conv`.
+        projection: `Conv` or `None`.
+        stride: Step of the whole block.
+        new_channels: Channels that the output has more than the input.
+    """
 
     branch: tuple
     projection: Conv | None
-
-    @property
-    def stride(self):
-        """Step of the whole block."""
-        return max(conv.stride for conv in self.branch)
-
-    @property
-    def channels(self):
-        """Channels of the output."""
-        return self.branch[-1].channels
-
-    @property
-    def changes_shape(self):
-        """Whether the input cannot be added to the output as it is."""
-        changes = self.branch[0].in_channels != self.channels
-        return changes or self.stride > 1
+    stride: int
+    new_channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Network:
         bottleneck: Whether blocks are bottlenecks.
         shortcut: "A" or "B".
         bottleneck_stride: "3x3" or "1x1".
-        epsilon: What normalization adds to the variance.
+        epsilon: Number that normalization adds to the variance.
     """
 
     depths: tuple
@@ -94,23 +90,16 @@ class Network:
     bottleneck_stride: str = "3x3"
     epsilon: float = 1e-5
 
-    @property
-    def depth(self):
-        """Weighted layers, as in the network's name."""
-        return sum(self.depths) * (3 if self.bottleneck else 2) + 2
-
     @functools.cached_property
     def stem_conv(self):
         """The first convolution."""
-        large = self.stem == "imagenet"
-        kernel, stride = (7, 2) if large else (3, 1)
-        return Conv("stem_conv", "stem_bn", kernel, 3, self.widths[0], stride)
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        return Conv("stem_conv", kernel, 3, self.widths[0], stride)
 
     @functools.cached_property
     def blocks(self):
         """All blocks, in order."""
-        blocks = []
-        channels = self.widths[0]
+        blocks, channels = [], self.widths[0]
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(1, depth + 1):
                 block = self._block(
@@ -119,27 +108,28 @@ class Network:
                     self.widths[stage - 1],
                     2 if stage > 1 and i == 1 else 1,
                 )
-                channels = block.channels
+                channels += block.new_channels
                 blocks.append(block)
         return tuple(blocks)
 
     def _block(self, name, in_channels, width, stride):
-        plan = ((3, width, stride), (3, width, 1))
-        if self.bottleneck:
-            at_1x1 = self.bottleneck_stride == "1x1"
-            first, second = (stride, 1) if at_1x1 else (1, stride)
-            plan = ((1, width, first), (3, width, second), (1, 4 * width, 1))
+        if not self.bottleneck:
+            plan = (3, width, stride), (3, width, 1)
+        elif self.bottleneck_stride == "1x1":
+            plan = (1, width, stride), (3, width, 1), (1, 4 * width, 1)
+        else:
+            plan = (1, width, 1), (3, width, stride), (1, 4 * width, 1)
         branch, channels = [], in_channels
         for i, (kernel, filters, step) in enumerate(plan, start=1):
-            names = f"{name}/conv{i}", f"{name}/bn{i}"
-            branch.append(Conv(*names, kernel, channels, filters, step))
+            conv = Conv(f"{name}/conv{i}", kernel, channels, filters, step)
+            branch.append(conv)
             channels = filters
-        block = Block(tuple(branch), None)
-        if self.shortcut == "B" and block.changes_shape:
-            names = f"{name}/shortcut_conv", f"{name}/shortcut_bn"
-            projection = Conv(*names, 1, in_channels, channels, stride)
-            block = dataclasses.replace(block, projection=projection)
-        return block
+        projection = None
+        if self.shortcut == "B" and (stride > 1 or channels != in_channels):
+            projection = Conv(
+                f"{name}/shortcut_conv", 1, in_channels, channels, stride
+            )
+        return Block(tuple(branch), projection, stride, channels - in_channels)
 
     @property
     def convs(self):
@@ -154,10 +144,10 @@ class Network:
     @property
     def features(self):
         """Channels that the classifier reads."""
-        return self.blocks[-1].channels
+        return self.blocks[-1].branch[-1].channels
 
     def forward(self, operations, x):
-        """Returns the logits of images, by the operations of a side."""
+        """Return the logits of images, by given operations."""
         x = operations.relu(operations.conv_norm(x, self.stem_conv))
         if self.stem == "imagenet":
             x = operations.max_pool(x)
@@ -168,13 +158,13 @@ class Network:
             y = operations.conv_norm(y, block.branch[-1])
             if block.projection:
                 x = operations.conv_norm(x, block.projection)
-            elif block.changes_shape:
-                x = operations.zero_padding(x, block)
+            elif block.stride > 1 or block.new_channels:
+                x = operations.zero_padding(x, block.stride, block.new_channels)
             x = operations.add_relu(y, x)
         return operations.head(x)
 
     def draw(self, seed=0):
-        """Returns random weights by name, as float32 NumPy arrays.
+        """Return random weights by name, as float32 NumPy arrays.
 
         The statistics of the normalizations are random too, or else
         forgetting one would go unnoticed. Each branch ends in a small scale,
@@ -205,7 +195,7 @@ class Network:
         return {k: v.astype("float32") for k, v in weights.items()}
 
     def random_batches(self, n, seed=0):
-        """Returns `n` random images and their random labels."""
+        """Return `n` random images and their random labels."""
         rng = np.random.default_rng(seed)
         images = rng.normal(size=(n, self.size, self.size, 3))
         labels = rng.integers(0, self.classes, n).astype("int32")
@@ -213,13 +203,13 @@ class Network:
 
 
 def cifar(depth, **kwargs):
-    """Returns the CIFAR-10 network of depth 6n+2."""
+    """Return the CIFAR-10 network of depth 6n+2."""
     depths = ((depth - 2) // 6,) * 3
     return Network(depths, CIFAR_WIDTHS, 32, 10, "cifar", **kwargs)
 
 
 def resnet50(size=224, classes=1000, **kwargs):
-    """Returns ResNet-50."""
+    """Return ResNet-50."""
     return Network(
         (3, 4, 6, 3),
         IMAGENET_WIDTHS,

@@ -2,15 +2,15 @@
 
 import tensorflow as tf
 
-from sides import NativeSide
-from sides.network import DECAY, LEARNING_RATE, MOMENTUM
+from comparison.implementation import NativeImplementation
+from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 
 class Operations:
     """The network's operations on tensors of TensorFlow.
 
     Args:
-        network: `sides.network.Network`.
+        network: `Network`.
         variables: Dictionary of `tf.Variable`.
         training: Whether to normalize by the batch, and to update the moving
             statistics.
@@ -24,8 +24,8 @@ class Operations:
     def conv_norm(self, x, conv):
         padding = "SAME"
         if conv.stride > 1:
-            margin = [conv.margin] * 2
-            padding = [[0, 0], margin, margin, [0, 0]]
+            both = [conv.padding] * 2
+            padding = [[0, 0], both, both, [0, 0]]
         x = tf.nn.conv2d(
             x, self.variables[f"{conv.name}/kernel"], conv.stride, padding
         )
@@ -59,10 +59,9 @@ class Operations:
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
         return tf.nn.max_pool2d(x, 3, 2, "VALID")
 
-    def zero_padding(self, x, block):
-        missing = block.channels - x.shape[-1]
-        x = x[:, :: block.stride, :: block.stride]
-        return tf.pad(x, [[0, 0]] * 3 + [[0, missing]])
+    def zero_padding(self, x, stride, channels):
+        x = x[:, ::stride, ::stride]
+        return tf.pad(x, [[0, 0]] * 3 + [[0, channels]])
 
     def head(self, x):
         x = tf.reduce_mean(x, (1, 2))
@@ -70,7 +69,7 @@ class Operations:
         return x @ weights["head/kernel"] + weights["head/bias"]
 
 
-class Native(NativeSide):
+class Native(NativeImplementation):
     """A graph of TensorFlow's own kernels."""
 
     def __init__(self, network, weights):
@@ -82,7 +81,7 @@ class Native(NativeSide):
         self.trained = [v for v in self.variables.values() if v.trainable]
         self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.trained]
         self.loss = None
-        # A graph for each side, as its variables are.
+        # Each instance has graphs of its own, because they hold its variables.
         self.train_graph = tf.function(self._train_step)
         self.infer_graph = tf.function(self._infer)
 

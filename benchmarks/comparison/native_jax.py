@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sides import NativeSide
-from sides.network import DECAY, LEARNING_RATE, MOMENTUM
+from comparison.implementation import NativeImplementation
+from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 
 class Operations:
     """The network's operations on arrays of JAX.
 
     Args:
-        network: `sides.network.Network`.
+        network: `Network`.
         weights: Dictionary of arrays.
         training: Whether to normalize by the batch. Then `statistics` holds
             the new moving statistics afterwards.
@@ -32,7 +32,7 @@ class Operations:
             x,
             self.weights[f"{conv.name}/kernel"],
             window_strides=(conv.stride,) * 2,
-            padding=((conv.margin,) * 2,) * 2,
+            padding=((conv.padding,) * 2,) * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         gamma, beta, moving_mean, moving_variance = (
@@ -69,10 +69,9 @@ class Operations:
             padding=((0, 0), (1, 1), (1, 1), (0, 0)),
         )
 
-    def zero_padding(self, x, block):
-        missing = block.channels - x.shape[-1]
-        x = x[:, :: block.stride, :: block.stride]
-        return jnp.pad(x, ((0, 0),) * 3 + ((0, missing),))
+    def zero_padding(self, x, stride, channels):
+        x = x[:, ::stride, ::stride]
+        return jnp.pad(x, ((0, 0),) * 3 + ((0, channels),))
 
     def head(self, x):
         x = x.mean((1, 2))
@@ -80,19 +79,19 @@ class Operations:
 
 
 def moving_average(old, new):
-    """Returns the moving average after one more value."""
+    """Return the moving average after one more value."""
     return MOMENTUM * old + (1 - MOMENTUM) * new
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def infer(network, weights, images):
-    """Returns the logits in inference."""
+    """Return the logits in inference."""
     return network.forward(Operations(network, weights, False), images)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2, 3))
 def train_step(network, trained, statistics, velocities, images, labels):
-    """Takes a step of SGD with momentum and coupled weight decay."""
+    """Take a step of SGD with momentum and coupled weight decay."""
 
     def loss(trained):
         operations = Operations(network, trained | statistics, True)
@@ -116,18 +115,16 @@ def train_step(network, trained, statistics, velocities, images, labels):
     return trained, statistics, velocities, value
 
 
-class Native(NativeSide):
+class Native(NativeImplementation):
     """Jitted JAX with donated state."""
 
     def __init__(self, network, weights):
         self.network = network
-        moving = {name for name in weights if "/moving_" in name}
-        self.trained = {
-            name: jnp.array(value)
-            for name, value in weights.items()
-            if name not in moving
-        }
-        self.statistics = {name: jnp.array(weights[name]) for name in moving}
+        self.trained, self.statistics = {}, {}
+        for name, value in weights.items():
+            moving = "/moving_" in name
+            group = self.statistics if moving else self.trained
+            group[name] = jnp.array(value)
         self.velocities = jax.tree.map(jnp.zeros_like, self.trained)
         self.loss = None
 
@@ -147,7 +144,4 @@ class Native(NativeSide):
         jax.block_until_ready((self.trained, self.loss))
 
     def weights(self):
-        return {
-            name: np.asarray(value)
-            for name, value in (self.trained | self.statistics).items()
-        }
+        return jax.tree.map(np.asarray, self.trained | self.statistics)

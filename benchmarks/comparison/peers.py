@@ -1,52 +1,51 @@
-"""Other ResNets for Keras, with the weights of ours in their places."""
+"""Other ResNets for Keras, with our weights in their places."""
 
+import functools
 import re
 
 import keras
 import numpy as np
 
-from sides import Unavailable
-from sides.keras_sides import KerasSide, assign
-from sides.network import IMAGENET_WIDTHS
-from sides.stock_keras import stock_sgd
+from comparison.implementation import Unavailable
+from comparison.keras_models import KerasModel, stock_sgd
+from comparison.network import resnet50
 
 
-def peer_path(name, block):
-    """Returns what keras.applications and KerasHub call one of our weights.
+def peer_path(block, name):
+    """Return the path that keras.applications and KerasHub give a weight.
 
     Args:
+        block: Function from stage and block, both from 1, to the peer's name
+            of the block.
         name: Our name, such as "stage2_block1/conv3/kernel".
-        block: How the peer names the block of a stage, both from 1.
     """
     layer, _, kind = name.rpartition("/")
     if layer == "head":
         return f"predictions/{kind}"
     *path, part = layer.split("/")
-    what = "bn" if "bn" in part else "conv"
+    operation = "bn" if "bn" in part else "conv"
     if part.startswith("stem"):
-        return f"conv1_{what}/{kind}"
+        return f"conv1_{operation}/{kind}"
     number = 0 if part.startswith("shortcut") else part[-1]
     stage, i = map(int, re.findall(r"\d+", path[0]))
-    return f"{block(stage, i)}_{number}_{what}/{kind}"
+    return f"{block(stage, i)}_{number}_{operation}/{kind}"
 
 
 def require_resnet50(network, bottleneck_stride, epsilon, peer):
-    """Raises `Unavailable` unless the peer has this network."""
-    same = (
-        network.depths == (3, 4, 6, 3)
-        and network.widths == IMAGENET_WIDTHS
-        and network.bottleneck
-        and network.bottleneck_stride == bottleneck_stride
-        and network.epsilon == epsilon
-    )
-    if not same:
+    """Raise `Unavailable` unless the peer has this network."""
+    if network != resnet50(
+        network.size,
+        network.classes,
+        bottleneck_stride=bottleneck_stride,
+        epsilon=epsilon,
+    ):
         raise Unavailable(
             f"{peer}'s ResNet-50 strides in its {bottleneck_stride} "
             f"convolutions and has epsilon {epsilon}"
         )
 
 
-class Peer(KerasSide):
+class Peer(KerasModel):
     """A Keras model whose variables have other paths than ours.
 
     Where its convolutions have biases, these are drawn at random and added to
@@ -55,30 +54,32 @@ class Peer(KerasSide):
     Args:
         model: `keras.Model`.
         weights: Dictionary of NumPy arrays, as `Network.draw` returns.
-        block: How the peer names the block of a stage, both from 1.
+        block: Function from stage and block, both from 1, to the peer's name
+            of the block.
     """
 
     def __init__(self, model, weights, block):
-        self.paths = {name: peer_path(name, block) for name in weights}
-        values = {path: weights[name] for name, path in self.paths.items()}
+        path = functools.partial(peer_path, block)
+        super().__init__(model, stock_sgd(), weights, path)
+
+    def assign(self, values):
         rng = np.random.default_rng(0)
-        # By the mean that makes up for it.
+        # The path of each bias by that of the mean that makes up for it.
         self.biases = {}
-        for variable in model.variables:
+        for variable in self.model.variables:
             path = variable.path
             if path.endswith("_conv/bias"):
                 mean = path.replace("_conv/bias", "_bn/moving_mean")
                 values[path] = rng.normal(0, 0.1, variable.shape)
                 values[mean] = values[mean] + values[path]
                 self.biases[mean] = path
-        assign(model, values)
-        super().__init__(model, stock_sgd())
+        super().assign(values)
 
-    def weights(self):
-        found = super().weights()
+    def values(self):
+        values = super().values()
         for mean, bias in self.biases.items():
-            found[mean] = found[mean] - found[bias]
-        return {name: found[path] for name, path in self.paths.items()}
+            values[mean] = values[mean] - values[bias]
+        return values
 
 
 class Applications(Peer):

@@ -1,0 +1,1 @@
+"""Cases, and the implementations that are compared in them."""

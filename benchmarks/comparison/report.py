@@ -1,0 +1,293 @@
+"""Tables and figures from the files that measurements leave."""
+
+import json
+import statistics
+from pathlib import Path
+
+from comparison.cases import CASES
+from comparison.measure import Comparison, spread
+
+# Okabe and Ito's colours, as in keras_resnet.plots.
+STYLES = {
+    "ours": ("#0072B2", "o"),
+    "ours, folded": ("#56B4E9", "P"),
+    "stock Keras": ("#D55E00", "s"),
+    "keras.applications": ("#E69F00", "^"),
+    "KerasHub": ("#CC79A7", "v"),
+    "native": ("#009E73", "D"),
+    "torch.compile": ("#000000", "X"),
+    "tf.data": ("#777777", "<"),
+    "tf.data per image": ("#777777", "p"),
+    "Pillow": ("#777777", ">"),
+    "resident batch": ("#777777", "h"),
+    "Keras alone": ("#777777", "d"),
+    "ours, on the device": ("#56B4E9", "*"),
+}
+BACKENDS = ("tensorflow", "jax", "torch")
+
+HEAD = """\
+# Benchmarks
+
+Made by `python benchmarks/compare.py` (`--table` makes this page again) from
+the files NAME.json beside it, which hold every round's value.
+
+Implementations take turns in random order within each round; rounds before
+those that count warm up. Values are the median over rounds with the lowest and
+the highest. "ours is better" is the same of the ratio round by round: above 1
+ours is faster, sooner or smaller. Implementations of the same network get the
+same weights and must give the same logits before they are timed: the last
+column is the largest difference. Images are random. On a CPU this package
+keeps the memory that it frees (docs/performance.md); the process gives it back
+before the turn of an implementation that would not.
+
+Native is plain code of the backend's framework: eager PyTorch in
+channels-last memory, a jitted JAX step that donates its state, a
+`tf.function` of TensorFlow's kernels (`benchmarks/comparison/native_*.py`).
+
+On TensorFlow the time of Keras's `fit` and `predict` ends with their last
+step. They return later, by up to as much again, because they wait for
+tf.data's tuning thread, which wakes up after 1.27, 2.55, 5.11, 10.23 s, ...
+"""
+
+
+def read(folder):
+    """Return the measurements in a folder by their names, case by case."""
+    lines = {}
+    for path in Path(folder).glob("*.json"):
+        line = json.loads(path.read_text("utf-8"))
+        line["comparisons"] = [Comparison(**c) for c in line["comparisons"]]
+        lines[path.stem] = line
+    return dict(sorted(lines.items(), key=lambda item: order(item[1])))
+
+
+def order(line):
+    """Return the key by which measurements are sorted."""
+    case = list(CASES).index(line["case"])
+    return case, BACKENDS.index(line["backend"]), line["threads"]
+
+
+def write(folder):
+    """Make the page and the figures of a folder.
+
+    Raises:
+        FileNotFoundError: If the folder holds no measurement.
+    """
+    folder = Path(folder)
+    lines = read(folder)
+    if not lines:
+        raise FileNotFoundError(f"there is no measurement in {folder}")
+
+    from keras_resnet import plots
+    from keras_resnet.training.runs import write_atomically
+
+    figures = []
+    for name, draw in (("ratios", draw_ratios), ("growth", draw_growth)):
+        figure = draw(lines)
+        if figure is None:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+            continue
+        plots.save(figure, folder / f"{name}.png")
+        figures.append(name)
+    write_atomically(folder / "README.md", page(lines, figures))
+    print(f"{folder / 'README.md'} has {len(lines)} measurements")
+
+
+def setting(line):
+    """Return backend and cores of a measurement as text."""
+    n = line["threads"]
+    return f"{line['backend']}, {n} core{'s' if n > 1 else ''}"
+
+
+def settings(lines):
+    """Return all settings of measurements, in their order."""
+    titles = {order(line)[1:]: setting(line) for line in lines}
+    return [titles[key] for key in sorted(titles)]
+
+
+def by_name(lines):
+    """Return pairs of line and `Comparison` by the name of the comparison."""
+    groups = {}
+    for line in lines.values():
+        for comparison in line["comparisons"]:
+            groups.setdefault(comparison.name, []).append((line, comparison))
+    return groups
+
+
+def page(lines, figures):
+    """Return the page: a table for each comparison, and how it was made."""
+    rows = [HEAD]
+    rows += [f"![{name}]({name}.png)\n" for name in figures]
+    for name, pairs in by_name(lines).items():
+        rows += [f"## {name}", "", comparison_table(pairs)]
+        rows += [
+            f"\n{key} was left out on {setting(line)}: {reason}."
+            for line, comparison in pairs
+            for key, reason in comparison.left_out.items()
+        ]
+        rows.append("")
+    rows += ["## Commands, versions, machines", ""]
+    rows += [f"- [{n}]({n}.json): {origin(line)}" for n, line in lines.items()]
+    return "\n".join([*rows, ""])
+
+
+def origin(line):
+    """Return command, versions, device and commit of a measurement."""
+    versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
+    commit = f"; commit {line['commit']}" if line["commit"] else ""
+    return (
+        f"`{line['command']}`  \n"
+        f"  {versions}; {line['device']}, {line['threads']} used; "
+        f"{line['settings']['rounds']} rounds; load before it "
+        f"{line['load_before']}{commit}"
+    )
+
+
+def table(head, rows):
+    """Return a Markdown table of a head and rows of text."""
+    rows = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def comparison_table(pairs):
+    """Return the table of one comparison, on every backend."""
+    unit = pairs[0][1].unit
+    rows = []
+    for line, comparison in pairs:
+        for name, values in comparison.values.items():
+            ratio = difference = ""
+            if name != "ours":
+                ratio = spread(comparison.ratios(name))
+            if name in comparison.differences:
+                difference = f"{comparison.differences[name]:.1e}"
+            rows.append(
+                [setting(line), name, spread(values), ratio, difference]
+            )
+    head = ["backend", "implementation", unit]
+    return table([*head, "ours is better", "logits differ by"], rows)
+
+
+def draw_ratios(lines):
+    """Draw how many times better ours is, one panel for each backend."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    titles = settings(lines.values())
+    groups = by_name(lines)
+    figure = Figure(
+        figsize=(2.2 + 3.4 * len(titles), 1.6 + 0.42 * len(groups)),
+        dpi=150,
+        layout="constrained",
+    )
+    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+    handles = {}
+    for panel, title in zip(panels, titles, strict=True):
+        for y, pairs in enumerate(groups.values()):
+            for comparison in (c for x, c in pairs if setting(x) == title):
+                others = comparison.others
+                for i, name in enumerate(others):
+                    color, marker = STYLES[name]
+                    ratios = comparison.ratios(name)
+                    middle = statistics.median(ratios)
+                    low, high = min(ratios), max(ratios)
+                    handles[name] = panel.errorbar(
+                        middle,
+                        # Beside each other, or else they would hide.
+                        y + 0.7 * ((i + 0.5) / len(others) - 0.5),
+                        xerr=[[middle - low], [high - middle]],
+                        color=color,
+                        fmt=marker,
+                        markersize=5,
+                    )
+        panel.axvline(1, color="black", linewidth=1)
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_title(title, fontsize=10)
+        low, high = panel.get_xlim()
+        panel.set_xlim(min(low, 0.48), max(high, 2.1))
+        for y in range(1, len(groups)):
+            panel.axhline(y - 0.5, color="#dddddd", linewidth=0.8)
+        panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(groups)), groups, fontsize=8)
+    panels[0].set_ylim(len(groups) - 0.5, -0.5)
+    figure.supxlabel(
+        "ours is this many times better than the other implementation",
+        fontsize=10,
+    )
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=min(len(handles), 2 * len(titles)),
+        frameon=False,
+        fontsize=8,
+    )
+    return figure
+
+
+def draw_growth(lines):
+    """Draw growth with depth and batch size; return `None` without values."""
+    from matplotlib.figure import Figure
+
+    growing = [x for x in lines.values() if x["case"] in ("depth", "batch")]
+    if not growing:
+        return None
+    rows = {title: {} for title in settings(growing)}
+    for line in growing:
+        rows[setting(line)][line["case"]] = line["comparisons"]
+    figure = Figure(
+        figsize=(8, 0.6 + 2.7 * len(rows)), dpi=150, layout="constrained"
+    )
+    panels = figure.subplots(len(rows), 2, squeeze=False)
+    for (title, measured), row in zip(rows.items(), panels, strict=True):
+        for panel, case in zip(row, ("depth", "batch"), strict=True):
+            if case in measured:
+                draw_lines(panel, case, measured[case])
+                panel.set_title(title, fontsize=10)
+            else:
+                panel.axis("off")
+    return figure
+
+
+def draw_lines(panel, case, comparisons):
+    """Draw one panel of growth: a line for each implementation."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    for name in dict.fromkeys(n for c in comparisons for n in c.values):
+        color, marker = STYLES[name]
+        measured = [c for c in comparisons if name in c.values]
+        x = [growing_number(c) for c in measured]
+        values = [c.values[name] for c in measured]
+        middles = list(map(statistics.median, values))
+        panel.plot(x, middles, color=color, marker=marker, label=name)
+        panel.fill_between(
+            x,
+            list(map(min, values)),
+            list(map(max, values)),
+            color=color,
+            alpha=0.2,
+        )
+    panel.set_xscale("log")
+    x = [growing_number(c) for c in comparisons]
+    panel.set_xticks(x, map(str, x))
+    panel.set_xticks([], minor=True)
+    if case == "depth":
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_xlabel("depth (batch 32)")
+    else:
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("batch size (ResNet-20)")
+    panel.set_ylabel(f"training, {comparisons[0].unit}")
+    panel.legend(frameon=False, fontsize=8)
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def growing_number(comparison):
+    """Return the depth or batch size, with which the name begins."""
+    return int(comparison.name.split(",")[0].split()[-1])

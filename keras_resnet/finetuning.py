@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_resnet import blocks
-from keras_resnet.resnet import STAGE_BLOCK, ResidualNetwork
+from keras_resnet import blocks, table1
+from keras_resnet.resnet import ResidualNetwork
 
 
 def freeze(model, stage=None, *, normalization=False):
@@ -45,9 +45,9 @@ def freeze(model, stage=None, *, normalization=False):
     model.trainable = True
     frozen = True
     for layer in model.layers:
-        match = STAGE_BLOCK.fullmatch(layer.name)
-        if match:
-            frozen = int(match[1]) <= stage
+        place = table1.stage_and_block(layer.name)
+        if place:
+            frozen = place[0] <= stage
         # Each part by itself: on TensorFlow a layer that is trainable already
         # does not tell its sublayers.
         for part in layer._flatten_layers():
@@ -108,9 +108,9 @@ def _stages(model):
     """Returns the last block of each stage, by stage."""
     last = {}
     for layer in getattr(model, "layers", ()):
-        match = STAGE_BLOCK.fullmatch(layer.name)
-        if match:
-            last[int(match[1])] = layer
+        place = table1.stage_and_block(layer.name)
+        if place:
+            last[place[0]] = layer
     if not last:
         name = getattr(model, "name", model)
         raise ValueError(

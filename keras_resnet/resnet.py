@@ -1,26 +1,13 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
-import re
-
 import keras
 from keras import layers
 
-from keras_resnet import backend, blocks, preprocessing, shortcuts
+from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
+from keras_resnet.weights import published
 
-# The rows of the paper's table 1: depth -> (bottleneck, blocks per stage).
-IMAGENET_SPECS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-}
-IMAGENET_WIDTHS = (64, 128, 256, 512)
-CIFAR_WIDTHS = (16, 32, 64)
 STEMS = ("imagenet", "cifar")
 POOLINGS = (None, "avg", "max")
-# The names of blocks, by stage and place in it.
-STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 
 
 @blocks.register
@@ -66,7 +53,7 @@ class ResidualNetwork(backend.Model):
 
 def ResNet(
     depths,
-    widths=IMAGENET_WIDTHS,
+    widths=table1.IMAGENET_WIDTHS,
     *,
     bottleneck=False,
     stem="imagenet",
@@ -175,11 +162,7 @@ def ResNet(
             "`classes` must be a positive integer. "
             f"Received: classes={classes!r}"
         )
-    if weights is not None:
-        # Imported where it is needed: `weights` builds on this module.
-        from keras_resnet.weights import published
-
-        published.check(weights)
+    published.check(weights)
     if bottleneck_stride is None:
         bottleneck_stride = "1x1" if weights == "keras" else "3x3"
 
@@ -215,7 +198,7 @@ def ResNet(
                 bottleneck_stride=bottleneck_stride,
                 zero_init_residual=zero_init_residual,
                 kernel_initializer=kernel_initializer,
-                name=f"stage{stage}_block{i}",
+                name=table1.block_name(stage, i),
                 **common,
             )(x)
 
@@ -261,8 +244,6 @@ def _check_stages(depths, widths):
 
 def _load_weights(model, weights, stem, classes):
     """Loads `weights`; what was asked to differ from the defaults may."""
-    from keras_resnet.weights import published
-
     default = classes == 1000 or (stem == "cifar" and classes == 10)
     channels = model.get_layer("stem_conv").kernel.shape[2]
     published.load(
@@ -381,13 +362,7 @@ def ResNetImageNet(
 
     Reference: He et al. 2015, section 3.3, table 1.
     """
-    if depth not in IMAGENET_SPECS:
-        raise ValueError(
-            "An ImageNet network has "
-            f"{', '.join(map(str, IMAGENET_SPECS))} layers. "
-            f"Received: depth={depth!r}. `ResNet` builds others."
-        )
-    bottleneck, depths = IMAGENET_SPECS[depth]
+    bottleneck, depths = table1.imagenet_spec(depth)
     return ResNet(
         depths,
         bottleneck=bottleneck,
@@ -450,14 +425,9 @@ def ResNetCIFAR(
 
     Reference: He et al. 2015, section 4.2.
     """
-    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            "A CIFAR network has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, "
-            f"56, ..., 110, ..., 1202, ... Received: depth={depth!r}"
-        )
     return ResNet(
-        [(depth - 2) // 6] * 3,
-        CIFAR_WIDTHS,
+        table1.cifar_depths(depth),
+        table1.CIFAR_WIDTHS,
         stem="cifar",
         include_top=include_top,
         weights=weights,

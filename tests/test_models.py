@@ -11,7 +11,14 @@ import pytest
 from keras import layers, ops
 
 import keras_resnet
-from keras_resnet import ResidualBlock, ResNet, ResNet18, ResNet20, ResNet50
+from keras_resnet import (
+    ResidualBlock,
+    ResNet,
+    ResNet18,
+    ResNet20,
+    ResNet50,
+    table1,
+)
 from keras_resnet import resnet as resnet_module
 
 FACTORIES = [
@@ -168,7 +175,7 @@ def other_value(name, default):
 def test_factories_pass_every_argument_on(monkeypatch, name, extra):
     received = {}
 
-    def record(depths, widths=resnet_module.IMAGENET_WIDTHS, **kwargs):
+    def record(depths, widths=table1.IMAGENET_WIDTHS, **kwargs):
         received.update(kwargs, depths=tuple(depths), widths=widths)
 
     monkeypatch.setattr(resnet_module, "ResNet", record)

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet import blocks
-from keras_resnet.resnet import STAGE_BLOCK
+from keras_resnet import blocks, table1
 from keras_resnet.weights import files, sources
 from keras_resnet.weights.errors import WeightsError
 
@@ -389,23 +388,25 @@ def _check_architecture(arrays, weights, origin):
 
 def _description(paths):
     """Returns blocks per stage, convolutions per block, and projections."""
-    per_stage = {}
-    convolutions = set()
-    projections = []
-    for layer, part, weight in paths:
-        match = STAGE_BLOCK.fullmatch(layer)
-        if match and weight == "kernel":
-            stage, block = map(int, match.groups())
-            per_stage[stage] = max(block, per_stage.get(stage, 0))
-            if part == "shortcut_conv":
-                projections.append((stage, block))
-            else:
-                convolutions.add(int(part[-1]))
-    by_stage = [sum(s == stage for s, _ in projections) for stage in per_stage]
+    kernels = [
+        (layer, part)
+        for layer, part, weight in paths
+        if weight == "kernel" and table1.stage_and_block(layer)
+    ]
+    depths = table1.depths_of({layer for layer, _ in kernels})
+    projecting = [
+        table1.stage_and_block(layer)[0]
+        for layer, part in kernels
+        if part == "shortcut_conv"
+    ]
+    by_stage = [projecting.count(i + 1) for i in range(len(depths))]
     return (
-        tuple(n for _, n in sorted(per_stage.items())),
-        max(convolutions, default=0),
-        f"{by_stage} by stage" if projections else "none",
+        depths,
+        max(
+            (int(part[-1]) for _, part in kernels if part != "shortcut_conv"),
+            default=0,
+        ),
+        f"{by_stage} by stage" if projecting else "none",
     )
 
 
@@ -472,7 +473,7 @@ def _orders(model):
     residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
     channels = {0: residual[0].conv1.kernel.shape[2]}
     for block in residual:
-        stage = int(STAGE_BLOCK.fullmatch(block.name)[1])
+        stage, _ = table1.stage_and_block(block.name)
         channels[stage] = block.out_channels
     plain = not all(b.residual and b.shortcut == "A" for b in residual)
     if plain:
@@ -483,7 +484,8 @@ def _orders(model):
     between = {"head": orders[max(orders)]}
     before = orders[0]
     for block in residual:
-        after = orders[int(STAGE_BLOCK.fullmatch(block.name)[1])]
+        stage, _ = table1.stage_and_block(block.name)
+        after = orders[stage]
         between[block.name] = before, after
         before = after
     return between

@@ -9,8 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet import blocks, preprocessing
-from keras_resnet.resnet import IMAGENET_SPECS, STAGE_BLOCK
+from keras_resnet import blocks, preprocessing, table1
 from keras_resnet.weights import files, hub, loading
 from keras_resnet.weights.errors import WeightsError
 
@@ -93,7 +92,7 @@ def load(model, weights, *, may_change_head, adapt_input):
     }
     is_file = isinstance(weights, os.PathLike) or os.path.exists(weights)
     if weights == IMAGENET:
-        depth = _depth(model, weights, tuple(IMAGENET_SPECS))
+        depth = _depth(model, weights, tuple(table1.IMAGENET_SPECS))
         _load_repository(model, f"timm/resnet{depth}.tv_in1k", options)
     elif weights == KERAS:
         _load_keras(model, options)
@@ -110,11 +109,10 @@ def _channels(model):
 def _depth(model, weights, published):
     """Returns the depth of a network of the paper, if it is published."""
     residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
-    stages = [int(STAGE_BLOCK.fullmatch(b.name)[1]) for b in residual]
-    depths = tuple(stages.count(s) for s in range(1, max(stages) + 1))
-    for depth, spec in IMAGENET_SPECS.items():
-        if spec == (residual[0].bottleneck, depths) and depth in published:
-            return depth
+    depths = table1.depths_of(block.name for block in residual)
+    depth = table1.imagenet_depth(residual[0].bottleneck, depths)
+    if depth in published:
+        return depth
     raise WeightsError(
         f"weights={weights!r} are published for ImageNet's ResNet-"
         f"{', '.join(map(str, published))}, and model {model.name!r} is none "

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_resnet import table1
+
 KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
 WEIGHTS = {
@@ -73,8 +75,7 @@ class Naming:
         elif layer.startswith("stem"):
             base = self.stem[layer == "stem_bn"]
         else:
-            stage, block = map(int, re.findall(r"\d+", layer))
-            base = self.block(stage, block)
+            base = self.block(*table1.stage_and_block(layer))
             if part.startswith("shortcut"):
                 base += self.shortcut[part == "shortcut_bn"]
             else:
@@ -137,7 +138,7 @@ NAMINGS = {
     # This package's own, from another of its models.
     "keras_resnet": Naming(
         stem=("stem_conv", "stem_bn"),
-        block=lambda stage, block: f"stage{stage}_block{block}/",
+        block=lambda stage, block: f"{table1.block_name(stage, block)}/",
         conv=lambda i: f"conv{i}",
         bn=lambda i: f"bn{i}",
         shortcut=("shortcut_conv", "shortcut_bn"),
@@ -200,7 +201,7 @@ def _meanings(naming, names):
     while found or block > 1:
         if not found:
             stage, block = stage + 1, 1
-        layer = f"stage{stage}_block{block}"
+        layer = table1.block_name(stage, block)
         found = sum(collect(layer, *part) for part in parts) > 0
         block += found
     return meanings

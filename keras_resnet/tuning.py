@@ -22,7 +22,7 @@ import keras_tuner
 from keras_tuner.src import config
 
 from keras_resnet.devices.engine import Devices
-from keras_resnet.resnet import ResNetCIFAR, ResNetImageNet
+from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,

@@ -171,6 +171,9 @@ def measure_works(given, output):
     # For processes and sides that do not import Keras.
     os.environ["KERAS_BACKEND"] = keras.backend.backend()
 
+    from keras_resnet import devices
+
+    devices.use()  # before any side computes
     from works import WORKS as FUNCTIONS
     from works import Settings
 

@@ -533,8 +533,10 @@ def main(arguments):
     check(arguments)
     import keras
 
+    from keras_resnet import devices
     from keras_resnet.training import runs
 
+    devices.use()  # before anything is computed
     model, how = load_network(arguments)
     channels, count = len(how.mean), model.outputs[0].shape[-1]
     score = scorer(model, how, arguments)

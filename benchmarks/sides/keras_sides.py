@@ -5,6 +5,7 @@ import time
 import keras
 
 import keras_resnet
+import keras_resnet.devices
 from keras_resnet.training import CoupledSGD
 from sides import Side, backend
 from sides.network import DECAY, LEARNING_RATE, MOMENTUM
@@ -104,6 +105,7 @@ class Ours(KerasSide):
     keeps_memory = True
 
     def __init__(self, network, weights):
+        keras_resnet.devices.use()  # before anything is computed
         super().__init__(
             keras_resnet_model(network, weights),
             CoupledSGD(LEARNING_RATE, MOMENTUM, coupled_decay=DECAY),

@@ -35,6 +35,7 @@ moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 profiler = _own.profiler
 sgd_step = getattr(_own, "sgd_step", None)
+share_memory = getattr(_own, "share_memory", None)
 synchronized_batch_normalization = getattr(
     _own,
     "synchronized_batch_normalization",
@@ -45,7 +46,13 @@ value_and_gradients = _own.value_and_gradients
 vectorized = getattr(_own, "vectorized", None)
 
 
-class Model(getattr(_own, "Model", keras.Model)):
+if keras.backend.backend() == "torch":
+    from keras_resnet.backend.torch.graph import Model as _Model
+else:
+    _Model = keras.Model
+
+
+class Model(_Model):
     """`keras.Model` that computes as fast as its backend allows."""
 
     def make_train_function(self, force=False):

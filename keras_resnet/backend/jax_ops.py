@@ -16,11 +16,6 @@ from keras import ops
 
 from keras_resnet.backend import keras_ops, memory
 
-# Without starting JAX: the plugins of accelerators.
-if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
-    # XLA allocates in threads of its own.
-    memory.share()
-
 IMAGES_AT_A_TIME = 8
 
 # Whatever devices it is on, a compiled step is that of the whole batch.
@@ -139,6 +134,17 @@ def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
 def accelerators():
     """Returns the names of the GPUs or TPUs that JAX computes on."""
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+
+
+def share_memory():
+    """Let the threads of XLA share the memory that a process keeps on a CPU.
+
+    Call this before JAX computes anything: later its threads have memory of
+    their own. With a plugin for accelerators this does nothing.
+    """
+    # Looked for without starting JAX.
+    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        memory.share()
 
 
 def compiled(function):

@@ -3,7 +3,7 @@
 Keras permutes a channels-last image into a new tensor before and after each
 convolution and pooling, and normalizes by a dozen operations in float32. A
 permuted view of it already is what PyTorch calls channels-last memory, which
-its kernels take as they are. With this and the replay of `torch_graph` a
+its kernels take as they are. With this and the replay of `torch.graph` a
 training step of ResNet-20 on one core is 1.5 times as fast as with Keras's
 layers in batches of 128, and 2.5 times in batches of 2
 (docs/results/benchmarks).
@@ -13,7 +13,7 @@ import torch
 from keras import ops
 
 from keras_resnet.backend import parallel
-from keras_resnet.backend.torch_graph import Model  # noqa: F401
+from keras_resnet.backend.torch_parallel import SynchronizedNormalization
 
 
 def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
@@ -74,8 +74,6 @@ def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
     """As `keras_ops.synchronized_batch_normalization`, on CPUs and GPUs."""
     if parallel.processes == 1:
         return batch_normalization(x, gamma, beta, epsilon, axis)
-    from keras_resnet.backend.torch_parallel import SynchronizedNormalization
-
     last = axis != 1
     y, mean, variance = SynchronizedNormalization.apply(
         channels_first_view(x, last), gamma, beta, epsilon

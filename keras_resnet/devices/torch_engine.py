@@ -1,7 +1,7 @@
 """PyTorch: `DistributedDataParallel`, in the processes that torchrun starts.
 
 One process for each device. Keras's `fit` knows nothing of this: what it
-needs is in the `Model` of `keras_resnet.backend.torch_graph`.
+needs is in the `Model` of `keras_resnet.backend.torch.graph`.
 """
 
 import atexit

@@ -22,7 +22,7 @@ class ResidualNetwork(backend.Model):
 
     @property
     def preprocessing(self):
-        """How images are prepared for the weights: see `preprocess_input`.
+        """Preparation of images for the weights: see `preprocess_input`.
 
         A `Preprocessing`, or `None` where that is not known. It comes with
         published weights, may be set, also by a name such as `"imagenet"`,
@@ -74,7 +74,7 @@ def ResNet(
     kernel_initializer=blocks.KERNEL_INITIALIZER,
     block=blocks.ResidualBlock,
 ):
-    """Builds a residual network of any depths and widths.
+    """Build a residual network of any depths and widths.
 
     All other networks of this package are calls of this function. The model
     is a Keras functional graph: a stem (`stem_conv`, `stem_bn`, ...), stages
@@ -113,9 +113,8 @@ def ResNet(
             `input_tensor`, else to 224x224x3 (`stem="imagenet"`, with top),
             any size x 3 (`stem="imagenet"`, without), or 32x32x3
             (`stem="cifar"`).
-        pooling: What a network without top ends in: `None` (default), the
-            4-D output of the last block; `"avg"` or `"max"`, global pooling
-            of it.
+        pooling: Output of a network without top: `None` (default), the 4-D
+            output of the last block; `"avg"` or `"max"`, global pooling of it.
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier; `None` gives
             logits. Defaults to `"softmax"`.
@@ -133,8 +132,8 @@ def ResNet(
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
-        block: What makes a block: `ResidualBlock` (default), a subclass, or
-            any callable with its keyword arguments that returns a layer.
+        block: `ResidualBlock` (default), a subclass, or any callable with its
+            keyword arguments that returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`. Its input is `(batch,
@@ -243,7 +242,7 @@ def _check_stages(depths, widths):
 
 
 def _load_weights(model, weights, stem, classes):
-    """Loads `weights`; what was asked to differ from the defaults may."""
+    """Load `weights`; what was asked to differ from the defaults may."""
     default = classes == 1000 or (stem == "cifar" and classes == 10)
     channels = model.get_layer("stem_conv").kernel.shape[2]
     published.load(
@@ -255,7 +254,7 @@ def _load_weights(model, weights, stem, classes):
 
 
 def _input(input_tensor, input_shape, stem, include_top, data_format):
-    """Returns the tensor that the stem reads, as `keras.applications` does."""
+    """Return the tensor that the stem reads, as `keras.applications` does."""
     if input_shape is not None and len(input_shape) != 3:
         raise ValueError(
             "`input_shape` must have three entries, those of one image. "
@@ -293,7 +292,7 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
 
 
 def _check_data_format(input_shape, data_format):
-    """Raises `ValueError` for what is an image in the other data format."""
+    """Raise `ValueError` for what is an image in the other data format."""
     channels, side = input_shape[-1], input_shape[0]
     other = "channels_first"
     if data_format == other:

@@ -75,7 +75,7 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
-    """Returns the gradient of a convolution by its kernel.
+    """Return the gradient of a convolution by its kernel.
 
     For each place in the kernel, the pixels that it meets, channels first,
     times the gradient's pixels: products with a long inner dimension. A few
@@ -132,7 +132,7 @@ def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
 
 
 def accelerators():
-    """Returns the names of the GPUs or TPUs that JAX computes on."""
+    """Return the names of the GPUs or TPUs that JAX computes on."""
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
 
 
@@ -148,20 +148,20 @@ def share_memory():
 
 
 def compiled(function):
-    """Returns a pure function of tensors, compiled."""
+    """Return a pure function of tensors, compiled."""
     return jax.jit(function)
 
 
 def value_and_gradients(function):
-    """Returns a function of a scalar and its gradients by the first list."""
+    """Return a function of a scalar and its gradients by the first list."""
     return jax.jit(jax.value_and_grad(function))
 
 
 def vectorized(function, arguments):
-    """Maps a function over the first axis of the last of its arguments."""
+    """Map a function over the first axis of the last of its arguments."""
     return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))
 
 
 def profiler(folder):
-    """Returns a context whose trace is written for TensorBoard."""
+    """Return a context whose trace is written for TensorBoard."""
     return jax.profiler.trace(folder)

@@ -23,7 +23,7 @@ __all__ = ["ALL", "Devices", "DevicesError", "use"]
 
 
 def use(devices=None, *, synchronized=True):
-    """Makes this process train on several devices, or on one.
+    """Make this process train on several devices, or on one.
 
     Must come before anything is computed. Where several processes were
     started for one run, each of them must call this, and then do the same.

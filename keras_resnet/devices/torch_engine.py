@@ -14,7 +14,7 @@ from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
 def start(count, synchronized):
-    """Returns the engine. `count` is an integer or `None`, all devices."""
+    """Return the engine. `count` is an integer or `None`, all devices."""
     here = torch.cuda.device_count()
     if "WORLD_SIZE" not in os.environ:
         if launched() > 1 or (count or here) > 1:

@@ -68,7 +68,7 @@ class Naming:
     epsilon: float | None = TORCH_EPSILON
 
     def name(self, path):
-        """Returns the source's name of a weight."""
+        """Return the source's name of a weight."""
         layer, part, weight = path
         if layer == "head":
             base = self.head
@@ -152,7 +152,7 @@ TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
 
 
 def recognize(names, keys=None):
-    """Returns the naming that knows most of `names`, and what they mean.
+    """Return the naming that knows most of `names`, and what they mean.
 
     Args:
         names: Collection of strings.
@@ -180,7 +180,7 @@ def recognize(names, keys=None):
 
 
 def _meanings(naming, names):
-    """Returns the paths of those `names` that a naming knows."""
+    """Return the paths of those `names` that a naming knows."""
     meanings = {}
 
     def collect(layer, part, kind):
@@ -208,7 +208,7 @@ def _meanings(naming, names):
 
 
 def unwrap(source):
-    """Returns the tensors of a state dict that may be wrapped.
+    """Return the tensors of a state dict that may be wrapped.
 
     Checkpoints often hold the state dict under a key, beside other things,
     and that of a network on many devices begins all names with `module.`.
@@ -230,25 +230,24 @@ def unwrap(source):
 
 
 def to_ours(naming, path, value):
-    """Returns an array of a source in the order of axes that Keras has."""
-    if not naming.torch or path[-1] != "kernel":
-        return value
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T
+    """Return a source's array with its axes in Keras's order."""
+    return _transposed(naming, path, value, (2, 3, 1, 0))
 
 
 def to_source(naming, path, value):
-    """Undoes `to_ours`."""
+    """Return an array of ours with its axes in the source's order."""
+    return _transposed(naming, path, value, (3, 2, 0, 1))
+
+
+def _transposed(naming, path, value, axes):
+    """Transpose kernels of convolutions by `axes`, and those of classifiers."""
     if not naming.torch or path[-1] != "kernel":
         return value
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    return value.T
+    return value.transpose(axes) if value.ndim == 4 else value.T
 
 
 def channel_order(channels):
-    """Returns which of the source's channels each of ours is.
+    """Return which of the source's channels each of ours is.
 
     Option A with zero channels on both sides, as akamaster's: where a stage
     widens, as many zero channels come before the old ones as after them. Ours

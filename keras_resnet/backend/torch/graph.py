@@ -121,7 +121,7 @@ class Model(keras.Model):
 
 
 class Replay:
-    """Runs the forward pass of a model from a trace of its operations.
+    """Run the forward pass of a model from a trace of its operations.
 
     A trace holds for one kind of batch: shape, dtype, training or not, and
     which weights are trainable. What has side effects that a trace does not
@@ -178,7 +178,7 @@ class Replay:
             self._state.active = before
 
     def refuse(self, reason):
-        """Runs layer by layer from now on, and says why."""
+        """Run layer by layer from now on, and say why."""
         if not self._enabled:
             return
         self._enabled = False
@@ -189,7 +189,7 @@ class Replay:
         )
 
     def call(self, inputs, training):
-        """Returns the outputs, and assigns the variables that change."""
+        """Return the outputs, and assign the variables that change."""
         active = getattr(self._state, "active", False)
         if active and isinstance(inputs, np.ndarray):
             # What `train_on_batch` and its like hand on as they got it.

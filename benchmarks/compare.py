@@ -122,10 +122,12 @@ def measure(given, output):
 
     import keras
 
+    from keras_resnet import devices
     from keras_resnet.training import runs
 
     # For processes and implementations that do not import Keras.
     os.environ["KERAS_BACKEND"] = keras.backend.backend()
+    devices.use()  # before any implementation computes
     settings = Settings(
         rounds=given.get("rounds", 7),
         steps=given.get("steps"),

@@ -10,16 +10,7 @@ from keras_resnet.blocks import (
     ResidualBlock,
 )
 from keras_resnet.complexity import Complexity, LayerComplexity, complexity
-from keras_resnet.finetuning import FeatureExtractor, features, freeze
-from keras_resnet.folding import fold_batch_norm
-from keras_resnet.preprocessing import (
-    Preprocessing,
-    decode_predictions,
-    preprocess_input,
-)
-from keras_resnet.resnet import (
-    ResidualNetwork,
-    ResNet,
+from keras_resnet.factories import (
     ResNet18,
     ResNet20,
     ResNet32,
@@ -34,6 +25,14 @@ from keras_resnet.resnet import (
     ResNetCIFAR,
     ResNetImageNet,
 )
+from keras_resnet.finetuning import FeatureExtractor, features, freeze
+from keras_resnet.folding import fold_batch_norm
+from keras_resnet.preprocessing import (
+    Preprocessing,
+    decode_predictions,
+    preprocess_input,
+)
+from keras_resnet.resnet import ResidualNetwork, ResNet
 from keras_resnet.version import __version__
 from keras_resnet.weights import (
     DownloadError,

@@ -208,7 +208,7 @@ class MaxPooling(keras.layers.MaxPooling2D):
 
 
 def _check_window(layer, argument, size, padding):
-    """Raises `ValueError` if a window cannot be padded alike on both sides."""
+    """Raise `ValueError` if a window cannot be padded alike on both sides."""
     if padding != "same" or any(k % 2 == 0 for k in size):
         raise ValueError(
             f"{layer} pads {argument} // 2 on each side, so `padding` must be "
@@ -218,12 +218,12 @@ def _check_window(layer, argument, size, padding):
 
 
 def channel_axis(data_format):
-    """Returns the axis of the channels: -1, or 1 for channels first."""
+    """Return the axis of the channels: -1, or 1 for channels first."""
     return -1 if data_format == "channels_last" else 1
 
 
 def own_initializer(identifier):
-    """Returns an initializer for one layer alone.
+    """Return an initializer for one layer alone.
 
     A Keras initializer object gives the same values each time it is used. A
     function, which Keras takes too, has no copies.
@@ -397,7 +397,7 @@ class ResidualBlock(keras.layers.Layer):
         )
 
     def residual_branch(self):
-        """Returns the branch's (convolution, normalization) pairs, in order.
+        """Return the branch's (convolution, normalization) pairs, in order.
 
         The normalizations of a folded block are `None`.
 
@@ -497,8 +497,13 @@ class ResidualBlock(keras.layers.Layer):
         return block
 
 
+def residual_blocks(model):
+    """Return the `ResidualBlock`s among a model's layers, in order."""
+    return [x for x in model.layers if isinstance(x, ResidualBlock)]
+
+
 def _build(conv, bn, input_shape):
-    """Builds a pair of layers and returns the shape of what comes out."""
+    """Build a pair of layers and return the shape of what comes out."""
     conv.build(input_shape)
     shape = conv.compute_output_shape(input_shape)
     if bn is not None:

@@ -1,4 +1,4 @@
-"""The cost of a network: parameters and multiply-adds, layer by layer."""
+"""Cost of a network: parameters and multiply-adds, layer by layer."""
 
 import contextlib
 import dataclasses
@@ -91,7 +91,7 @@ class Complexity:
 
 
 def complexity(model, input_shape=None):
-    """Counts the parameters and multiply-adds of a built model.
+    """Count the parameters and multiply-adds of a built model.
 
     The model is traced symbolically for one image, so that layers nested in
     other layers or models, layers called twice, and subclassed models are
@@ -156,7 +156,7 @@ def _size(variables):
 
 
 def _one_image(model, input_shape):
-    """Returns symbolic inputs of the model for a batch of one."""
+    """Return symbolic inputs of the model for a batch of one."""
     if input_shape is not None:
         several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
         shapes = input_shape if several else [input_shape]
@@ -189,7 +189,7 @@ def _children(layer):
 
 
 def _leaves(layer, path):
-    """Yields (leaf layer, path) for all layers that have no sublayers."""
+    """Yield (leaf layer, path) for all layers that have no sublayers."""
     for child in _children(layer):
         child_path = f"{path}/{child.name}" if path else child.name
         if not _is_leaf(child):
@@ -203,7 +203,7 @@ def _is_leaf(layer):
 
 
 class _Trace(keras.Operation):
-    """Runs a model on symbolic inputs and notes each call of its leaves."""
+    """Run a model on symbolic inputs and note each call of its leaves."""
 
     def __init__(self, model, leaves):
         super().__init__(name="complexity")
@@ -304,7 +304,7 @@ _MACS = (
 
 
 def _macs_of(layer):
-    """Returns the function that counts this layer, `None` where none does."""
+    """Return the function that counts this layer, `None` where none does."""
     for kinds, count in _MACS:
         if isinstance(layer, kinds):
             return count

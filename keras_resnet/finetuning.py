@@ -2,12 +2,12 @@
 
 import keras
 
-from keras_resnet import blocks
-from keras_resnet.resnet import STAGE_BLOCK, ResidualNetwork
+from keras_resnet import blocks, table1
+from keras_resnet.resnet import ResidualNetwork
 
 
 def freeze(model, stage=None, *, normalization=False):
-    """Freezes a network up to a stage, and unfreezes what follows.
+    """Freeze a network up to a stage, and unfreeze what follows.
 
     A frozen layer keeps its weights, and a frozen normalization also its
     statistics: it normalizes as in inference, in training too, whatever is
@@ -45,9 +45,9 @@ def freeze(model, stage=None, *, normalization=False):
     model.trainable = True
     frozen = True
     for layer in model.layers:
-        match = STAGE_BLOCK.fullmatch(layer.name)
-        if match:
-            frozen = int(match[1]) <= stage
+        place = table1.stage_and_block(layer.name)
+        if place:
+            frozen = place[0] <= stage
         # Each part by itself: on TensorFlow a layer that is trainable already
         # does not tell its sublayers.
         for part in layer._flatten_layers():
@@ -62,7 +62,7 @@ def freeze(model, stage=None, *, normalization=False):
 
 
 def features(model, stages=(1, 2, 3, 4)):
-    """Returns a network that gives the feature maps of several stages.
+    """Return a network that gives the feature maps of several stages.
 
     Their strides and channels, which detection and segmentation need, are the
     returned model's `strides` and `channels`. For ResNet-50 they are 4, 8,
@@ -105,12 +105,12 @@ def features(model, stages=(1, 2, 3, 4)):
 
 
 def _stages(model):
-    """Returns the last block of each stage, by stage."""
+    """Return the last block of each stage, by stage."""
     last = {}
     for layer in getattr(model, "layers", ()):
-        match = STAGE_BLOCK.fullmatch(layer.name)
-        if match:
-            last[int(match[1])] = layer
+        place = table1.stage_and_block(layer.name)
+        if place:
+            last[place[0]] = layer
     if not last:
         name = getattr(model, "name", model)
         raise ValueError(
@@ -145,8 +145,7 @@ class FeatureExtractor(ResidualNetwork):
     def channels(self):
         """Channels of each feature map, by its name."""
         found = {
-            layer.name.partition("_")[0]: layer.out_channels
-            for layer in self.layers
-            if isinstance(layer, blocks.ResidualBlock)
+            block.name.partition("_")[0]: block.out_channels
+            for block in blocks.residual_blocks(self)
         }
         return {name: found[name] for name in self.output}

@@ -16,7 +16,7 @@ NORMALIZATIONS = (layers.BatchNormalization, blocks.BatchNormalization)
 
 
 def fold_batch_norm(model):
-    """Returns an inference copy without the foldable batch normalizations.
+    """Return an inference copy without the foldable batch normalizations.
 
     In inference, batch normalization multiplies each channel by a constant
     and adds another. Where a 2-D convolution comes before it, the first is
@@ -79,7 +79,7 @@ def _count(model):
 
 
 def _folded(model):
-    """Returns a copy of a functional or sequential model, folded."""
+    """Return a copy of a functional or sequential model, folded."""
     graph = getattr(model, "_functional", model)
     # The same graph, without what the model is compiled with: a clone would
     # be compiled likewise, and carry the optimizer's slots.
@@ -135,7 +135,7 @@ def _folded(model):
 
 
 def _foldable(nodes, outputs, in_training):
-    """Returns the convolution of each normalization that can be folded."""
+    """Return the convolution of each normalization that can be folded."""
     sources = collections.defaultdict(set)
     readers = collections.defaultdict(set)
     for node in nodes:
@@ -169,7 +169,7 @@ def _fold_block(block, twin):
 
 
 def _pairs(block):
-    """Returns all (convolution, normalization) pairs of a residual block."""
+    """Return all (convolution, normalization) pairs of a residual block."""
     pairs = block.residual_branch()
     if block.shortcut_conv is not None:
         pairs.append((block.shortcut_conv, block.shortcut_bn))
@@ -177,7 +177,7 @@ def _pairs(block):
 
 
 def _fold(conv, twin, bn):
-    """Gives `twin` the weights of a convolution and its normalization."""
+    """Give `twin` the weights of a convolution and its normalization."""
 
     # In double precision, so that the kernel is rounded once.
     def array(weight):

@@ -1,4 +1,4 @@
-"""Prepare images for published weights, and name the classes of scores."""
+"""Preparation of images for published weights, and names of classes."""
 
 import dataclasses
 import json
@@ -90,12 +90,12 @@ class Preprocessing:
             )
 
     def get_config(self):
-        """Returns the fields as what JSON can hold."""
+        """Return the fields as what JSON can hold."""
         config = dataclasses.asdict(self)
         return {**config, "mean": list(self.mean), "std": list(self.std)}
 
     def for_channels(self, count):
-        """Returns the same for images of `count` channels.
+        """Return the same for images of `count` channels.
 
         One channel gets the average statistics, other counts repeat them, in
         the order red, green, blue.
@@ -127,7 +127,7 @@ PREPROCESSINGS = {
 
 
 def resolve(preprocessing):
-    """Returns the `Preprocessing` that a name, dictionary or model means."""
+    """Return the `Preprocessing` that a name, dictionary or model means."""
     if isinstance(preprocessing, Preprocessing):
         return preprocessing
     if isinstance(preprocessing, str) and preprocessing in PREPROCESSINGS:
@@ -153,7 +153,7 @@ def resolve(preprocessing):
 def preprocess_input(
     x, preprocessing="imagenet", *, resize=False, data_format=None
 ):
-    """Prepares RGB images of 0 to 255 as a network's weights expect them.
+    """Prepare RGB images of 0 to 255 as a network's weights expect them.
 
     The argument is never changed. Inside tf.data it works on every backend.
 
@@ -237,7 +237,7 @@ class _TensorFlow:
 
 
 def _floats(x):
-    """Returns `x` in float32, and the namespace that computes with it."""
+    """Return `x` in float32, and the namespace that computes with it."""
     # TensorFlow's tensors are there only if it is imported.
     tf = sys.modules.get("tensorflow")
     if tf is not None and tf.is_tensor(x):
@@ -248,7 +248,7 @@ def _floats(x):
 
 
 def resize_shorter_side(x, side, interpolation="bilinear"):
-    """Resizes images to a shorter side, keeping their proportions.
+    """Resize images to a shorter side, keeping their proportions.
 
     With antialiasing, as Pillow does. The argument is never changed.
 
@@ -290,7 +290,7 @@ def resize_shorter_side(x, side, interpolation="bilinear"):
 
 
 def center_crop(x, size):
-    """Returns the central `size` x `size` pixels of images, channels last."""
+    """Return the central `size` x `size` pixels of images, channels last."""
     height, width = x.shape[-3:-1]
     if None in (height, width):
         # Inside tf.data the size may be known only when it runs.
@@ -306,12 +306,12 @@ def center_crop(x, size):
 
 
 def half(n):
-    """Returns n / 2, rounded to the even number, as torchvision's crop."""
+    """Return n / 2, rounded to the even number, as torchvision's crop."""
     return n // 2 + (n % 2) * (n // 2 % 2)
 
 
 def decode_predictions(predictions, top=5, class_names=None):
-    """Names the classes with the highest scores.
+    """Name the classes with the highest scores.
 
     Args:
         predictions: Scores, `(images, classes)`: probabilities or logits, of
@@ -354,7 +354,7 @@ def decode_predictions(predictions, top=5, class_names=None):
 
 
 def imagenet_classes():
-    """Returns (WordNet id, name) of ImageNet's classes, in order.
+    """Return (WordNet id, name) of ImageNet's classes, in order.
 
     Raises:
         ValueError: If they are not there and cannot be downloaded.

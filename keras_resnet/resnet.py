@@ -1,26 +1,13 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
-import re
-
 import keras
 from keras import layers
 
-from keras_resnet import backend, blocks, preprocessing, shortcuts
+from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
+from keras_resnet.weights import published
 
-# The rows of the paper's table 1: depth -> (bottleneck, blocks per stage).
-IMAGENET_SPECS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-}
-IMAGENET_WIDTHS = (64, 128, 256, 512)
-CIFAR_WIDTHS = (16, 32, 64)
 STEMS = ("imagenet", "cifar")
 POOLINGS = (None, "avg", "max")
-# The names of blocks, by stage and place in it.
-STAGE_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 
 
 @blocks.register
@@ -35,7 +22,7 @@ class ResidualNetwork(backend.Model):
 
     @property
     def preprocessing(self):
-        """How images are prepared for the weights: see `preprocess_input`.
+        """Preparation of images for the weights: see `preprocess_input`.
 
         A `Preprocessing`, or `None` where that is not known. It comes with
         published weights, may be set, also by a name such as `"imagenet"`,
@@ -66,7 +53,7 @@ class ResidualNetwork(backend.Model):
 
 def ResNet(
     depths,
-    widths=IMAGENET_WIDTHS,
+    widths=table1.IMAGENET_WIDTHS,
     *,
     bottleneck=False,
     stem="imagenet",
@@ -87,7 +74,7 @@ def ResNet(
     kernel_initializer=blocks.KERNEL_INITIALIZER,
     block=blocks.ResidualBlock,
 ):
-    """Builds a residual network of any depths and widths.
+    """Build a residual network of any depths and widths.
 
     All other networks of this package are calls of this function. The model
     is a Keras functional graph: a stem (`stem_conv`, `stem_bn`, ...), stages
@@ -126,9 +113,8 @@ def ResNet(
             `input_tensor`, else to 224x224x3 (`stem="imagenet"`, with top),
             any size x 3 (`stem="imagenet"`, without), or 32x32x3
             (`stem="cifar"`).
-        pooling: What a network without top ends in: `None` (default), the
-            4-D output of the last block; `"avg"` or `"max"`, global pooling
-            of it.
+        pooling: Output of a network without top: `None` (default), the 4-D
+            output of the last block; `"avg"` or `"max"`, global pooling of it.
         classes: Integer, number of classes. Defaults to `1000`.
         classifier_activation: Activation of the classifier; `None` gives
             logits. Defaults to `"softmax"`.
@@ -146,8 +132,8 @@ def ResNet(
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
-        block: What makes a block: `ResidualBlock` (default), a subclass, or
-            any callable with its keyword arguments that returns a layer.
+        block: `ResidualBlock` (default), a subclass, or any callable with its
+            keyword arguments that returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`. Its input is `(batch,
@@ -175,11 +161,7 @@ def ResNet(
             "`classes` must be a positive integer. "
             f"Received: classes={classes!r}"
         )
-    if weights is not None:
-        # Imported where it is needed: `weights` builds on this module.
-        from keras_resnet.weights import published
-
-        published.check(weights)
+    published.check(weights)
     if bottleneck_stride is None:
         bottleneck_stride = "1x1" if weights == "keras" else "3x3"
 
@@ -215,7 +197,7 @@ def ResNet(
                 bottleneck_stride=bottleneck_stride,
                 zero_init_residual=zero_init_residual,
                 kernel_initializer=kernel_initializer,
-                name=f"stage{stage}_block{i}",
+                name=table1.block_name(stage, i),
                 **common,
             )(x)
 
@@ -260,9 +242,7 @@ def _check_stages(depths, widths):
 
 
 def _load_weights(model, weights, stem, classes):
-    """Loads `weights`; what was asked to differ from the defaults may."""
-    from keras_resnet.weights import published
-
+    """Load `weights`; what was asked to differ from the defaults may."""
     default = classes == 1000 or (stem == "cifar" and classes == 10)
     channels = model.get_layer("stem_conv").kernel.shape[2]
     published.load(
@@ -274,7 +254,7 @@ def _load_weights(model, weights, stem, classes):
 
 
 def _input(input_tensor, input_shape, stem, include_top, data_format):
-    """Returns the tensor that the stem reads, as `keras.applications` does."""
+    """Return the tensor that the stem reads, as `keras.applications` does."""
     if input_shape is not None and len(input_shape) != 3:
         raise ValueError(
             "`input_shape` must have three entries, those of one image. "
@@ -312,7 +292,7 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
 
 
 def _check_data_format(input_shape, data_format):
-    """Raises `ValueError` for what is an image in the other data format."""
+    """Raise `ValueError` for what is an image in the other data format."""
     channels, side = input_shape[-1], input_shape[0]
     other = "channels_first"
     if data_format == other:
@@ -325,369 +305,3 @@ def _check_data_format(input_shape, data_format):
             "shape in the other order; if the image is meant to be so, give "
             "`input_tensor=keras.Input(...)`."
         )
-
-
-def ResNetImageNet(
-    depth,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name=None,
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ImageNet network of depth 18, 34, 50, 101 or 152.
-
-    Args:
-        depth: Integer, the number of weighted layers.
-        include_top: Boolean, whether to end in global average pooling and a
-            dense classifier. Defaults to `True`.
-        weights: `None` (default) for random weights, `"imagenet"`, `"keras"`,
-            a repository of the Hugging Face hub, or a path: see `ResNet`.
-        input_tensor: Keras tensor to build the network on. Defaults to a new
-            input.
-        input_shape: Shape of one image. Defaults to 224x224x3 with top, any
-            size x 3 without.
-        pooling: `None` (default), `"avg"` or `"max"`: what a network without
-            top ends in.
-        classes: Integer, number of classes. Defaults to `1000`.
-        classifier_activation: Activation of the classifier; `None` gives
-            logits. Defaults to `"softmax"`.
-        name: String, name of the model. Defaults to `"resnet50"` for depth
-            50, and so on.
-        shortcut: `"A"`, `"B"` (default) or `"C"`: see `ResidualBlock`.
-        residual: Boolean, `False` for the plain twin. Defaults to `True`.
-        bottleneck_stride: `"3x3"` or `"1x1"` (the paper's), where the
-            bottlenecks of depths 50 and more stride. The weight shapes are
-            the same, the outputs are not. Defaults to `"1x1"` if `weights` is
-            `"keras"`, to `"3x3"` otherwise.
-        zero_init_residual: Boolean, whether every block begins as its
-            shortcut alone. Defaults to `False`.
-        **kwargs: Other arguments of `ResNet`.
-
-    Returns:
-        A `keras.Model`.
-
-    Raises:
-        ValueError: If `depth` is none of the five.
-
-    Reference: He et al. 2015, section 3.3, table 1.
-    """
-    if depth not in IMAGENET_SPECS:
-        raise ValueError(
-            "An ImageNet network has "
-            f"{', '.join(map(str, IMAGENET_SPECS))} layers. "
-            f"Received: depth={depth!r}. `ResNet` builds others."
-        )
-    bottleneck, depths = IMAGENET_SPECS[depth]
-    return ResNet(
-        depths,
-        bottleneck=bottleneck,
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=f"resnet{depth}" if name is None else name,
-        shortcut=shortcut,
-        residual=residual,
-        bottleneck_stride=bottleneck_stride,
-        zero_init_residual=zero_init_residual,
-        **kwargs,
-    )
-
-
-def ResNetCIFAR(
-    depth,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name=None,
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """CIFAR network of any depth 6n+2.
-
-    A 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
-    filters on maps of 32, 16 and 8 rows, global average pooling, a classifier.
-
-    Args:
-        depth: Integer, the number of weighted layers: 8, 14, 20, 26, ...
-        include_top, weights, input_tensor, input_shape, pooling, classes,
-        classifier_activation: See `ResNet`. `classes` defaults to `10`,
-            `input_shape` to 32x32x3.
-        name: String, name of the model. Defaults to `"resnet20"` for depth
-            20, and so on.
-        shortcut: `"A"` (default, the paper's), `"B"` or `"C"`: see
-            `ResidualBlock`.
-        residual: Boolean, `False` for the plain twin. Defaults to `True`.
-        zero_init_residual: Boolean, whether every block begins as its
-            shortcut alone. Defaults to `False`.
-        **kwargs: Other arguments of `ResNet`.
-
-    Returns:
-        A `keras.Model`.
-
-    Raises:
-        ValueError: If `depth` is not 6n+2.
-
-    Reference: He et al. 2015, section 4.2.
-    """
-    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            "A CIFAR network has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, "
-            f"56, ..., 110, ..., 1202, ... Received: depth={depth!r}"
-        )
-    return ResNet(
-        [(depth - 2) // 6] * 3,
-        CIFAR_WIDTHS,
-        stem="cifar",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=f"resnet{depth}" if name is None else name,
-        shortcut=shortcut,
-        residual=residual,
-        zero_init_residual=zero_init_residual,
-        **kwargs,
-    )
-
-
-def _named(build, depth, arguments):
-    """Calls `build` for one depth with a factory's own arguments."""
-    return build(depth, **arguments.pop("kwargs"), **arguments)
-
-
-def ResNet18(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet18",
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-18 for ImageNet. `ResNetImageNet` describes the arguments."""
-    return _named(ResNetImageNet, 18, locals())
-
-
-def ResNet34(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet34",
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-34 for ImageNet. `ResNetImageNet` describes the arguments."""
-    return _named(ResNetImageNet, 34, locals())
-
-
-def ResNet50(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet50",
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-50 for ImageNet. `ResNetImageNet` describes the arguments."""
-    return _named(ResNetImageNet, 50, locals())
-
-
-def ResNet101(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet101",
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-101 for ImageNet. `ResNetImageNet` describes the arguments."""
-    return _named(ResNetImageNet, 101, locals())
-
-
-def ResNet152(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet152",
-    *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-152 for ImageNet. `ResNetImageNet` describes the arguments."""
-    return _named(ResNetImageNet, 152, locals())
-
-
-def ResNet20(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet20",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-20 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 20, locals())
-
-
-def ResNet32(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet32",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-32 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 32, locals())
-
-
-def ResNet44(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet44",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-44 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 44, locals())
-
-
-def ResNet56(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet56",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-56 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 56, locals())
-
-
-def ResNet110(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet110",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-110 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 110, locals())
-
-
-def ResNet1202(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet1202",
-    *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    **kwargs,
-):
-    """ResNet-1202 for CIFAR-10. `ResNetCIFAR` describes the arguments."""
-    return _named(ResNetCIFAR, 1202, locals())

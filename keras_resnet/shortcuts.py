@@ -12,7 +12,7 @@ OPTIONS = ("A", "B", "C")
 
 
 def check(option):
-    """Returns `option` if it is "A", "B" or "C", else raises `ValueError`."""
+    """Return `option` if it is "A", "B" or "C", else raise `ValueError`."""
     if option not in OPTIONS:
         raise ValueError(
             f"`shortcut` must be one of {', '.join(map(repr, OPTIONS))}. "

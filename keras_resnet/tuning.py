@@ -20,7 +20,7 @@ import keras
 import keras_tuner
 
 from keras_resnet.devices.engine import Devices
-from keras_resnet.resnet import ResNetCIFAR, ResNetImageNet
+from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,

@@ -167,6 +167,11 @@ def check(arguments):
             f"{', '.join(map(str, IMAGENET_DEPTHS))} and not 6n+2"
         )
     for name, needed, fits in (
+        (
+            "bottleneck_stride",
+            "--depth 50, 101 or 152",
+            given.get("depth") in (50, 101, 152),
+        ),
         ("scales", "--crops multi-scale", arguments.crops == "multi-scale"),
         ("top", "image files", source == "images"),
         ("class_names", "image files or --folder", source != "dataset"),
@@ -211,13 +216,11 @@ def load_network(arguments):
         for name in ("shortcut", "bottleneck_stride", "classes")
         if hasattr(arguments, name)
     }
-    if arguments.weights == "keras":
-        options.setdefault("bottleneck_stride", "1x1")
-    build = (
-        keras_resnet.ResNetImageNet
-        if arguments.depth in IMAGENET_DEPTHS
-        else keras_resnet.ResNetCIFAR
-    )
+    build = keras_resnet.ResNetCIFAR
+    if arguments.depth in IMAGENET_DEPTHS:
+        build = keras_resnet.ResNetImageNet
+        if arguments.weights == "keras":
+            options.setdefault("bottleneck_stride", "1x1")
     first = keras.config.image_data_format() == "channels_first"
     shape = (3, None, None) if first else (None, None, 3)
     model = build(arguments.depth, input_shape=shape, **options)
@@ -530,8 +533,10 @@ def main(arguments):
     check(arguments)
     import keras
 
+    from keras_resnet import devices
     from keras_resnet.training import runs
 
+    devices.use()  # before anything is computed
     model, how = load_network(arguments)
     channels, count = len(how.mean), model.outputs[0].shape[-1]
     score = scorer(model, how, arguments)

@@ -825,6 +825,9 @@ def made_by(line):
 def main(arguments):
     """Makes one figure."""
     work = Work(arguments)
+    from keras_resnet import devices
+
+    devices.use()  # before anything is computed
     FIGURES[work.figure](work)
     work.finish()
 

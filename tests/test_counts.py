@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import keras_resnet
-from keras_resnet.resnet import IMAGENET_SPECS
+from keras_resnet.table1 import IMAGENET_SPECS
 
 pytestmark = pytest.mark.once
 

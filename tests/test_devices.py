@@ -23,7 +23,7 @@ import imagenet  # noqa: E402
 from imagenet_files import image_folder  # noqa: E402
 
 import keras_resnet  # noqa: E402
-from keras_resnet import data, devices, training  # noqa: E402
+from keras_resnet import data, devices, table1, training  # noqa: E402
 
 BACKEND = keras.backend.backend()
 WORKER = ROOT / "tests" / "devices_worker.py"
@@ -240,15 +240,15 @@ def _train_on_large_images(output, images, environments=()):
     flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"
     flags = [*flags.split(), "--output", str(output)]
     if environments:
-        recipe = "from keras_resnet import resnet\n"
-        recipe += f"resnet.IMAGENET_SPECS[18] = {SHALLOW}\n"
+        recipe = "from keras_resnet import table1\n"
+        recipe += f"table1.IMAGENET_SPECS[18] = {SHALLOW}\n"
         recipe += RECIPE.replace("cifar10.py", "imagenet.py")
         command = ["-c", recipe, *flags, "--devices", "2"]
         for status, _, errors in _run(command, environments):
             assert status == 0, errors
     else:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(keras_resnet.resnet.IMAGENET_SPECS, 18, SHALLOW)
+            patch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
             cli.run(imagenet.make_parser(), imagenet.main, flags)
     result = json.loads((output / "result.json").read_text("utf-8"))
     assert result["validation_images"] == 11

@@ -555,6 +555,10 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
         (["a.png", "--weights", "imagenet"], "needs --depth"),
         (["a.png", "--depth", "19"], "--depth: 19"),
         (["a.png", "--shortcut", "A"], "--shortcut needs --depth"),
+        (
+            ["a.png", "--depth", "20", "--bottleneck-stride", "1x1"],
+            "--bottleneck-stride needs --depth 50, 101 or 152",
+        ),
         (["a.png", "--scales", "32"], "--scales needs --crops multi-scale"),
         (["a.png", "--scales", "3,x"], "--scales"),
         (["--folder", "x", "--top", "3"], "--top needs image files"),

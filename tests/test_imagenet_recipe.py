@@ -34,7 +34,7 @@ from imagenet_files import (  # noqa: E402
     picture,
 )
 
-from keras_resnet import resnet, training  # noqa: E402
+from keras_resnet import table1, training  # noqa: E402
 
 BACKEND = keras.backend.backend()
 # 18 layers on 32 pixels: seconds on any backend.
@@ -49,7 +49,7 @@ def _settings(*flags):
 
 @pytest.fixture
 def _shallow(monkeypatch):
-    monkeypatch.setitem(resnet.IMAGENET_SPECS, 18, SHALLOW)
+    monkeypatch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def finished(folder, tmp_path_factory):
         contextlib.redirect_stderr(io.StringIO()) as err,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setitem(resnet.IMAGENET_SPECS, 18, SHALLOW)
+        patch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
         _run([*flags, "--output", path])
     return path, flags, out.getvalue(), err.getvalue()
 

@@ -1,10 +1,14 @@
 """What `import keras_resnet` loads, and what it offers."""
 
+import ctypes
 import json
+import sys
 
+import keras
 import pytest
 
 import keras_resnet
+from keras_resnet.backend import accelerators
 
 # Prints what this package adds to the modules that Keras loads by itself:
 # on some backends Keras imports other frameworks of its own accord.
@@ -15,6 +19,28 @@ keras.backend.backend()
 before = set(sys.modules)
 import keras_resnet
 print(json.dumps(sorted({m.split(".")[0] for m in set(sys.modules) - before})))
+"""
+# Prints after each step whether the C library's `mallopt` was looked up.
+MEMORY = """
+import sys
+names = []
+
+def note(event, args):
+    if event == "ctypes.dlsym":
+        names.append(args[1])
+
+sys.addaudithook(note)
+import numpy
+import keras_resnet
+import keras_resnet.devices
+print("mallopt" in names)
+model = keras_resnet.ResNet((1,), (16,), input_shape=(8, 8, 3))
+print("mallopt" in names)
+model.predict(numpy.zeros((2, 8, 8, 3)), verbose=0)
+print("mallopt" in names)
+names.clear()
+keras_resnet.devices.use()
+print("mallopt" in names)
 """
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 # What only data, recipes and figures need, and downloads: Keras itself imports
@@ -41,6 +67,20 @@ def test_import_adds_no_framework(run_python):
     assert not added & {*FRAMEWORKS, *HEAVY}
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux")
+    or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="the C library is not GNU's",
+)
+@pytest.mark.skipif(bool(accelerators()), reason="memory of a CPU")
+def test_import_leaves_memory_alone(run_python):
+    lines = run_python("-c", MEMORY).stdout.splitlines()[-4:]
+    on_jax = keras.backend.backend() == "jax"
+    # Networks keep memory from the first batch on, and JAX's threads share
+    # it when they are told so.
+    assert lines == ["False", "False", "True", str(on_jax)]
+
+
 @pytest.mark.once
 def test_import_needs_no_keras_before_it(run_python):
     result = run_python("-c", "import keras_resnet; print(keras_resnet.ResNet)")
@@ -64,8 +104,9 @@ def test_all_is_sorted_and_resolves():
 
 def test_all_is_everything_public():
     modules = {"analysis", "backend", "blocks", "complexity", "data", "plots"}
-    modules |= {"devices", "finetuning", "folding", "preprocessing", "resnet"}
-    modules |= {"shortcuts", "training", "tuning", "version", "weights"}
+    modules |= {"devices", "factories", "finetuning", "folding"}
+    modules |= {"preprocessing", "resnet", "shortcuts", "table1", "training"}
+    modules |= {"tuning", "version", "weights"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)
 

@@ -17,7 +17,7 @@ import mnist  # noqa: E402
 import results  # noqa: E402
 from conftest import SHALLOW, check_help, check_wrong_usage  # noqa: E402
 
-from keras_resnet import data, resnet  # noqa: E402
+from keras_resnet import data, table1  # noqa: E402
 
 
 def _settings(*flags):
@@ -151,7 +151,7 @@ def test_means_and_deviations():
 @pytest.mark.once
 def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     """One short epoch, once more with --resume, and a seed that is there."""
-    monkeypatch.setitem(resnet.IMAGENET_SPECS, 18, SHALLOW)
+    monkeypatch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
     folder = tmp_path / "study"
     # Batches of one size: each would be compiled.
     few = ["--dataset", "digits", "--train-images", "150"]

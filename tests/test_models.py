@@ -1,8 +1,10 @@
 """The networks as Keras models: names, arguments, policies, identities."""
 
+import ast
 import functools
 import inspect
 import json
+import re
 
 import keras
 import networks
@@ -11,8 +13,15 @@ import pytest
 from keras import layers, ops
 
 import keras_resnet
-from keras_resnet import ResidualBlock, ResNet, ResNet18, ResNet20, ResNet50
-from keras_resnet import resnet as resnet_module
+from keras_resnet import (
+    ResidualBlock,
+    ResNet,
+    ResNet18,
+    ResNet20,
+    ResNet50,
+    factories,
+    table1,
+)
 
 FACTORIES = [
     "ResNet18",
@@ -138,10 +147,7 @@ def test_first_arguments_are_those_of_keras_applications(name):
         assert ours[argument].kind == parameter.kind
     # What comes after must not shift, should Keras add a ninth.
     for argument in list(ours)[8:]:
-        assert ours[argument].kind in (
-            inspect.Parameter.KEYWORD_ONLY,
-            inspect.Parameter.VAR_KEYWORD,
-        )
+        assert ours[argument].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @pytest.mark.once
@@ -164,28 +170,23 @@ def other_value(name, default):
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("extra", [{}, {"momentum": 0.5, "block": "mine"}])
-def test_factories_pass_every_argument_on(monkeypatch, name, extra):
+def test_factories_pass_every_argument_on(monkeypatch, name):
     received = {}
 
-    def record(depths, widths=resnet_module.IMAGENET_WIDTHS, **kwargs):
+    def record(depths, widths=table1.IMAGENET_WIDTHS, **kwargs):
         received.update(kwargs, depths=tuple(depths), widths=widths)
 
-    monkeypatch.setattr(resnet_module, "ResNet", record)
+    monkeypatch.setattr(factories, "ResNet", record)
     factory = getattr(keras_resnet, name)
     parameters = inspect.signature(factory).parameters
-    defaults = {
-        argument: parameter.default
-        for argument, parameter in parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
+    defaults = {a: parameter.default for a, parameter in parameters.items()}
     for given in (
         {},
         {a: other_value(a, default) for a, default in defaults.items()},
     ):
         received.clear()
-        factory(**given, **extra)
-        for argument, value in {**defaults, **given, **extra}.items():
+        factory(**given)
+        for argument, value in {**defaults, **given}.items():
             assert received[argument] == value, argument
     # The depth counts the stem, the head, and the blocks' convolutions.
     convolutions = 3 if received.get("bottleneck") else 2
@@ -788,8 +789,6 @@ def test_docstring(value):
     "value",
     [
         ResNet,
-        keras_resnet.ResNetImageNet,
-        keras_resnet.ResNetCIFAR,
         keras_resnet.ResidualBlock,
         keras_resnet.Convolution,
         keras_resnet.BatchNormalization,
@@ -802,3 +801,31 @@ def test_docstring_names_every_argument(value):
     for name, parameter in inspect.signature(value).parameters.items():
         stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
         assert f"{stars}{name}" in arguments
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["ResNetImageNet", "ResNetCIFAR", *FACTORIES])
+def test_docstring_of_a_factory_is_that_of_its_signature(name):
+    factory = getattr(keras_resnet, name)
+    parameters = inspect.signature(factory).parameters
+    # All that `ResNet` has, but for the shape of the network.
+    missing = {*inspect.signature(ResNet).parameters} - {*parameters}
+    shape = {"depths", "widths", "bottleneck", "stem"}
+    if name in ("ResNetCIFAR", *FACTORIES[5:]):
+        shape.add("bottleneck_stride")
+    assert missing == shape
+    doc = inspect.getdoc(factory)
+    first = "ResNet-" + name.removeprefix("ResNet") + " for "
+    assert name not in FACTORIES or doc.startswith(first)
+    (entries,) = re.findall(r"Args:\n((?:    .*\n)+)", doc)
+    entries = re.split(r"^    (\w+): ", entries, flags=re.MULTILINE)[1:]
+    assert entries[::2] == list(parameters)
+    for argument, text in zip(entries[::2], entries[1::2], strict=True):
+        assert "efault" in text or argument == "depth"
+        default = parameters[argument].default
+        # The family of names is told in words.
+        if argument != "name" and isinstance(default, (bool, int, float, str)):
+            (shown,) = re.findall(
+                r"`([^`]+)` \(default|Defaults\s+to `([^`]+)`", text
+            )
+            assert ast.literal_eval("".join(shown)) == default, argument

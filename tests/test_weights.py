@@ -12,10 +12,15 @@ import pytest
 from keras import ops
 
 import keras_resnet
-from keras_resnet import WeightsError, load_torch_weights, to_torch_state_dict
+from keras_resnet import (
+    WeightsError,
+    load_torch_weights,
+    table1,
+    to_torch_state_dict,
+)
 from keras_resnet.weights import loading, published, sources
 
-DEPTHS = keras_resnet.resnet.IMAGENET_SPECS
+DEPTHS = table1.IMAGENET_SPECS
 
 
 small = functools.partial(networks.small, classes=7, classifier_activation=None)

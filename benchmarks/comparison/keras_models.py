@@ -8,6 +8,7 @@ from keras import layers
 import keras_resnet
 from comparison.implementation import Implementation, Unavailable, backend
 from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
+from keras_resnet import devices
 from keras_resnet.training import CoupledSGD
 
 
@@ -91,6 +92,7 @@ class Ours(KerasModel):
     """`keras_resnet`."""
 
     def __init__(self, network, weights):
+        devices.use()  # before anything is computed
         model = keras_resnet.ResNet(
             network.depths,
             network.widths,

@@ -6,6 +6,7 @@ import numbers
 import keras
 import numpy as np
 
+from keras_resnet import table1
 from keras_resnet.analysis import network
 from keras_resnet.blocks import ResidualBlock
 from keras_resnet.folding import _copy_weights
@@ -52,8 +53,7 @@ def grow(model, added, zero=True, seed=0):
     "Accurate, Large Minibatch SGD", section 5.1.
     """
     layers = network.chain(model)
-    stages = [_stage(x) for x in network.blocks(model)]
-    counts = [stages.count(s) for s in sorted(set(stages))]
+    counts = table1.depths_of(x.name for x in layers)
     if isinstance(added, numbers.Integral):
         added = [added] * len(counts)
     added = tuple(added)
@@ -86,7 +86,7 @@ def grow(model, added, zero=True, seed=0):
         pairs.append((layer, twin))
         if not isinstance(layer, ResidualBlock):
             continue
-        stage, number = _stage(layer), _number(layer)
+        stage, number = table1.stage_and_block(layer.name)
         if number == counts[stage - 1]:
             for i in range(added[stage - 1]):
                 block = _new_block(layer, stage, number + i + 1, zero, seed)
@@ -104,14 +104,6 @@ def grow(model, added, zero=True, seed=0):
     return grown
 
 
-def _stage(block):
-    return int(block.name.partition("_")[0].removeprefix("stage"))
-
-
-def _number(block):
-    return int(block.name.rpartition("block")[2])
-
-
 def _new_block(layer, stage, number, zero, seed):
     initializer = layer.kernel_initializer
     config = initializer.get_config()
@@ -121,7 +113,7 @@ def _new_block(layer, stage, number, zero, seed):
     return type(layer).from_config(
         layer.get_config()
         | {
-            "name": f"stage{stage}_block{number}",
+            "name": table1.block_name(stage, number),
             "stride": 1,
             # A projection would not be the identity.
             "shortcut": "B" if layer.shortcut == "C" else layer.shortcut,
@@ -173,7 +165,7 @@ def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
         ]
         for zero in (True, False)
     ]
-    stages = len({_stage(x) for x in network.blocks(model)})
+    stages = len(table1.depths_of(x.name for x in model.layers))
     return IdentityProperty(
         np.array(added) * stages, *map(np.array, differences)
     )

@@ -1,15 +1,14 @@
-"""What Keras leaves to its backend: faster operations, and device names.
+"""Backend-specific fast operations, each with a `keras.ops` equivalent.
 
-The only package that names jax, torch or tensorflow for speed. `keras_ops`
-has each operation in terms of `keras.ops`; the module of a backend has those
-for which that backend knows something faster, with the same numbers. What a
-layer gets is the backend's, or else the twin in `keras_ops`. `None` stands for
-what a backend has no use for.
+No other package names jax, torch or tensorflow for speed. `keras_ops` has each
+operation in terms of `keras.ops`. The module of a backend has the operations
+that are faster there, with the same numbers; for all others, layers use
+`keras_ops`. An operation that a backend has no use for is `None`.
 
-Every backend also has the transformations of pure functions of tensors that
-`analysis` and `data` are made of: `compiled`, `value_and_gradients` (by the
-first argument, a list of tensors) and, where a convolution can have another
-kernel for each place, `vectorized` (over the first axis of the last argument).
+Every backend also has transformations of pure functions of tensors, which
+`analysis` and `data` use: `compiled`, `value_and_gradients` (by the first
+argument, a list of tensors) and, where a convolution can have another kernel
+for each place, `vectorized` (over the first axis of the last argument).
 """
 
 import importlib
@@ -35,6 +34,7 @@ moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 profiler = _own.profiler
 sgd_step = getattr(_own, "sgd_step", None)
+share_memory = getattr(_own, "share_memory", None)
 synchronized_batch_normalization = getattr(
     _own,
     "synchronized_batch_normalization",
@@ -45,8 +45,14 @@ value_and_gradients = _own.value_and_gradients
 vectorized = getattr(_own, "vectorized", None)
 
 
-class Model(getattr(_own, "Model", keras.Model)):
-    """`keras.Model` that computes as fast as its backend allows."""
+if keras.backend.backend() == "torch":
+    from keras_resnet.backend.torch.graph import Model as _Model
+else:
+    _Model = keras.Model
+
+
+class Model(_Model):
+    """`keras.Model` with the fast functions of its backend."""
 
     def make_train_function(self, force=False):
         _keep_memory()

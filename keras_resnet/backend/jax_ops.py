@@ -16,11 +16,6 @@ from keras import ops
 
 from keras_resnet.backend import keras_ops, memory
 
-# Without starting JAX: the plugins of accelerators.
-if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
-    # XLA allocates in threads of its own.
-    memory.share()
-
 IMAGES_AT_A_TIME = 8
 
 # Whatever devices it is on, a compiled step is that of the whole batch.
@@ -80,7 +75,7 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
-    """Returns the gradient of a convolution by its kernel.
+    """Return the gradient of a convolution by its kernel.
 
     For each place in the kernel, the pixels that it meets, channels first,
     times the gradient's pixels: products with a long inner dimension. A few
@@ -137,25 +132,36 @@ def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
 
 
 def accelerators():
-    """Returns the names of the GPUs or TPUs that JAX computes on."""
+    """Return the names of the GPUs or TPUs that JAX computes on."""
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
 
 
+def share_memory():
+    """Let the threads of XLA share the memory that a process keeps on a CPU.
+
+    Call this before JAX computes anything: later its threads have memory of
+    their own. With a plugin for accelerators this does nothing.
+    """
+    # Looked for without starting JAX.
+    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        memory.share()
+
+
 def compiled(function):
-    """Returns a pure function of tensors, compiled."""
+    """Return a pure function of tensors, compiled."""
     return jax.jit(function)
 
 
 def value_and_gradients(function):
-    """Returns a function of a scalar and its gradients by the first list."""
+    """Return a function of a scalar and its gradients by the first list."""
     return jax.jit(jax.value_and_grad(function))
 
 
 def vectorized(function, arguments):
-    """Maps a function over the first axis of the last of its arguments."""
+    """Map a function over the first axis of the last of its arguments."""
     return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))
 
 
 def profiler(folder):
-    """Returns a context whose trace is written for TensorBoard."""
+    """Return a context whose trace is written for TensorBoard."""
     return jax.profiler.trace(folder)

@@ -41,7 +41,7 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
 
 
 def add_bias(x, bias, data_format):
-    """Adds the offset of each channel to an image; `None` adds nothing."""
+    """Add the offset of each channel to an image; `None` adds nothing."""
     if bias is None:
         return x
     if data_format == "channels_first":
@@ -50,7 +50,7 @@ def add_bias(x, bias, data_format):
 
 
 def subsample(x, strides, data_format):
-    """Every so many rows and columns of an image, beginning with the first.
+    """Keep every `strides`-th row and column, beginning with the first.
 
     Args:
         x: Image.
@@ -89,7 +89,7 @@ def max_pooling(x, size, strides, data_format):
 
 
 def batch_normalization(x, gamma, beta, epsilon, axis):
-    """Normalizes by the batch's own statistics.
+    """Normalize by the batch's own statistics.
 
     Args:
         x: Image.
@@ -118,12 +118,12 @@ def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
 
 
 def moving_average(average, value, momentum):
-    """Returns `momentum * average + (1 - momentum) * value`."""
+    """Return `momentum * average + (1 - momentum) * value`."""
     return average * momentum + value * (1 - momentum)
 
 
 def normalization(x, mean, variance, gamma, beta, epsilon, axis):
-    """Normalizes by given statistics.
+    """Normalize by given statistics.
 
     Args:
         x: Image.
@@ -142,7 +142,7 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
 
 
 def border(margins, data_format):
-    """Returns what `ops.pad` takes for margins of rows and columns."""
+    """Return what `ops.pad` takes for margins of rows and columns."""
     rows_and_columns = [[margin, margin] for margin in margins]
     none = [[0, 0]]
     if data_format == "channels_last":

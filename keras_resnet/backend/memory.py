@@ -20,7 +20,7 @@ _DEFAULTS = {
 
 
 def keep():
-    """Keeps memory that this process frees for its next use.
+    """Keep memory that this process frees for its next use.
 
     From here on the process stays as large as it has ever been. Where there
     is another C library nothing happens, nor where the environment variable
@@ -30,13 +30,13 @@ def keep():
 
 
 def give_back():
-    """Gives back what `keep` has kept, and keeps nothing from here on."""
+    """Give back what `keep` has kept, and keep nothing from here on."""
     if _set(_DEFAULTS):
         _library().malloc_trim(0)
 
 
 def share():
-    """Lets all threads allocate from the same memory, which `keep` reaches.
+    """Let all threads allocate from the same memory, which `keep` reaches.
 
     Otherwise a thread has at most 64 MB of its own, and asks the system for
     all that is larger. For frameworks that allocate in threads of theirs;
@@ -46,7 +46,7 @@ def share():
 
 
 def _set(parameters):
-    """Sets parameters of mallopt where there are any, and says whether."""
+    """Set parameters of mallopt where there are any, and say whether."""
     if os.environ.get("KERAS_RESNET_KEEP_MEMORY") == "0":
         return False
     if not hasattr(_library(), "mallopt"):

@@ -1,4 +1,4 @@
-"""How this process trains beside others, for layers and models to look up.
+"""State of a process that trains beside others, read by layers and models.
 
 Set by `keras_resnet.devices`, within its `scope`.
 """

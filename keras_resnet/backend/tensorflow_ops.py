@@ -129,13 +129,13 @@ def _has_gpu():
 
 
 def _by_channels_last(operation, x):
-    """Applies a channels-last operation to a channels-first image."""
+    """Apply a channels-last operation to a channels-first image."""
     y = operation(ops.transpose(x, (0, 2, 3, 1)))
     return ops.transpose(y, (0, 3, 1, 2))
 
 
 def accelerators():
-    """Returns the names of the GPUs that TensorFlow computes on."""
+    """Return the names of the GPUs that TensorFlow computes on."""
     return [
         tf.config.experimental.get_device_details(gpu)["device_name"]
         for gpu in tf.config.list_physical_devices("GPU")
@@ -143,12 +143,12 @@ def accelerators():
 
 
 def compiled(function):
-    """Returns a pure function of tensors, as a graph."""
+    """Return a pure function of tensors, as a graph."""
     return tf.function(function, autograph=False)
 
 
 def value_and_gradients(function):
-    """Returns a function of a scalar and its gradients by the first list."""
+    """Return a function of a scalar and its gradients by the first list."""
 
     @tf.function(autograph=False)
     def run(values, *inputs):
@@ -163,5 +163,5 @@ def value_and_gradients(function):
 
 
 def profiler(folder):
-    """Returns a context whose trace is written for TensorBoard."""
+    """Return a context whose trace is written for TensorBoard."""
     return tf.profiler.experimental.Profile(folder)

@@ -3,7 +3,7 @@
 Keras permutes a channels-last image into a new tensor before and after each
 convolution and pooling, and normalizes by a dozen operations in float32. A
 permuted view of it already is what PyTorch calls channels-last memory, which
-its kernels take as they are. With this and the replay of `torch_graph` a
+its kernels take as they are. With this and the replay of `torch.graph` a
 training step of ResNet-20 on one core is 1.5 times as fast as with Keras's
 layers in batches of 128, and 2.5 times in batches of 2
 (docs/results/benchmarks).
@@ -13,7 +13,7 @@ import torch
 from keras import ops
 
 from keras_resnet.backend import parallel
-from keras_resnet.backend.torch_graph import Model  # noqa: F401
+from keras_resnet.backend.torch_parallel import SynchronizedNormalization
 
 
 def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
@@ -74,8 +74,6 @@ def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
     """As `keras_ops.synchronized_batch_normalization`, on CPUs and GPUs."""
     if parallel.processes == 1:
         return batch_normalization(x, gamma, beta, epsilon, axis)
-    from keras_resnet.backend.torch_parallel import SynchronizedNormalization
-
     last = axis != 1
     y, mean, variance = SynchronizedNormalization.apply(
         channels_first_view(x, last), gamma, beta, epsilon
@@ -98,7 +96,7 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
 
 
 def lay_out_kernel(kernel):
-    """Lays out a kernel in memory as PyTorch's convolutions read it.
+    """Lay out a kernel in memory as PyTorch's convolutions read it.
 
     Its shape and values stay. `convolution` would otherwise copy it at every
     step, and hand the optimizer a gradient in another order than the weight.
@@ -115,7 +113,7 @@ def lay_out_kernel(kernel):
 
 
 def lay_out_like(variable, reference):
-    """Lays out a variable in memory as another one of the same shape."""
+    """Lay out a variable in memory as another one of the same shape."""
     with torch.no_grad():
         variable.value.data = torch.empty_like(reference.value.data).copy_(
             variable.value.data
@@ -158,24 +156,24 @@ def sgd_step(
 
 
 def channels_first_view(x, last):
-    """Returns an image with its channels first, without copying it."""
+    """Return an image with its channels first, without copying it."""
     return x.permute(0, 3, 1, 2) if last else x
 
 
 def accelerators():
-    """Returns the names of the GPUs that PyTorch computes on."""
+    """Return the names of the GPUs that PyTorch computes on."""
     return [
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
     ]
 
 
 def compiled(function):
-    """Returns a pure function of tensors, without a record for gradients."""
+    """Return a pure function of tensors, without a record for gradients."""
     return torch.no_grad()(function)
 
 
 def value_and_gradients(function):
-    """Returns a function of a scalar and its gradients by the first list."""
+    """Return a function of a scalar and its gradients by the first list."""
 
     def run(values, *inputs):
         values = [value.detach().requires_grad_() for value in values]
@@ -190,12 +188,12 @@ def value_and_gradients(function):
 
 
 def vectorized(function, arguments):
-    """Maps a function over the first axis of the last of its arguments."""
+    """Map a function over the first axis of the last of its arguments."""
     return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))
 
 
 def profiler(folder):
-    """Returns a context whose trace is written for TensorBoard."""
+    """Return a context whose trace is written for TensorBoard."""
     return torch.profiler.profile(
         on_trace_ready=torch.profiler.tensorboard_trace_handler(folder)
     )

@@ -14,7 +14,7 @@ from keras_resnet.backend import parallel
 
 
 class SynchronizedNormalization(torch.autograd.Function):
-    """Normalizes an image by the statistics of the images of all processes.
+    """Normalize an image by the statistics of the images of all processes.
 
     `torch.nn.SyncBatchNorm` does so on GPUs alone, and returns no statistics.
     All processes must have equally many images.
@@ -22,7 +22,7 @@ class SynchronizedNormalization(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, gamma, beta, epsilon):
-        """Returns the image, and mean and biased variance by channel."""
+        """Return the image, and mean and biased variance by channel."""
         wide = x.to(gamma.dtype)
         variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
         # A sum of squares would lose digits where the mean is large.
@@ -42,7 +42,7 @@ class SynchronizedNormalization(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, by_y, *_):
-        """Returns the gradients of the sum of all processes' losses by `x`.
+        """Return the gradients of the sum of all processes' losses by `x`.
 
         Those by `gamma` and `beta` are of this process's loss, as those of
         other weights: to exchange them is left to what exchanges all.
@@ -69,7 +69,7 @@ class SynchronizedNormalization(torch.autograd.Function):
 
 
 class Exchange:
-    """What processes exchange in each step of a model's training.
+    """Exchange between processes in each step of a model's training.
 
     Args:
         model: Built `keras.Model`. Its weights become those of the first
@@ -97,7 +97,7 @@ class Exchange:
         )
 
     def average_statistics(self):
-        """Makes moving statistics the mean of those of all processes.
+        """Make moving statistics the mean of those of all processes.
 
         Moving averages are linear: it is as if each step had moved them by
         the mean of the processes' statistics.
@@ -139,7 +139,7 @@ def summed(variables):
 
 
 def _sums(values):
-    """Returns the sums of tensors over all processes, in one message."""
+    """Return the sums of tensors over all processes, in one message."""
     if not values:
         return []
     # Counts are exact in it up to 2 ** 53.

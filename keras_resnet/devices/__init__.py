@@ -14,6 +14,7 @@ import importlib
 
 import keras
 
+from keras_resnet import backend
 from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 ALL = "all"
@@ -22,10 +23,12 @@ __all__ = ["ALL", "Devices", "DevicesError", "use"]
 
 
 def use(devices=None, *, synchronized=True):
-    """Makes this process train on several devices, or on one.
+    """Make this process train on several devices, or on one.
 
     Must come before anything is computed. Where several processes were
     started for one run, each of them must call this, and then do the same.
+    On JAX without a plugin for accelerators, all threads of this process
+    allocate from the same memory from here on (docs/performance.md).
 
     Args:
         devices: `None` (default) for one device; `"all"`; or an integer, how
@@ -42,6 +45,8 @@ def use(devices=None, *, synchronized=True):
         DevicesError: If these devices are not there, or cannot train
             together.
     """
+    if backend.share_memory is not None:
+        backend.share_memory()
     if devices is None:
         if launched() > 1:
             raise DevicesError(
@@ -49,6 +54,6 @@ def use(devices=None, *, synchronized=True):
                 "train together by --devices all, or start one"
             )
         return Devices()
-    backend = keras.backend.backend()
-    engine = importlib.import_module(f"keras_resnet.devices.{backend}_engine")
+    name = keras.backend.backend()
+    engine = importlib.import_module(f"keras_resnet.devices.{name}_engine")
     return engine.start(None if devices == ALL else devices, synchronized)

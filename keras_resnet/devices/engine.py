@@ -1,4 +1,4 @@
-"""What every engine for several devices has, and a single device too."""
+"""Base of the engines for several devices, and a single device."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ class DevicesError(RuntimeError):
 
 
 def launched():
-    """Returns how many processes were started together, 1 if one was."""
+    """Return how many processes were started together, 1 if one was."""
     return max(int(os.environ.get(name) or 1) for name in _LAUNCHERS)
 
 
@@ -74,11 +74,11 @@ class Devices:
 
     @property
     def divisor(self):
-        """What batches for evaluation divide by; `None` for one device."""
+        """Divisor of the size of evaluation batches; `None` for one device."""
         return None if self.count == 1 else self.count
 
     def describe(self):
-        """Returns what a result line says of devices, JSON values."""
+        """Return what a result line says of devices, JSON values."""
         normalization = "synchronized" if self.synchronized else "per device"
         return {
             "count": self.count,
@@ -87,7 +87,7 @@ class Devices:
         }
 
     def settings(self):
-        """Returns what else determines the numbers of a run, JSON values.
+        """Return what else determines the numbers of a run, JSON values.
 
         Nothing, but where each device normalizes its part of a batch by
         itself.
@@ -97,7 +97,7 @@ class Devices:
         return {"normalization": f"per device, {self.count} devices"}
 
     def check_batch(self, batch_size):
-        """Raises `DevicesError` if a batch has no equal parts."""
+        """Raise `DevicesError` if a batch has no equal parts."""
         if batch_size % self.count:
             low = batch_size // self.count * self.count
             near = f"{low} or {low + self.count}" if low else f"{self.count}"
@@ -108,7 +108,7 @@ class Devices:
             )
 
     def check_model(self, model):
-        """Raises `DevicesError` if a model's numbers would not be stated ones.
+        """Raise `DevicesError` if a model's numbers would not be stated ones.
 
         On several devices batches for evaluation may be filled up with images
         of weight 0 (see `keras_resnet.data.evaluation_batches`), so metrics
@@ -155,7 +155,7 @@ class Devices:
         return undistributed()
 
     def on_first(self, function):
-        """Calls a function in the first process alone.
+        """Call a function in the first process alone.
 
         All processes must come here. Where the first one fails, the others
         exit with status 1, and leave it to the first to say why.
@@ -184,7 +184,7 @@ class Devices:
         return result if self.is_first else received
 
     def gather(self, value):
-        """Returns the values that all processes have, in order, in each.
+        """Return the values that all processes have, in order, in each.
 
         Args:
             value: What can be pickled.
@@ -194,15 +194,15 @@ class Devices:
         return list(map(pickle.loads, self._gather(pickle.dumps(value))))
 
     def _broadcast(self, data):
-        """Returns the bytes that the first process has, in all of them."""
+        """Return the bytes that the first process has, in all of them."""
         raise NotImplementedError
 
     def _gather(self, data):
-        """Returns a list of the bytes that each process has, in all."""
+        """Return a list of the bytes that each process has, in all."""
         raise NotImplementedError
 
     def model(self, build, load=lambda: None):
-        """Makes a model on these devices, the same on all of them.
+        """Make a model on these devices, the same on all of them.
 
         Files are read by the first process alone: the others need none.
 
@@ -230,7 +230,7 @@ class Devices:
 
 
 def _state(model):
-    """Returns all variables that training goes on from."""
+    """Return all variables that training goes on from."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]

@@ -14,7 +14,7 @@ from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
 def start(count, synchronized):
-    """Returns the engine. `count` is an integer or `None`, all devices."""
+    """Return the engine. `count` is an integer or `None`, all devices."""
     if not synchronized:
         raise DevicesError(
             "on JAX a step is that of the whole batch, and normalization too: "

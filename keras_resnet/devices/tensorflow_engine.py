@@ -15,7 +15,7 @@ from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
 def start(count, synchronized):
-    """Returns the engine. `count` is an integer or `None`, all devices."""
+    """Return the engine. `count` is an integer or `None`, all devices."""
     _check_processes()
     names = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not names:
@@ -33,7 +33,7 @@ def start(count, synchronized):
 
 
 def _check_processes():
-    """Raises `DevicesError` if this is one of several processes."""
+    """Raise `DevicesError` if this is one of several processes."""
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     workers = sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
     if max(workers, launched()) > 1:

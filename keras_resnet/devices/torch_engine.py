@@ -1,7 +1,7 @@
 """PyTorch: `DistributedDataParallel`, in the processes that torchrun starts.
 
 One process for each device. Keras's `fit` knows nothing of this: what it
-needs is in the `Model` of `keras_resnet.backend.torch_graph`.
+needs is in the `Model` of `keras_resnet.backend.torch.graph`.
 """
 
 import atexit
@@ -14,7 +14,7 @@ from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
 def start(count, synchronized):
-    """Returns the engine. `count` is an integer or `None`, all devices."""
+    """Return the engine. `count` is an integer or `None`, all devices."""
     here = torch.cuda.device_count()
     if "WORLD_SIZE" not in os.environ:
         if launched() > 1 or (count or here) > 1:

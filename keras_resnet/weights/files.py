@@ -15,7 +15,7 @@ ENDINGS = (".keras", ".weights.h5", ".h5", ".safetensors", *TORCH_ENDINGS)
 
 
 def check(path):
-    """Returns a `Path` to a file that is there and has a known ending.
+    """Return a `Path` to a file that is there and has a known ending.
 
     Raises:
         WeightsError: If not.
@@ -36,7 +36,7 @@ def check(path):
 
 
 def read(path):
-    """Reads tensors by name from a file of PyTorch, safetensors or Keras 2.
+    """Read tensors by name from a file of PyTorch, safetensors or Keras 2.
 
     Args:
         path: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or `.h5`
@@ -119,7 +119,7 @@ def _torch(path):
 
 
 def _legacy_h5(path):
-    """Reads the format of keras.applications: a group for each layer."""
+    """Read the format of keras.applications: a group for each layer."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -145,7 +145,7 @@ def _text(value):
 
 
 def read_model(path):
-    """Loads a `.keras` file; what it would need code for is refused."""
+    """Load a `.keras` file; what it would need code for is refused."""
     path = check(path)
     try:
         return keras.saving.load_model(path, compile=False)

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet import blocks
-from keras_resnet.resnet import STAGE_BLOCK
+from keras_resnet import blocks, table1
 from keras_resnet.weights import files, sources
 from keras_resnet.weights.errors import WeightsError
 
@@ -20,7 +19,7 @@ IF_DIFFERENT = "if different"
 def load_torch_weights(
     model, source, *, new_head=False, adapt_input=False, naming=None
 ):
-    """Loads weights that were trained in PyTorch, by their names.
+    """Load weights that were trained in PyTorch, by their names.
 
     The names of torchvision, timm, transformers and akamaster's CIFAR
     networks are recognized, with or without `module.` before them, and so are
@@ -75,7 +74,7 @@ def load_torch_weights(
 
 
 def targets(model):
-    """Returns the weights of a network by their paths: see `sources`.
+    """Return the weights of a network by their paths: see `sources`.
 
     Raises:
         WeightsError: If it is no network of this package, folded, quantized,
@@ -122,7 +121,7 @@ def _collect(found, name, part_name, layer):
 def convert(
     model, source, origin, new_head=False, adapt_input=False, naming=None
 ):
-    """Returns the arrays of a source for a model, by path, after all checks.
+    """Return the arrays of a source for a model, by path, after all checks.
 
     Args:
         model, source, new_head, adapt_input, naming: See `load_torch_weights`.
@@ -144,7 +143,7 @@ def convert(
         )
     said = naming is not None
     naming = sources.NAMINGS[key]
-    _check_stride(model, naming, key, origin)
+    check_stride(model, naming.bottleneck_stride, f"{origin} ({key} names)")
     leftover = [
         name
         for name in source
@@ -215,7 +214,7 @@ def convert(
 
 
 def _check_zero_channels(model, origin):
-    """Raises where names of torchvision and akamaster alike are not enough."""
+    """Raise where names of torchvision and akamaster alike are not enough."""
     order = _orders(model)["head"]
     if (order != np.arange(len(order))).any():
         raise WeightsError(
@@ -229,7 +228,7 @@ def _check_zero_channels(model, origin):
 
 
 def assign(model, arrays):
-    """Gives a network arrays by path, all of which are known to fit."""
+    """Give a network arrays by path, all of which are known to fit."""
     weights = targets(model)
     for path, array in arrays.items():
         weights[path].assign(array.astype("float32"))
@@ -255,7 +254,7 @@ def _listed(names):
 
 
 def _shape(naming, path, array):
-    """Returns a shape in the order of axes that the source has."""
+    """Return a shape in the order of axes that the source has."""
     shape = np.broadcast_to(0.0, tuple(array.shape))
     shape = sources.to_source(naming, path, shape).shape
     return "x".join(map(str, shape)) or "scalar"
@@ -266,7 +265,7 @@ def _problem(kind, names):
 
 
 def _hint(arrays, weights):
-    """Says what to do if only the head or the input differ."""
+    """Say what to do if only the head or the input differ."""
     differ = {
         path
         for path in {*arrays, *weights}
@@ -288,7 +287,7 @@ def _hint(arrays, weights):
 
 
 def _array(value, name, origin):
-    """Returns a tensor of any framework as a NumPy array."""
+    """Return a tensor of any framework as a NumPy array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if value.is_floating_point():
@@ -337,23 +336,17 @@ def _check_finite(arrays, naming, origin):
 
 
 def stride_of(model):
-    """Returns where a model's bottlenecks stride, `None` if none does."""
+    """Return where a model's bottlenecks stride, `None` if none does."""
     places = {
-        layer.bottleneck_stride
-        for layer in model.layers
-        if isinstance(layer, blocks.ResidualBlock)
-        and layer.bottleneck
-        and layer.stride != 1
+        block.bottleneck_stride
+        for block in blocks.residual_blocks(model)
+        if block.bottleneck and block.stride != 1
     }
     return places.pop() if places else None
 
 
-def _check_stride(model, naming, key, origin):
-    check_stride(model, naming.bottleneck_stride, f"{origin} ({key} names)")
-
-
 def check_stride(model, expected, origin):
-    """Raises `WeightsError` if bottlenecks stride where a source's do not."""
+    """Raise `WeightsError` if bottlenecks stride where a source's do not."""
     place = stride_of(model)
     if expected is not None and place not in (None, expected):
         raise WeightsError(
@@ -365,7 +358,7 @@ def check_stride(model, expected, origin):
 
 
 def _check_architecture(arrays, weights, origin):
-    """Raises in plain words if depth, blocks or shortcuts differ."""
+    """Raise in plain words if depth, blocks or shortcuts differ."""
     theirs, ours = _description(arrays), _description(weights)
     for words, a, b in zip(
         ("blocks per stage", "convolutions per block", "projections"),
@@ -388,29 +381,31 @@ def _check_architecture(arrays, weights, origin):
 
 
 def _description(paths):
-    """Returns blocks per stage, convolutions per block, and projections."""
-    per_stage = {}
-    convolutions = set()
-    projections = []
-    for layer, part, weight in paths:
-        match = STAGE_BLOCK.fullmatch(layer)
-        if match and weight == "kernel":
-            stage, block = map(int, match.groups())
-            per_stage[stage] = max(block, per_stage.get(stage, 0))
-            if part == "shortcut_conv":
-                projections.append((stage, block))
-            else:
-                convolutions.add(int(part[-1]))
-    by_stage = [sum(s == stage for s, _ in projections) for stage in per_stage]
+    """Return blocks per stage, convolutions per block, and projections."""
+    kernels = [
+        (layer, part)
+        for layer, part, weight in paths
+        if weight == "kernel" and table1.stage_and_block(layer)
+    ]
+    depths = table1.depths_of({layer for layer, _ in kernels})
+    projecting = [
+        table1.stage_and_block(layer)[0]
+        for layer, part in kernels
+        if part == "shortcut_conv"
+    ]
+    by_stage = [projecting.count(i + 1) for i in range(len(depths))]
     return (
-        tuple(n for _, n in sorted(per_stage.items())),
-        max(convolutions, default=0),
-        f"{by_stage} by stage" if projections else "none",
+        depths,
+        max(
+            (int(part[-1]) for _, part in kernels if part != "shortcut_conv"),
+            default=0,
+        ),
+        f"{by_stage} by stage" if projecting else "none",
     )
 
 
 def _fold_biases(arrays):
-    """Moves the biases of convolutions into the normalizations after them.
+    """Move the biases of convolutions into the normalizations after them.
 
     `y + bias - mean` is `y - (mean - bias)`.
     """
@@ -429,14 +424,14 @@ def _fold_biases(arrays):
 
 
 def epsilon_of(model, path):
-    """Returns the epsilon of the normalization that a weight is of."""
+    """Return the epsilon of the normalization that a weight is of."""
     layer, part, _ = path
     bn = model.get_layer(layer)
     return (getattr(bn, part) if part else bn).epsilon
 
 
 def _shift_variances(model, arrays, epsilon, back=False):
-    """Makes `variance + epsilon` the source's where the epsilons differ."""
+    """Make `variance + epsilon` the source's where the epsilons differ."""
     for path, array in arrays.items():
         if path[-1] == "moving_variance":
             shift = epsilon - epsilon_of(model, path)
@@ -447,7 +442,7 @@ def _shift_variances(model, arrays, epsilon, back=False):
 
 
 def adapt_channels(kernel, channels):
-    """Returns a first convolution for another number of input channels.
+    """Return a first convolution for another number of input channels.
 
     For one channel the kernel is summed over the old channels: a grey image
     gives what it would give as a coloured one. For other numbers the old
@@ -468,11 +463,11 @@ def adapt_channels(kernel, channels):
 
 
 def _orders(model):
-    """Returns the order of the channels between blocks, by layer name."""
-    residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
+    """Return the order of the channels between blocks, by layer name."""
+    residual = blocks.residual_blocks(model)
     channels = {0: residual[0].conv1.kernel.shape[2]}
     for block in residual:
-        stage = int(STAGE_BLOCK.fullmatch(block.name)[1])
+        stage, _ = table1.stage_and_block(block.name)
         channels[stage] = block.out_channels
     plain = not all(b.residual and b.shortcut == "A" for b in residual)
     if plain:
@@ -483,14 +478,15 @@ def _orders(model):
     between = {"head": orders[max(orders)]}
     before = orders[0]
     for block in residual:
-        after = orders[int(STAGE_BLOCK.fullmatch(block.name)[1])]
+        stage, _ = table1.stage_and_block(block.name)
+        after = orders[stage]
         between[block.name] = before, after
         before = after
     return between
 
 
 def _renumber(model, arrays, back=False):
-    """Numbers the channels between blocks as this package does, or back."""
+    """Number the channels between blocks as this package does, or back."""
     orders = _orders(model)
     if back:
         orders = {
@@ -516,7 +512,7 @@ def _renumber(model, arrays, back=False):
 
 
 def to_arrays(model, naming):
-    """Returns a model's weights in the names and layout of a source."""
+    """Return a model's weights in the names and layout of a source."""
     found = sources.NAMINGS[naming]
     arrays = {
         path: ops.convert_to_numpy(ops.convert_to_tensor(variable)).copy()
@@ -535,7 +531,7 @@ def to_arrays(model, naming):
 
 
 def to_torch_state_dict(model, naming="torchvision"):
-    """Returns a network's weights as a state dict of PyTorch.
+    """Return a network's weights as a state dict of PyTorch.
 
     `load_state_dict` of the same network there takes it, and computes the
     same in inference. What `load_torch_weights` has read comes back bit for

@@ -1,4 +1,4 @@
-"""What `weights=` may name: published weights, repositories and files."""
+"""Values of `weights=`: published weights, repositories and files."""
 
 import math
 import os
@@ -9,8 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet import blocks, preprocessing
-from keras_resnet.resnet import IMAGENET_SPECS, STAGE_BLOCK
+from keras_resnet import blocks, preprocessing, table1
 from keras_resnet.weights import files, hub, loading
 from keras_resnet.weights.errors import WeightsError
 
@@ -52,7 +51,7 @@ IMAGENET = "imagenet"
 
 
 def check(weights):
-    """Returns `weights` if it may name any, else raises `WeightsError`.
+    """Return `weights` if it may name any, else raise `WeightsError`.
 
     Called before a network is built, which takes longer than a mistyped name.
     """
@@ -78,7 +77,7 @@ def _is_repository(weights):
 
 
 def load(model, weights, *, may_change_head, adapt_input):
-    """Loads what `weights` names, with the preprocessing that belongs to it.
+    """Load what `weights` names, with the preprocessing that belongs to it.
 
     Args:
         model: A network that was just built.
@@ -93,7 +92,7 @@ def load(model, weights, *, may_change_head, adapt_input):
     }
     is_file = isinstance(weights, os.PathLike) or os.path.exists(weights)
     if weights == IMAGENET:
-        depth = _depth(model, weights, tuple(IMAGENET_SPECS))
+        depth = _depth(model, weights, tuple(table1.IMAGENET_SPECS))
         _load_repository(model, f"timm/resnet{depth}.tv_in1k", options)
     elif weights == KERAS:
         _load_keras(model, options)
@@ -103,18 +102,13 @@ def load(model, weights, *, may_change_head, adapt_input):
         _load_repository(model, weights, options)
 
 
-def _channels(model):
-    return loading.targets(model)["stem_conv", "", "kernel"].shape[2]
-
-
 def _depth(model, weights, published):
-    """Returns the depth of a network of the paper, if it is published."""
-    residual = [b for b in model.layers if isinstance(b, blocks.ResidualBlock)]
-    stages = [int(STAGE_BLOCK.fullmatch(b.name)[1]) for b in residual]
-    depths = tuple(stages.count(s) for s in range(1, max(stages) + 1))
-    for depth, spec in IMAGENET_SPECS.items():
-        if spec == (residual[0].bottleneck, depths) and depth in published:
-            return depth
+    """Return the depth of a network of the paper, if it is published."""
+    residual = blocks.residual_blocks(model)
+    depths = table1.depths_of(block.name for block in residual)
+    depth = table1.imagenet_depth(residual[0].bottleneck, depths)
+    if depth in published:
+        return depth
     raise WeightsError(
         f"weights={weights!r} are published for ImageNet's ResNet-"
         f"{', '.join(map(str, published))}, and model {model.name!r} is none "
@@ -145,7 +139,8 @@ def _load_repository(model, repository, options):
 
 
 def _prepare(model, images):
-    model.preprocessing = images.for_channels(_channels(model))
+    channels = model.get_layer("stem_conv").kernel.shape[2]
+    model.preprocessing = images.for_channels(channels)
 
 
 def _convert(model, source, origin, options, images=None):
@@ -155,7 +150,7 @@ def _convert(model, source, origin, options, images=None):
 
 
 def describe(repository, config):
-    """Returns the preprocessing and stride that a repository states.
+    """Return the preprocessing and stride that a repository states.
 
     Args:
         repository: String, `"owner/name"`.
@@ -187,7 +182,7 @@ def describe(repository, config):
 
 
 def _check_timm(repository, config):
-    """Refuses what changes the computation and not the tensors."""
+    """Refuse what changes the computation and not the tensors."""
     arguments = dict(config.get("model_args") or {})
     pool = arguments.pop("global_pool", config.get("global_pool", "avg"))
     classes = arguments.get("num_classes", config.get("num_classes"))
@@ -259,7 +254,7 @@ def _load_file(model, path, options):
 
 
 def _load_keras_weights(model, path):
-    """Lets Keras load its own file, which has no names of layers to check."""
+    """Let Keras load its own file, which has no names of layers to check."""
     before = model.get_weights()
     try:
         stored = _count_arrays(path)
@@ -269,8 +264,7 @@ def _load_keras_weights(model, path):
                 f"{len(before)}: it is of another network."
             )
         model.load_weights(path)
-        if not all(np.isfinite(w).all() for w in model.get_weights()):
-            raise WeightsError(f"{path} holds numbers that are not finite.")
+        _check_finite(model, path)
     except Exception as error:
         model.set_weights(before)
         if isinstance(error, WeightsError):
@@ -283,7 +277,7 @@ def _load_keras_weights(model, path):
 
 
 def _count_arrays(path):
-    """Counts a file's arrays, without those of what was compiled."""
+    """Count a file's arrays, without those of what was compiled."""
     names = []
 
     def collect(name, item):
@@ -317,10 +311,8 @@ def _load_keras_model(model, path, options):
         _check_shortcuts(model, stored, path)
     if _same(model, stored):
         # Layers that the network is built on have weights too.
-        values = stored.get_weights()
-        if not all(np.isfinite(w).all() for w in values):
-            raise WeightsError(f"{path} holds numbers that are not finite.")
-        model.set_weights(values)
+        _check_finite(stored, path)
+        model.set_weights(stored.get_weights())
     else:
         if own:
             others = _pair_others(model, stored, path)
@@ -337,6 +329,11 @@ def _load_keras_model(model, path, options):
         _prepare(model, images)
 
 
+def _check_finite(model, path):
+    if not all(np.isfinite(w).all() for w in model.get_weights()):
+        raise WeightsError(f"{path} holds numbers that are not finite.")
+
+
 def _same(model, stored):
     """Whether two models have the same weights, by name and shape."""
     a, b = (
@@ -346,7 +343,7 @@ def _same(model, stored):
 
 
 def _shift_variances(model, stored):
-    """Makes `variance + epsilon` the file's where the epsilons differ."""
+    """Make `variance + epsilon` the file's where the epsilons differ."""
     for path, variable in loading.targets(model).items():
         if path[-1] == "moving_variance":
             a, b = (loading.epsilon_of(m, path) for m in (stored, model))
@@ -356,7 +353,7 @@ def _shift_variances(model, stored):
 
 
 def _check_preparation(model, stored, path):
-    """Refuses a network of raw pixels for one that would not prepare them."""
+    """Refuse a network of raw pixels for one that would not prepare them."""
     theirs, ours = (
         [x for x in getattr(m, "layers", ()) if isinstance(x, PREPARING)]
         for m in (stored, model)
@@ -372,7 +369,7 @@ def _check_preparation(model, stored, path):
 
 
 def _pair_others(model, stored, path):
-    """Pairs the weights before and after the network, by place and shape.
+    """Pair the weights before and after the network, by place and shape.
 
     The names that Keras gives to layers depend on what was built before.
     """
@@ -396,9 +393,9 @@ def _others(model):
 
 
 def _check_shortcuts(model, stored, path):
-    """Compares what the shapes of weights do not tell."""
+    """Compare what the shapes of weights do not tell."""
     theirs, ours = (
-        {b.residual for b in m.layers if isinstance(b, blocks.ResidualBlock)}
+        {block.residual for block in blocks.residual_blocks(m)}
         for m in (stored, model)
     )
     if theirs != ours:

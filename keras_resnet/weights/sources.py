@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_resnet import table1
+
 KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
 WEIGHTS = {
@@ -66,15 +68,14 @@ class Naming:
     epsilon: float | None = TORCH_EPSILON
 
     def name(self, path):
-        """Returns the source's name of a weight."""
+        """Return the source's name of a weight."""
         layer, part, weight = path
         if layer == "head":
             base = self.head
         elif layer.startswith("stem"):
             base = self.stem[layer == "stem_bn"]
         else:
-            stage, block = map(int, re.findall(r"\d+", layer))
-            base = self.block(stage, block)
+            base = self.block(*table1.stage_and_block(layer))
             if part.startswith("shortcut"):
                 base += self.shortcut[part == "shortcut_bn"]
             else:
@@ -137,7 +138,7 @@ NAMINGS = {
     # This package's own, from another of its models.
     "keras_resnet": Naming(
         stem=("stem_conv", "stem_bn"),
-        block=lambda stage, block: f"stage{stage}_block{block}/",
+        block=lambda stage, block: f"{table1.block_name(stage, block)}/",
         conv=lambda i: f"conv{i}",
         bn=lambda i: f"bn{i}",
         shortcut=("shortcut_conv", "shortcut_bn"),
@@ -151,7 +152,7 @@ TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
 
 
 def recognize(names, keys=None):
-    """Returns the naming that knows most of `names`, and what they mean.
+    """Return the naming that knows most of `names`, and what they mean.
 
     Args:
         names: Collection of strings.
@@ -179,7 +180,7 @@ def recognize(names, keys=None):
 
 
 def _meanings(naming, names):
-    """Returns the paths of those `names` that a naming knows."""
+    """Return the paths of those `names` that a naming knows."""
     meanings = {}
 
     def collect(layer, part, kind):
@@ -200,14 +201,14 @@ def _meanings(naming, names):
     while found or block > 1:
         if not found:
             stage, block = stage + 1, 1
-        layer = f"stage{stage}_block{block}"
+        layer = table1.block_name(stage, block)
         found = sum(collect(layer, *part) for part in parts) > 0
         block += found
     return meanings
 
 
 def unwrap(source):
-    """Returns the tensors of a state dict that may be wrapped.
+    """Return the tensors of a state dict that may be wrapped.
 
     Checkpoints often hold the state dict under a key, beside other things,
     and that of a network on many devices begins all names with `module.`.
@@ -229,25 +230,24 @@ def unwrap(source):
 
 
 def to_ours(naming, path, value):
-    """Returns an array of a source in the order of axes that Keras has."""
-    if not naming.torch or path[-1] != "kernel":
-        return value
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T
+    """Return a source's array with its axes in Keras's order."""
+    return _transposed(naming, path, value, (2, 3, 1, 0))
 
 
 def to_source(naming, path, value):
-    """Undoes `to_ours`."""
+    """Return an array of ours with its axes in the source's order."""
+    return _transposed(naming, path, value, (3, 2, 0, 1))
+
+
+def _transposed(naming, path, value, axes):
+    """Transpose kernels of convolutions by `axes`, and those of classifiers."""
     if not naming.torch or path[-1] != "kernel":
         return value
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    return value.T
+    return value.transpose(axes) if value.ndim == 4 else value.T
 
 
 def channel_order(channels):
-    """Returns which of the source's channels each of ours is.
+    """Return which of the source's channels each of ours is.
 
     Option A with zero channels on both sides, as akamaster's: where a stage
     widens, as many zero channels come before the old ones as after them. Ours

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from keras import tree
 
-from keras_resnet.backend import parallel
+from keras_resnet.backend import parallel, torch_ops, torch_parallel
 
 # Tracing costs as much as some dozens of steps on small batches: batches of
 # a shape that comes up only now and then are not worth it.
@@ -47,8 +47,6 @@ class Model(keras.Model):
     def train_step(self, data):
         if parallel.processes == 1:
             return super().train_step(data)
-        from keras_resnet.backend import torch_parallel
-
         exchange = self.__dict__.get("_exchange")
         if exchange is None or not exchange.holds():
             exchange = torch_parallel.Exchange(self)
@@ -66,14 +64,10 @@ class Model(keras.Model):
         # They have no values while Keras makes the metrics.
         if any(v._value is None for v in variables):
             return super().get_metrics_result()
-        from keras_resnet.backend import torch_parallel
-
         with torch_parallel.summed(variables):
             return super().get_metrics_result()
 
     def export(self, *args, **kwargs):
-        from keras_resnet.backend.torch_ops import lay_out_kernel
-
         # `torch.export` packs weights in the order of their shape alone.
         kernels = [v for v in self.variables if not v.value.is_contiguous()]
         for kernel in kernels:
@@ -82,7 +76,7 @@ class Model(keras.Model):
             return super().export(*args, **kwargs)
         finally:
             for kernel in kernels:
-                lay_out_kernel(kernel)
+                torch_ops.lay_out_kernel(kernel)
 
     def make_train_function(self, force=False):
         self._make_function("train", force)
@@ -127,7 +121,7 @@ class Model(keras.Model):
 
 
 class Replay:
-    """Runs the forward pass of a model from a trace of its operations.
+    """Run the forward pass of a model from a trace of its operations.
 
     A trace holds for one kind of batch: shape, dtype, training or not, and
     which weights are trainable. What has side effects that a trace does not
@@ -184,7 +178,7 @@ class Replay:
             self._state.active = before
 
     def refuse(self, reason):
-        """Runs layer by layer from now on, and says why."""
+        """Run layer by layer from now on, and say why."""
         if not self._enabled:
             return
         self._enabled = False
@@ -195,7 +189,7 @@ class Replay:
         )
 
     def call(self, inputs, training):
-        """Returns the outputs, and assigns the variables that change."""
+        """Return the outputs, and assign the variables that change."""
         active = getattr(self._state, "active", False)
         if active and isinstance(inputs, np.ndarray):
             # What `train_on_batch` and its like hand on as they got it.
@@ -308,13 +302,13 @@ class _Trace:
         # Imported only now: they are slow to import.
         from functorch.compile import aot_function
 
-        from keras_resnet.backend import torch_program
+        from keras_resnet.backend.torch import program
 
         self._run = aot_function(
             self._pure,
-            fw_compiler=torch_program.training_program,
-            bw_compiler=torch_program.training_program,
-            inference_compiler=torch_program.inference_program,
+            fw_compiler=program.training_program,
+            bw_compiler=program.training_program,
+            inference_compiler=program.inference_program,
         )
 
     def _pure(self, inputs, *values):

@@ -32,14 +32,14 @@ _FRESH = {
 
 
 def training_program(graph_module, example_inputs):
-    """Returns a function of the graph's inputs, for its forward or backward."""
+    """Return a function of the graph's inputs, for its forward or backward."""
     graph = graph_module.graph
     _forget_copies(graph)
     return _program(graph)
 
 
 def inference_program(graph_module, example_inputs):
-    """Returns a function of the graph's inputs, where none has a gradient."""
+    """Return a function of the graph's inputs, where none has a gradient."""
     graph = graph_module.graph
     _forget_copies(graph)
     _stay_channels_first(graph)
@@ -61,7 +61,7 @@ def _program(graph):
 
 
 def _forget_copies(graph):
-    """Removes operations that return what they were given."""
+    """Remove operations that return what they were given."""
     for node in graph.nodes:
         # Without autograd there is nothing to detach from.
         if node.target is _aten.detach.default:
@@ -83,7 +83,7 @@ def _is_permuted(node, order):
 
 
 def _stay_channels_first(graph):
-    """Moves permutations behind what works on each number alone."""
+    """Move permutations behind what works on each number alone."""
     for node in graph.nodes:
         if node.target not in _IN_PLACE or node.kwargs:
             continue
@@ -111,7 +111,7 @@ def _stay_channels_first(graph):
 
 
 def _call(graph, target, *args):
-    """Adds a call to the graph, with the value that traced ones carry."""
+    """Add a call to the graph, with the value that traced ones carry."""
     node = graph.call_function(target, args)
     values = [
         x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in args
@@ -121,7 +121,7 @@ def _call(graph, target, *args):
 
 
 def _fuse_convolutions(graph):
-    """Makes convolution, addition and ReLU one operation where they follow."""
+    """Make convolution, addition and ReLU one operation where they follow."""
     for node in graph.nodes:
         if node.target is not _aten.relu.default:
             continue
@@ -173,7 +173,7 @@ def _is_convolution(node):
 
 
 def _write_in_place(node):
-    """Lets an operation overwrite a tensor that nothing else will read.
+    """Let an operation overwrite a tensor that nothing else will read.
 
     So much less memory is asked of the system, which a CPU has to wait for.
     """
@@ -213,7 +213,7 @@ def _is_fresh(node):
 
 
 def _straight_line(graph):
-    """Returns a function that calls the operators of a graph one by one.
+    """Return a function that calls the operators of a graph one by one.
 
     As `torch.fx.GraphModule.forward`, but it calls each operator's overload
     itself rather than PyTorch's Python wrapper around it.

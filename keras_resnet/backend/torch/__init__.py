@@ -1,0 +1,1 @@
+"""Replay of a model's graph on PyTorch: `graph` traces, `program` runs."""

@@ -1,0 +1,464 @@
+"""The paper's networks by name: signatures and their documentation."""
+
+import inspect
+
+from keras_resnet import blocks, table1
+from keras_resnet.resnet import ResNet
+
+# The entry of a family's docstring that its members lack.
+_DEPTH = "    depth: Integer, the number of weighted layers.\n"
+
+
+def _documented_by(family):
+    """Return a decorator that gives a member the family's documentation.
+
+    The member keeps its own first line.
+    """
+
+    def document(member):
+        # Python with -OO has no docstrings.
+        if member.__doc__:
+            _, _, rest = inspect.getdoc(family).partition("\n\n")
+            member.__doc__ += "\n\n" + rest.replace(_DEPTH, "")
+        return member
+
+    return document
+
+
+def ResNetImageNet(
+    depth,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ImageNet network of depth 18, 34, 50, 101 or 152.
+
+    Args:
+        depth: Integer, the number of weighted layers.
+        include_top: Boolean, whether to end in global average pooling and a
+            dense classifier. Defaults to `True`.
+        weights: `None` (default) for random weights; `"imagenet"`
+            (torchvision's first), `"keras"` (those of `keras.applications`);
+            a repository of the Hugging Face hub, such as
+            `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
+            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
+            `.th` or `.h5` file. If `classes` or the number of input channels
+            is not the default, the head keeps its random weights, or the
+            first convolution is adapted, where the file has another number.
+        input_tensor: Keras tensor to build the network on, for example the
+            output of a preprocessing layer. Defaults to a new input.
+        input_shape: Shape of one image, in the image data format; rows and
+            columns may be `None`. Defaults to that of `input_tensor`, else to
+            224x224x3 with top, any size x 3 without.
+        pooling: Output of a network without top: `None` (default), the 4-D
+            output of the last block; `"avg"` or `"max"`, global pooling of it.
+        classes: Integer, number of classes. Defaults to `1000`.
+        classifier_activation: Activation of the classifier; `None` gives
+            logits. Defaults to `"softmax"`.
+        name: String, name of the model. Defaults to `"resnet"` and the depth.
+        shortcut: `"A"`, zero padding; `"B"` (default), a projection where the
+            shape changes; or `"C"`, a projection in every block.
+        residual: Boolean, `False` for the plain twin. Defaults to `True`.
+        bottleneck_stride: `"3x3"` or `"1x1"` (the paper's), the convolution
+            that strides in the bottlenecks of depths 50 and more. The weight
+            shapes are the same, the outputs are not. Defaults to `"1x1"` if
+            `weights` is `"keras"`, to `"3x3"` otherwise.
+        zero_init_residual: Boolean, whether every block begins as its
+            shortcut alone. Defaults to `False`.
+        momentum: Float, decay of the moving statistics. Defaults to `0.9`.
+        epsilon: Float added to the variances. Defaults to `1e-5`.
+        kernel_initializer: Initializer of convolutions and classifier.
+            Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        block: `ResidualBlock` (default), a subclass, or any callable with its
+            keyword arguments that returns a layer.
+
+    Returns:
+        A `ResidualNetwork`, a `keras.Model`.
+
+    Raises:
+        ValueError: For arguments that do not fit together, naming them.
+
+    Reference: He et al. 2015, section 3.3, table 1.
+    """
+    bottleneck, depths = table1.imagenet_spec(depth)
+    return ResNet(
+        depths,
+        bottleneck=bottleneck,
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=f"resnet{depth}" if name is None else name,
+        shortcut=shortcut,
+        residual=residual,
+        bottleneck_stride=bottleneck_stride,
+        zero_init_residual=zero_init_residual,
+        momentum=momentum,
+        epsilon=epsilon,
+        kernel_initializer=kernel_initializer,
+        block=block,
+    )
+
+
+def ResNetCIFAR(
+    depth,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """CIFAR network of any depth 6n+2.
+
+    A 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
+    filters on maps of 32, 16 and 8 rows, global average pooling, a classifier.
+
+    Args:
+        depth: Integer, the number of weighted layers.
+        include_top: Boolean, whether to end in global average pooling and a
+            dense classifier. Defaults to `True`.
+        weights: `None` (default) for random weights; a repository of
+            the Hugging Face hub, `"owner/name"` or `"owner/name@revision"`;
+            or the path of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`,
+            `.pt`, `.th` or `.h5` file. If `classes` or the number of input
+            channels is not the default, the head keeps its random weights, or
+            the first convolution is adapted, where the file has another
+            number.
+        input_tensor: Keras tensor to build the network on, for example the
+            output of a preprocessing layer. Defaults to a new input.
+        input_shape: Shape of one image, in the image data format; rows and
+            columns may be `None`. Defaults to that of `input_tensor`, else to
+            32x32x3.
+        pooling: Output of a network without top: `None` (default), the 4-D
+            output of the last block; `"avg"` or `"max"`, global pooling of it.
+        classes: Integer, number of classes. Defaults to `10`.
+        classifier_activation: Activation of the classifier; `None` gives
+            logits. Defaults to `"softmax"`.
+        name: String, name of the model. Defaults to `"resnet"` and the depth.
+        shortcut: `"A"` (default, the paper's), zero padding; `"B"`, a
+            projection where the shape changes; or `"C"`, a projection in
+            every block.
+        residual: Boolean, `False` for the plain twin. Defaults to `True`.
+        zero_init_residual: Boolean, whether every block begins as its
+            shortcut alone. Defaults to `False`.
+        momentum: Float, decay of the moving statistics. Defaults to `0.9`.
+        epsilon: Float added to the variances. Defaults to `1e-5`.
+        kernel_initializer: Initializer of convolutions and classifier.
+            Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        block: `ResidualBlock` (default), a subclass, or any callable with its
+            keyword arguments that returns a layer.
+
+    Returns:
+        A `ResidualNetwork`, a `keras.Model`.
+
+    Raises:
+        ValueError: For arguments that do not fit together, naming them.
+
+    Reference: He et al. 2015, section 4.2.
+    """
+    return ResNet(
+        table1.cifar_depths(depth),
+        table1.CIFAR_WIDTHS,
+        stem="cifar",
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=f"resnet{depth}" if name is None else name,
+        shortcut=shortcut,
+        residual=residual,
+        zero_init_residual=zero_init_residual,
+        momentum=momentum,
+        epsilon=epsilon,
+        kernel_initializer=kernel_initializer,
+        block=block,
+    )
+
+
+@_documented_by(ResNetImageNet)
+def ResNet18(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet18",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-18 for ImageNet."""
+    return ResNetImageNet(18, **locals())
+
+
+@_documented_by(ResNetImageNet)
+def ResNet34(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet34",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-34 for ImageNet."""
+    return ResNetImageNet(34, **locals())
+
+
+@_documented_by(ResNetImageNet)
+def ResNet50(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet50",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-50 for ImageNet."""
+    return ResNetImageNet(50, **locals())
+
+
+@_documented_by(ResNetImageNet)
+def ResNet101(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet101",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-101 for ImageNet."""
+    return ResNetImageNet(101, **locals())
+
+
+@_documented_by(ResNetImageNet)
+def ResNet152(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet152",
+    *,
+    shortcut="B",
+    residual=True,
+    bottleneck_stride=None,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-152 for ImageNet."""
+    return ResNetImageNet(152, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet20(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet20",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-20 for CIFAR-10."""
+    return ResNetCIFAR(20, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet32(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet32",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-32 for CIFAR-10."""
+    return ResNetCIFAR(32, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet44(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet44",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-44 for CIFAR-10."""
+    return ResNetCIFAR(44, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet56(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet56",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-56 for CIFAR-10."""
+    return ResNetCIFAR(56, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet110(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet110",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-110 for CIFAR-10."""
+    return ResNetCIFAR(110, **locals())
+
+
+@_documented_by(ResNetCIFAR)
+def ResNet1202(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="resnet1202",
+    *,
+    shortcut="A",
+    residual=True,
+    zero_init_residual=False,
+    momentum=blocks.MOMENTUM,
+    epsilon=blocks.EPSILON,
+    kernel_initializer=blocks.KERNEL_INITIALIZER,
+    block=blocks.ResidualBlock,
+):
+    """ResNet-1202 for CIFAR-10."""
+    return ResNetCIFAR(1202, **locals())

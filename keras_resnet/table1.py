@@ -1,0 +1,73 @@
+"""The paper's table 1, the CIFAR rule 6n+2, and the names of blocks."""
+
+import re
+
+# Depth -> (bottleneck, blocks per stage).
+IMAGENET_SPECS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+CIFAR_WIDTHS = (16, 32, 64)
+
+
+def imagenet_spec(depth):
+    """Return whether blocks are bottlenecks, and the blocks per stage.
+
+    Raises:
+        ValueError: If the table has no such depth.
+    """
+    if depth not in IMAGENET_SPECS:
+        raise ValueError(
+            "An ImageNet network has "
+            f"{', '.join(map(str, IMAGENET_SPECS))} layers. "
+            f"Received: depth={depth!r}. `ResNet` builds others."
+        )
+    return IMAGENET_SPECS[depth]
+
+
+def imagenet_depth(bottleneck, depths):
+    """Return the depth of the network with this row, `None` without one."""
+    for depth, spec in IMAGENET_SPECS.items():
+        if spec == (bottleneck, depths):
+            return depth
+    return None
+
+
+def is_cifar_depth(depth):
+    """Return whether `depth` is an integer 6n+2, with n at least 1."""
+    return isinstance(depth, int) and depth >= 8 and depth % 6 == 2
+
+
+def cifar_depths(depth):
+    """Return the blocks per stage of the CIFAR network with `depth` layers.
+
+    Raises:
+        ValueError: If `depth` is not 6n+2.
+    """
+    if not is_cifar_depth(depth):
+        raise ValueError(
+            "A CIFAR network has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, "
+            f"56, ..., 110, ..., 1202, ... Received: depth={depth!r}"
+        )
+    return (depth // 6,) * 3
+
+
+def block_name(stage, block):
+    """Return the name of a block's layer. Stage and block count from 1."""
+    return f"stage{stage}_block{block}"
+
+
+def stage_and_block(name):
+    """Return the stage and block that a layer is named after, or `None`."""
+    match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
+    return tuple(map(int, match.groups())) if match else None
+
+
+def depths_of(names):
+    """Return the blocks per stage among layers with these names."""
+    stages = [place[0] for place in map(stage_and_block, names) if place]
+    return tuple(stages.count(stage) for stage in sorted({*stages}))

@@ -230,7 +230,7 @@ def random_split(n, size=32, seed=0):
     return Split(images, rng.integers(0, 10, n))
 
 
-def per_image_pipeline(split, batch_size, mean, margin=4):
+def per_image_pipeline(split, batch_size, mean, padding=4):
     """Returns the pipeline of most tutorials, which augments each image."""
     import tensorflow as tf
 
@@ -240,7 +240,7 @@ def per_image_pipeline(split, batch_size, mean, margin=4):
     def augmented(image, label):
         image = tf.cast(image, tf.float32) - mean
         image = tf.image.resize_with_crop_or_pad(
-            image, size + 2 * margin, size + 2 * margin
+            image, size + 2 * padding, size + 2 * padding
         )
         image = tf.image.random_crop(image, (size, size, 3))
         return tf.image.random_flip_left_right(image) + mean, label
@@ -256,13 +256,13 @@ def per_image_pipeline(split, batch_size, mean, margin=4):
 
 
 def pipeline(settings):
-    """Input pipeline: crop and mirror by batch, or by image."""
+    """Input pipeline: crop and flip by batch, or by image."""
     from keras_resnet import data
 
     steps = settings.steps or 200
     split = random_split(10_000)
     mean = split.images.mean(axis=0, dtype="float64").astype("float32")
-    arguments = {"mean": mean, "margin": 4, "mirror": True}
+    arguments = {"mean": mean, "padding": 4, "horizontal_flip": True}
     datasets = {
         "ours": data.pipeline.training_batches(split, 128, **arguments),
         "tf.data per image": per_image_pipeline(split, 128, mean),
@@ -296,7 +296,7 @@ def pipeline(settings):
 
 
 def decode(settings, size=224, batch_size=32):
-    """Images per second and core: decoded, cut, resized, mirrored."""
+    """Images per second and core: decoded, cut, resized, flipped."""
     from sides import images as image_sides
 
     from keras_resnet import data
@@ -372,7 +372,7 @@ def recipe(settings, batch_size=128):
     split = random_split(10_000)
     mean = split.images.mean(axis=0, dtype="float64").astype("float32")
     fed = data.training_batches(
-        split, batch_size, mean=mean, margin=4, mirror=True
+        split, batch_size, mean=mean, padding=4, horizontal_flip=True
     )
     one = tf.data.Dataset.from_tensors(next(iter(fed))).repeat()
     model = keras_resnet.ResNet20(classifier_activation=None)

@@ -27,7 +27,7 @@ from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,
     Interruptible,
-    Pace,
+    Throughput,
 )
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
@@ -63,8 +63,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
 
     Args:
         data: `keras_resnet.data.ImageData`.
-        epochs: Integer, passes over the training images in a trial. A
-            Hyperband search gives its first rounds fewer.
+        epochs: Integer, epochs of a trial. Hyperband gives its first rounds
+            fewer.
         family: `"cifar"` (default) or `"imagenet"`: which builder.
         depth: Integer or tuple: 6n+2 for `"cifar"`, by default
             `(8, 14, 20)`; by default 18, 34, 50, 101, 152 for `"imagenet"`.
@@ -229,8 +229,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                         self.data.train,
                         values["batch_size"],
                         mean=self.data.mean,
-                        margin=self.data.margin,
-                        mirror=self.data.mirror,
+                        padding=self.data.padding,
+                        horizontal_flip=self.data.horizontal_flip,
                         seed=self.seed,
                         start=initial_epoch * per_epoch,
                     ),
@@ -239,14 +239,15 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                     initial_epoch=initial_epoch,
                     epochs=epochs,
                     validation_data=batches.evaluation_batches(
-                        self.data.validation, divisor=self.devices.divisor
+                        self.data.validation,
+                        pad_to_multiple_of=self.devices.pad_to_multiple_of,
                     ),
                     # What counts is the network at the end.
                     validation_freq=[epochs],
                     callbacks=[
                         Interruptible(),
                         FailOnDivergence(),
-                        Pace(values["batch_size"]),
+                        Throughput(values["batch_size"]),
                         *callbacks,
                     ],
                     verbose=verbose,

@@ -102,7 +102,7 @@ def make_parser():
         "--epochs",
         type=cli.positive_int,
         metavar="N",
-        help="passes over the training images, instead of --steps "
+        help="epochs, instead of --steps "
         f"(default: by --steps; fast: {fast['epochs']})",
     )
     add(
@@ -303,7 +303,7 @@ def main(arguments):
         devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
     batch_size = settings.batch_size
-    steps = settings.steps or settings.epochs * fitting.steps_per_pass(
+    steps = settings.steps or settings.epochs * fitting.steps_per_epoch(
         len(data.train), batch_size
     )
     # Raises, before there is a folder, if there are too few steps for it.

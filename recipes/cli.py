@@ -146,7 +146,7 @@ def add_device_flags(parser):
         "--normalization",
         choices=("synchronized", "per-device"),
         help="statistics of batch normalization on several devices: those of "
-        "the whole batch, as on one device; or of each device's part of it, "
+        "the whole batch, as on one device; or of each device's shard of it, "
         "which is faster, and which JAX does not have (default: synchronized)",
     )
 

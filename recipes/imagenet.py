@@ -50,7 +50,7 @@ class Settings:
     # None: 0.1 for each 256 images of a batch.
     learning_rate: float | None = 0.1
     weight_decay: float = 1e-4
-    decay_vectors: bool = True
+    decay_norm_and_bias: bool = True
     momentum_correction: bool = False
     loss: str = "softmax"
     label_smoothing: float = 0
@@ -76,7 +76,7 @@ class Settings:
 LATER = {
     "steps": None,
     "bottleneck_stride": "3x3",
-    "decay_vectors": False,
+    "decay_norm_and_bias": False,
     "sampling": "inception",
     "mean": "channel",
     "color": False,
@@ -234,7 +234,7 @@ def make_parser():
         "--epochs",
         cli.positive_int,
         "N",
-        "passes over the training images, instead of --steps",
+        "epochs, instead of --steps",
     )
     number(
         "--batch-size",
@@ -275,7 +275,7 @@ def make_parser():
     )
     number("--weight-decay", cli.non_negative_float, "D", "in the gradient")
     switch(
-        "--decay-vectors",
+        "--decay-norm-and-bias",
         "normalization's weights and biases decay too (SGD only)",
     )
     switch(
@@ -423,7 +423,7 @@ def check(s, given):
         ("cache_side", "--cache", "cache" in given),
         ("warmup_epochs", "another --schedule", s.schedule != "plateau"),
         ("warmup_rate", "--warmup-epochs", s.warmup_epochs),
-        ("decay_vectors", "--optimizer sgd", s.optimizer == "sgd"),
+        ("decay_norm_and_bias", "--optimizer sgd", s.optimizer == "sgd"),
         ("momentum_correction", "--optimizer sgd", s.optimizer == "sgd"),
         ("zero_init", "shortcuts: leave out --plain", not s.plain),
         ("bottleneck_stride", "--depth 50 or more", s.depth >= BOTTLENECKS),
@@ -569,7 +569,7 @@ def optimizer(settings, rate):
     return training.CoupledSGD(
         rate,
         momentum=0.9,
-        decay_vectors=settings.decay_vectors,
+        decay_norm_and_bias=settings.decay_norm_and_bias,
         momentum_correction=settings.momentum_correction,
         **common,
     )
@@ -653,7 +653,7 @@ def build(settings, classes, rate, mean=None):
 
 
 def training_batches(
-    settings, source, steps, per_epoch, start, part, unreadable
+    settings, source, steps, per_epoch, start, shard, unreadable
 ):
     """Returns the batches of a training, from the batch `start` on."""
     import tensorflow as tf
@@ -675,7 +675,7 @@ def training_batches(
         cutmix=settings.cutmix,
         seed=settings.seed,
         start=start,
-        part=part,
+        shard=shard,
         unreadable=unreadable,
     )
     if settings.loss == "binary" and (settings.mixup or settings.cutmix):
@@ -735,9 +735,9 @@ def main(arguments):
         devices, lambda: load(arguments, settings)
     )
     share = arguments.max_unreadable
-    unreadable = [data.Unreadable(part, share) for part in (train, validation)]
+    unreadable = [data.Unreadable(s, share) for s in (train, validation)]
 
-    per_epoch = settings.accumulate * fitting.steps_per_pass(
+    per_epoch = settings.accumulate * fitting.steps_per_epoch(
         len(train), settings.batch_size
     )
     steps = (settings.steps or 0) * settings.accumulate
@@ -780,7 +780,7 @@ def main(arguments):
                 steps,
                 per_epoch,
                 start,
-                devices.part,
+                devices.shard,
                 unreadable[0],
             ),
             evaluation,
@@ -797,7 +797,7 @@ def main(arguments):
             found = model.evaluate(evaluation, return_dict=True, verbose=0)
     except Exception as error:
         # TensorFlow puts it among lines of its own.
-        errors = [part.error for part in unreadable]
+        errors = [images.error for images in unreadable]
         raise next(filter(None, errors), error) from None
     unread = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
     if devices.is_first:
@@ -852,8 +852,8 @@ def evaluation_batches(settings, source, devices, unreadable):
         image_size=settings.test_size,
         resize=settings.test_resize,
         interpolation=settings.interpolation,
-        part=devices.part,
-        divisor=devices.divisor,
+        shard=devices.shard,
+        pad_to_multiple_of=devices.pad_to_multiple_of,
         unreadable=unreadable,
     )
 

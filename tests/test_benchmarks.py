@@ -252,8 +252,10 @@ def test_pipelines_give_the_same_kind_of_batches():
     split = works.random_split(40, size=8)
     mean = np.full((8, 8, 3), 100, "float32")
     for dataset in (
-        data.training_batches(split, 16, mean=mean, margin=1, mirror=True),
-        works.per_image_pipeline(split, 16, mean, margin=1),
+        data.training_batches(
+            split, 16, mean=mean, padding=1, horizontal_flip=True
+        ),
+        works.per_image_pipeline(split, 16, mean, padding=1),
     ):
         images, labels = next(iter(dataset))
         assert images.shape == (16, 8, 8, 3)

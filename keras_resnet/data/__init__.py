@@ -35,7 +35,7 @@ from keras_resnet.data.imagenet import (  # noqa: E402
     TooManyUnreadableError,
     Unreadable,
 )
-from keras_resnet.data.passes import draw_pass  # noqa: E402
+from keras_resnet.data.order import draw_epoch  # noqa: E402
 from keras_resnet.data.pipeline import (  # noqa: E402
     evaluation_batches,
     training_batches,
@@ -67,7 +67,7 @@ __all__ = [
     "corrections",
     "cut",
     "cut_on_device",
-    "draw_pass",
+    "draw_epoch",
     "evaluation_batches",
     "from_tfds",
     "image_batches",

@@ -13,12 +13,12 @@ import tensorflow as tf
 from keras_resnet import preprocessing
 from keras_resnet.data import records, sampling
 from keras_resnet.data.folders import UnreadableImageError
-from keras_resnet.data.passes import Draws, laid_out, part_of
+from keras_resnet.data.order import Draws, lay_out, shard_slice
 from keras_resnet.data.pipeline import cores, untuned
 
 # Share of the images that may be unreadable.
 MAX_UNREADABLE = 0.01
-# Seeds of an image: box, mirror, RandAugment, colours.
+# Seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
 # Images that are decoded one after another, by one thread, within one `try`.
 GROUP = 16
@@ -59,7 +59,7 @@ class Unreadable:
         """Notes and names an image; raises if there are too many.
 
         Args:
-            source: What it was read from: the images themselves, a part of
+            source: What it was read from: the images themselves, some of
                 them or smaller copies.
             i: Integer, its number there.
         """
@@ -123,15 +123,15 @@ def training_batches(
     cutmix=0.0,
     seed=0,
     start=0,
-    part=(0, 1),
+    shard=(0, 1),
     unreadable=None,
 ):
     """Endless shuffled, augmented batches, each a function of its step.
 
-    All images are shuffled anew for each pass; a batch may begin in one pass
-    and end in the next. Order and augmentation are functions of `seed`, the
-    pass and the place in it: a run that starts again at step `start` gets
-    what it would have got without the stop. Half of the images are mirrored.
+    Each epoch shuffles all images anew. A batch may begin in one epoch and
+    end in the next. Order and augmentation are functions of `seed`, the epoch
+    and the place in it: a run that starts again at step `start` gets
+    what it would have got without the stop. Half of the images are flipped.
 
     In the place of an image that cannot be decoded comes that of the next
     place.
@@ -155,9 +155,9 @@ def training_batches(
         cutmix: Float, see `sampling.mixer`. Defaults to `0`.
         seed: Integer, zero or above. Defaults to `0`.
         start: Integer, the first step. Defaults to `0`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Mixup and cutmix
-            then mix the images of a part. Defaults to `(0, 1)`, whole
+        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
+            of each batch, from 0, for one of `k` processes. Mixup and cutmix
+            then mix the images of a shard. Defaults to `(0, 1)`, whole
             batches.
         unreadable: `Unreadable`. Defaults to one of its own.
 
@@ -175,18 +175,18 @@ def training_batches(
             "`steps_per_size` is for several sizes. Received: "
             f"image_size={image_size}, steps_per_size={steps_per_size}"
         )
-    draws = Draws(len(source), margin=0, mirror=False, seed=seed)
+    draws = Draws(len(source), padding=0, horizontal_flip=False, seed=seed)
     fixed = int(sizes[0]) if len(sizes) == 1 else None
     spec = tf.TensorSpec((fixed, fixed, 3))
     seed = tf.constant(seed, tf.int64)
     prepare = _preparing(seed, box, interpolation, magnitude, color)
     mixer = sampling.mixer(mixup, cutmix)
-    mine = part_of(batch_size, part)
+    mine = shard_slice(batch_size, shard)
     images = mine.stop - mine.start
 
     def mix(step, batch):
         # Not the seed of any image: their places are not negative.
-        drawn = tf.stack([seed, -1 - step * part[1] - part[0]])
+        drawn = tf.stack([seed, -1 - step * shard[1] - shard[0]])
         return _mixed(mixer, batch, sizes, drawn)
 
     group = max(n for n in range(1, GROUP + 1) if images % n == 0)
@@ -230,7 +230,7 @@ def _preparing(seed, box, interpolation, magnitude, color):
 
 def _elements(draws, batch_size, mine, sizes, steps_per_size):
     """Returns a function from a step to its images, places and sizes."""
-    images_of_part = mine.stop - mine.start
+    shard_size = mine.stop - mine.start
 
     def order(step):
         first = step * batch_size
@@ -238,13 +238,13 @@ def _elements(draws, batch_size, mine, sizes, steps_per_size):
 
     def elements(step):
         images = tf.numpy_function(order, [step], tf.int32, stateful=False)
-        images = tf.ensure_shape(images, (images_of_part,))
+        images = tf.ensure_shape(images, (shard_size,))
         places = step * batch_size + tf.range(
             mine.start, mine.stop, dtype=tf.int64
         )
         which = step // (steps_per_size or 1)
         size = tf.gather(sizes, tf.minimum(which, len(sizes) - 1))
-        return images, places, tf.fill((images_of_part,), size)
+        return images, places, tf.fill((shard_size,), size)
 
     return elements
 
@@ -355,8 +355,8 @@ def evaluation_batches(
     image_size=224,
     resize=256,
     interpolation="bilinear",
-    part=(0, 1),
-    divisor=None,
+    shard=(0, 1),
+    pad_to_multiple_of=None,
     unreadable=None,
 ):
     """The centre of all images once, in order; the last batch may be smaller.
@@ -371,13 +371,13 @@ def evaluation_batches(
         image_size: Integer, rows and columns. Defaults to `224`.
         resize: Integer, the shorter side before the crop. Defaults to `256`.
         interpolation: `"bilinear"` (default) or `"bicubic"`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Defaults to
+        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
+            of each batch, from 0, for one of `k` processes. Defaults to
             `(0, 1)`, whole batches.
-        divisor: Integer, the number of devices: batches are then all of one
-            size, which divides by it, and there are sample weights, 0 for
-            images that cannot be decoded and for empty places. The loss
-            counts such images as 0. Defaults to `None`: the number of parts;
+        pad_to_multiple_of: Integer, the number of devices: all batches are
+            then of one size, a multiple of it, and there are sample weights,
+            0 for images that cannot be decoded and for empty places. The loss
+            counts such images as 0. Defaults to `None`: the number of shards;
             whole batches stay as they are.
         unreadable: `Unreadable`. Defaults to one of its own.
 
@@ -402,9 +402,9 @@ def evaluation_batches(
         image, label, ok = _attempt(source, centre, spec, i)
         return image, tf.one_hot(label, classes), ok | note(i, ok)
 
-    if divisor is not None or part != (0, 1):
-        places, weights, entries = laid_out(
-            len(source), batch_size, part, divisor
+    if pad_to_multiple_of is not None or shard != (0, 1):
+        places, weights, entries = lay_out(
+            len(source), batch_size, shard, pad_to_multiple_of
         )
 
         def weighted(i, weight):
@@ -520,7 +520,7 @@ def mean_image(source, *, image_size=224, resize=256, unreadable=None):
     """
     if unreadable is None:
         unreadable = Unreadable(source)
-    chosen = Part(
+    chosen = Subset(
         source, np.linspace(0, len(source) - 1, min(MEAN_IMAGES, len(source)))
     )
     total, count = 0.0, 0
@@ -535,7 +535,7 @@ def mean_image(source, *, image_size=224, resize=256, unreadable=None):
     return (total / count).astype("float32")
 
 
-class Part:
+class Subset:
     """Some images of a source.
 
     Args:

@@ -72,6 +72,6 @@ class TorchDevices(Devices):
         return box[0]
 
     def _gather(self, data):
-        found = [None] * self.processes
-        torch.distributed.all_gather_object(found, data)
-        return found
+        gathered = [None] * self.processes
+        torch.distributed.all_gather_object(gathered, data)
+        return gathered

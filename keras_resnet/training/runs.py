@@ -22,9 +22,9 @@ from keras_resnet.training.callbacks import (
     Checkpoint,
     FailOnDivergence,
     Interruptible,
-    Pace,
     StepEvaluation,
     StopAt,
+    Throughput,
     save_atomically,
     steps_done,
 )
@@ -179,7 +179,7 @@ class Run:
             Interruptible(),
             StopAt(steps),
             FailOnDivergence(),
-            Pace(batch_size),
+            Throughput(batch_size),
         ]
         if not self.devices.is_first:
             if validation_data is not None and every is not None:

@@ -23,9 +23,9 @@ from imagenet_files import (  # noqa: E402
 
 from keras_resnet import data, preprocessing  # noqa: E402
 from keras_resnet.data import (  # noqa: E402
+    cache,
     imagenet,
     randaugment,
-    records,
     sampling,
 )
 
@@ -558,7 +558,7 @@ def test_a_broken_record_file_is_noticed(tmp_path):
     path = tmp_path / "x.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for i in range(3):
-            writer.write(records._example(jpeg(i), i, f"{i}.JPEG"))
+            writer.write(cache._example(jpeg(i), i, f"{i}.JPEG"))
     source = data.Records([path], "abc")
     assert [source.name(i) for i in range(3)] == [f"{i}.JPEG" for i in range(3)]
     for length in (1, 100):

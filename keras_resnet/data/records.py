@@ -8,7 +8,6 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import shutil
 import struct
 from pathlib import Path
 
@@ -28,9 +27,6 @@ from keras_resnet.data.folders import (
 # A record is its length, a checksum of that, the data, a checksum of them.
 HEADER, FOOTER = 12, 4
 TARS = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-CACHE_INFO = "cache.json"
-# Images per file of a cache.
-PER_SHARD = 10_000
 
 
 class Folder:
@@ -159,6 +155,39 @@ class Records:
         return found["image"], tf.cast(found["label"], tf.int32)
 
 
+class Subset:
+    """Some images of a source.
+
+    Args:
+        source: `Folder` or `Records`.
+        numbers: Sequence of numbers, which images.
+    """
+
+    def __init__(self, source, numbers):
+        self.class_names = source.class_names
+        self.numbers = np.asarray(numbers).astype("int64")
+        self._source = source
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def name(self, i):
+        """Returns the name of an image, for people."""
+        return self._source.name(self.numbers[i])
+
+    def contents(self, i):
+        """Returns the bytes of an image."""
+        return self._source.contents(self.numbers[i])
+
+    def label(self, i):
+        """Returns the class of an image, an integer."""
+        return self._source.label(self.numbers[i])
+
+    def read(self, i):
+        """Returns bytes and class of an image, for tf.data."""
+        return self._source.read(tf.gather(self.numbers, i))
+
+
 def _places(file):
     """Returns offset and length of each record's data, `(records, 2)`."""
     try:
@@ -209,7 +238,7 @@ def from_tfds(name, split, data_dir=None, manual_dir=None):
     info = builder.info
     if split not in info.splits:
         raise DataUnavailableError(
-            f"{builder.data_path} has no images of the part {split!r}, only "
+            f"{builder.data_path} has no images of the split {split!r}, only "
             f"{', '.join(map(repr, info.splits))}: it was prepared without "
             "them. Move it away, and prepare it anew with all tar files."
         )
@@ -224,7 +253,7 @@ def from_tfds(name, split, data_dir=None, manual_dir=None):
     )
     if len(records) != info.splits[split].num_examples:
         raise DataUnavailableError(
-            f"{builder.data_path} has {len(records):,} images of the part "
+            f"{builder.data_path} has {len(records):,} images of the split "
             f"{split!r} and should have "
             f"{info.splits[split].num_examples:,}: prepare it anew."
         )
@@ -257,108 +286,6 @@ def _prepare(builder, manual_dir):
             try_download_gcs=False,
         )
     )
-
-
-def cached(source, folder, side, unreadable, quality=95):
-    """Returns images made smaller once, to be decoded faster in each pass.
-
-    Images whose shorter side is over `side` pixels are resized to it, with
-    antialiasing, and stored as JPEG; others are stored as they are. They lie
-    in TFRecord files in `folder`, which are made if they are not there: in a
-    folder beside it, which takes its name when it is complete.
-
-    Args:
-        source: `Folder` or `Records`.
-        folder: Path.
-        side: Integer, pixels.
-        unreadable: `Unreadable`, for images that are then left out.
-        quality: Integer, of the JPEG. Defaults to `95`.
-
-    Returns:
-        `Records`.
-
-    Raises:
-        DataUnavailableError: If `folder` holds something else.
-    """
-    folder = Path(folder)
-    asked = {"side": side, "quality": quality, "images": len(source)}
-    if not folder.exists():
-        _write_cache(source, folder, asked, unreadable)
-    try:
-        found = json.loads((folder / CACHE_INFO).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise DataUnavailableError(
-            f"{folder} exists and is no cache of images: choose another "
-            "folder by --cache."
-        ) from None
-    if {key: found.get(key) for key in asked} != asked or tuple(
-        found["class_names"]
-    ) != source.class_names:
-        raise DataUnavailableError(
-            f"{folder} is a cache of other images: {found['images']:,} of "
-            f"{len(found['class_names'])} classes at {found['side']} pixels. "
-            "Remove it, or choose another folder by --cache."
-        )
-    return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
-
-
-def _write_cache(source, folder, asked, unreadable):
-    from keras_resnet.data.imagenet import readable
-
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
-    partial.mkdir(parents=True)
-
-    def smaller(contents):
-        image = tf.io.decode_image(contents, 3, expand_animations=False)
-        size = tf.shape(image)[:2]
-        shorter = tf.reduce_min(size)
-
-        def resize():
-            image_ = tf.image.resize(
-                image, size * asked["side"] // shorter, antialias=True
-            )
-            image_ = tf.cast(
-                tf.round(tf.clip_by_value(image_, 0, 255)), "uint8"
-            )
-            return tf.io.encode_jpeg(image_, quality=asked["quality"])
-
-        return tf.cond(shorter > asked["side"], resize, lambda: contents)
-
-    found = readable(source, smaller, tf.TensorSpec((), tf.string), unreadable)
-    writer = None
-    try:
-        for count, (contents, label, i) in enumerate(found.as_numpy_iterator()):
-            if count % PER_SHARD == 0:
-                if writer:
-                    writer.close()
-                file = partial / f"{count // PER_SHARD:05}.tfrecord"
-                writer = tf.io.TFRecordWriter(str(file))
-            writer.write(_example(contents, label, source.name(i)))
-        writer.close()
-        info = asked | {"class_names": source.class_names}
-        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            # Another process was first.
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _example(contents, label, name):
-    def feature(**kwargs):
-        return tf.train.Feature(**kwargs)
-
-    of_bytes = tf.train.BytesList
-    features = {
-        "image": feature(bytes_list=of_bytes(value=[contents])),
-        "label": feature(int64_list=tf.train.Int64List(value=[label])),
-        "file_name": feature(bytes_list=of_bytes(value=[name.encode()])),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString()
 
 
 def read_image_of(source, i):

@@ -14,6 +14,18 @@ import sys
 
 import quiet
 
+# The flags for the arguments that errors of the package name.
+FLAGS = {
+    "`resume=True`": "--resume",
+    "`path`": "--output",
+    "`data_dir`": "--data-dir",
+    "`manual_dir`": "--manual-dir",
+    '`name="digits"`': "--dataset digits",
+    "`folder`": "--cache",
+    '`devices="all"`': "--devices all",
+    "`synchronized=False`": "--normalization per-device",
+}
+
 
 class UsageError(Exception):
     """Flags that do not fit together."""
@@ -191,6 +203,12 @@ def given(arguments, settings):
     return flags
 
 
+def with_flags(message):
+    """Returns a message of the package with the flags for its arguments."""
+    flags = [flag for argument, flag in FLAGS.items() if argument in message]
+    return f"{message} (flags: {', '.join(flags)})" if flags else message
+
+
 def run(parser, main, argv=None):
     """Parses the command line, calls `main(arguments)`, and exits."""
     arguments = parser.parse_args(argv)
@@ -226,6 +244,6 @@ def run(parser, main, argv=None):
             "keras_resnet"
         )
         message = " ".join(str(error).split())
-        message = message if known else f"{kind}: {message}"
+        message = with_flags(message) if known else f"{kind}: {message}"
         hint = "" if known else " (--debug shows the traceback)"
         parser.exit(1, f"{parser.prog}: error: {message}{hint}\n")

@@ -339,5 +339,5 @@ def test_missing_data_are_reported_before_a_download(tmp_path, monkeypatch):
     assert asked == [5]
     message = str(caught.value)
     assert "\n" not in message
-    for part in (str(tmp_path), "no network", "--data-dir", "digits"):
-        assert part in message
+    for words in (str(tmp_path), "no network", "`data_dir`", "digits"):
+        assert words in message

@@ -356,7 +356,9 @@ def test_one_device_is_the_default():
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_several_processes_need_the_flag(monkeypatch, launcher):
     monkeypatch.setenv(launcher, "4")
-    with pytest.raises(devices.DevicesError, match="4 processes.*--devices"):
+    with pytest.raises(
+        devices.DevicesError, match='4 processes.*`devices="all"`'
+    ):
         _use()
 
 
@@ -392,7 +394,7 @@ def test_normalization_flag(capsys):
         _use("--devices", "0")
     assert "'0'" in capsys.readouterr().err
     if BACKEND == "jax":
-        with pytest.raises(devices.DevicesError, match="per-device"):
+        with pytest.raises(devices.DevicesError, match="synchronized=False"):
             _use("--devices", "1", "--normalization", "per-device")
 
 

@@ -550,7 +550,7 @@ def test_missing_tar_files_are_named(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     with pytest.raises(data.DataUnavailableError) as caught:
         data.from_tfds("imagenet2012", "train", tmp_path)
-    for words in ("img_train.tar", "img_val.tar", "--manual-dir", "--data-dir"):
+    for words in ("img_train.tar", "img_val.tar", "`manual_dir`", "`data_dir`"):
         assert words in str(caught.value)
 
 

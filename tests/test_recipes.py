@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -181,6 +182,21 @@ def test_failures_are_one_line_and_status_1(capsys):
     assert "ValueError: two lines" in error
     with pytest.raises(ValueError, match="two"):
         cli.run(cifar10.make_parser(), fail, ["--debug"])
+
+
+@pytest.mark.once
+def test_errors_of_the_package_name_the_flags_to_give(capsys):
+    from keras_resnet import data
+
+    def fail(_):
+        raise data.DataUnavailableError("name it by `data_dir`")
+
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(cifar10.make_parser(), fail, [])
+    assert capsys.readouterr().err.endswith("(flags: --data-dir)\n")
+    package = Path(data.__file__).parents[1].rglob("*.py")
+    sources = "".join(path.read_text("utf-8") for path in package)
+    assert all(argument in sources for argument in cli.FLAGS)
 
 
 def _history(folder):

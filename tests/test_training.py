@@ -287,7 +287,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 def test_run_refuses_to_overwrite(tmp_path):
     folder = tmp_path / "run"
     training.Run(folder, {"depth": 20})
-    with pytest.raises(training.RunError, match="--resume"):
+    with pytest.raises(training.RunError, match="`resume=True`"):
         training.Run(folder, {"depth": 20})
     training.Run(folder, {"depth": 20}, resume=True)
     file = tmp_path / "file"

@@ -46,7 +46,7 @@ def cached(source, folder, side, unreadable, quality=95):
     except (OSError, ValueError):
         raise DataUnavailableError(
             f"{folder} exists and is no cache of images: choose another "
-            "folder by --cache."
+            "`folder`."
         ) from None
     if {key: info.get(key) for key in asked} != asked or tuple(
         info["class_names"]
@@ -54,7 +54,7 @@ def cached(source, folder, side, unreadable, quality=95):
         raise DataUnavailableError(
             f"{folder} is a cache of other images: {info['images']:,} of "
             f"{len(info['class_names'])} classes at {info['side']} pixels. "
-            "Remove it, or choose another folder by --cache."
+            "Remove it, or choose another `folder`."
         )
     return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
 

@@ -132,7 +132,7 @@ def _from_tfds(name, data_dir, *, padding, horizontal_flip, held_out=5000):
     if not builder.is_prepared():
         check_download(
             builder,
-            "; or take the digits, which need no download: --dataset digits",
+            '; or take `name="digits"`, which needs no download',
         )
         builder.download_and_prepare()
     train, test = (
@@ -163,8 +163,7 @@ def check_download(builder, instead="", timeout=5):
         folder = builder.data_path.parent.parent
         raise DataUnavailableError(
             f"{builder.name} is not prepared in {folder} and cannot be "
-            f"downloaded from {url} ({reason}). Connect to the "
-            "internet; or name a folder that holds "
-            f"{builder.name}/{builder.version} by --data-dir or "
-            f"TFDS_DATA_DIR{instead}."
+            f"downloaded from {url} ({reason}). Connect to the internet; or "
+            f"name a folder that holds {builder.name}/{builder.version} by "
+            f"`data_dir` or TFDS_DATA_DIR{instead}."
         ) from error

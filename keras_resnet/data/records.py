@@ -272,8 +272,8 @@ def _prepare(builder, manual_dir):
                 f"imagenet2012 is not prepared in {folder}, and {manual} has "
                 f"no {' and no '.join(missing)} to prepare it from. Get them "
                 "from https://image-net.org/download-images (for which one "
-                "registers), and name their folder by --manual-dir; or name "
-                "a folder that holds prepared data by --data-dir or "
+                "registers), and name their folder by `manual_dir`; or name "
+                "a folder that holds prepared data by `data_dir` or "
                 "TFDS_DATA_DIR."
             )
         manual_dir = manual

@@ -46,7 +46,7 @@ def use(devices=None, *, synchronized=True):
         if launched() > 1:
             raise DevicesError(
                 f"{launched()} processes were started for one run: let them "
-                "train together by --devices all, or start one"
+                'train together by `devices="all"`, or start one'
             )
         return Devices()
     backend = keras.backend.backend()

@@ -18,7 +18,7 @@ def start(count, synchronized):
     if not synchronized:
         raise DevicesError(
             "on JAX a step is that of the whole batch, and normalization too: "
-            "leave out --normalization per-device, or set KERAS_BACKEND to "
+            "leave out `synchronized=False`, or set KERAS_BACKEND to "
             "tensorflow or torch"
         )
     processes = launched()

@@ -80,7 +80,7 @@ class Run:
             if not stored.exists():
                 raise RunError(
                     f"there is no run to resume in {self.path}: "
-                    "leave out --resume, or name its folder by --output"
+                    "leave out `resume=True`, or name its folder by `path`"
                 )
             self._check_settings(json.loads(stored.read_text("utf-8")))
         else:
@@ -88,8 +88,8 @@ class Run:
                 not self.path.is_dir() or any(self.path.iterdir())
             ):
                 raise RunError(
-                    f"{self.path} exists already: go on with --resume, "
-                    "or choose another folder by --output"
+                    f"{self.path} exists already: continue the run there with "
+                    "`resume=True`, or choose another `path`"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class DataUnavailableError(RuntimeError):
-    """The data are not there, and cannot be downloaded either."""
+    """The data are neither there nor can they be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Encoded images by number: files in folders of classes, or TFRecord files.
 
-A training that is a function of its step reads images in any order, so both
-can be asked for any of their images at once.
+Training reads images in any order, so both give any image at once.
 """
 
 import concurrent.futures
@@ -44,16 +43,20 @@ class Folder:
     """
 
     def __init__(self, folder, class_names=None):
-        found = class_folders(folder)
-        self.class_names = tuple(class_names or found)
-        unknown = sorted({*found} - {*self.class_names})
+        by_class = class_folders(folder)
+        self.class_names = tuple(class_names or by_class)
+        unknown = sorted({*by_class} - {*self.class_names})
         if unknown:
             raise DataUnavailableError(
                 f"{folder} has {len(unknown)} folders of other classes than "
                 f"the training images: {', '.join(unknown[:5])}"
             )
         number = {name: i for i, name in enumerate(self.class_names)}
-        files = [(p, number[name]) for name in found for p in found[name]]
+        files = [
+            (path, number[name])
+            for name, paths in by_class.items()
+            for path in paths
+        ]
         self.paths = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], "int32")
         self._constants = None
@@ -66,10 +69,10 @@ class Folder:
         return self.paths[i]
 
     def describe(self):
-        """Returns what tells these images from others, wherever they lie.
+        """Returns a text that tells these images from others in any folder.
 
-        Their number, and a hash of their names and classes; not of their
-        contents.
+        It has their number, and a hash of their names and classes, not of
+        their contents.
         """
         names = [os.path.basename(path) for path in self.paths]
         told = json.dumps([self.class_names, self.labels.tolist(), names])
@@ -96,8 +99,8 @@ class Folder:
 class Records:
     """The images in TFRecord files of `tf.train.Example`s.
 
-    The places of all records are found out first, by their headers; then any
-    record can be read. The files must be on a disk, not behind a URL.
+    It first reads the headers of all records, which say where they are; then
+    it can read any record. The files must be on a disk, not behind a URL.
 
     Args:
         files: Sequence of paths, in order.
@@ -130,9 +133,9 @@ class Records:
 
     def name(self, i):
         """Returns the name of an image, for people."""
-        found = self._features(i)["file_name"].bytes_list.value
+        names = self._features(i)["file_name"].bytes_list.value
         file = Path(self._files[self._file[i]]).name
-        return found[0].decode() if found else f"record {i}, in {file}"
+        return names[0].decode() if names else f"record {i}, in {file}"
 
     def contents(self, i):
         """Returns the bytes of an image."""
@@ -145,14 +148,14 @@ class Records:
     def read(self, i):
         """Returns bytes and class of an image, for tf.data."""
         record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
-        found = tf.io.parse_single_example(
+        example = tf.io.parse_single_example(
             tf.ensure_shape(record, ()),
             {
                 "image": tf.io.FixedLenFeature((), tf.string),
                 "label": tf.io.FixedLenFeature((), tf.int64),
             },
         )
-        return found["image"], tf.cast(found["label"], tf.int32)
+        return example["image"], tf.cast(example["label"], tf.int32)
 
 
 class Subset:

@@ -1,4 +1,4 @@
-"""What every engine for several devices has, and a single device too."""
+"""The interface of a single device and of the engines for several."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ class Devices:
 
     @property
     def pad_to_multiple_of(self):
-        """What evaluation batches are padded to; `None` for one device."""
+        """The devices that evaluation batches are padded for, or `None`."""
         return None if self.count == 1 else self.count
 
     def describe(self):

@@ -8,12 +8,12 @@ from keras_resnet.blocks import register
 
 
 class _OfTheWholeBatch:
-    """What Keras's optimizers do to gradients, of all devices together.
+    """Clips and averages by the gradient of the whole batch.
 
-    On several TensorFlow devices Keras clips what each of them has and sums
-    that up: the norm of a shard is not that of the batch. And where it
-    accumulates the gradients of several batches it averages weights after each
-    of them, whether they moved or not.
+    On several TensorFlow devices Keras clips the gradient of each shard before
+    it sums them, but the norm of a shard is not that of the batch. Where it
+    accumulates the gradients of several batches, it averages weights after
+    each of them, whether they moved or not.
     """
 
     def _clip_gradients(self, grads):

@@ -25,7 +25,7 @@ from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,
     Interruptible,
-    Pace,
+    Throughput,
 )
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
@@ -226,8 +226,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                         self.data.train,
                         values["batch_size"],
                         mean=self.data.mean,
-                        margin=self.data.margin,
-                        mirror=self.data.mirror,
+                        padding=self.data.padding,
+                        horizontal_flip=self.data.horizontal_flip,
                         seed=self.seed,
                         start=initial_epoch * per_epoch,
                     ),
@@ -236,14 +236,15 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                     initial_epoch=initial_epoch,
                     epochs=epochs,
                     validation_data=self.batches.evaluation_batches(
-                        self.data.validation, divisor=self.devices.divisor
+                        self.data.validation,
+                        pad_to_multiple_of=self.devices.pad_to_multiple_of,
                     ),
                     # Only the network at the end counts.
                     validation_freq=[epochs],
                     callbacks=[
                         Interruptible(),
                         FailOnDivergence(),
-                        Pace(values["batch_size"]),
+                        Throughput(values["batch_size"]),
                         *callbacks,
                     ],
                     verbose=verbose,

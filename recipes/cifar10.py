@@ -283,7 +283,7 @@ def main(arguments):
         devices, settings.dataset, getattr(arguments, "data_dir", None)
     )
     batch_size = settings.batch_size
-    steps = settings.steps or settings.epochs * fitting.steps_per_pass(
+    steps = settings.steps or settings.epochs * fitting.steps_per_epoch(
         len(data.train), batch_size
     )
     # Raises, before there is a folder, if there are too few steps for it.

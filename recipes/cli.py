@@ -13,6 +13,18 @@ import sys
 
 import quiet
 
+# The flags for the arguments that errors of the package name.
+FLAGS = {
+    "`resume=True`": "--resume",
+    "`path`": "--output",
+    "`data_dir`": "--data-dir",
+    "`manual_dir`": "--manual-dir",
+    '`name="digits"`': "--dataset digits",
+    "`folder`": "--cache",
+    '`devices="all"`': "--devices all",
+    "`synchronized=False`": "--normalization per-device",
+}
+
 
 class UsageError(Exception):
     """Flags that do not fit together."""
@@ -139,7 +151,7 @@ def add_device_flags(parser):
         "--normalization",
         choices=("synchronized", "per-device"),
         help="statistics of batch normalization on several devices: those of "
-        "the whole batch, as on one device; or of each device's part of it, "
+        "the whole batch, as on one device; or of each device's shard of it, "
         "which is faster, and which JAX does not have (default: synchronized)",
     )
 
@@ -157,6 +169,12 @@ def add_run_flags(parser, default):
         action="store_true",
         help="go on with the run in that folder, from its last whole epoch",
     )
+
+
+def with_flags(message):
+    """Return a message of the package with the flags for its arguments."""
+    flags = [flag for argument, flag in FLAGS.items() if argument in message]
+    return f"{message} (flags: {', '.join(flags)})" if flags else message
 
 
 def run(parser, main, argv=None):
@@ -194,6 +212,6 @@ def run(parser, main, argv=None):
             "keras_resnet"
         )
         message = " ".join(str(error).split())
-        message = message if known else f"{kind}: {message}"
+        message = with_flags(message) if known else f"{kind}: {message}"
         hint = "" if known else " (--debug shows the traceback)"
         parser.exit(1, f"{parser.prog}: error: {message}{hint}\n")

@@ -102,7 +102,7 @@ def make_parser():
         "--crops",
         choices=CROPS,
         default="1",
-        help="1: the centre; 10: corners, centre, and their mirrors, averaged; "
+        help="1: the centre; 10: corners, centre, and their flips, averaged; "
         "multi-scale: the whole image at several sizes, averaged (default: 1)",
     )
     add(

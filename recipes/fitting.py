@@ -52,8 +52,8 @@ def draw_curves(plots, run, settings, history, **point):
     plots.save(figure, run / "curves.png")
 
 
-def steps_per_pass(images, batch_size):
-    """Returns the steps in which about all images are seen once."""
+def steps_per_epoch(images, batch_size):
+    """Returns the steps of an epoch, which sees about all images once."""
     return max(1, round(images / batch_size))
 
 
@@ -166,7 +166,9 @@ def evaluate(model, split, devices):
     with devices.scope():
         return model.evaluate(
             image_data.evaluation_batches(
-                split, part=devices.part, divisor=devices.divisor
+                split,
+                shard=devices.shard,
+                pad_to_multiple_of=devices.pad_to_multiple_of,
             ),
             return_dict=True,
             verbose=0,
@@ -200,7 +202,7 @@ def fit(
         steps: Integer, optimizer steps in all.
         seed: Integer, of order and augmentation.
         input_name: String, a key of `keras_resnet.data.INPUTS`.
-        augment: Boolean, whether to shift and mirror images as the dataset
+        augment: Boolean, whether to shift and flip images as the dataset
             allows. Defaults to `True`.
         every: Integer, steps between two evaluations on the validation
             images. Defaults to `None`: after each epoch.
@@ -214,7 +216,9 @@ def fit(
     validation = None
     if data.validation is not None:
         validation = batches.evaluation_batches(
-            data.validation, part=devices.part, divisor=devices.divisor
+            data.validation,
+            shard=devices.shard,
+            pad_to_multiple_of=devices.pad_to_multiple_of,
         )
     return train(
         run,
@@ -223,14 +227,14 @@ def fit(
             data.train,
             batch_size,
             mean=data.mean,
-            margin=data.margin if augment else 0,
-            mirror=data.mirror and augment,
+            padding=data.padding if augment else 0,
+            horizontal_flip=data.horizontal_flip and augment,
             seed=seed,
             start=start,
-            part=devices.part,
+            shard=devices.shard,
         ),
         validation,
-        per_epoch=steps_per_pass(len(data.train), batch_size),
+        per_epoch=steps_per_epoch(len(data.train), batch_size),
         batch_size=batch_size,
         steps=steps,
         every=every,

@@ -56,7 +56,7 @@ class Settings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the training images, instead of --steps",
+        "epochs of training, instead of --steps",
         type=cli.positive_int,
     )
     batch_size: int = setting(
@@ -97,7 +97,7 @@ class Settings:
     weight_decay: float = setting(
         1e-4, "in the gradient", type=cli.non_negative_float
     )
-    decay_vectors: bool = setting(
+    decay_norm_and_bias: bool = setting(
         True, "normalization's weights and biases decay too (SGD only)"
     )
     momentum_correction: bool = setting(
@@ -179,7 +179,7 @@ class Settings:
 LATER = {
     "steps": None,
     "bottleneck_stride": "3x3",
-    "decay_vectors": False,
+    "decay_norm_and_bias": False,
     "sampling": "inception",
     "mean": "channel",
     "color": False,
@@ -348,7 +348,7 @@ def check(s, given):
         ("cache_side", "--cache", "cache" in given),
         ("warmup_epochs", "another --schedule", s.schedule != "plateau"),
         ("warmup_rate", "--warmup-epochs", s.warmup_epochs),
-        ("decay_vectors", "--optimizer sgd", s.optimizer == "sgd"),
+        ("decay_norm_and_bias", "--optimizer sgd", s.optimizer == "sgd"),
         ("momentum_correction", "--optimizer sgd", s.optimizer == "sgd"),
         ("zero_init", "shortcuts: leave out --plain", not s.plain),
         ("bottleneck_stride", "--depth 50 or more", s.depth >= BOTTLENECKS),
@@ -494,7 +494,7 @@ def optimizer(settings, rate):
     return training.CoupledSGD(
         rate,
         momentum=0.9,
-        decay_vectors=settings.decay_vectors,
+        decay_norm_and_bias=settings.decay_norm_and_bias,
         momentum_correction=settings.momentum_correction,
         **common,
     )
@@ -578,7 +578,7 @@ def build(settings, classes, rate, mean=None):
 
 
 def training_batches(
-    settings, source, steps, per_epoch, start, part, unreadable
+    settings, source, steps, per_epoch, start, shard, unreadable
 ):
     """Returns the batches of a training, from the batch `start` on."""
     import tensorflow as tf
@@ -600,7 +600,7 @@ def training_batches(
         cutmix=settings.cutmix,
         seed=settings.seed,
         start=start,
-        part=part,
+        shard=shard,
         unreadable=unreadable,
     )
     if settings.loss == "binary" and (settings.mixup or settings.cutmix):
@@ -660,9 +660,9 @@ def main(arguments):
         devices, lambda: load(arguments, settings)
     )
     share = arguments.max_unreadable
-    unreadable = [data.Unreadable(part, share) for part in (train, validation)]
+    unreadable = [data.Unreadable(s, share) for s in (train, validation)]
 
-    per_epoch = settings.accumulate * fitting.steps_per_pass(
+    per_epoch = settings.accumulate * fitting.steps_per_epoch(
         len(train), settings.batch_size
     )
     steps = (settings.steps or 0) * settings.accumulate
@@ -705,7 +705,7 @@ def main(arguments):
                 steps,
                 per_epoch,
                 start,
-                devices.part,
+                devices.shard,
                 unreadable[0],
             ),
             evaluation,
@@ -722,7 +722,7 @@ def main(arguments):
             found = model.evaluate(evaluation, return_dict=True, verbose=0)
     except Exception as error:
         # TensorFlow puts it among lines of its own.
-        errors = [part.error for part in unreadable]
+        errors = [images.error for images in unreadable]
         raise next(filter(None, errors), error) from None
     unread = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
     if devices.is_first:
@@ -777,8 +777,8 @@ def evaluation_batches(settings, source, devices, unreadable):
         image_size=settings.test_size,
         resize=settings.test_resize,
         interpolation=settings.interpolation,
-        part=devices.part,
-        divisor=devices.divisor,
+        shard=devices.shard,
+        pad_to_multiple_of=devices.pad_to_multiple_of,
         unreadable=unreadable,
     )
 

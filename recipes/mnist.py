@@ -153,15 +153,15 @@ def select(data, settings):
 
     Each pixel becomes a square, as large as fits; around that is black.
     """
-    import numpy as np
+    from keras_resnet.data import augmentation
 
     def part(split, count):
         images = split.images[:count]
         factor = SIZE // images.shape[1]
         images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-        margin = (SIZE - images.shape[1]) // 2
-        margins = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-        return type(split)(np.pad(images, margins), split.labels[:count])
+        padding = (SIZE - images.shape[1]) // 2
+        images = augmentation.pad(images, padding)
+        return type(split)(images, split.labels[:count])
 
     factor = SIZE // data.train.images.shape[1]
     return dataclasses.replace(
@@ -169,7 +169,7 @@ def select(data, settings):
         train=part(data.train, settings.train_images),
         validation=part(data.validation, settings.validation_images),
         test=part(data.test, settings.test_images),
-        margin=data.margin * factor,
+        padding=data.padding * factor,
     )
 
 
@@ -264,7 +264,7 @@ def train(run, settings, data, net, seed, input_name):
 
     import keras_resnet
 
-    steps = settings.epochs * fitting.steps_per_pass(
+    steps = settings.epochs * fitting.steps_per_epoch(
         len(data.train), settings.batch_size
     )
     model = fitting.fit(

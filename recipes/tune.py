@@ -312,7 +312,7 @@ def check_steps(settings, images):
         values["batch_size"] = max(settings.batch_sizes)
     chosen = run_settings(settings, values)
     epochs = tuning.fewest_epochs(settings.tuner, settings.epochs)
-    steps = epochs * fitting.steps_per_pass(images, chosen.batch_size)
+    steps = epochs * fitting.steps_per_epoch(images, chosen.batch_size)
     more = "more --epochs"
     if settings.tuner == "hyperband":
         more += " with another --tuner"  # this one begins with 1, 2 or 3
@@ -378,7 +378,7 @@ def train_again(settings, values, data, input_name, run):
     """Trains on all training images, tests once, and returns the result."""
     chosen = run_settings(settings, values)
     data = with_validation(data)
-    steps = settings.epochs * fitting.steps_per_pass(
+    steps = settings.epochs * fitting.steps_per_epoch(
         len(data.train), chosen.batch_size
     )
     model = fitting.fit(

@@ -94,7 +94,7 @@ def train(found, path):
     with found.scope():
         history = model.fit(
             data.training_batches(
-                split, BATCH, margin=2, mirror=True, part=found.part
+                split, BATCH, padding=2, horizontal_flip=True, shard=found.shard
             ),
             steps_per_epoch=IMAGES // BATCH,
             epochs=EPOCHS,
@@ -105,8 +105,8 @@ def train(found, path):
             data.evaluation_batches(
                 split[:EVALUATED],
                 BATCH,
-                part=found.part,
-                divisor=found.divisor,
+                shard=found.shard,
+                pad_to_multiple_of=found.pad_to_multiple_of,
             ),
             return_dict=True,
             verbose=0,

@@ -16,8 +16,8 @@ def arrays(layer):
 
 
 def convolution(x, kernel, stride):
-    margin = kernel.shape[0] // 2
-    x = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    padding = kernel.shape[0] // 2
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(
         x, kernel.shape[:2], axis=(1, 2)
     )[:, ::stride, ::stride]

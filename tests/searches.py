@@ -23,8 +23,8 @@ def tiny_data():
         validation=split[64:],
         test=_Forbidden(),
         class_names=("a", "b", "c"),
-        margin=1,
-        mirror=False,
+        padding=1,
+        horizontal_flip=False,
     )
 
 

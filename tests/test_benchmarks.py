@@ -267,7 +267,9 @@ def test_pipelines_give_the_same_kind_of_batches():
     split = inputs.random_split(40, size=8)
     mean = np.full((8, 8, 3), 100, "float32")
     for dataset in (
-        data.training_batches(split, 16, mean=mean, margin=1, mirror=True),
+        data.training_batches(
+            split, 16, mean=mean, padding=1, horizontal_flip=True
+        ),
         inputs.by_image(split, 16, mean, padding=1),
     ):
         images, labels = next(iter(dataset))

@@ -37,25 +37,27 @@ def batches(request):
 
 
 @pytest.mark.once
-def test_windows_cover_every_shift_equally_and_mirror_half():
-    n, margin = 20_000, 2
-    windows = data.random_windows(n, margin, True, np.random.default_rng(3))
+def test_windows_cover_every_shift_equally_and_flip_half():
+    n, padding = 20_000, 2
+    windows = data.random_windows(n, padding, True, np.random.default_rng(3))
     counts = np.zeros((5, 5))
     np.add.at(counts, tuple(windows[:, :2].T), 1)
     # Each of the 25 shifts is binomial, with standard deviation 28.
     assert abs(counts - n / 25).max() < 5 * np.sqrt(n / 25)
     assert abs(windows[:, 2].mean() - 0.5) < 5 * 0.5 / np.sqrt(n)
-    # Rows, columns and mirroring are independent of each other.
+    # Rows, columns and flips are independent of each other.
     correlation = np.corrcoef(windows.T.astype(float)) - np.eye(3)
     assert abs(correlation).max() < 5 / np.sqrt(n)
-    windows = data.random_windows(100, margin, False, np.random.default_rng(3))
+    windows = data.random_windows(100, padding, False, np.random.default_rng(3))
     assert not windows[:, 2].any()
 
 
 @pytest.mark.once
-def test_a_pass_depends_on_seed_and_number_alone():
+def test_an_epoch_depends_on_seed_and_number_alone():
     def draw(seed, number):
-        return data.draw_pass(50, number, margin=4, mirror=True, seed=seed)
+        return data.draw_epoch(
+            50, number, padding=4, horizontal_flip=True, seed=seed
+        )
 
     np.testing.assert_array_equal(draw(1, 2), draw(1, 2))
     others = [draw(*pair) for pair in ((1, 3), (2, 1), (3, 0), (0, 3))]
@@ -65,13 +67,13 @@ def test_a_pass_depends_on_seed_and_number_alone():
             assert (other != another).any()
 
 
-def test_cutting_is_slicing_and_mirroring():
+def test_cutting_is_slicing_and_flipping():
     images = _split(rows=8, columns=9).images
     windows = np.random.default_rng(1).integers(0, [3, 3, 2], (20, 3), "int32")
     expected = []
-    for image, (row, column, mirrored) in zip(images, windows, strict=True):
+    for image, (row, column, flipped) in zip(images, windows, strict=True):
         window = image[row : row + 6, column : column + 7]
-        expected.append(np.fliplr(window) if mirrored else window)
+        expected.append(np.fliplr(window) if flipped else window)
     for image, window, found in zip(images, windows, expected, strict=True):
         np.testing.assert_array_equal(data.cut(image, window, (6, 7)), found)
     tensors = map(ops.convert_to_tensor, (images, windows))
@@ -81,30 +83,28 @@ def test_cutting_is_slicing_and_mirroring():
 
 
 def test_augmented_batch_is_the_papers(batches):
-    """Mean subtracted, zeros padded, cropped, mirrored: section 4.2."""
+    """Mean subtracted, zeros padded, cropped, flipped: section 4.2."""
     split = _split(n=20)
     mean = split.images.mean(axis=0)
     found = _take(
         batches.training_batches(
-            split, 8, mean=mean, margin=2, mirror=True, seed=5
+            split, 8, mean=mean, padding=2, horizontal_flip=True, seed=5
         ),
         5,
     )
     drawn = np.concatenate(
         [
-            data.draw_pass(20, number, margin=2, mirror=True, seed=5)
+            data.draw_epoch(20, number, padding=2, horizontal_flip=True, seed=5)
             for number in range(2)
         ]
     )
     images, labels = map(np.concatenate, zip(*found, strict=True))
     np.testing.assert_array_equal(labels, split.labels[drawn[:, 0]])
-    for image, (index, row, column, mirrored) in zip(
-        images, drawn, strict=True
-    ):
+    for image, (index, row, column, flipped) in zip(images, drawn, strict=True):
         centered = split.images[index] - mean
         padded = np.pad(centered, ((2, 2), (2, 2), (0, 0)))
         window = padded[row : row + 6, column : column + 5]
-        window = window[:, ::-1] if mirrored else window
+        window = window[:, ::-1] if flipped else window
         # What the model sees once it has subtracted the mean itself.
         np.testing.assert_allclose(image - mean, window, atol=1e-3)
 
@@ -117,8 +117,8 @@ def test_both_inputs_give_the_same_batches(start):
     split = _split(n=20)
     arguments = {
         "mean": split.images.mean(axis=0),
-        "margin": 2,
-        "mirror": True,
+        "padding": 2,
+        "horizontal_flip": True,
         "seed": 4,
         "start": start,
     }
@@ -187,21 +187,25 @@ def test_without_augmentation_pixels_are_untouched(batches):
         np.testing.assert_array_equal(images, split.images[labels])
 
 
-def test_every_image_once_a_pass_in_a_new_order(batches):
+def test_every_image_once_an_epoch_in_a_new_order(batches):
     split = _split(n=20)
-    # 15 batches of 8 are exactly 6 passes; batches straddle them.
+    # 15 batches of 8 are exactly 6 epochs; batches straddle them.
     labels = np.concatenate(
         [y for _, y in _take(batches.training_batches(split, 8, seed=1), 15)]
     )
-    passes = labels.reshape(6, 20)
-    np.testing.assert_array_equal(np.sort(passes), [np.arange(20)] * 6)
-    assert len({tuple(order) for order in passes}) == 6
+    epochs = labels.reshape(6, 20)
+    np.testing.assert_array_equal(np.sort(epochs), [np.arange(20)] * 6)
+    assert len({tuple(order) for order in epochs}) == 6
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 7, 25])
 def test_a_stream_entered_at_a_step_goes_on_as_if_never_left(start, batches):
     split = _split()
-    arguments = {"mean": np.ones((6, 5, 3)), "margin": 2, "mirror": True}
+    arguments = {
+        "mean": np.ones((6, 5, 3)),
+        "padding": 2,
+        "horizontal_flip": True,
+    }
     whole = _take(
         batches.training_batches(split, 8, seed=9, **arguments), start + 4
     )
@@ -335,5 +339,5 @@ def test_missing_data_are_reported_before_a_download(tmp_path, monkeypatch):
     assert asked == [5]
     message = str(caught.value)
     assert "\n" not in message
-    for part in (str(tmp_path), "no network", "--data-dir", "digits"):
-        assert part in message
+    for words in (str(tmp_path), "no network", "`data_dir`", "digits"):
+        assert words in message

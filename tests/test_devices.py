@@ -342,7 +342,11 @@ def _launched_alone(monkeypatch):
 def test_one_device_is_the_default():
     for flags in ([], ["--devices", "1"]):
         one = _use(*flags)
-        assert (one.count, one.part, one.divisor) == (1, (0, 1), None)
+        assert (one.count, one.shard, one.pad_to_multiple_of) == (
+            1,
+            (0, 1),
+            None,
+        )
         assert one.settings() == {}
         assert one.on_first(lambda: 3) == 3
         one.check_batch(7)
@@ -352,7 +356,9 @@ def test_one_device_is_the_default():
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_several_processes_need_the_flag(monkeypatch, launcher):
     monkeypatch.setenv(launcher, "4")
-    with pytest.raises(devices.DevicesError, match="4 processes.*--devices"):
+    with pytest.raises(
+        devices.DevicesError, match='4 processes.*`devices="all"`'
+    ):
         _use()
 
 
@@ -388,7 +394,7 @@ def test_normalization_flag(capsys):
         _use("--devices", "0")
     assert "'0'" in capsys.readouterr().err
     if BACKEND == "jax":
-        with pytest.raises(devices.DevicesError, match="per-device"):
+        with pytest.raises(devices.DevicesError, match="synchronized=False"):
             _use("--devices", "1", "--normalization", "per-device")
 
 
@@ -452,11 +458,11 @@ def test_parts_are_the_batch(name, processes):
     if name == "device" and BACKEND == "tensorflow":
         pytest.skip("TensorFlow's input is tf.data")
     split = _numbered(20)
-    flags = {"margin": 1, "mirror": True, "seed": 3, "start": 2}
+    flags = {"padding": 1, "horizontal_flip": True, "seed": 3, "start": 2}
     inputs = data.INPUTS[name]
 
     def batches(part):
-        found = inputs.training_batches(split, 6, part=part, **flags)
+        found = inputs.training_batches(split, 6, shard=part, **flags)
         return [list(map(_array, b)) for b in _take(found, name, 5)]
 
     whole = batches((0, 1))
@@ -469,17 +475,17 @@ def test_parts_are_the_batch(name, processes):
 
 @pytest.mark.parametrize("name", data.INPUTS)
 @pytest.mark.parametrize(
-    ("n", "batch", "processes", "divisor"),
+    ("n", "batch", "processes", "multiple"),
     [(20, 5, 1, None), (20, 6, 2, None), (13, 5, 2, 4), (12, 4, 2, 2)],
 )
-def test_evaluation_counts_each_image_once(name, n, batch, processes, divisor):
+def test_evaluation_counts_each_image_once(name, n, batch, processes, multiple):
     if name == "device" and BACKEND == "tensorflow":
         pytest.skip("TensorFlow's input is tf.data")
     split = _numbered(n)
     weights, sizes, seen = np.zeros(n), [], []
     for i in range(processes):
         batches = data.INPUTS[name].evaluation_batches(
-            split, batch, part=(i, processes), divisor=divisor
+            split, batch, shard=(i, processes), pad_to_multiple_of=multiple
         )
         for arrays in _take(batches, name):
             images, labels, *given = map(_array, arrays)
@@ -496,9 +502,9 @@ def test_evaluation_counts_each_image_once(name, n, batch, processes, divisor):
 
 def test_parts_must_be_equal():
     with pytest.raises(ValueError, match="batch_size=7"):
-        data.training_batches(_numbered(20), 7, part=(0, 2))
-    with pytest.raises(ValueError, match="part=\\(2, 2\\)"):
-        data.training_batches(_numbered(20), 8, part=(2, 2))
+        data.training_batches(_numbered(20), 7, shard=(0, 2))
+    with pytest.raises(ValueError, match="shard=\\(2, 2\\)"):
+        data.training_batches(_numbered(20), 8, shard=(2, 2))
 
 
 def _take(batches, name, n=None):

@@ -23,9 +23,9 @@ from imagenet_files import (  # noqa: E402
 
 from keras_resnet import data, preprocessing  # noqa: E402
 from keras_resnet.data import (  # noqa: E402
+    cache,
     imagenet,
     randaugment,
-    records,
     sampling,
 )
 
@@ -164,28 +164,32 @@ def test_batches_are_a_function_of_their_step(source):
     assert labels.shape == (6, 4)
 
 
-def test_every_image_once_a_pass_in_the_order_drawn(tmp_path):
+def test_every_image_once_an_epoch_in_the_order_drawn(tmp_path):
     # A class for each image, so that labels tell images.
     source = data.Folder(image_folder(tmp_path, classes=7, each=1))
     labels = [y for _, y in _take(imagenet.training_batches(source, 3), 7)]
     found = np.concatenate(labels).argmax(axis=1)
     expected = [
-        data.draw_pass(7, number, margin=0, mirror=False, seed=0)[:, 0]
+        data.draw_epoch(7, number, padding=0, horizontal_flip=False, seed=0)[
+            :, 0
+        ]
         for number in range(3)
     ]
     np.testing.assert_array_equal(found, np.concatenate(expected))
 
 
-def test_images_are_boxes_resized_and_mirrored(source):
+def test_images_are_boxes_resized_and_flipped(source):
     """Against NumPy and the whole image, for whole-image boxes."""
-    drawn = data.draw_pass(20, 0, margin=0, mirror=False, seed=5)[:, 0]
+    drawn = data.draw_epoch(20, 0, padding=0, horizontal_flip=False, seed=5)[
+        :, 0
+    ]
     images, labels = _take(
         imagenet.training_batches(
             source, 20, box="paper", image_size=32, seed=5
         ),
         1,
     )[0]
-    mirrored = 0
+    flips = 0
     for place, (image, label, i) in enumerate(
         zip(images, labels, drawn, strict=True)
     ):
@@ -201,8 +205,8 @@ def test_images_are_boxes_resized_and_mirrored(source):
         flipped = abs(image[:, ::-1] - expected).mean()
         assert min(straight, flipped) < 0.5
         assert max(straight, flipped) > 1
-        mirrored += flipped < straight
-    assert 3 <= mirrored <= 17
+        flips += flipped < straight
+    assert 3 <= flips <= 17
 
 
 def test_sizes_grow_with_the_steps(source):
@@ -218,11 +222,11 @@ def test_sizes_grow_with_the_steps(source):
         imagenet.training_batches(source, 4, image_size=(16, 24))
 
 
-def test_parts_of_processes_are_the_batch(source):
+def test_shards_of_processes_are_the_batch(source):
     kwargs = SMALL | {"box": "paper", "color": True, "seed": 3, "start": 2}
     whole = _take(imagenet.training_batches(source, 6, **kwargs), 3)
     parts = [
-        _take(imagenet.training_batches(source, 6, part=(i, 2), **kwargs), 3)
+        _take(imagenet.training_batches(source, 6, shard=(i, 2), **kwargs), 3)
         for i in range(2)
     ]
     for step, expected in enumerate(whole):
@@ -233,7 +237,7 @@ def test_parts_of_processes_are_the_batch(source):
     mixed = [
         _take(
             imagenet.training_batches(
-                source, 6, part=(i, 2), mixup=1.0, **kwargs
+                source, 6, shard=(i, 2), mixup=1.0, **kwargs
             ),
             1,
         )[0][1]
@@ -244,10 +248,10 @@ def test_parts_of_processes_are_the_batch(source):
 
 
 @pytest.mark.parametrize(
-    ("batch", "processes", "divisor"), [(6, 1, 4), (6, 2, 4), (20, 2, None)]
+    ("batch", "processes", "multiple"), [(6, 1, 4), (6, 2, 4), (20, 2, None)]
 )
 def test_several_devices_validate_each_image_once(
-    tmp_path, batch, processes, divisor
+    tmp_path, batch, processes, multiple
 ):
     source = data.Folder(image_folder(tmp_path, classes=19, each=1, corrupt=0))
     broken = tmp_path / "class3" / "0.JPEG"
@@ -260,8 +264,8 @@ def test_several_devices_validate_each_image_once(
             batch,
             image_size=32,
             resize=40,
-            part=(i, processes),
-            divisor=divisor,
+            shard=(i, processes),
+            pad_to_multiple_of=multiple,
             unreadable=unreadable,
         )
         for images, labels, weights in _take(batches, 9):
@@ -293,7 +297,9 @@ def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
         imagenet.training_batches(source, 4, unreadable=unreadable, **kwargs), 6
     )
     orders = [
-        data.draw_pass(10, number, margin=0, mirror=False, seed=1)[:, 0]
+        data.draw_epoch(10, number, padding=0, horizontal_flip=False, seed=1)[
+            :, 0
+        ]
         for number in range(4)
     ]
     expected = order = np.concatenate(orders)
@@ -544,7 +550,7 @@ def test_missing_tar_files_are_named(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     with pytest.raises(data.DataUnavailableError) as caught:
         data.from_tfds("imagenet2012", "train", tmp_path)
-    for words in ("img_train.tar", "img_val.tar", "--manual-dir", "--data-dir"):
+    for words in ("img_train.tar", "img_val.tar", "`manual_dir`", "`data_dir`"):
         assert words in str(caught.value)
 
 
@@ -552,7 +558,7 @@ def test_a_broken_record_file_is_noticed(tmp_path):
     path = tmp_path / "x.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for i in range(3):
-            writer.write(records._example(jpeg(i), i, f"{i}.JPEG"))
+            writer.write(cache._example(jpeg(i), i, f"{i}.JPEG"))
     source = data.Records([path], "abc")
     assert [source.name(i) for i in range(3)] == [f"{i}.JPEG" for i in range(3)]
     for length in (1, 100):

@@ -110,7 +110,7 @@ def test_goyal_scales_the_rate_with_the_batch():
     assert (s.warmup_rate, s.learning_rate) == (0.05, 0.05)
     s = _settings("--preset", "goyal", "--batch-size", "8192")
     assert s.learning_rate == pytest.approx(3.2)
-    assert (s.epochs, s.zero_init, s.decay_vectors) == (90, True, False)
+    assert (s.epochs, s.zero_init, s.decay_norm_and_bias) == (90, True, False)
     # 156 steps an epoch: warm-up from 0.1, then divided after 30, 60, 80.
     rate = imagenet.learning_rate(s, 90 * 156, 156)
     at = [0, 2.5, 5, 29.9, 30.1, 59.9, 60.1, 79.9, 80.1, 89.9]
@@ -194,8 +194,8 @@ def test_folders_are_named_by_what_presets_do_not_say():
         ),
         (["--plain", "--zero-init"], ["--zero-init", "--plain"]),
         (
-            ["--preset", "a3", "--no-decay-vectors"],
-            ["--decay-vectors", "--optimizer sgd"],
+            ["--preset", "a3", "--no-decay-norm-and-bias"],
+            ["--decay-norm-and-bias", "--optimizer sgd"],
         ),
         (
             ["--preset", "a3", "--momentum-correction"],
@@ -256,7 +256,7 @@ def test_flags_reach_the_model():
     assert isinstance(model.loss, keras.losses.BinaryCrossentropy)
     s = _settings("--preset", "goyal", "--depth", "18", "--accumulate", "2")
     model = imagenet.build(s, 12, 0.1)
-    assert not model.optimizer.decay_vectors
+    assert not model.optimizer.decay_norm_and_bias
     assert model.optimizer.momentum_correction
     assert model.optimizer.gradient_accumulation_steps == 2
     assert not _settings("--preset", "goyal", "--plain").zero_init

@@ -102,7 +102,7 @@ def test_images_are_enlarged_by_whole_pixels():
     assert len(found.train) == 1257
     assert len(found.test) == 200
     assert found.train.images.shape[1:] == (32, 32, 1)
-    assert found.margin == 4 * digits.margin
+    assert found.padding == 4 * digits.padding
     np.testing.assert_array_equal(
         found.train.images[:, 1::4, 2::4], digits.train.images
     )
@@ -110,7 +110,7 @@ def test_images_are_enlarged_by_whole_pixels():
     images = np.full((3, 28, 28, 1), 7, "uint8")
     split = data.Split(images, np.arange(3))
     small = dataclasses.replace(
-        digits, train=split, validation=split, test=split, margin=3
+        digits, train=split, validation=split, test=split, padding=3
     )
     found = mnist.select(small, settings).train.images
     np.testing.assert_array_equal(found[:, 2:-2, 2:-2], images)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -175,6 +176,21 @@ def test_failures_are_one_line_and_status_1(capsys):
         cli.run(cifar10.make_parser(), fail, ["--debug"])
 
 
+@pytest.mark.once
+def test_errors_of_the_package_name_the_flags_to_give(capsys):
+    from keras_resnet import data
+
+    def fail(_):
+        raise data.DataUnavailableError("name it by `data_dir`")
+
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(cifar10.make_parser(), fail, [])
+    assert capsys.readouterr().err.endswith("(flags: --data-dir)\n")
+    package = Path(data.__file__).parents[1].rglob("*.py")
+    sources = "".join(path.read_text("utf-8") for path in package)
+    assert all(argument in sources for argument in cli.FLAGS)
+
+
 def _history(folder):
     with open(folder / "history.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -316,6 +332,9 @@ def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
 
 # A locale that knows ASCII alone, a narrow terminal, another time zone.
 ELSEWHERE = {
+    "PYTHONUNBUFFERED": "1",
+    # Other packages do not state their encodings either.
+    "PYTHONWARNDEFAULTENCODING": "",
     "LC_ALL": "C",
     "PYTHONUTF8": "0",
     "PYTHONCOERCECLOCALE": "0",
@@ -333,7 +352,7 @@ def test_a_process_is_interrupted_and_says_so(finished, tmp_path):
     process = subprocess.Popen(
         [sys.executable, RECIPE, *flags[:-1], other],
         cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | ELSEWHERE,
+        env=os.environ | ELSEWHERE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

@@ -208,21 +208,21 @@ def test_stop_at_stops_within_an_epoch():
 
 def test_pace_counts():
     model = _model(training.CoupledSGD(0.01))
-    history = _fit(model, [training.Pace(8)], epochs=3).history
+    history = _fit(model, [training.Throughput(8)], epochs=3).history
     assert history["iterations"] == [4, 8, 12]
     assert all(0 < s < 60 for s in history["seconds"])
     assert all(r > 0 for r in history["images_per_second"])
-    history = _fit(model, [training.Pace(8)], steps=1).history
+    history = _fit(model, [training.Throughput(8)], steps=1).history
     assert 0 < history["images_per_second"][0] < math.inf
 
 
 def test_errors_are_what_accuracies_leave():
-    pace = training.Pace(8)
-    pace.set_model(_model(training.CoupledSGD(0.01)))
-    pace.on_epoch_begin(0)
-    pace.on_train_batch_end(0)
+    throughput = training.Throughput(8)
+    throughput.set_model(_model(training.CoupledSGD(0.01)))
+    throughput.on_epoch_begin(0)
+    throughput.on_train_batch_end(0)
     logs = {"accuracy": 0.75, "val_accuracy": 0.625}
-    pace.on_epoch_end(0, logs)
+    throughput.on_epoch_end(0, logs)
     assert (logs["error"], logs["val_error"]) == (0.25, 0.375)
 
 
@@ -287,7 +287,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 def test_run_refuses_to_overwrite(tmp_path):
     folder = tmp_path / "run"
     training.Run(folder, {"depth": 20})
-    with pytest.raises(training.RunError, match="--resume"):
+    with pytest.raises(training.RunError, match="`resume=True`"):
         training.Run(folder, {"depth": 20})
     training.Run(folder, {"depth": 20}, resume=True)
     file = tmp_path / "file"
@@ -553,7 +553,9 @@ def test_vectors_may_be_left_out_of_the_decay():
     weights = [w.copy() for w in start.get_weights()]
     models = {
         decays: _model(
-            training.CoupledSGD(0.1, coupled_decay=0.5, decay_vectors=decays)
+            training.CoupledSGD(
+                0.1, coupled_decay=0.5, decay_norm_and_bias=decays
+            )
         )
         for decays in (True, False)
     }
@@ -572,7 +574,7 @@ def test_vectors_may_be_left_out_of_the_decay():
     copy = keras.optimizers.deserialize(
         keras.optimizers.serialize(models[False].optimizer)
     )
-    assert copy.decay_vectors is False
+    assert copy.decay_norm_and_bias is False
 
 
 def test_lamb_by_hand():
@@ -718,7 +720,7 @@ def test_several_steps_per_execution_are_counted():
     model = _model(training.CoupledSGD(0.01))
     model.steps_per_execution = 3
     history = _fit(
-        model, [training.StopAt(9), training.Pace(8)], epochs=3, steps=6
+        model, [training.StopAt(9), training.Throughput(8)], epochs=3, steps=6
     ).history
     assert int(model.optimizer.iterations) == 9
     assert history["iterations"] == [6, 9]

@@ -50,7 +50,7 @@ def mean_image(split):
 def pipelines(split, batch_size=128):
     """Return datasets of training batches by the name of who makes them."""
     mean = mean_image(split)
-    arguments = {"mean": mean, "margin": 4, "mirror": True}
+    arguments = {"mean": mean, "padding": 4, "horizontal_flip": True}
     datasets = {
         "ours": data.pipeline.training_batches(split, batch_size, **arguments),
         "tf.data per image": by_image(split, batch_size, mean),
@@ -108,7 +108,11 @@ def fits(batch_size, steps):
     """Return functions that `fit` ResNet-20 and return the seconds."""
     split = random_split(10_000)
     batches = data.training_batches(
-        split, batch_size, mean=mean_image(split), margin=4, mirror=True
+        split,
+        batch_size,
+        mean=mean_image(split),
+        padding=4,
+        horizontal_flip=True,
     )
     one = tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
     model = keras_resnet.ResNet20(classifier_activation=None)

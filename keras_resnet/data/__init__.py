@@ -18,6 +18,7 @@ from keras_resnet.data.augmentation import (  # noqa: E402
     cut_on_device,
     random_windows,
 )
+from keras_resnet.data.cache import cached  # noqa: E402
 from keras_resnet.data.datasets import (  # noqa: E402
     DATASETS,
     DataUnavailableError,
@@ -31,11 +32,7 @@ from keras_resnet.data.folders import (  # noqa: E402
     image_batches,
     read_image,
 )
-from keras_resnet.data.imagenet import (  # noqa: E402
-    TooManyUnreadableError,
-    Unreadable,
-)
-from keras_resnet.data.passes import draw_pass  # noqa: E402
+from keras_resnet.data.order import draw_epoch  # noqa: E402
 from keras_resnet.data.pipeline import (  # noqa: E402
     evaluation_batches,
     training_batches,
@@ -43,9 +40,12 @@ from keras_resnet.data.pipeline import (  # noqa: E402
 from keras_resnet.data.records import (  # noqa: E402
     Folder,
     Records,
-    cached,
     from_tfds,
     read_image_of,
+)
+from keras_resnet.data.unreadable import (  # noqa: E402
+    TooManyUnreadableError,
+    Unreadable,
 )
 
 # Where batches are prepared: on the host, or on the device that trains.
@@ -67,7 +67,7 @@ __all__ = [
     "corrections",
     "cut",
     "cut_on_device",
-    "draw_pass",
+    "draw_epoch",
     "evaluation_batches",
     "from_tfds",
     "image_batches",

@@ -1,7 +1,7 @@
-"""The paper's augmentation: random windows of padded images, mirrored or not.
+"""The paper's augmentation: random windows of padded images, flipped or not.
 
 A window is three integers: its first row and column in the padded image, and
-one if it is mirrored from left to right, else zero.
+1 if it is flipped horizontally, else 0.
 """
 
 import itertools
@@ -10,14 +10,14 @@ import numpy as np
 from keras import ops
 
 
-def random_windows(n, margin, mirror, rng):
+def random_windows(n, padding, horizontal_flip, rng):
     """Draws a window for each of `n` images.
 
     Args:
         n: Integer, number of images.
-        margin: Integer, pixels of padding on each side. Every shift from
-            `-margin` to `margin` rows and columns is equally likely.
-        mirror: Boolean, whether half of the windows are mirrored.
+        padding: Integer, pixels of padding on each side. Every shift from
+            `-padding` to `padding` rows and columns is equally likely.
+        horizontal_flip: Boolean, whether half of the windows are flipped.
         rng: `numpy.random.Generator`.
 
     Returns:
@@ -25,8 +25,15 @@ def random_windows(n, margin, mirror, rng):
 
     Reference: He et al. 2015, section 4.2.
     """
-    high = [2 * margin + 1, 2 * margin + 1, 2 if mirror else 1]
+    shifts = 2 * padding + 1
+    high = [shifts, shifts, 2 if horizontal_flip else 1]
     return rng.integers(0, high, (n, 3), "int32")
+
+
+def pad(images, padding):
+    """Returns images `(n, rows, columns, channels)` with zeros around them."""
+    border = (padding, padding)
+    return np.pad(images, ((0, 0), border, border, (0, 0)))
 
 
 def cut(padded, window, size):
@@ -40,9 +47,9 @@ def cut(padded, window, size):
     Returns:
         `(*size, channels)` array, a view of the image.
     """
-    (row, column, mirrored), (rows, columns) = window, size
-    found = padded[row : row + rows, column : column + columns]
-    return found[:, ::-1] if mirrored else found
+    (row, column, flipped), (rows, columns) = window, size
+    image = padded[row : row + rows, column : column + columns]
+    return image[:, ::-1] if flipped else image
 
 
 def cut_on_device(padded, windows, size):
@@ -67,27 +74,26 @@ def cut_on_device(padded, windows, size):
     return ops.take(ops.reshape(padded, (-1, channels)), pixel, axis=0)
 
 
-def corrections(mean, margin):
-    """Returns what every window needs so that the mean moves in, not black.
+def corrections(mean, padding):
+    """Returns the correction of each window of a raw padded image.
 
-    In the paper the mean is subtracted before an image is padded by zeros and
-    cut. The networks here take raw pixels and subtract the mean themselves,
-    which of a shifted image is the wrong one. A window of zeros around raw
-    pixels plus its correction is what makes up for both.
+    The paper subtracts the mean before it pads; our models subtract it after.
+    Adding this correction to a window of raw pixels makes the two equal: the
+    mean then moves in from outside, not black.
 
     Args:
         mean: `(rows, columns, channels)` array, the mean of each pixel.
-        margin: Integer, pixels of padding on each side.
+        padding: Integer, pixels of padding on each side.
 
     Returns:
-        `(windows, rows, columns, channels)` float32 array: all windows in the
-        order of `number`.
+        `(windows, rows, columns, channels)` float32 array, in the order of
+        `window_index`.
 
     Reference: He et al. 2015, section 4.2.
     """
     mean = np.asarray(mean, "float32")
-    shifts = range(2 * margin + 1)
-    padded = np.pad(mean, ((margin, margin), (margin, margin), (0, 0)))
+    shifts = range(2 * padding + 1)
+    (padded,) = pad(mean[None], padding)
     return np.stack(
         [
             mean - cut(padded, window, mean.shape[:2])
@@ -96,7 +102,7 @@ def corrections(mean, margin):
     )
 
 
-def number(windows, margin):
-    """Returns the places of windows among all windows, `(batch,)`."""
-    shifts = 2 * margin + 1
+def window_index(windows, padding):
+    """Returns the index of each window among all windows, `(batch,)`."""
+    shifts = 2 * padding + 1
     return (windows[:, 0] * shifts + windows[:, 1]) * 2 + windows[:, 2]

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class DataUnavailableError(RuntimeError):
-    """The data are not there, and cannot be downloaded either."""
+    """The data are neither there nor can they be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ImageData:
             `None`.
         test: `Split` to look at once, at the end.
         class_names: Tuple of strings.
-        margin: Pixels of padding for the random crop: an eighth of the rows.
-        mirror: Whether a mirrored image shows the same thing.
+        padding: Pixels of padding for the random crop: an eighth of the rows.
+        horizontal_flip: Whether a flipped image shows the same thing.
     """
 
     name: str
@@ -50,8 +50,8 @@ class ImageData:
     validation: Split | None
     test: Split
     class_names: tuple
-    margin: int
-    mirror: bool
+    padding: int
+    horizontal_flip: bool
 
     @property
     def mean(self):
@@ -67,12 +67,12 @@ def cifar10(data_dir=None):
 
     Reference: He et al. 2015, section 4.2.
     """
-    return _from_tfds("cifar10", data_dir, margin=4, mirror=True)
+    return _from_tfds("cifar10", data_dir, padding=4, horizontal_flip=True)
 
 
 def mnist(data_dir=None):
     """MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
-    return _from_tfds("mnist", data_dir, margin=3, mirror=False)
+    return _from_tfds("mnist", data_dir, padding=3, horizontal_flip=False)
 
 
 def digits(data_dir=None):
@@ -94,8 +94,8 @@ def digits(data_dir=None):
         validation=data[1257:1437],
         test=data[1437:],
         class_names=tuple(map(str, source.target_names)),
-        margin=1,
-        mirror=False,
+        padding=1,
+        horizontal_flip=False,
     )
 
 
@@ -125,14 +125,14 @@ def load(name, data_dir=None):
     return DATASETS[name](data_dir)
 
 
-def _from_tfds(name, data_dir, *, margin, mirror, held_out=5000):
+def _from_tfds(name, data_dir, *, padding, horizontal_flip, held_out=5000):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
         check_download(
             builder,
-            "; or take the digits, which need no download: --dataset digits",
+            '; or take `name="digits"`, which needs no download',
         )
         builder.download_and_prepare()
     train, test = (
@@ -147,8 +147,8 @@ def _from_tfds(name, data_dir, *, margin, mirror, held_out=5000):
         validation=train[-held_out:],
         test=test,
         class_names=tuple(builder.info.features["label"].names),
-        margin=margin,
-        mirror=mirror,
+        padding=padding,
+        horizontal_flip=horizontal_flip,
     )
 
 
@@ -163,8 +163,7 @@ def check_download(builder, instead="", timeout=5):
         folder = builder.data_path.parent.parent
         raise DataUnavailableError(
             f"{builder.name} is not prepared in {folder} and cannot be "
-            f"downloaded from {url} ({reason}). Connect to the "
-            "internet; or name a folder that holds "
-            f"{builder.name}/{builder.version} by --data-dir or "
-            f"TFDS_DATA_DIR{instead}."
+            f"downloaded from {url} ({reason}). Connect to the internet; or "
+            f"name a folder that holds {builder.name}/{builder.version} by "
+            f"`data_dir` or TFDS_DATA_DIR{instead}."
         ) from error

@@ -34,17 +34,17 @@ def class_folders(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise DataUnavailableError(f"There is no folder {str(folder)!r}.")
-    found = {
+    files = {
         entry.name: sorted(_files(entry))
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
-    if not any(found.values()):
+    if not any(files.values()):
         raise DataUnavailableError(
             f"{folder} has no files in folders of classes, such as "
             f"{folder / 'cat' / '1.jpg'}."
         )
-    return found
+    return files
 
 
 def _files(folder):
@@ -60,8 +60,8 @@ def _files(folder):
 def read_image(path, channels=3):
     """Decodes a JPEG, PNG, BMP or GIF file, by its content.
 
-    Of several frames the first is taken. Transparency, and the orientation
-    that cameras note, are disregarded.
+    Of several frames it takes the first. It ignores transparency, and the
+    orientation that cameras note.
 
     Args:
         path: Path.
@@ -86,11 +86,11 @@ def decode_image(contents, name, channels=3):
 
     Args:
         contents: Bytes.
-        name: What the error is about.
+        name: Name of the image in errors.
         channels: See `read_image`.
     """
     try:
-        # What is not JPEG has no conversion to grey in TensorFlow.
+        # TensorFlow converts no file but JPEG to grey.
         image = tf.io.decode_image(
             contents, channels=3, dtype=tf.uint8, expand_animations=False
         )

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import Draws, for_evaluation, pad, part_of
+from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
 
 
 def training_batches(
@@ -14,22 +14,22 @@ def training_batches(
     batch_size,
     *,
     mean=None,
-    margin=0,
-    mirror=False,
+    padding=0,
+    horizontal_flip=False,
     seed=0,
     start=0,
-    part=(0, 1),
+    shard=(0, 1),
 ):
-    """Endless shuffled, augmented batches, each a function of its step.
+    """Return endless shuffled, augmented batches, each a function of its step.
 
-    All images are shuffled anew for each pass; a batch may begin in one pass
-    and end in the next, so that every image is seen exactly once a pass and
-    none is dropped. Order and augmentation are functions of `seed`, the pass
-    and the place in it: a run that starts again at step `start` gets what it
-    would have got without the stop.
+    Each epoch shuffles all images anew. A batch may begin in one epoch and
+    end in the next, so that every image is seen exactly once an epoch and
+    none is dropped. Order and augmentation are functions of `seed`, the epoch
+    and the place in it: a run that starts again at step `start` gets the
+    batches that it would have got without the stop.
 
-    Each image is shifted by up to `margin` pixels and mirrored at random. As
-    in the paper, what moves in from outside is the mean (see `augment`).
+    Each image is shifted by up to `padding` pixels and flipped at random. As
+    in the paper, the mean moves in from outside (see `corrections`).
 
     Args:
         split: `Split` of uint8 images `(n, rows, columns, channels)` and
@@ -37,12 +37,13 @@ def training_batches(
         batch_size: Integer.
         mean: `(rows, columns, channels)` array, the mean of each pixel.
             Defaults to zeros.
-        margin: Integer, pixels of padding on each side. Defaults to `0`.
-        mirror: Boolean, whether half of the images are mirrored.
+        padding: Integer, pixels of padding on each side. Defaults to `0`.
+        horizontal_flip: Boolean, whether half of the images are flipped.
+            Defaults to `False`.
         seed: Integer, zero or above. Defaults to `0`.
         start: Integer, the first step. Defaults to `0`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Defaults to
+        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
+            of each batch, from 0, for one of `k` processes. Defaults to
             `(0, 1)`, whole batches.
 
     Returns:
@@ -54,31 +55,33 @@ def training_batches(
     if mean is None:
         mean = np.zeros((*size, channels))
     rows, columns = size
-    padded = [pad(split.images, margin)]
-    if mirror:
-        # To mirror a view would take longer than all the rest.
+    padded = [augmentation.pad(split.images, padding)]
+    if horizontal_flip:
+        # To flip a view would take longer than all the rest.
         padded.append(np.ascontiguousarray(padded[0][:, :, ::-1]))
     labels = split.labels.astype("int32")
-    corrections = augmentation.corrections(mean, margin)
-    draws = Draws(n, margin=margin, mirror=mirror, seed=seed)
-    mine = part_of(batch_size, part)
-    size_of_part = mine.stop - mine.start
+    corrections = augmentation.corrections(mean, padding)
+    draws = Draws(
+        n, padding=padding, horizontal_flip=horizontal_flip, seed=seed
+    )
+    mine = shard_slice(batch_size, shard)
+    shard_size = mine.stop - mine.start
 
     def prepare(step):
         drawn = draws[step * batch_size : (step + 1) * batch_size][mine]
-        numbers = augmentation.number(drawn[:, 1:], margin)
-        images = np.empty((size_of_part, *size, channels), "float32")
+        indices = augmentation.window_index(drawn[:, 1:], padding)
+        images = np.empty((shard_size, *size, channels), "float32")
         # Views and one addition for each image are several times as fast as
         # a gather of all pixels.
-        for image, (i, row, column, mirrored), number in zip(
-            images, drawn.tolist(), numbers.tolist(), strict=True
+        for image, (i, row, column, flipped), index in zip(
+            images, drawn.tolist(), indices.tolist(), strict=True
         ):
-            if mirrored:
-                column = 2 * margin - column
-            view = padded[mirrored][
+            if flipped:
+                column = 2 * padding - column
+            view = padded[flipped][
                 i, row : row + rows, column : column + columns
             ]
-            np.add(view, corrections[number], out=image)
+            np.add(view, corrections[index], out=image)
         return images, labels[drawn[:, 0]]
 
     def batch(step):
@@ -86,8 +89,8 @@ def training_batches(
             prepare, [step], (tf.float32, tf.int32), stateful=False
         )
         return (
-            tf.ensure_shape(images, (size_of_part, *size, channels)),
-            tf.ensure_shape(labels, (size_of_part,)),
+            tf.ensure_shape(images, (shard_size, *size, channels)),
+            tf.ensure_shape(labels, (shard_size,)),
         )
 
     return (
@@ -98,20 +101,22 @@ def training_batches(
     )
 
 
-def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
-    """All images once, in order, as they are; the last batch may be smaller.
+def evaluation_batches(
+    split, batch_size=500, *, shard=(0, 1), pad_to_multiple_of=None
+):
+    """Return all images once, in order; the last batch may be smaller.
 
     Args:
         split: `Split` of uint8 images and integer labels.
         batch_size: Integer. Defaults to `500`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Defaults to
+        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
+            of each batch, from 0, for one of `k` processes. Defaults to
             `(0, 1)`, whole batches.
-        divisor: Integer, the number of devices: batches are then all of one
-            size, about `batch_size`, which divides by it. If that leaves
-            places empty, there are sample weights too, with which the loss
-            and weighted metrics are those of the images. Defaults to `None`:
-            the number of parts; whole batches stay as they are.
+        pad_to_multiple_of: Integer, the number of devices: all batches are
+            then of one size, about `batch_size`, a multiple of it. If that
+            leaves places empty, there are sample weights too, with which the
+            loss and weighted metrics are those of the images. Defaults to
+            `None`: the number of shards; whole batches stay as they are.
 
     Returns:
         `tf.data.Dataset` of float32 images in [0, 255] and int32 labels, and
@@ -121,7 +126,9 @@ def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
     def as_float(images, labels, *weights):
         return tf.cast(images, tf.float32), tf.cast(labels, tf.int32), *weights
 
-    arrays, batch_size = for_evaluation(split, batch_size, part, divisor)
+    arrays, batch_size = evaluation_arrays(
+        split, batch_size, shard, pad_to_multiple_of
+    )
     return (
         tf.data.Dataset.from_tensor_slices(tuple(arrays))
         .batch(batch_size)

@@ -1,14 +1,12 @@
 """Encoded images by number: files in folders of classes, or TFRecord files.
 
-A training that is a function of its step reads images in any order, so both
-can be asked for any of their images at once.
+Training reads images in any order, so both give any image at once.
 """
 
 import concurrent.futures
 import hashlib
 import json
 import os
-import shutil
 import struct
 from pathlib import Path
 
@@ -28,9 +26,6 @@ from keras_resnet.data.folders import (
 # A record is its length, a checksum of that, the data, a checksum of them.
 HEADER, FOOTER = 12, 4
 TARS = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-CACHE_INFO = "cache.json"
-# Images per file of a cache.
-PER_SHARD = 10_000
 
 
 class Folder:
@@ -48,16 +43,20 @@ class Folder:
     """
 
     def __init__(self, folder, class_names=None):
-        found = class_folders(folder)
-        self.class_names = tuple(class_names or found)
-        unknown = sorted({*found} - {*self.class_names})
+        by_class = class_folders(folder)
+        self.class_names = tuple(class_names or by_class)
+        unknown = sorted({*by_class} - {*self.class_names})
         if unknown:
             raise DataUnavailableError(
                 f"{folder} has {len(unknown)} folders of other classes than "
                 f"the training images: {', '.join(unknown[:5])}"
             )
         number = {name: i for i, name in enumerate(self.class_names)}
-        files = [(p, number[name]) for name in found for p in found[name]]
+        files = [
+            (path, number[name])
+            for name, paths in by_class.items()
+            for path in paths
+        ]
         self.paths = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], "int32")
         self._constants = None
@@ -70,10 +69,10 @@ class Folder:
         return self.paths[i]
 
     def describe(self):
-        """Returns what tells these images from others, wherever they lie.
+        """Returns a text that tells these images from others in any folder.
 
-        Their number, and a hash of their names and classes; not of their
-        contents.
+        It has their number, and a hash of their names and classes, not of
+        their contents.
         """
         names = [os.path.basename(path) for path in self.paths]
         told = json.dumps([self.class_names, self.labels.tolist(), names])
@@ -100,8 +99,8 @@ class Folder:
 class Records:
     """The images in TFRecord files of `tf.train.Example`s.
 
-    The places of all records are found out first, by their headers; then any
-    record can be read. The files must be on a disk, not behind a URL.
+    It first reads the headers of all records, which say where they are; then
+    it can read any record. The files must be on a disk, not behind a URL.
 
     Args:
         files: Sequence of paths, in order.
@@ -134,9 +133,9 @@ class Records:
 
     def name(self, i):
         """Returns the name of an image, for people."""
-        found = self._features(i)["file_name"].bytes_list.value
+        names = self._features(i)["file_name"].bytes_list.value
         file = Path(self._files[self._file[i]]).name
-        return found[0].decode() if found else f"record {i}, in {file}"
+        return names[0].decode() if names else f"record {i}, in {file}"
 
     def contents(self, i):
         """Returns the bytes of an image."""
@@ -149,14 +148,47 @@ class Records:
     def read(self, i):
         """Returns bytes and class of an image, for tf.data."""
         record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
-        found = tf.io.parse_single_example(
+        example = tf.io.parse_single_example(
             tf.ensure_shape(record, ()),
             {
                 "image": tf.io.FixedLenFeature((), tf.string),
                 "label": tf.io.FixedLenFeature((), tf.int64),
             },
         )
-        return found["image"], tf.cast(found["label"], tf.int32)
+        return example["image"], tf.cast(example["label"], tf.int32)
+
+
+class Subset:
+    """Some images of a source.
+
+    Args:
+        source: `Folder` or `Records`.
+        numbers: Sequence of numbers, which images.
+    """
+
+    def __init__(self, source, numbers):
+        self.class_names = source.class_names
+        self.numbers = np.asarray(numbers).astype("int64")
+        self._source = source
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def name(self, i):
+        """Returns the name of an image, for people."""
+        return self._source.name(self.numbers[i])
+
+    def contents(self, i):
+        """Returns the bytes of an image."""
+        return self._source.contents(self.numbers[i])
+
+    def label(self, i):
+        """Returns the class of an image, an integer."""
+        return self._source.label(self.numbers[i])
+
+    def read(self, i):
+        """Returns bytes and class of an image, for tf.data."""
+        return self._source.read(tf.gather(self.numbers, i))
 
 
 def _places(file):
@@ -209,7 +241,7 @@ def from_tfds(name, split, data_dir=None, manual_dir=None):
     info = builder.info
     if split not in info.splits:
         raise DataUnavailableError(
-            f"{builder.data_path} has no images of the part {split!r}, only "
+            f"{builder.data_path} has no images of the split {split!r}, only "
             f"{', '.join(map(repr, info.splits))}: it was prepared without "
             "them. Move it away, and prepare it anew with all tar files."
         )
@@ -224,7 +256,7 @@ def from_tfds(name, split, data_dir=None, manual_dir=None):
     )
     if len(records) != info.splits[split].num_examples:
         raise DataUnavailableError(
-            f"{builder.data_path} has {len(records):,} images of the part "
+            f"{builder.data_path} has {len(records):,} images of the split "
             f"{split!r} and should have "
             f"{info.splits[split].num_examples:,}: prepare it anew."
         )
@@ -243,8 +275,8 @@ def _prepare(builder, manual_dir):
                 f"imagenet2012 is not prepared in {folder}, and {manual} has "
                 f"no {' and no '.join(missing)} to prepare it from. Get them "
                 "from https://image-net.org/download-images (for which one "
-                "registers), and name their folder by --manual-dir; or name "
-                "a folder that holds prepared data by --data-dir or "
+                "registers), and name their folder by `manual_dir`; or name "
+                "a folder that holds prepared data by `data_dir` or "
                 "TFDS_DATA_DIR."
             )
         manual_dir = manual
@@ -257,108 +289,6 @@ def _prepare(builder, manual_dir):
             try_download_gcs=False,
         )
     )
-
-
-def cached(source, folder, side, unreadable, quality=95):
-    """Returns images made smaller once, to be decoded faster in each pass.
-
-    Images whose shorter side is over `side` pixels are resized to it, with
-    antialiasing, and stored as JPEG; others are stored as they are. They lie
-    in TFRecord files in `folder`, which are made if they are not there: in a
-    folder beside it, which takes its name when it is complete.
-
-    Args:
-        source: `Folder` or `Records`.
-        folder: Path.
-        side: Integer, pixels.
-        unreadable: `Unreadable`, for images that are then left out.
-        quality: Integer, of the JPEG. Defaults to `95`.
-
-    Returns:
-        `Records`.
-
-    Raises:
-        DataUnavailableError: If `folder` holds something else.
-    """
-    folder = Path(folder)
-    asked = {"side": side, "quality": quality, "images": len(source)}
-    if not folder.exists():
-        _write_cache(source, folder, asked, unreadable)
-    try:
-        found = json.loads((folder / CACHE_INFO).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise DataUnavailableError(
-            f"{folder} exists and is no cache of images: choose another "
-            "folder by --cache."
-        ) from None
-    if {key: found.get(key) for key in asked} != asked or tuple(
-        found["class_names"]
-    ) != source.class_names:
-        raise DataUnavailableError(
-            f"{folder} is a cache of other images: {found['images']:,} of "
-            f"{len(found['class_names'])} classes at {found['side']} pixels. "
-            "Remove it, or choose another folder by --cache."
-        )
-    return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
-
-
-def _write_cache(source, folder, asked, unreadable):
-    from keras_resnet.data.imagenet import readable
-
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
-    partial.mkdir(parents=True)
-
-    def smaller(contents):
-        image = tf.io.decode_image(contents, 3, expand_animations=False)
-        size = tf.shape(image)[:2]
-        shorter = tf.reduce_min(size)
-
-        def resize():
-            image_ = tf.image.resize(
-                image, size * asked["side"] // shorter, antialias=True
-            )
-            image_ = tf.cast(
-                tf.round(tf.clip_by_value(image_, 0, 255)), "uint8"
-            )
-            return tf.io.encode_jpeg(image_, quality=asked["quality"])
-
-        return tf.cond(shorter > asked["side"], resize, lambda: contents)
-
-    found = readable(source, smaller, tf.TensorSpec((), tf.string), unreadable)
-    writer = None
-    try:
-        for count, (contents, label, i) in enumerate(found.as_numpy_iterator()):
-            if count % PER_SHARD == 0:
-                if writer:
-                    writer.close()
-                file = partial / f"{count // PER_SHARD:05}.tfrecord"
-                writer = tf.io.TFRecordWriter(str(file))
-            writer.write(_example(contents, label, source.name(i)))
-        writer.close()
-        info = asked | {"class_names": source.class_names}
-        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            # Another process was first.
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _example(contents, label, name):
-    def feature(**kwargs):
-        return tf.train.Feature(**kwargs)
-
-    of_bytes = tf.train.BytesList
-    features = {
-        "image": feature(bytes_list=of_bytes(value=[contents])),
-        "label": feature(int64_list=tf.train.Int64List(value=[label])),
-        "file_name": feature(bytes_list=of_bytes(value=[name.encode()])),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString()
 
 
 def read_image_of(source, i):

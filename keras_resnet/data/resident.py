@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_resnet.backend import compiled
 from keras_resnet.data import augmentation
-from keras_resnet.data.passes import Draws, for_evaluation, pad, part_of
+from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
 
 
 def training_batches(
@@ -18,65 +18,33 @@ def training_batches(
     batch_size,
     *,
     mean=None,
-    margin=0,
-    mirror=False,
+    padding=0,
+    horizontal_flip=False,
     seed=0,
     start=0,
-    part=(0, 1),
+    shard=(0, 1),
 ):
-    """Endless shuffled, augmented batches, each a function of its step.
+    """Return the batches of `pipeline.training_batches`, bit by bit.
 
-    The same batches as those of `pipeline.training_batches`, bit by bit.
-
-    Args:
-        split: `Split` of uint8 images `(n, rows, columns, channels)` and
-            integer labels.
-        batch_size: Integer.
-        mean: `(rows, columns, channels)` array, the mean of each pixel.
-            Defaults to zeros.
-        margin: Integer, pixels of padding on each side. Defaults to `0`.
-        mirror: Boolean, whether half of the images are mirrored.
-        seed: Integer, zero or above. Defaults to `0`.
-        start: Integer, the first step. Defaults to `0`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Defaults to
-            `(0, 1)`, whole batches.
+    Args: see `pipeline.training_batches`.
 
     Returns:
         `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
 
     Raises:
         RuntimeError: On TensorFlow.
-
-    Reference: He et al. 2015, section 4.2.
     """
-    if mean is None:
-        mean = np.zeros(split.images.shape[1:])
     return _TrainingBatches(
-        split,
-        batch_size,
-        corrections=augmentation.corrections(mean, margin),
-        margin=margin,
-        mirror=mirror,
-        seed=seed,
-        start=start,
-        part=part,
+        split, batch_size, mean, padding, horizontal_flip, seed, start, shard
     )
 
 
-def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
-    """All images once, in order, as they are; the last batch may be smaller.
+def evaluation_batches(
+    split, batch_size=500, *, shard=(0, 1), pad_to_multiple_of=None
+):
+    """Return the batches of `pipeline.evaluation_batches`.
 
-    The same batches as those of `pipeline.evaluation_batches`.
-
-    Args:
-        split: `Split` of uint8 images and integer labels.
-        batch_size: Integer. Defaults to `500`.
-        part: Pair of integers `(i, k)`: only the `i`-th of `k` equal parts of
-            each batch, from 0, for one of `k` processes. Defaults to
-            `(0, 1)`, whole batches.
-        divisor: Integer, the number of devices. Defaults to `None`. See
-            `pipeline.evaluation_batches`.
+    Args: see `pipeline.evaluation_batches`.
 
     Returns:
         `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels,
@@ -85,8 +53,9 @@ def evaluation_batches(split, batch_size=500, *, part=(0, 1), divisor=None):
     Raises:
         RuntimeError: On TensorFlow.
     """
-    arrays, batch_size = for_evaluation(split, batch_size, part, divisor)
-    return _EvaluationBatches(arrays, batch_size)
+    return _EvaluationBatches(
+        *evaluation_arrays(split, batch_size, shard, pad_to_multiple_of)
+    )
 
 
 class _Batches(keras.utils.PyDataset):
@@ -104,28 +73,34 @@ class _TrainingBatches(_Batches):
         self,
         split,
         batch_size,
-        *,
-        corrections,
-        margin,
-        mirror,
+        mean,
+        padding,
+        horizontal_flip,
         seed,
         start,
-        part,
+        shard,
     ):
         super().__init__()
+        if mean is None:
+            mean = np.zeros(split.images.shape[1:])
         self._tensors = [
             ops.convert_to_tensor(array)
             for array in (
-                pad(split.images, margin),
+                augmentation.pad(split.images, padding),
                 split.labels.astype("int32"),
-                corrections,
+                augmentation.corrections(mean, padding),
             )
         ]
-        self._margin = margin
+        self._padding = padding
         self._batch_size = batch_size
-        self._draws = Draws(len(split), margin=margin, mirror=mirror, seed=seed)
+        self._draws = Draws(
+            len(split),
+            padding=padding,
+            horizontal_flip=horizontal_flip,
+            seed=seed,
+        )
         self._start = start
-        self._part = part_of(batch_size, part)
+        self._shard = shard_slice(batch_size, shard)
 
     @property
     def num_batches(self):
@@ -133,23 +108,23 @@ class _TrainingBatches(_Batches):
 
     def __getitem__(self, index):
         first = (self._start + index) * self._batch_size
-        drawn = self._draws[first : first + self._batch_size][self._part]
-        number = augmentation.number(drawn[:, 1:], self._margin)
+        drawn = self._draws[first : first + self._batch_size][self._shard]
+        indices = augmentation.window_index(drawn[:, 1:], self._padding)
         return _augmented(
             *self._tensors,
-            ops.convert_to_tensor(np.column_stack([drawn, number])),
+            ops.convert_to_tensor(np.column_stack([drawn, indices])),
         )
 
 
 @compiled
 def _augmented(images, labels, corrections, drawn):
-    index, windows, number = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
+    image, windows, window = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
     images = augmentation.cut_on_device(
-        ops.take(images, index, axis=0), windows, corrections.shape[1:3]
+        ops.take(images, image, axis=0), windows, corrections.shape[1:3]
     )
     return (
-        ops.cast(images, "float32") + ops.take(corrections, number, axis=0),
-        ops.take(labels, index, axis=0),
+        ops.cast(images, "float32") + ops.take(corrections, window, axis=0),
+        ops.take(labels, image, axis=0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Boxes, mirrors, colours and mixtures: ImageNet's augmentation, in tf.data.
+"""Boxes, flips, colours and mixtures: ImageNet's augmentation, in tf.data.
 
 Each function takes a seed, two integers, and gives the same for the same
 seed: what an image of a training looks like is a function of its place.
@@ -105,13 +105,13 @@ def color_shift(seed):
 
 
 def augmented(
-    image, for_mirror, for_augment, for_color, *, magnitude=None, color=False
+    image, for_flip, for_augment, for_color, *, magnitude=None, color=False
 ):
-    """Mirrors an image or not, and changes it further as asked.
+    """Flips an image or not, and changes it further as asked.
 
     Args:
         image: `(rows, columns, 3)` float32 tensor, 0 to 255.
-        for_mirror: `(2,)` int64 tensor, a seed.
+        for_flip: `(2,)` int64 tensor, a seed.
         for_augment: The same.
         for_color: The same.
         magnitude: Number from 0 to 10, of `rand_augment`. Defaults to `None`,
@@ -121,9 +121,9 @@ def augmented(
     Returns:
         What `image` is.
     """
-    mirrored = tf.random.stateless_uniform((), for_mirror) < 0.5
+    flipped = tf.random.stateless_uniform((), for_flip) < 0.5
     # A slice with a negative stride takes several times as long.
-    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
     if magnitude is not None:
         image = rand_augment(image, for_augment, magnitude)
     if color:

@@ -35,7 +35,7 @@ def use(devices=None, *, synchronized=True):
             many in all.
         synchronized: Boolean, whether normalization takes its statistics over
             the whole batch: the numbers are then those of one device.
-            Defaults to `True`. `False` is each device's part of a batch by
+            Defaults to `True`. `False` is each device's shard of a batch by
             itself, which takes no communication, and which JAX does not have.
 
     Returns:
@@ -51,7 +51,7 @@ def use(devices=None, *, synchronized=True):
         if launched() > 1:
             raise DevicesError(
                 f"{launched()} processes were started for one run: let them "
-                "train together by --devices all, or start one"
+                'train together by `devices="all"`, or start one'
             )
         return Devices()
     name = keras.backend.backend()

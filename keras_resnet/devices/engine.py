@@ -1,4 +1,4 @@
-"""Base of the engines for several devices, and a single device."""
+"""The interface of a single device and of the engines for several."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ class Devices:
     """One device, or several that train one model together.
 
     This class is one device in one process. Its subclasses are engines for
-    several: every device has all weights and takes its part of each batch.
+    several: every device has all weights and takes its shard of each batch.
 
     Attributes:
         count: Integer, number of devices.
@@ -68,13 +68,13 @@ class Devices:
         return self.process == 0
 
     @property
-    def part(self):
-        """The part of each batch that this process feeds, `(i, k)`."""
+    def shard(self):
+        """The shard of each batch that this process feeds, `(i, k)`."""
         return self.process, self.processes
 
     @property
-    def divisor(self):
-        """Divisor of the size of evaluation batches; `None` for one device."""
+    def pad_to_multiple_of(self):
+        """The devices that evaluation batches are padded for, or `None`."""
         return None if self.count == 1 else self.count
 
     def describe(self):
@@ -89,20 +89,20 @@ class Devices:
     def settings(self):
         """Return what else determines the numbers of a run, JSON values.
 
-        Nothing, but where each device normalizes its part of a batch by
-        itself.
+        Nothing, but where each device normalizes its shard of a batch
+        by itself.
         """
         if self.synchronized:
             return {}
         return {"normalization": f"per device, {self.count} devices"}
 
     def check_batch(self, batch_size):
-        """Raise `DevicesError` if a batch has no equal parts."""
+        """Raise `DevicesError` if a batch has no equal shards."""
         if batch_size % self.count:
             low = batch_size // self.count * self.count
             near = f"{low} or {low + self.count}" if low else f"{self.count}"
             raise DevicesError(
-                f"a batch of {batch_size} images has no equal parts for "
+                f"a batch of {batch_size} images has no equal shards for "
                 f"{self.count} devices: take batches of {near}, "
                 "or other devices"
             )
@@ -124,12 +124,12 @@ class Devices:
                 "images of weight 0: compile the model with "
                 "`weighted_metrics`, not `metrics`"
             )
-        parts = getattr(model.optimizer, "gradient_accumulation_steps", None)
-        if parts and keras.backend.backend() == "tensorflow":
+        steps = getattr(model.optimizer, "gradient_accumulation_steps", None)
+        if steps and keras.backend.backend() == "tensorflow":
             raise DevicesError(
                 "on several TensorFlow devices Keras cannot accumulate "
                 "gradients: the optimizer has "
-                f"gradient_accumulation_steps={parts}; leave them out, or set "
+                f"gradient_accumulation_steps={steps}; leave them out, or set "
                 "KERAS_BACKEND to jax or torch"
             )
         if not self.synchronized or keras.backend.backend() == "jax":

@@ -18,7 +18,7 @@ def start(count, synchronized):
     if not synchronized:
         raise DevicesError(
             "on JAX a step is that of the whole batch, and normalization too: "
-            "leave out --normalization per-device, or set KERAS_BACKEND to "
+            "leave out `synchronized=False`, or set KERAS_BACKEND to "
             "tensorflow or torch"
         )
     processes = launched()
@@ -59,7 +59,7 @@ class JaxDevices(Devices):
         self.count = len(names)
         self.processes = jax.process_count()
         self.process = jax.process_index()
-        # The input has its parts already: see `Devices.part`.
+        # Each process feeds its shard alone: see `Devices.shard`.
         self._distribution = keras.distribution.DataParallel(
             devices=names, auto_shard_dataset=False
         )
@@ -81,5 +81,5 @@ class JaxDevices(Devices):
         sizes = multihost_utils.process_allgather(np.int32(len(data)))
         padded = np.zeros(max(sizes), "uint8")
         padded[: len(data)] = np.frombuffer(data, "uint8")
-        found = multihost_utils.process_allgather(padded)
-        return [row[:n].tobytes() for row, n in zip(found, sizes, strict=True)]
+        rows = multihost_utils.process_allgather(padded)
+        return [row[:n].tobytes() for row, n in zip(rows, sizes, strict=True)]

@@ -21,16 +21,16 @@ def start(count, synchronized):
             raise DevicesError(
                 "PyTorch trains on several devices in as many processes, and "
                 "torchrun starts them: torchrun --standalone "
-                f"--nproc-per-node={max(count or here, 2)} RECIPE FLAGS "
-                "instead of python RECIPE FLAGS"
+                f"--nproc-per-node={max(count or here, 2)} SCRIPT ARGUMENTS "
+                "instead of python SCRIPT ARGUMENTS"
             )
         return Devices()
     world = int(os.environ["WORLD_SIZE"])
     if count not in (None, world):
         raise DevicesError(
             f"{count} devices were asked for, and torchrun started {world} "
-            "processes, one for each device: start as many, or give "
-            "--devices all"
+            "processes, one for each device: start as many, or take "
+            '`devices="all"`'
         )
     if world == 1:
         return Devices()
@@ -72,6 +72,6 @@ class TorchDevices(Devices):
         return box[0]
 
     def _gather(self, data):
-        found = [None] * self.processes
-        torch.distributed.all_gather_object(found, data)
-        return found
+        gathered = [None] * self.processes
+        torch.distributed.all_gather_object(gathered, data)
+        return gathered

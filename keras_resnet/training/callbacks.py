@@ -211,12 +211,12 @@ class StepEvaluation(StepCounter):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(
             self.validation_data
         )
-        found = self.model.evaluate(
+        validation = self.model.evaluate(
             x, y, sample_weight=weights, return_dict=True, **self.kwargs
         )
         for variable, value in zip(metrics, values, strict=True):
             variable.assign(value)
-        logs |= {f"val_{key}": value for key, value in found.items()}
+        logs |= {f"val_{key}": value for key, value in validation.items()}
         _add_errors(logs)
         self._evaluated = self.step
         self._sums, self._summed = {}, 0
@@ -353,15 +353,14 @@ class FailOnDivergence(keras.callbacks.Callback):
             )
 
 
-class Pace(keras.callbacks.Callback):
-    """Adds to the logs of each epoch where training is and how fast it goes.
+class Throughput(keras.callbacks.Callback):
+    """Adds step, errors, duration and throughput to the logs of each epoch.
 
     `iterations`: optimizer steps so far. `error` and `val_error`: one minus
     the accuracies. `seconds`: duration of the epoch with its validation.
-    `images_per_second`: of the training steps but the first, which compiles;
-    of that one where there is no other; evaluations within the epoch take
-    their part of that time. Must come before the callbacks that
-    write the logs.
+    `images_per_second`: of all training steps but the first, which compiles,
+    or of that one if it is the only one; evaluations within the epoch count.
+    Must come before the callbacks that write the logs.
 
     Args:
         batch_size: Integer, images per step.

@@ -22,7 +22,7 @@ class EvaluationError(ValueError):
 
 
 def ten_crops(image, size):
-    """Returns the four corners and the centre of an image, and their mirrors.
+    """Returns the four corners and the centre of an image, and their flips.
 
     Args:
         image: `(rows, columns, channels)` array, at least `size` x `size`.
@@ -30,7 +30,7 @@ def ten_crops(image, size):
 
     Returns:
         `(10, size, size, channels)` array: top left, top right, bottom left,
-        bottom right, centre, then the same mirrored.
+        bottom right, centre, then the same flipped.
 
     Raises:
         EvaluationError: If the image is too small.
@@ -249,8 +249,8 @@ def multi_scale(
                     max(1, int(batch_size * share)),
                     logits=False,
                 )
-                found = predict(np.stack([resized[i] for i in group]))
-                scores.update(zip(group, found, strict=True))
+                batch = np.stack([resized[i] for i in group])
+                scores.update(zip(group, predict(batch), strict=True))
             total = total + np.stack([scores[i] for i in range(len(images))])
         return total / len(scales)
 
@@ -397,7 +397,7 @@ def _predictor(model, how, batch_size, logits=None):
     first = keras.config.image_data_format() == "channels_first"
 
     def predict(crops):
-        found = []
+        outputs = []
         for start in range(0, len(crops), batch_size):
             x = images_before.preprocess_input(
                 crops[start : start + batch_size],
@@ -406,8 +406,8 @@ def _predictor(model, how, batch_size, logits=None):
             )
             if first:
                 x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-            found.append(np.asarray(model.predict_on_batch(x), "float64"))
-        scores = np.concatenate(found)
+            outputs.append(np.asarray(model.predict_on_batch(x), "float64"))
+        scores = np.concatenate(outputs)
         if logits:
             scores = np.exp(scores - scores.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)

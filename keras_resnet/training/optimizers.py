@@ -8,12 +8,12 @@ from keras_resnet.blocks import register
 
 
 class _OfTheWholeBatch:
-    """What Keras's optimizers do to gradients, of all devices together.
+    """Clips and averages by the gradient of the whole batch.
 
-    On several TensorFlow devices Keras clips what each of them has and sums
-    that up: the norm of a part is not that of the batch. And where it
-    accumulates the gradients of several batches it averages weights after each
-    of them, whether they moved or not.
+    On several TensorFlow devices Keras clips the gradient of each shard before
+    it sums them, but the norm of a shard is not that of the batch. Where it
+    accumulates the gradients of several batches, it averages weights after
+    each of them, whether they moved or not.
     """
 
     def _clip_gradients(self, grads):
@@ -73,8 +73,8 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         momentum: Float in [0, 1]. Defaults to `0.9`.
         nesterov: Boolean, whether to look ahead. Defaults to `False`.
         coupled_decay: Float, the paper's weight decay. Defaults to `1e-4`.
-        decay_vectors: Boolean, whether weights of one dimension decay too:
-            those of normalizations, and biases. Defaults to `True`.
+        decay_norm_and_bias: Boolean, whether weights of one dimension, those
+            of normalizations and biases, decay too. Defaults to `True`.
         momentum_correction: Boolean, whether a change of the learning rate
             applies to earlier gradients too, as in PyTorch. Defaults to
             `False`, as in Caffe.
@@ -90,7 +90,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         momentum=0.9,
         nesterov=False,
         coupled_decay=1e-4,
-        decay_vectors=True,
+        decay_norm_and_bias=True,
         momentum_correction=False,
         name="coupled_sgd",
         **kwargs,
@@ -108,12 +108,14 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
                 f"Received: coupled_decay={coupled_decay}"
             )
         self.coupled_decay = coupled_decay
-        self.decay_vectors = decay_vectors
+        self.decay_norm_and_bias = decay_norm_and_bias
         self.momentum_correction = momentum_correction
 
     def _decay_of(self, variable):
-        vector = len(variable.shape) < 2
-        return 0 if vector and not self.decay_vectors else self.coupled_decay
+        norm_or_bias = len(variable.shape) < 2
+        if norm_or_bias and not self.decay_norm_and_bias:
+            return 0
+        return self.coupled_decay
 
     def build(self, variables):
         super().build(variables)
@@ -173,7 +175,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         return {
             **super().get_config(),
             "coupled_decay": self.coupled_decay,
-            "decay_vectors": self.decay_vectors,
+            "decay_norm_and_bias": self.decay_norm_and_bias,
             "momentum_correction": self.momentum_correction,
         }
 

@@ -22,9 +22,9 @@ from keras_resnet.training.callbacks import (
     Checkpoint,
     FailOnDivergence,
     Interruptible,
-    Pace,
     StepEvaluation,
     StopAt,
+    Throughput,
     save_atomically,
     steps_done,
 )
@@ -80,7 +80,7 @@ class Run:
             if not stored.exists():
                 raise RunError(
                     f"there is no run to resume in {self.path}: "
-                    "leave out --resume, or name its folder by --output"
+                    "leave out `resume=True`, or name its folder by `path`"
                 )
             self._check_settings(json.loads(stored.read_text("utf-8")))
         else:
@@ -88,8 +88,8 @@ class Run:
                 not self.path.is_dir() or any(self.path.iterdir())
             ):
                 raise RunError(
-                    f"{self.path} exists already: go on with --resume, "
-                    "or choose another folder by --output"
+                    f"{self.path} exists already: continue the run there with "
+                    "`resume=True`, or choose another `path`"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")
@@ -179,7 +179,7 @@ class Run:
             Interruptible(),
             StopAt(steps),
             FailOnDivergence(),
-            Pace(batch_size),
+            Throughput(batch_size),
         ]
         if not self.devices.is_first:
             if validation_data is not None and every is not None:

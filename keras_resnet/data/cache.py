@@ -1,0 +1,126 @@
+"""Smaller copies of images in TFRecord files, to be decoded faster."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_resnet.data.datasets import DataUnavailableError
+from keras_resnet.data.pipeline import cores, untuned
+from keras_resnet.data.records import Records
+from keras_resnet.data.unreadable import GROUP, reader
+
+CACHE_INFO = "cache.json"
+IMAGES_PER_FILE = 10_000
+
+
+def cached(source, folder, side, unreadable, quality=95):
+    """Returns smaller copies of images, which are decoded faster each epoch.
+
+    Images whose shorter side is over `side` pixels are resized to it, with
+    antialiasing, and stored as JPEG; others are stored as they are. TFRecord
+    files in `folder` hold them. If there is no such folder, it is made, under
+    another name until it is complete.
+
+    Args:
+        source: `Folder` or `Records`.
+        folder: Path.
+        side: Integer, pixels.
+        unreadable: `Unreadable`, for images that are then left out.
+        quality: Integer, of the JPEG. Defaults to `95`.
+
+    Returns:
+        `Records`.
+
+    Raises:
+        DataUnavailableError: If `folder` holds something else.
+    """
+    folder = Path(folder)
+    asked = {"side": side, "quality": quality, "images": len(source)}
+    if not folder.exists():
+        _write_cache(source, folder, asked, unreadable)
+    try:
+        info = json.loads((folder / CACHE_INFO).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise DataUnavailableError(
+            f"{folder} exists and is no cache of images: choose another "
+            "`folder`."
+        ) from None
+    if {key: info.get(key) for key in asked} != asked or tuple(
+        info["class_names"]
+    ) != source.class_names:
+        raise DataUnavailableError(
+            f"{folder} is a cache of other images: {info['images']:,} of "
+            f"{len(info['class_names'])} classes at {info['side']} pixels. "
+            "Remove it, or choose another `folder`."
+        )
+    return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
+
+
+def _write_cache(source, folder, asked, unreadable):
+    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    partial.mkdir(parents=True)
+
+    def smaller(contents):
+        image = tf.io.decode_image(contents, 3, expand_animations=False)
+        size = tf.shape(image)[:2]
+        shorter = tf.reduce_min(size)
+
+        def resize():
+            resized = tf.image.resize(
+                image, size * asked["side"] // shorter, antialias=True
+            )
+            resized = tf.round(tf.clip_by_value(resized, 0, 255))
+            return tf.io.encode_jpeg(
+                tf.cast(resized, "uint8"), quality=asked["quality"]
+            )
+
+        return tf.cond(shorter > asked["side"], resize, lambda: contents)
+
+    read = reader(source, smaller, tf.TensorSpec((), tf.string), unreadable)
+    images = (
+        tf.data.Dataset.range(len(source))
+        .batch(GROUP)
+        .map(lambda i: (i, *read(i)), num_parallel_calls=cores())
+        .unbatch()
+        .filter(lambda i, contents, label, readable: readable)
+        .with_options(untuned())
+    )
+    writer = None
+    try:
+        for count, (i, contents, label, _) in enumerate(
+            images.as_numpy_iterator()
+        ):
+            if count % IMAGES_PER_FILE == 0:
+                if writer:
+                    writer.close()
+                file = partial / f"{count // IMAGES_PER_FILE:05}.tfrecord"
+                writer = tf.io.TFRecordWriter(str(file))
+            writer.write(_example(contents, label, source.name(i)))
+        writer.close()
+        info = asked | {"class_names": source.class_names}
+        (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            # Another process was first.
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _example(contents, label, name):
+    def feature(**kwargs):
+        return tf.train.Feature(**kwargs)
+
+    of_bytes = tf.train.BytesList
+    features = {
+        "image": feature(bytes_list=of_bytes(value=[contents])),
+        "label": feature(int64_list=tf.train.Int64List(value=[label])),
+        "file_name": feature(bytes_list=of_bytes(value=[name.encode()])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString()

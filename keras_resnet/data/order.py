@@ -1,0 +1,133 @@
+"""The order of images in training and in evaluation.
+
+NumPy draws the training order from seed and step alone, so that every input
+and every backend gets the same batches.
+"""
+
+import functools
+
+import numpy as np
+
+from keras_resnet.data.augmentation import random_windows
+
+
+def draw_epoch(n, epoch, *, padding, horizontal_flip, seed):
+    """Draws order and augmentation of one epoch.
+
+    Args:
+        n: Integer, images of the training set.
+        epoch: Integer, which epoch, from 0.
+        padding: Integer, pixels of padding on each side.
+        horizontal_flip: Boolean, whether half of the images are flipped.
+        seed: Integer, zero or above.
+
+    Returns:
+        `(n, 4)` int32 array: for each place in the epoch the index of an
+        image, every image once, and its window (see `random_windows`).
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(n).astype("int32")
+    windows = random_windows(n, padding, horizontal_flip, rng)
+    return np.column_stack([order, windows])
+
+
+class Draws:
+    """The endless sequence of epochs over a training set.
+
+    Args:
+        n: Integer, images of the training set.
+        **kwargs: See `draw_epoch`.
+    """
+
+    def __init__(self, n, **kwargs):
+        self.n = n
+        # A slice may begin in one epoch and end in the next.
+        self._draw = functools.lru_cache(maxsize=2)(
+            functools.partial(draw_epoch, n, **kwargs)
+        )
+
+    def __getitem__(self, places):
+        """Returns a slice of the sequence, `(places, 4)` int32."""
+        first, last = places.start, places.stop - 1
+        pieces = []
+        for epoch in range(first // self.n, last // self.n + 1):
+            begin = epoch * self.n
+            pieces.append(
+                self._draw(epoch)[max(first - begin, 0) : last - begin + 1]
+            )
+        return np.concatenate(pieces)
+
+
+def shard_slice(batch_size, shard):
+    """Returns the slice of each batch that belongs to a shard.
+
+    Args:
+        batch_size: Integer, images of a whole batch.
+        shard: Pair of integers: which shard, from 0, and how many there are.
+
+    Raises:
+        ValueError: If the shards would not be of equal size.
+    """
+    index, count = shard
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(
+            "`shard` must be an index from 0 and the number of shards, which "
+            f"divides `batch_size`. Received: shard={shard}, "
+            f"batch_size={batch_size}"
+        )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
+
+
+def evaluation_arrays(split, batch_size, shard, pad_to_multiple_of):
+    """Lays out all images of a split in batches, for one or more devices.
+
+    Args:
+        split: `Split`.
+        batch_size: Integer, images of a batch, about.
+        shard: See `shard_slice`.
+        pad_to_multiple_of: See `lay_out`. `None` is the number of shards;
+            one shard is then not laid out at all.
+
+    Returns:
+        Tuple of a list of arrays (images, labels, and float32 weights if
+        there are empty places) and the number of places in a batch.
+    """
+    arrays = [split.images, split.labels]
+    if pad_to_multiple_of is None and shard == (0, 1):
+        return arrays, batch_size
+    images, weights, places = lay_out(
+        len(split), batch_size, shard, pad_to_multiple_of
+    )
+    arrays = [array[images] for array in arrays]
+    return [*arrays, weights] if (weights != 1).any() else arrays, places
+
+
+def lay_out(n, batch_size, shard, pad_to_multiple_of):
+    """Lays out images by number in batches of equal size, for some devices.
+
+    Each device takes an equal share of each batch, so some places at the end
+    may stay empty. A mean over a batch counts every place. The weights make
+    all images together count as much as all places, so that loss and weighted
+    metrics are those of the images.
+
+    Args:
+        n: Integer, number of images.
+        batch_size: Integer, images of a batch, about.
+        shard: See `shard_slice`.
+        pad_to_multiple_of: Integer that divides the size of each batch.
+            `None` is the number of shards.
+
+    Returns:
+        Tuple of the image in each place of this shard, any image in an empty
+        one; float32 weights, 0 for an empty place; and the number of places
+        in a batch.
+    """
+    multiple = pad_to_multiple_of or shard[1]
+    batches = -(-n // batch_size)
+    size = -(-n // (batches * multiple)) * multiple
+    mine = shard_slice(size, shard)
+    places = np.arange(batches * size).reshape(batches, size)[:, mine].ravel()
+    empty = places >= n
+    weights = np.where(empty, 0, batches * size / n).astype("float32")
+    return np.where(empty, 0, places), weights, mine.stop - mine.start

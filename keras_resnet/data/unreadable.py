@@ -1,0 +1,163 @@
+"""Images that cannot be decoded: named once, counted, replaced or left out."""
+
+import itertools
+import sys
+import threading
+
+import tensorflow as tf
+
+from keras_resnet.data.folders import UnreadableImageError
+from keras_resnet.data.pipeline import untuned
+from keras_resnet.data.records import read_image_of
+
+# Share of the images that may be unreadable.
+MAX_UNREADABLE = 0.01
+# Images that are decoded within one `try`: they share its cost.
+GROUP = 16
+
+
+class TooManyUnreadableError(UnreadableImageError):
+    """More images than allowed cannot be decoded."""
+
+
+class Unreadable:
+    """The images that could not be decoded, by name.
+
+    Args:
+        source: `Folder` or `Records`.
+        share: Float, the share of its images that may be unreadable. Defaults
+            to `0.01`.
+
+    Attributes:
+        reasons: Dictionary from names to reasons.
+        error: `TooManyUnreadableError` when there were too many, else `None`.
+    """
+
+    def __init__(self, source, share=MAX_UNREADABLE):
+        self.share = share
+        self.reasons = {}
+        self.error = None
+        self._total = len(source)
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.reasons)
+
+    def __iter__(self):
+        return iter(self.reasons)
+
+    def note(self, source, i):
+        """Notes an image, and names it on standard error the first time.
+
+        Args:
+            source: The source that it was read from: the images themselves,
+                some of them, or smaller copies.
+            i: Integer, its number there.
+
+        Raises:
+            TooManyUnreadableError: If there are too many.
+        """
+        name = source.name(i)
+        with self._lock:
+            if name in self.reasons:
+                return
+            try:
+                read_image_of(source, i)
+                reason = "its size and its contents do not fit"
+            except UnreadableImageError as error:
+                reason = str(error).removeprefix(f"{name}: ")
+            self.reasons[name] = reason
+            print(f"skipped: {name}: {reason}", file=sys.stderr)
+            count = len(self.reasons)
+            if count > self.share * self._total:
+                self.error = TooManyUnreadableError(
+                    f"{count} of {self._total:,} images cannot be decoded, "
+                    f"the last {name} ({reason}): more than the share of "
+                    f"{self.share:g} that is allowed"
+                )
+                raise self.error
+
+
+def reader(source, prepare, spec, unreadable, others=lambda *_: ()):
+    """Returns a function, for tf.data, that reads and prepares some images.
+
+    A graph decodes them without Python's lock. Where one of them fails,
+    Python takes them one by one.
+
+    Args:
+        source: `Folder` or `Records`.
+        prepare: Function from contents, and further scalars if there are any,
+            to what an image becomes.
+        spec: `tf.TensorSpec` of what an image becomes.
+        unreadable: `Unreadable`.
+        others: Function from the further scalars of an image that cannot be
+            decoded to the numbers of images to take instead, in order.
+            Defaults to none: zeros stay in its place.
+
+    Returns:
+        Function from the numbers of images, and as many of each further
+        scalar, to prepared images, int32 labels, and whether each is an image.
+    """
+    outputs = spec, tf.int32, tf.bool
+
+    def prepared(element):
+        i, *scalars = element
+        contents, label = source.read(i)
+        image = tf.ensure_shape(prepare(contents, *scalars), spec.shape)
+        return image, label, True
+
+    def read(*elements):
+        with tf.init_scope():
+            decode = tf.function(
+                lambda *e: tf.map_fn(prepared, e, fn_output_signature=outputs),
+                [tf.TensorSpec((None,), e.dtype) for e in elements],
+                autograph=False,
+            ).get_concrete_function()
+
+        def read_one(i, *scalars):
+            for j in itertools.chain(i.numpy(), others(*scalars)):
+                try:
+                    return decode(tf.constant([j], i.dtype), *scalars)
+                except tf.errors.OpError:
+                    unreadable.note(source, j)
+            return tf.zeros((1, *spec.shape), spec.dtype), [0], [False]
+
+        def read_each(*elements):
+            one_by_one = [tf.split(e, len(e)) for e in elements]
+            results = map(read_one, *one_by_one)
+            return [tf.concat(r, 0) for r in zip(*results, strict=True)]
+
+        together = _or_nothing(decode, elements)
+        results = tf.cond(
+            tf.size(together[1]) > 0,
+            lambda: together,
+            lambda: tuple(
+                tf.py_function(read_each, elements, [o.dtype for o in together])
+            ),
+        )
+        shapes = (None, *spec.shape), (None,), (None,)
+        return tuple(map(tf.ensure_shape, results, shapes))
+
+    return read
+
+
+def _or_nothing(function, elements):
+    """Returns tensors of a function, or tensors without rows where it fails.
+
+    Graphs have no `try`, but a dataset can leave out an element that fails.
+    Python's `try` around each call would do, but a process that ends waits
+    for ever for a thread that waits for Python.
+    """
+    nothing = [
+        tf.zeros([n or 0 for n in x.shape], x.dtype)
+        for x in function.structured_outputs
+    ]
+    return (
+        tf.data.Dataset.from_tensors(elements)
+        .map(function)
+        .ignore_errors()
+        .concatenate(tf.data.Dataset.from_tensors(tuple(nothing)))
+        .take(1)
+        .with_options(untuned())
+        .get_single_element()
+    )

@@ -143,7 +143,7 @@ def make_parser():
 
 
 def preset_values(preset, dataset):
-    """Returns the settings in which a preset differs from the paper."""
+    """Return the settings in which a preset differs from the paper."""
     return PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
 
 
@@ -197,7 +197,7 @@ def settled(flags):
 
 
 def learning_rate(settings, steps):
-    """Returns the learning rate as a function of the step.
+    """Return the learning rate as a function of the step.
 
     Raises:
         cli.UsageError: If the warm-up of a deep net leaves too few steps.
@@ -224,7 +224,7 @@ def learning_rate(settings, steps):
 
 
 def build(settings, data, steps):
-    """Returns the compiled model. It takes raw pixels and returns logits."""
+    """Return the compiled model. It takes raw pixels and returns logits."""
     import keras
     import numpy as np
 
@@ -267,7 +267,7 @@ def build(settings, data, steps):
 
 
 def main(arguments):
-    """Trains one network and leaves everything about it in one folder."""
+    """Train one network and leave everything about it in one folder."""
     settings = settle(arguments)
     import keras
 
@@ -334,7 +334,7 @@ def main(arguments):
 
 
 def gradient_flow(arguments, run, data):
-    """Returns the callbacks that `--gradients` asks for."""
+    """Return the callbacks that `--gradients` asks for."""
     if not hasattr(arguments, "gradients"):
         return []
     from keras_resnet import analysis
@@ -348,7 +348,7 @@ def gradient_flow(arguments, run, data):
 
 
 def curve(folder, settings):
-    """Returns the history of errors: by epoch, or by `--every` steps."""
+    """Return the history of errors: by epoch, or by `--every` steps."""
     from keras_resnet import training
 
     name = "steps.csv" if settings.every else "history.csv"
@@ -356,7 +356,7 @@ def curve(folder, settings):
 
 
 def draw(plots, run, settings, **point):
-    """Draws the learning curves of a run, if it has any yet."""
+    """Draw the learning curves of a run, if it has any yet."""
     history = curve(run, settings)
     fitting.draw_curves(plots, run, settings, history, **point)
 

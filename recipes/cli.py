@@ -1,4 +1,4 @@
-"""What the recipes' command lines share: flags, errors, exit statuses.
+"""Common flags, errors and exit statuses of the recipes.
 
 Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted. An error is
 one line that says what is wrong and what to do; `--debug` adds the traceback.
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text):
-    """Parses an integer above zero."""
+    """Parse an integer above zero."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -67,7 +67,7 @@ def positive_int(text):
 
 
 def positive_float(text):
-    """Parses a finite number above zero."""
+    """Parse a finite number above zero."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
@@ -75,7 +75,7 @@ def positive_float(text):
 
 
 def non_negative_float(text):
-    """Parses a finite number, zero or above."""
+    """Parse a finite number, zero or above."""
     value = float(text)
     if not 0 <= value < float("inf"):
         raise ValueError
@@ -83,7 +83,7 @@ def non_negative_float(text):
 
 
 def share(text):
-    """Parses a number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError
@@ -94,7 +94,7 @@ LAST_SEED = 2**31 - 1
 
 
 def seed(text):
-    """Parses a seed: an integer from 0 to `LAST_SEED`."""
+    """Parse a seed: an integer from 0 to `LAST_SEED`."""
     value = int(text)
     if not 0 <= value <= LAST_SEED:
         raise ValueError
@@ -102,7 +102,7 @@ def seed(text):
 
 
 def device_count(text):
-    """Parses a number of devices, or "all"."""
+    """Parse a number of devices, or "all"."""
     return text if text == "all" else positive_int(text)
 
 
@@ -115,7 +115,7 @@ seed.__name__ = "seed (whole number from 0 to 2147483647)"
 
 
 def add_data_flags(parser):
-    """Adds `--data-dir` and `--input`."""
+    """Add `--data-dir` and `--input`."""
     add_data_dir(parser)
     parser.add_argument(
         "--input",
@@ -128,7 +128,7 @@ def add_data_flags(parser):
 
 
 def add_data_dir(parser):
-    """Adds `--data-dir`."""
+    """Add `--data-dir`."""
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -138,7 +138,7 @@ def add_data_dir(parser):
 
 
 def add_device_flags(parser):
-    """Adds `--devices` and `--normalization`."""
+    """Add `--devices` and `--normalization`."""
     parser.add_argument(
         "--devices",
         type=device_count,
@@ -157,7 +157,7 @@ def add_device_flags(parser):
 
 
 def add_run_flags(parser, default):
-    """Adds `--devices`, `--normalization`, `--output` and `--resume`."""
+    """Add `--devices`, `--normalization`, `--output` and `--resume`."""
     add_device_flags(parser)
     parser.add_argument(
         "--output",
@@ -178,7 +178,7 @@ def with_flags(message):
 
 
 def run(parser, main, argv=None):
-    """Parses the command line, calls `main(arguments)`, and exits."""
+    """Parse the command line, call `main(arguments)`, and exit."""
     arguments = parser.parse_args(argv)
     debug = arguments.debug
     del arguments.debug

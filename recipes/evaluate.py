@@ -30,7 +30,7 @@ PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 
 
 def scales(text):
-    """Parses whole numbers with commas between them."""
+    """Parse whole numbers with commas between them."""
     return tuple(cli.positive_int(part) for part in text.split(","))
 
 
@@ -38,7 +38,7 @@ scales.__name__ = "list of positive whole numbers"
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
+    """Return the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add(
@@ -139,7 +139,7 @@ def make_parser():
 
 
 def check(arguments):
-    """Raises `cli.UsageError` for flags that do not fit together."""
+    """Raise `cli.UsageError` for flags that do not fit together."""
     given = vars(arguments)
     sources = [k for k in ("images", "folder", "dataset") if given.get(k)]
     if len(sources) != 1:
@@ -197,7 +197,7 @@ def check(arguments):
 
 
 def load_network(arguments):
-    """Returns the network with its weights, and its `Preprocessing`."""
+    """Return the network with its weights, and its `Preprocessing`."""
     import keras
 
     import keras_resnet
@@ -233,7 +233,7 @@ def load_network(arguments):
 
 
 def preprocessing_of(model, arguments):
-    """Returns what images go through before `model`."""
+    """Return what images go through before `model`."""
     import keras
 
     from keras_resnet import preprocessing, training
@@ -284,7 +284,7 @@ def _channel_axis():
 
 
 def scorer(model, how, arguments):
-    """Returns the function from images to probabilities that was asked for."""
+    """Return the function from images to probabilities that was asked for."""
     from keras_resnet import training
 
     options = {"batch_size": arguments.batch_size}
@@ -297,7 +297,7 @@ def scorer(model, how, arguments):
 
 
 def read_class_names(path, count):
-    """Reads (identifier, name) of the classes, in order."""
+    """Read (identifier, name) of the classes, in order."""
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -316,7 +316,7 @@ def read_class_names(path, count):
 
 
 def class_names(arguments, count):
-    """Returns (identifier, name) of the classes, in order."""
+    """Return (identifier, name) of the classes, in order."""
     from keras_resnet import preprocessing, training
 
     if hasattr(arguments, "class_names"):
@@ -331,7 +331,7 @@ def class_names(arguments, count):
 
 
 def class_indices(folders, arguments, count):
-    """Returns the index of the class of each folder, by name."""
+    """Return the index of the class of each folder, by name."""
     known = hasattr(arguments, "class_names")
     if not known and len(folders) == count:
         return {name: i for i, name in enumerate(sorted(folders))}
@@ -377,17 +377,17 @@ class Progress:
         )
 
     def unread(self, error):
-        """Notes a file that cannot be read."""
+        """Note a file that cannot be read."""
         self.unreadable.append(str(error))
         self.bar.add(1)
 
     def add(self, count, result=None):
-        """Moves the bar, and shows the accuracy so far."""
+        """Move the bar, and show the accuracy so far."""
         shown = [(k, v) for k, v in (result or {}).items() if k != "images"]
         self.bar.add(count, shown)
 
     def report(self, readable):
-        """Names the files that were not read."""
+        """Name the files that were not read."""
         from keras_resnet import training
 
         for error in self.unreadable:
@@ -399,7 +399,7 @@ class Progress:
 
 
 def check_classes(arguments, source, count):
-    """Raises `EvaluationError` for a network of other classes."""
+    """Raise `EvaluationError` for a network of other classes."""
     from keras_resnet import training
 
     if len(source.class_names) != count:
@@ -410,7 +410,7 @@ def check_classes(arguments, source, count):
 
 
 def dataset_batches(arguments, channels, count):
-    """Returns batches of a dataset's test images, and their number."""
+    """Return batches of a dataset's test images, and their number."""
     import numpy as np
 
     from keras_resnet import data, training
@@ -434,7 +434,7 @@ def dataset_batches(arguments, channels, count):
 
 
 def readable(batches, labels, progress):
-    """Yields images with their labels, and at the end reports the others."""
+    """Yield images with their labels, and at the end reports the others."""
     count = 0
     for images, places in batches:
         count += len(images)
@@ -444,7 +444,7 @@ def readable(batches, labels, progress):
 
 
 def evaluate(arguments, score, channels, count):
-    """Returns the counts for a dataset or a folder."""
+    """Return the counts for a dataset or a folder."""
     from keras_resnet import data, training
 
     if getattr(arguments, "dataset", None) in TFDS:
@@ -493,7 +493,7 @@ def evaluate(arguments, score, channels, count):
 
 
 def predict(arguments, score, channels, count):
-    """Prints and returns the best classes of single image files."""
+    """Print and return the best classes of single image files."""
     from keras_resnet import data
 
     names = class_names(arguments, count)

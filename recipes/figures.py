@@ -90,7 +90,7 @@ RECORDS = 20
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
+    """Return the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add("figure", choices=SIZES, help="what to draw")
@@ -125,7 +125,7 @@ def make_parser():
 
 
 class Work:
-    """What a figure is asked for: its size, its runs, its folder."""
+    """The request for a figure: its size, its runs, its folder."""
 
     def __init__(self, arguments):
         self.figure = arguments.figure
@@ -167,7 +167,7 @@ class Work:
         self._check_output()
 
     def _check_output(self):
-        """Raises an error before what is no earlier state of it is replaced."""
+        """Raise an error before what is no earlier state of it is replaced."""
         path = self.output / "README.md"
         if path.exists() and not path.read_text("utf-8").startswith(PAGE):
             raise cli.UsageError(
@@ -187,7 +187,7 @@ class Work:
                 )
 
     def what(self):
-        """Returns what tells figures of one name apart, as in result lines."""
+        """Return the values that tell figures of one name apart."""
         size = dataclasses.asdict(self.size)
         return {
             "size": size | {"depths": list(self.size.depths)},
@@ -207,7 +207,7 @@ class Work:
         return cifar10.settled(flags)
 
     def run(self, *args, needs="result.json", **kwargs):
-        """Returns the finished run of a net, trained now if it must be.
+        """Return the finished run of a net, trained now if it must be.
 
         A run of any backend will do; one that was stopped goes on.
         """
@@ -245,7 +245,7 @@ class Work:
         return self.use(Trained(folder, settings))
 
     def use(self, run):
-        """Notes that a run was used, and returns it."""
+        """Note that a run was used, and return it."""
         keys = ("command", "commit", "backend", "versions", "device")
         self.used[run.path.name] = {
             key: run.result.get(key)
@@ -254,7 +254,7 @@ class Work:
         return run
 
     def find(self, settings, needs):
-        """Returns the folder of a finished run of these settings, if any."""
+        """Return the folder of a finished run of these settings, if any."""
         wanted = dataclasses.asdict(settings)
         # What a run does not say was not to be chosen when it was made.
         usual = dataclasses.asdict(cifar10.Settings())
@@ -266,7 +266,7 @@ class Work:
         return None
 
     def has(self, folder, needs):
-        """Returns whether a run has, or will have, what a figure needs."""
+        """Return whether a run has, or will have, what a figure needs."""
         if needs != cifar10.GRADIENTS:
             return True
         from keras_resnet import analysis
@@ -276,13 +276,13 @@ class Work:
         return path.exists() and analysis.read_gradient_flow(path)[0][0] == 0
 
     def data(self):
-        """Returns the `ImageData` of all runs."""
+        """Return the `ImageData` of all runs."""
         from keras_resnet import data
 
         return data.load(self.dataset, self.data_dir)
 
     def save(self, figure, name):
-        """Saves a picture, whole or not at all, and says where."""
+        """Save a picture, whole or not at all, and say where."""
         from keras_resnet import plots
 
         self.output.mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ class Work:
         print(path)
 
     def write(self, text, name):
-        """Saves a table, and shows it."""
+        """Save a table, and show it."""
         from keras_resnet import training
 
         self.output.mkdir(parents=True, exist_ok=True)
@@ -302,7 +302,7 @@ class Work:
         print(f"\n{text}\n{path}")
 
     def finish(self):
-        """Leaves the figure's result line, and the page of all figures."""
+        """Leave the figure's result line, and the page of all figures."""
         from keras_resnet import training
         from keras_resnet.training import runs
 
@@ -322,7 +322,7 @@ class Work:
         training.write_atomically(self.output / "README.md", page(self.output))
 
     def caption(self, runs, what="", one=False):
-        """Returns seeds and settings of a figure's runs as one sentence."""
+        """Return seeds and settings of a figure's runs as one sentence."""
         s = runs[0].settings
         backends = sorted({run.result["backend"] for run in runs})
         length = f"{runs[0].result['iterations']:,} steps"
@@ -364,24 +364,24 @@ class Trained:
         return {"label": self.label, "color": color}
 
     def history(self):
-        """Returns the history of errors, a list of values for each name."""
+        """Return the history of errors, a list of values for each name."""
         return cifar10.curve(self.path, self.settings)
 
     def model(self):
-        """Returns the trained model."""
+        """Return the trained model."""
         import keras
 
         return keras.models.load_model(self.path / "final.keras")
 
 
 def figure(function):
-    """Registers a function under its name."""
+    """Register a function under its name."""
     FIGURES[function.__name__] = function
     return function
 
 
 def curves_of(runs):
-    """Returns the histories of runs that differ in their seed, stacked."""
+    """Return the histories of runs that differ in their seed, stacked."""
     import numpy as np
 
     histories = [run.history() for run in runs]
@@ -392,7 +392,7 @@ def curves_of(runs):
 
 
 def final_errors(runs):
-    """Returns training and test errors of some runs, as fractions."""
+    """Return training and test errors of some runs, as fractions."""
     return [
         [run.result[key] for run in runs]
         for key in ("training_error", "test_error")
@@ -400,7 +400,7 @@ def final_errors(runs):
 
 
 def error_table(rows, caption):
-    """Returns a table of errors: rows of a title and the runs of it."""
+    """Return a table of errors: rows of a title and the runs of it."""
     from results import mean_and_deviation
 
     lines = ["| net | parameters | training error | test error |"]
@@ -416,7 +416,7 @@ def error_table(rows, caption):
 
 
 def over_seeds(work, *args, **kwargs):
-    """Returns the runs of a net with all seeds."""
+    """Return the runs of a net with all seeds."""
     return [
         work.run(*args, seed=seed, **kwargs) for seed in range(work.size.seeds)
     ]
@@ -534,7 +534,7 @@ def depths(work):
 
 
 def both(work, **kwargs):
-    """Returns the runs of all depths, residual and plain, seed 0."""
+    """Return the runs of all depths, residual and plain, seed 0."""
     return [
         work.run(depth, plain=plain, **kwargs)
         for depth in work.size.depths
@@ -543,7 +543,7 @@ def both(work, **kwargs):
 
 
 def shaded(runs):
-    """Returns label and colour of runs: the deeper, the darker."""
+    """Return label and colour of runs: the deeper, the darker."""
     from keras_resnet import plots
 
     depths = sorted({run.settings.depth for run in runs})
@@ -631,7 +631,7 @@ GROWN_RATE = 0.01
 
 
 def grown_curves(work, source, style, data):
-    """Trains a grown net on, and returns the curves of before and after."""
+    """Train a grown net on, and return the curves of before and after."""
     import keras
 
     from keras_resnet import analysis, plots, training
@@ -792,7 +792,7 @@ Made by `python recipes/figures.py` from its own result lines, FIGURE.json.
 
 
 def page(folder):
-    """Returns a page of all figures that a folder has result lines of."""
+    """Return a page of all figures that a folder has result lines of."""
     parts = [PAGE]
     for name in FIGURES:
         path = folder / f"{name}.json"
@@ -814,7 +814,7 @@ def page(folder):
 
 
 def made_by(line):
-    """Returns a result line's command, versions, machine and commit."""
+    """Return a result line's command, versions, machine and commit."""
     versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
     return (
         f"`{line['command']}`  \n  {versions}; {line['device']}; commit "
@@ -823,7 +823,7 @@ def made_by(line):
 
 
 def main(arguments):
-    """Makes one figure."""
+    """Make one figure."""
     work = Work(arguments)
     from keras_resnet import devices
 

@@ -9,7 +9,7 @@ from settings import differences, name_parts
 
 
 def folder_name(settings, usual, backend):
-    """Returns the name of a run's folder.
+    """Return the name of a run's folder.
 
     It names what a preset does not say, so that runs of different settings
     have different folders.
@@ -36,7 +36,7 @@ def folder_name(settings, usual, backend):
 
 
 def draw_curves(plots, run, settings, history, **point):
-    """Draws the learning curves of a run, if it has any yet."""
+    """Draw the learning curves of a run, if it has any yet."""
     if not history.get("iterations"):
         return
     if settings.plain:
@@ -53,12 +53,12 @@ def draw_curves(plots, run, settings, history, **point):
 
 
 def steps_per_epoch(images, batch_size):
-    """Returns the steps of an epoch, which sees about all images once."""
+    """Return the steps of an epoch, which sees about all images once."""
     return max(1, round(images / batch_size))
 
 
 def choose_input(asked):
-    """Returns the name of the input that `--input` or the machine asks for."""
+    """Return the name of the input that `--input` or the machine asks for."""
     import keras
 
     from keras_resnet.backend import accelerators
@@ -76,7 +76,7 @@ def choose_input(asked):
 
 
 def use_devices(arguments):
-    """Returns the devices that flags ask for. Call it before Keras computes.
+    """Return the devices that flags ask for. Call it before Keras computes.
 
     Processes but the first are silent from here on.
     """
@@ -97,7 +97,7 @@ def use_devices(arguments):
 
 
 def open_run(arguments, name, settings, devices, **more):
-    """Returns the `Run` in the folder that `--output` or the settings name.
+    """Return the `Run` in the folder that `--output` or the settings name.
 
     Args:
         arguments: Parsed flags.
@@ -122,7 +122,7 @@ def open_run(arguments, name, settings, devices, **more):
 
 
 def said_finished(run):
-    """Says so if a run is finished, and returns whether it is."""
+    """Say so if a run is finished, and return whether it is."""
     finished = run.finished
     if finished:
         print(f"{run.path} is finished: see result.json")
@@ -130,7 +130,7 @@ def said_finished(run):
 
 
 def first_alone(devices, make):
-    """Calls a function in the first process before it is in the others.
+    """Call a function in the first process before it is in the others.
 
     What the first one may download and prepare the others then find.
 
@@ -147,14 +147,14 @@ def first_alone(devices, make):
 
 
 def load(devices, *args):
-    """Loads a dataset, see `keras_resnet.data.load`."""
+    """Load a dataset, see `keras_resnet.data.load`."""
     from keras_resnet import data as image_data
 
     return first_alone(devices, lambda: image_data.load(*args))
 
 
 def evaluate(model, split, devices):
-    """Returns loss and metrics of a model on all images of a split.
+    """Return loss and metrics of a model on all images of a split.
 
     Args:
         model: Compiled `keras.Model`, made on `devices`.
@@ -189,7 +189,7 @@ def fit(
     callbacks=(),
     interrupted=None,
 ):
-    """Trains a run to its end, from wherever it is, and returns the model.
+    """Train a run to its end, from wherever it is, and return the model.
 
     On the devices of the run.
 
@@ -258,7 +258,7 @@ def train(
     steps_per_execution=1,
     interrupted=None,
 ):
-    """Trains a run to its end by batches of any kind, and returns the model.
+    """Train a run to its end by batches of any kind, and return the model.
 
     On the devices of the run.
 
@@ -319,7 +319,7 @@ def train(
 
 
 def say_interrupted(run, interrupted):
-    """Says what is left of a run after a Ctrl-C, and how it goes on."""
+    """Say what is left of a run after a Ctrl-C, and how it goes on."""
     if interrupted is not None:
         interrupted()
     reached = run.history().get("iterations", [0])[-1]
@@ -330,7 +330,7 @@ def say_interrupted(run, interrupted):
 
 
 def keep_average(model, finished):
-    """Leaves a trained model with the average of its weights.
+    """Leave a trained model with the average of its weights.
 
     Args:
         model: `keras.Model`.

@@ -298,7 +298,7 @@ def make_parser():
 
 
 def name_of(settings, backend):
-    """Returns the name of a run's folder."""
+    """Return the name of a run's folder."""
     usual = settled({"preset": settings.preset})
     return fitting.folder_name(settings, usual, backend)
 
@@ -311,7 +311,7 @@ def settle(arguments):
 
 
 def settled(flags):
-    """Returns the `Settings` of a preset with other values."""
+    """Return the `Settings` of a preset with other values."""
     values = dict(PRESETS[flags.get("preset", "paper")])
     if "steps" in flags or "epochs" in flags:
         values |= {"steps": None, "epochs": None}
@@ -332,7 +332,7 @@ def settled(flags):
 
 
 def check(s, given):
-    """Raises `cli.UsageError` for settings that do not fit together."""
+    """Raise `cli.UsageError` for settings that do not fit together."""
     if s.depth not in DEPTHS:
         raise cli.UsageError(
             f"argument --depth: {s.depth} is none of "
@@ -403,7 +403,7 @@ def check(s, given):
 
 
 def sizes(settings, epochs):
-    """Returns the size of the training images in each epoch."""
+    """Return the size of the training images in each epoch."""
     last, first = settings.image_size, settings.first_size
     if first is None:
         return [last] * epochs
@@ -417,7 +417,7 @@ def sizes(settings, epochs):
 
 
 def load(arguments, settings):
-    """Returns the training and the validation images."""
+    """Return the training and the validation images."""
     from pathlib import Path
 
     from keras_resnet import data
@@ -438,7 +438,7 @@ def load(arguments, settings):
 
 
 def learning_rate(settings, steps, per_epoch):
-    """Returns the learning rate, a number or a function of the step.
+    """Return the learning rate, a number or a function of the step.
 
     Args:
         settings: `Settings`.
@@ -478,7 +478,7 @@ def learning_rate(settings, steps, per_epoch):
 
 
 def optimizer(settings, rate):
-    """Returns the optimizer."""
+    """Return the optimizer."""
     from keras_resnet import training
 
     common = {
@@ -501,7 +501,7 @@ def optimizer(settings, rate):
 
 
 def build(settings, classes, rate, mean=None):
-    """Returns the compiled model. It takes raw pixels and returns logits.
+    """Return the compiled model. It takes raw pixels and returns logits.
 
     Args:
         settings: `Settings`.
@@ -580,7 +580,7 @@ def build(settings, classes, rate, mean=None):
 def training_batches(
     settings, source, steps, per_epoch, start, shard, unreadable
 ):
-    """Returns the batches of a training, from the batch `start` on."""
+    """Return the batches of a training, from the batch `start` on."""
     import tensorflow as tf
 
     from keras_resnet.data import imagenet
@@ -614,7 +614,7 @@ def training_batches(
 
 
 def execution(arguments, backend, per_epoch, steps):
-    """Returns the steps per execution, or raises for those that do not fit."""
+    """Return the steps per execution, or raise for those that do not fit."""
     each = arguments.steps_per_execution
     if each > 1 and backend == "torch":
         raise cli.UsageError(
@@ -636,7 +636,7 @@ def execution(arguments, backend, per_epoch, steps):
 
 
 def main(arguments):
-    """Trains one network and leaves everything about it in one folder."""
+    """Train one network and leave everything about it in one folder."""
     settings = settle(arguments)
     import keras
 
@@ -730,7 +730,7 @@ def main(arguments):
 
 
 def new(settings, train, steps, per_epoch, run, unreadable):
-    """Returns a new compiled model."""
+    """Return a new compiled model."""
     from keras_resnet.data import imagenet
 
     mean = None
@@ -748,7 +748,7 @@ def new(settings, train, steps, per_epoch, run, unreadable):
 
 
 def callbacks(settings, run, profile):
-    """Returns the callbacks that a run's settings ask for."""
+    """Return the callbacks that a run's settings ask for."""
     from keras_resnet import training
 
     found = []
@@ -769,7 +769,7 @@ def callbacks(settings, run, profile):
 
 
 def evaluation_batches(settings, source, devices, unreadable):
-    """Returns the batches of an evaluation."""
+    """Return the batches of an evaluation."""
     from keras_resnet.data import imagenet
 
     return imagenet.evaluation_batches(
@@ -784,7 +784,7 @@ def evaluation_batches(settings, source, devices, unreadable):
 
 
 def finish(run, settings, model, found, sources, unreadable):
-    """Leaves and prints the result of a trained network.
+    """Leave and print the result of a trained network.
 
     Args:
         run: `keras_resnet.training.Run`.
@@ -826,7 +826,7 @@ def finish(run, settings, model, found, sources, unreadable):
 
 
 def curve(folder, settings):
-    """Returns the history of errors: by epoch, or by `--every` steps."""
+    """Return the history of errors: by epoch, or by `--every` steps."""
     from keras_resnet import training
 
     name = "steps.csv" if settings.every else "history.csv"
@@ -834,7 +834,7 @@ def curve(folder, settings):
 
 
 def draw(plots, run, settings):
-    """Draws the learning curves of a run, if it has any yet."""
+    """Draw the learning curves of a run, if it has any yet."""
     history = curve(run, settings)
     fitting.draw_curves(plots, run, settings, history)
 

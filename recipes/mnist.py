@@ -72,7 +72,7 @@ PRESETS = {
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
+    """Return the parser of this recipe's flags."""
     full = Settings(**PRESETS["full"])
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
@@ -112,7 +112,7 @@ def make_parser():
 
 
 def settle(arguments):
-    """Returns the `Settings` that flags and preset add up to, and the seeds."""
+    """Return the `Settings` that flags and preset add up to, and the seeds."""
     flags = given(arguments, Settings)
     if hasattr(arguments, "full"):
         if "preset" in flags:
@@ -130,7 +130,7 @@ def settle(arguments):
 
 
 def name_of(settings, backend):
-    """Returns the name of the folder of runs with these settings."""
+    """Return the name of the folder of runs with these settings."""
     usual = Settings(**PRESETS[settings.preset])
     others = name_parts(differences(settings, usual, ("preset", "dataset")))
     parts = settings.dataset, "resnet18", settings.preset, *others, backend
@@ -138,7 +138,7 @@ def name_of(settings, backend):
 
 
 def check_counts(arguments, data):
-    """Raises an error if more images are asked for than there are."""
+    """Raise an error if more images are asked for than there are."""
     for part in ("train", "validation", "test"):
         asked = getattr(arguments, f"{part}_images", 0)
         if asked > len(getattr(data, part)):
@@ -149,7 +149,7 @@ def check_counts(arguments, data):
 
 
 def select(data, settings):
-    """Returns the first so many images of each part, enlarged to 32x32.
+    """Return the first so many images of each part, enlarged to 32x32.
 
     Each pixel becomes a square, as large as fits; around that is black.
     """
@@ -174,7 +174,7 @@ def select(data, settings):
 
 
 def build(settings, data, steps, net, seed):
-    """Returns a compiled net. It takes raw pixels and returns logits.
+    """Return a compiled net. It takes raw pixels and returns logits.
 
     The plain net begins with the weights of the residual one.
     """
@@ -222,7 +222,7 @@ def build(settings, data, steps, net, seed):
 
 
 def main(arguments):
-    """Trains both nets for each seed, and compares them in one folder."""
+    """Train both nets for each seed, and compare them in one folder."""
     settings, seeds = settle(arguments)
     import keras
 
@@ -259,7 +259,7 @@ def main(arguments):
 
 
 def train(run, settings, data, net, seed, input_name):
-    """Trains one net, and tests the best model that it has been."""
+    """Train one net, and test the best model of its run."""
     import keras
 
     import keras_resnet
@@ -308,7 +308,7 @@ COLUMNS = (
 
 
 def table(results):
-    """Returns rows of text: a net each, means and deviations over seeds.
+    """Return rows of text: a net each, means and deviations over seeds.
 
     Args:
         results: Dictionary from (seed, net) to a run's result line.
@@ -334,7 +334,7 @@ def table(results):
 
 
 def finished(study):
-    """Returns the seeds of which a study has both nets, earlier ones too."""
+    """Return the seeds of which a study has both nets, earlier ones too."""
     return sorted(
         int(folder.name.removeprefix("seed"))
         for folder in study.path.glob("seed*")
@@ -344,7 +344,7 @@ def finished(study):
 
 
 def report(study, settings, data):
-    """Leaves table, result line and pictures of all seeds in the folder."""
+    """Leave table, result line and pictures of all seeds in the folder."""
     from keras_resnet import training
 
     seeds = finished(study)
@@ -382,7 +382,7 @@ def report(study, settings, data):
 
 
 def draw(study, seeds, data, caption):
-    """Draws curves over all seeds, and predictions of the first."""
+    """Draw curves over all seeds, and predictions of the first."""
     import keras
     import numpy as np
 

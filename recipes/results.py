@@ -54,7 +54,7 @@ SEARCH = {
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
+    """Return the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
         "runs",
@@ -81,7 +81,7 @@ OTHERS = {
 
 
 def page(results, studies, searches, others=()):
-    """Returns the page of mappings from names to result lines.
+    """Return the page of mappings from names to result lines.
 
     Args:
         results: Of runs.
@@ -136,7 +136,7 @@ def page(results, studies, searches, others=()):
 
 
 def is_papers(settings):
-    """Returns whether settings are the paper's, of any depth and seed."""
+    """Return whether settings are the paper's, of any depth and seed."""
     usual = dataclasses.asdict(cifar10.Settings())
     # What the numbers do not depend on.
     for name in ("depth", "seed", "every"):
@@ -145,14 +145,14 @@ def is_papers(settings):
 
 
 def origin(result):
-    """Returns versions, machine and commit of a result line."""
+    """Return versions, machine and commit of a result line."""
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     commit = f"; commit {result['commit']}" if result.get("commit") else ""
     return f"{versions}; {result['device']}{commit}"
 
 
 def study(name, lines, nets):
-    """Returns the lines of the page about a study by mnist.py."""
+    """Return the lines of the page about a study by mnist.py."""
     first = next(iter(lines.values()))
     return [
         "",
@@ -171,7 +171,7 @@ def study(name, lines, nets):
 
 
 def search(name, result, trials):
-    """Returns the lines of the page about a search by tune.py."""
+    """Return the lines of the page about a search by tune.py."""
     figures = [
         f"![{words}](searches/{name}-{words.replace(' ', '_')}.png)"
         for words in ("learning rates", "parallel coordinates")
@@ -196,7 +196,7 @@ def search(name, result, trials):
 
 
 def mean_and_deviation(values, unit=""):
-    """Returns "mean ± standard deviation unit" of some numbers, as text."""
+    """Return "mean ± standard deviation unit" of some numbers, as text."""
     digits = 2 if unit else 4
     text = f"{statistics.mean(values):.{digits}f}"
     if len(values) > 1:
@@ -205,7 +205,7 @@ def mean_and_deviation(values, unit=""):
 
 
 def main(arguments):
-    """Copies what the runs left, and writes the page."""
+    """Copy the files of the runs, and write the page."""
     output = Path(arguments.output)
     found = [(run, *kind(run)) for run in map(Path, arguments.runs)]
     places = {}
@@ -238,7 +238,7 @@ def main(arguments):
 
 
 def kind(run):
-    """Returns the folder for what a run left, and what is kept of it.
+    """Return the folder for what a run left, and what is kept of it.
 
     Raises:
         cli.UsageError: If it is not finished, or not whole.
@@ -260,7 +260,7 @@ def kind(run):
 
 
 def check_place(line, place, first):
-    """Raises an error if another run has the name of a run already.
+    """Raise an error if another run has the name of a run already.
 
     Args:
         line: Path of the run's result line.
@@ -279,7 +279,7 @@ def check_place(line, place, first):
 
 
 def settings_of(path):
-    """Returns what determined the run of a result line, or a study."""
+    """Return what determined the run of a result line, or a study."""
     line = json.loads(path.read_text("utf-8"))
     if "settings" in line:
         return line["settings"]
@@ -289,7 +289,7 @@ def settings_of(path):
 
 
 def keep(run, folder, files):
-    """Copies what a run left into a folder, by the run's name.
+    """Copy what a run left into a folder, by the run's name.
 
     The result line, which the page is made from, comes last.
     """
@@ -302,7 +302,7 @@ def keep(run, folder, files):
 
 
 def read_lines(folder):
-    """Returns the result lines in a folder, by the names of their runs."""
+    """Return the result lines in a folder, by the names of their runs."""
     return {
         path.stem: json.loads(path.read_text("utf-8"))
         for path in folder.glob("*.json")

@@ -111,7 +111,7 @@ LOST_AFTER = 60.0
 
 
 def make_parser():
-    """Returns the parser of this recipe's flags."""
+    """Return the parser of this recipe's flags."""
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add_flags(parser, Settings)
@@ -140,7 +140,7 @@ def make_parser():
 
 
 def settle(arguments):
-    """Returns the `Settings` that the flags add up to."""
+    """Return the `Settings` that the flags add up to."""
     flags = {
         name: tuple(value) if name in SEARCHED else value
         for name, value in given(arguments, Settings).items()
@@ -166,7 +166,7 @@ def settle(arguments):
 
 
 def name_of(settings, backend):
-    """Returns the name of a search's folder, which tells searches apart."""
+    """Return the name of a search's folder, which tells searches apart."""
     named = ("dataset", "tuner", "seed")
     others = name_parts(differences(settings, Settings(), named))
     parts = settings.dataset, settings.tuner, *others, backend
@@ -174,7 +174,7 @@ def name_of(settings, backend):
 
 
 def space(settings):
-    """Returns what `ResNetHyperModel` is to choose from, or to take."""
+    """Return what `ResNetHyperModel` is to choose from, or to take."""
     usual = run_settings(settings, {})
     return {
         name: getattr(settings, plural) or getattr(usual, name)
@@ -183,7 +183,7 @@ def space(settings):
 
 
 def run_settings(settings, values):
-    """Returns the settings of `cifar10.py` that a trial's values stand for."""
+    """Return the settings of `cifar10.py` that a trial's values stand for."""
     usual = cifar10.preset_values("fast", settings.dataset)
     if values.get("schedule") == "step-decay":
         usual = usual | {"warmup": None}
@@ -197,7 +197,7 @@ def run_settings(settings, values):
 
 
 def command(settings, values, backend, devices, data_dir=None):
-    """Returns the command of `cifar10.py` that trains with these values."""
+    """Return the command of `cifar10.py` that trains with these values."""
     flags = cifar10.flags_of(run_settings(settings, values))
     if data_dir is not None:
         flags += ["--data-dir", str(data_dir)]
@@ -210,7 +210,7 @@ def command(settings, values, backend, devices, data_dir=None):
 
 
 def cells(row, names):
-    """Returns a row of the table of trials, as texts."""
+    """Return a row of the table of trials, as texts."""
     done = row["status"] == "completed"
     return [
         row["trial"],
@@ -224,7 +224,7 @@ def cells(row, names):
 
 
 def table(rows, names):
-    """Returns the trials as a Markdown table, the best ones first."""
+    """Return the trials as a Markdown table, the best ones first."""
     head = ["trial", *(name.replace("_", " ") for name in names), "epochs"]
     head += ["validation error", "training error", "seconds", "status"]
     ranked = sorted(rows, key=lambda row: row.get("val_error", 2.0))
@@ -239,7 +239,7 @@ def table(rows, names):
 
 
 def as_csv(rows):
-    """Returns the trials as CSV, everything that is known of each."""
+    """Return the trials as CSV, everything that is known of each."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -281,7 +281,7 @@ class Progress:
 
 
 def use_devices(arguments, settings):
-    """Returns the devices that each trial is trained on."""
+    """Return the devices that each trial is trained on."""
     devices = fitting.use_devices(arguments)
     if devices.processes > 1:
         raise cli.UsageError(
@@ -296,7 +296,7 @@ def use_devices(arguments, settings):
 
 
 def check_steps(settings, images):
-    """Raises `cli.UsageError` if a trial would have too few steps.
+    """Raise `cli.UsageError` if a trial would have too few steps.
 
     Args:
         settings: `Settings`.
@@ -329,7 +329,7 @@ def check_steps(settings, images):
 
 
 def make_search(settings, data, folder, input_name, lost_after, devices):
-    """Returns the `Search` of these settings."""
+    """Return the `Search` of these settings."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
 
@@ -364,7 +364,7 @@ def make_search(settings, data, folder, input_name, lost_after, devices):
 
 
 def with_validation(data):
-    """Returns data whose validation images are training images, too."""
+    """Return data whose validation images are training images, too."""
     import numpy as np
 
     train = type(data.train)(
@@ -375,7 +375,7 @@ def with_validation(data):
 
 
 def train_again(settings, values, data, input_name, run):
-    """Trains on all training images, tests once, and returns the result."""
+    """Train on all training images, test once, and return the result."""
     chosen = run_settings(settings, values)
     data = with_validation(data)
     steps = settings.epochs * fitting.steps_per_epoch(
@@ -402,7 +402,7 @@ def train_again(settings, values, data, input_name, run):
 
 
 def draw(run, settings, rows, names):
-    """Draws the trials into the folder of a search."""
+    """Draw the trials into the folder of a search."""
     from keras_resnet import plots
 
     caption = (
@@ -479,7 +479,7 @@ def main(arguments):
 
 
 def finish(run, settings, search, input_name, data_dir):
-    """Takes a search to its end: table, figures, the best network."""
+    """Take a search to its end: table, figures, the best network."""
     from keras_resnet import training, tuning
 
     rows, names = search.rows(), search.hypermodel.searched()

@@ -43,7 +43,7 @@ TASKS = {"outputs": outputs, "step": step}
 
 
 def main(folder):
-    """Works through a folder."""
+    """Work through a folder."""
     folder = Path(folder)
     for path in sorted(folder.glob("*-*.keras")):
         task, _ = path.stem.split("-")

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and checks of all tests."""
 
 import gc
 import importlib.util
@@ -37,7 +37,7 @@ SHALLOW = False, (1, 1, 1, 1)
 
 
 def pytest_collection_finish():
-    """Keeps what was imported out of every later garbage collection."""
+    """Keep what was imported out of every later garbage collection."""
     gc.collect()
     gc.freeze()
 
@@ -86,7 +86,7 @@ def gradients(layer, x, **kwargs):
 
 
 def check_wrong_usage(run, capsys, words):
-    """Checks that a command ends with status 2 and one line with all words.
+    """Check that a command ends with status 2 and one line with all words.
 
     Args:
         run: Callable that runs the command.
@@ -102,7 +102,7 @@ def check_wrong_usage(run, capsys, words):
 
 
 def check_help(parser, capsys):
-    """Checks that the help of a parser explains every flag."""
+    """Check that the help of a parser explains every flag."""
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--help"])
     assert caught.value.code == 0
@@ -113,7 +113,7 @@ def check_help(parser, capsys):
 
 
 def check_parser_without_keras(run_python, module, folder="recipes"):
-    """Checks that a command's parser is there before Keras is loaded."""
+    """Check that a command's parser is there before Keras is loaded."""
     run_python(
         "-c",
         f"import sys; sys.path.insert(0, {folder!r}); import {module}; "
@@ -123,7 +123,7 @@ def check_parser_without_keras(run_python, module, folder="recipes"):
 
 @pytest.fixture(autouse=True)
 def _global_settings():
-    """Gives Keras's settings and the random states back as they were."""
+    """Give Keras's settings and the random states back as they were."""
     import keras
     import numpy as np
 
@@ -141,7 +141,7 @@ def _global_settings():
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    """Presses Ctrl-C once, after so many batches of runs of this process."""
+    """Press Ctrl-C once, after so many batches of runs of this process."""
 
     def interrupt(batches):
         import keras
@@ -170,7 +170,7 @@ def interrupt_after(monkeypatch):
 
 @pytest.fixture(scope="session")
 def run_python():
-    """Runs Python in a fresh process and returns what it printed."""
+    """Run Python in a fresh process and return the finished process."""
 
     def run(*args, backend=None, check=True, timeout=600):
         env = dict(os.environ)

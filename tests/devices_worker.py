@@ -51,7 +51,7 @@ def loss(numbers, logits):
 
 
 class Seen(keras.metrics.Metric):
-    """How often each image was seen since the last reset."""
+    """Counts how often each image was seen since the last reset."""
 
     def __init__(self, name="seen"):
         super().__init__(name=name)
@@ -76,14 +76,14 @@ def accuracy(numbers, logits):
 
 
 def values(variables, prefix):
-    """Copies of variables, by prefix and path."""
+    """Copy of variables, by prefix and path."""
     return {
         f"{prefix}_{v.path}": ops.convert_to_numpy(v).copy() for v in variables
     }
 
 
 def train(found, path):
-    """Returns what came of training on some devices, arrays by name."""
+    """Return the results of training on some devices, arrays by name."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 8, 8, 3)).astype("uint8")
     split = data.Split(images, np.arange(IMAGES))
@@ -121,7 +121,7 @@ def train(found, path):
 
 
 def ending(found):
-    """How this process ends where the first one fails: status, or its error."""
+    """Return how this process ends where the first one fails."""
     try:
         found.on_first(lambda: 1 / 0)
     except (SystemExit, ZeroDivisionError) as error:
@@ -130,7 +130,7 @@ def ending(found):
 
 
 def main(path, result_path, count):
-    """Trains in this process, which may be one of several."""
+    """Train in this process, which may be one of several."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

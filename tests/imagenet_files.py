@@ -37,14 +37,14 @@ def jpeg(seed, **kwargs):
 
 
 def write(path, contents):
-    """Writes a file, and the folders on its way."""
+    """Write a file, and the folders on its way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(contents)
     return path
 
 
 def image_folder(folder, classes=4, each=5, corrupt=0, first=0):
-    """Writes folders of classes; the last files of the first are corrupt."""
+    """Write folders of classes; the last files of the first are corrupt."""
     for i in range(classes):
         for j in range(each):
             name = f"class{i}/{j}.JPEG"
@@ -72,7 +72,7 @@ def _tar(files):
 
 
 def imagenet_tars(folder, images, validation):
-    """Writes the two tar files in which ImageNet is handed out.
+    """Write the two tar files in which ImageNet is handed out.
 
     Args:
         folder: Path.

@@ -7,7 +7,7 @@ import keras_resnet
 
 
 def small(depths=(1, 2), widths=(16, 32), size=(16, 16), **options):
-    """Returns a network with every kind of layer, quick to build and run.
+    """Return a network with every kind of layer, quick to build and run.
 
     Args:
         depths: Blocks per stage.
@@ -27,7 +27,7 @@ def small(depths=(1, 2), widths=(16, 32), size=(16, 16), **options):
 
 
 def draw_weights(model, seed):
-    """Draws every weight with NumPy, so that the logits are about 1.
+    """Draw every weight with NumPy, so that the logits are about 1.
 
     The same seed gives the same weights on every backend.
     """
@@ -54,7 +54,7 @@ def draw_weights(model, seed):
 
 
 def batch(model, size, seed=1):
-    """Returns images and labels, equal on every backend."""
+    """Return images and labels, equal on every backend."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, *model.input_shape[1:])).astype("float32")
     return x, rng.integers(model.output_shape[-1], size=size)
@@ -65,7 +65,7 @@ def to_numpy(x):
 
 
 def call(model, x, training):
-    """Calls a model on an array; its statistics may change or not."""
+    """Call a model on an array; its statistics may change or not."""
     x = keras.ops.convert_to_tensor(x)
     if keras.backend.backend() != "jax":
         return to_numpy(model(x, training=training))

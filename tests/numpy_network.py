@@ -8,7 +8,7 @@ import numpy as np
 
 
 def arrays(layer):
-    """Returns the weights of a layer by name, as float64."""
+    """Return the weights of a layer by name, as float64."""
     return {
         v.path.rpartition("/")[2]: np.asarray(w, "float64")
         for v, w in zip(layer.weights, layer.get_weights(), strict=True)
@@ -65,7 +65,7 @@ class NumpyNetwork:
         return normalization(x, self.weights[bn], self.epsilon, training)
 
     def __call__(self, x, training=False, deleted=(), order=None):
-        """Returns logits, and all responses by name."""
+        """Return logits, and all responses by name."""
         x = np.asarray(x, "float64")
         responses = {}
         x = self._layer(x, "stem_conv", "stem_bn", 1, training)
@@ -107,13 +107,13 @@ class NumpyNetwork:
         return np.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
 
     def loss(self, x, labels, **kwargs):
-        """Returns the mean cross-entropy."""
+        """Return the mean cross-entropy."""
         logits, _ = self(x, **kwargs)
         logits = logits - logits.max(1, keepdims=True)
         picked = logits[np.arange(len(labels)), labels]
         return (np.log(np.exp(logits).sum(1)) - picked).mean()
 
     def error(self, x, labels, **kwargs):
-        """Returns the share of wrongly classified images."""
+        """Return the share of wrongly classified images."""
         logits, _ = self(x, **kwargs)
         return (logits.argmax(1) != labels).mean()

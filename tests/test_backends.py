@@ -49,7 +49,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def theirs(run_python, tmp_path_factory):
-    """Reads what the other backend made of our files, and its own file."""
+    """Read what the other backend made of our files, and its own file."""
     folder = tmp_path_factory.mktemp("backends")
     for name, build in MODELS.items():
         build().save(folder / f"{name}.keras")

@@ -21,7 +21,7 @@ FORMATS = ("channels_last", "channels_first")
 
 
 def run(layer, x, **kwargs):
-    """Calls a layer on an array in the layer's data format."""
+    """Call a layer on an array in the layer's data format."""
     if layer.data_format == "channels_first":
         x = x.transpose(0, 3, 1, 2)
     y = ops.convert_to_numpy(layer(ops.convert_to_tensor(x), **kwargs))
@@ -64,7 +64,7 @@ def numpy_convolution(x, kernel, stride, dilation=1):
 
 
 def numpy_normalization(x, weights, training):
-    """Returns the result and the moving statistics after it."""
+    """Return the result and the moving statistics after it."""
     gamma, beta, moving_mean, moving_variance = weights
     mean, variance = moving_mean, moving_variance
     if training:
@@ -78,7 +78,7 @@ def numpy_normalization(x, weights, training):
 
 
 def numpy_block(x, weights, strides, shortcut_stride, training):
-    """Returns the block's output and its moving statistics after it.
+    """Return the block's output and its moving statistics after it.
 
     `shortcut_stride` is None for a plain block.
     """
@@ -108,7 +108,7 @@ def sublayers(block):
 
 
 def randomize(block, rng):
-    """Draws the weights of a block; returns them by the sublayers' names."""
+    """Draw the weights of a block; returns them by the sublayers' names."""
     weights = {}
     for name, layer in sublayers(block).items():
         if "conv" in name:
@@ -409,7 +409,7 @@ def test_convolution_wrong_argument(arguments, seen):
 
 
 def constructor_arguments(*classes):
-    """Names and defaults of what the constructors take."""
+    """Name and defaults of what the constructors take."""
     arguments = {}
     for cls in classes:
         for name, parameter in inspect.signature(cls).parameters.items():

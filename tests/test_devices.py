@@ -86,7 +86,7 @@ WAYS = {
 
 
 def _run(command, environments):
-    """Runs a command in each environment at once; returns the outputs."""
+    """Run a command in each environment at once; returns the outputs."""
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
@@ -234,7 +234,7 @@ def test_recipe(tmp_path):
 
 
 def _train_on_large_images(output, images, environments=()):
-    """Runs the paper's procedure, with an average, on one device or two."""
+    """Run the paper's procedure, with an average, on one device or two."""
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
     flags += "--image-size 32 --test-size 32 --test-resize 36 --ema 0.5 "
     flags += "--batch-size 8 --max-unreadable 0.1 --learning-rate 1e-5"

@@ -1,4 +1,4 @@
-"""What README and docs say is so."""
+"""README and docs are true."""
 
 import re
 

@@ -102,7 +102,7 @@ def network(data_format="channels_last", **options):
 
 
 def check(model, program, suffix, run_python, tmp_path, size=3, **options):
-    """Exports a model and its folded copy and compares what they compute."""
+    """Export a model and its folded copy and compares what they compute."""
     models = {"model": model, "folded": fold_batch_norm(model)}
     paths = {name: str(tmp_path / f"{name}{suffix}") for name in models}
     x = images(model, size)

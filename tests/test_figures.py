@@ -174,7 +174,7 @@ PICTURES = {
 
 
 def _train_here(command, env):
-    """Trains in this process, which has loaded its backend, to save time.
+    """Train in this process, which has loaded its backend, to save time.
 
     But for one of the runs, which shows that a process trains as well.
     """
@@ -187,7 +187,7 @@ def _train_here(command, env):
 
 
 def _as_if_trained(runs, **changed):
-    """Makes a run with another setting from that of ResNet-8, to save time."""
+    """Make a run with another setting from that of ResNet-8, to save time."""
     run = _work("depths", "--runs", str(runs), *FLAGS).run(8)
     (word,) = map(str, changed.values())
     folder = run.path.with_name(f"{run.path.name}-{word}")

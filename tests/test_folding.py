@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def randomize(model, seed=0):
-    """Draws every weight, statistics far from 0 and 1 and a gamma of zero."""
+    """Draw every weight, statistics far from 0 and 1 and a gamma of zero."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         shape, kind = tuple(variable.shape), variable.path.split("/")[-1]

@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(head=False)
 
     def missing(self, path):
-        """Says what of a file's address the hub does not have."""
+        """Say what of a file's address the hub does not have."""
         repository, revision = path.split("/resolve/")
         revision = f"{repository}/resolve/{revision.partition('/')[0]}/"
         files = self.server.files
@@ -178,7 +178,7 @@ small = functools.partial(
 
 
 def publish(server, tmp_path, config=TIMM, naming="torchvision", **options):
-    """Puts a network in the repository owner/net and returns it."""
+    """Put a network in the repository owner/net and return it."""
     model = small(**options)
     path = tmp_path / "published.safetensors"
     save_file(loading.to_arrays(model, naming), path)

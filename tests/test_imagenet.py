@@ -43,7 +43,7 @@ def _seed(i, j=0):
 
 
 def _drawn(draw, n, dtype):
-    """What a function draws from `n` seeds, as an array."""
+    """Return the draws of a function from `n` seeds, as an array."""
 
     @tf.function
     def all_of_them():
@@ -385,7 +385,7 @@ SHADE = picture(8, 40, 40) // 2 + np.random.default_rng(0).integers(
 
 
 def _pillow(name, level, sign):
-    """What Pillow makes of an image, or `None` where it has other rules."""
+    """Return an image as Pillow changes it, or `None` for other rules."""
     from PIL import Image, ImageEnhance, ImageOps
 
     image = Image.fromarray(SHADE)

@@ -69,7 +69,7 @@ def _from(folder, *flags):
 
 
 def _run(flags, status=0, main=imagenet):
-    """Runs a recipe in this process, which has loaded its backend."""
+    """Run a recipe in this process, which has loaded its backend."""
     found = 0
     try:
         cli.run(main.make_parser(), main.main, list(map(str, flags)))

@@ -1,4 +1,4 @@
-"""What `import keras_resnet` loads, and what it offers."""
+"""Modules that `import keras_resnet` loads, and names that it offers."""
 
 import ctypes
 import json

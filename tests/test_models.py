@@ -51,7 +51,7 @@ def predict(model, x):
 
 
 def randomize(model, seed=0):
-    """Draws scales, offsets and statistics, so that no layer is neutral.
+    """Draw scales, offsets and statistics, so that no layer is neutral.
 
     Scales that are zero stay zero.
     """

@@ -37,7 +37,7 @@ LEFT = [
 
 @pytest.fixture
 def start(run_python, tmp_path, monkeypatch):
-    """Imports a pretended TensorFlow as a command does; returns its errors."""
+    """Import a pretended TensorFlow as a command does; returns its errors."""
     (tmp_path / "tensorflow.py").write_text(TENSORFLOW, "utf-8")
     path = map(str, (tmp_path, Path(quiet.__file__).parent))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))

@@ -197,7 +197,7 @@ def _history(folder):
 
 
 def _run(*flags):
-    """Runs the recipe in this process, which has loaded its backend."""
+    """Run the recipe in this process, which has loaded its backend."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [RECIPE, *flags])
         cli.run(cifar10.make_parser(), cifar10.main, flags)
@@ -297,7 +297,7 @@ def test_a_finished_run_is_left_alone(finished, capsys):
 
 
 def _check_interrupted_then_resume(finished, folder, out):
-    """Checks that a run stopped in its second epoch ends as one that did not.
+    """Check that a run stopped in its second epoch ends as one that did not.
 
     Args:
         finished: Folder of the run that was not stopped.

@@ -79,7 +79,7 @@ def _same_weights(model, other, atol=1e-6):
 
 
 def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
-    """Returns the model trained by replay, after comparing it."""
+    """Return the model trained by replay, after comparing it."""
     models, logs = [], []
     for eagerly in (False, True):
         # Before `build`, which may make a layer before it makes the network.
@@ -147,7 +147,7 @@ def test_mixed_precision(policy):
 
 
 def test_without_top_and_written_into_views():
-    """What follows a sum written in place may view it as one row."""
+    """A layer after a sum written in place may view it as one row."""
 
     def build():
         net = _net()

@@ -67,7 +67,7 @@ class _Pretended(tuning.ResNetHyperModel):
 
 @pytest.fixture
 def _quick(monkeypatch):
-    """Leaves out the collection of garbage before a pretended trial."""
+    """Leave out the collection of garbage before a pretended trial."""
     monkeypatch.setattr(tuning.keras.utils, "clear_session", lambda: None)
 
 
@@ -288,7 +288,7 @@ def test_killed_at_any_write_a_search_goes_on(tmp_path, monkeypatch, algorithm):
 
 
 def _take_part(monkeypatch, name):
-    """Makes this process a chief or a worker, or alone again with `None`."""
+    """Make this process a chief or a worker, or alone again with `None`."""
     variables = {"TUNER_ID": name, "ORACLE_IP": "127.0.0.1"}
     for key, value in (variables | {"ORACLE_PORT": "8000"}).items():
         if name is None:
@@ -632,7 +632,7 @@ def _trials(folder):
 
 
 def _run(*flags):
-    """Runs the recipe in this process and returns what it printed."""
+    """Run the recipe in this process and returns what it printed."""
     flags = list(map(str, flags))
     policy = keras.config.dtype_policy()
     out = io.StringIO()
@@ -779,7 +779,7 @@ def _free_port():
 
 
 def _kill_who_has_a_trial(workers, state):
-    """Kills the first worker that has a trial, and returns its name."""
+    """Kill the first worker that has a trial, and return its name."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if state.exists():

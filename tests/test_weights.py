@@ -168,7 +168,7 @@ def test_logits_are_those_of_keras_applications(depth, tmp_path):
 
 
 def write_legacy_h5(path, model):
-    """Writes the layout that the files of keras.applications have."""
+    """Write the layout that the files of keras.applications have."""
     with h5py.File(path, "w") as file:
         layers = [layer for layer in model.layers if layer.weights]
         file.attrs["layer_names"] = [x.name.encode() for x in layers]

@@ -35,7 +35,7 @@ FRESH = Path(__file__).resolve().parent.parent / "fresh.py"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line sets for all cases.
+    """Settings of the command line for all cases.
 
     Attributes:
         rounds: Timed rounds.

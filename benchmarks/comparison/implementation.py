@@ -1,4 +1,4 @@
-"""What an implementation of a network is, and which ones there are.
+"""The interface of an implementation, and the list of them.
 
 Nothing here imports Keras, because a native implementation that starts in a
 process of its own must not pay for that.

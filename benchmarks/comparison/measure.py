@@ -31,7 +31,7 @@ class Comparison:
 
     @property
     def others(self):
-        """Names of the implementations that ours is compared with."""
+        """Name of the implementations that ours is compared with."""
         return [name for name in self.values if name != "ours"]
 
     def ratios(self, other):

@@ -18,7 +18,7 @@ GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
 
 
 def weighted_layers(model):
-    """Returns names and kernels of the weighted layers, by depth.
+    """Return names and kernels of the weighted layers, by depth.
 
     These layers make a network's depth: the stem, the convolutions of the
     residual branches and the head. Projections do not count.
@@ -78,7 +78,7 @@ class GradientFunction:
         self._run = backend.value_and_gradients(of_kernels)
 
     def gradients(self, images, labels):
-        """Returns the gradients by all kernels, by depth, as arrays."""
+        """Return the gradients by all kernels, by depth, as arrays."""
         values = network.values_of(self.model)
         (batch,) = network.batches(images, labels, batch_size=len(images))
         _, gradients = self._run(
@@ -89,7 +89,7 @@ class GradientFunction:
         return [ops.convert_to_numpy(gradients[i]) for i in self._order]
 
     def __call__(self, images, labels):
-        """Returns the `GradientNorms` of one batch."""
+        """Return the `GradientNorms` of one batch."""
         norms = [
             np.linalg.norm(g.astype("float64").ravel())
             for g in self.gradients(images, labels)
@@ -98,7 +98,7 @@ class GradientFunction:
 
 
 def gradient_norms(model, images, labels):
-    """Returns the norm of the loss's gradient by each layer's kernel.
+    """Return the norm of the loss's gradient by each layer's kernel.
 
     The loss is the mean cross-entropy of the images as one batch, normalized
     by that batch as in training, without weight decay. The model is left as
@@ -159,7 +159,7 @@ class GradientFlow(StepCounter):
         self._record()
 
     def _take_up(self):
-        """Takes over the rows of an earlier training, up to this step."""
+        """Take over the rows of an earlier training, up to this step."""
         steps, names, norms = read_gradient_flow(self.path)
         kept = steps <= self.step
         same = names == self._function.names
@@ -204,7 +204,7 @@ class GradientFlow(StepCounter):
 
 
 def read_gradient_flow(path):
-    """Reads what `GradientFlow` has recorded.
+    """Read what `GradientFlow` has recorded.
 
     Args:
         path: Path of its CSV file.

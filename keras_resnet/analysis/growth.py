@@ -18,7 +18,7 @@ IdentityProperty = collections.namedtuple(
 
 
 def grow(model, added, zero=True, seed=0):
-    """Returns a deeper copy of a network that computes the same.
+    """Return a deeper copy of a network that computes the same.
 
     Each stage gets new blocks at its end. Those of a residual network begin
     as their shortcut alone (`zero_init_residual`), which is the identity, so
@@ -126,7 +126,7 @@ def _new_block(layer, stage, number, zero, seed):
 
 
 def _make_identity(block):
-    """Makes a plain block of equal shapes the identity, in inference."""
+    """Make a plain block of equal shapes the identity, in inference."""
     for conv, bn in block.residual_branch():
         rows, columns, in_channels, out_channels = conv.kernel.shape
         kernel = np.zeros(conv.kernel.shape, "float32")
@@ -137,7 +137,7 @@ def _make_identity(block):
 
 
 def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
-    """Compares grown networks with the one that they have grown from.
+    """Compare grown networks with the one that they have grown from.
 
     Args:
         model: A network of this package, residual or plain, not folded.

@@ -21,7 +21,7 @@ STATISTICS = ("moving", "batch")
 
 
 def random_direction(model, seed=0):
-    """Returns a random direction in weight space, normalized by filter.
+    """Return a random direction in weight space, normalized by filter.
 
     Each filter of a convolution, and each class's weights in the head, is
     Gaussian and as long as the filter of the model. Biases and the scales and
@@ -68,7 +68,7 @@ def loss_landscape(
     path=None,
     verbose=0,
 ):
-    """Evaluates the loss on a grid around a model's weights.
+    """Evaluate the loss on a grid around a model's weights.
 
     The point `(a, b)` has the weights `w + a * directions[0] + b *
     directions[1]`. With one direction the grid is a line.
@@ -158,7 +158,7 @@ def _check(model, directions, axes, statistics):
 
 
 def _evaluation(model, images, labels, directions, statistics, batch_size):
-    """Returns a function of points that returns losses and errors."""
+    """Return a function of points that returns losses and errors."""
     from_logits = network.gives_logits(model)
     training = statistics == "batch"
     trainable = {id(v): i for i, v in enumerate(model.trainable_variables)}
@@ -217,7 +217,7 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
 
 
 def _key(model, *others):
-    """Returns what tells one landscape from all others."""
+    """Return what tells one landscape from all others."""
     digest = hashlib.sha256()
     # Twins may have the same weights, and other numbers or types of them too.
     layers = [_configuration(layer) for layer in network.chain(model)]
@@ -230,7 +230,7 @@ def _key(model, *others):
 
 
 def _configuration(layer):
-    """Returns what makes a layer compute what it does, without its name."""
+    """Return what makes a layer compute what it does, without its name."""
     serialized = keras.saving.serialize_keras_object(layer)
     return serialized["class_name"], serialized["config"] | {"name": None}
 
@@ -258,7 +258,7 @@ def _write(path, key, axes, values):
 
 
 def read_landscape(path):
-    """Returns the `Landscape` in a file that `loss_landscape` has written.
+    """Return the `Landscape` in a file that `loss_landscape` has written.
 
     Points that it has not reached yet are NaN.
     """

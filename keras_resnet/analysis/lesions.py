@@ -72,7 +72,7 @@ class LesionedNetwork:
         self._run = network.compiled(model, errors)
 
     def error(self, deleted=(), order=None):
-        """Returns the error with some blocks deleted, or reordered.
+        """Return the error with some blocks deleted, or reordered.
 
         Args:
             deleted: Integers or names, the blocks to delete. Defaults to
@@ -143,7 +143,7 @@ class LesionedNetwork:
         return reordered
 
     def swappable(self):
-        """Returns all pairs of blocks that can be in each other's place."""
+        """Return all pairs of blocks that can be in each other's place."""
         return [
             (i, j)
             for i, shape in enumerate(self._shapes)
@@ -157,7 +157,7 @@ def _shapes_of_weights(block):
 
 
 def delete_each_block(model, images, labels, **kwargs):
-    """Returns the error after deleting each block, one at a time.
+    """Return the error after deleting each block, one at a time.
 
     Args:
         model, images, labels, **kwargs: See `LesionedNetwork`.
@@ -176,7 +176,7 @@ def delete_each_block(model, images, labels, **kwargs):
 
 
 def delete_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
-    """Returns the error after deleting several random blocks.
+    """Return the error after deleting several random blocks.
 
     Args:
         model, images, labels, **kwargs: See `LesionedNetwork`.
@@ -211,7 +211,7 @@ def delete_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
 
 
 def swap_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
-    """Returns the error after swapping random pairs of equal blocks.
+    """Return the error after swapping random pairs of equal blocks.
 
     Args:
         model, images, labels, **kwargs: See `LesionedNetwork`.
@@ -248,7 +248,7 @@ def swap_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
 
 
 def kendall_correlation(order):
-    """Returns Kendall's rank correlation of an order with 0, 1, 2, ...
+    """Return Kendall's rank correlation of an order with 0, 1, 2, ...
 
     Args:
         order: Sequence of at least two different numbers.
@@ -262,7 +262,7 @@ def kendall_correlation(order):
 
 
 def path_lengths(n):
-    """Returns the distribution of path lengths through `n` residual blocks.
+    """Return the distribution of path lengths through `n` residual blocks.
 
     A path goes through the branch or the shortcut of each block, so there are
     `2 ** n`, and their length, the number of branches, is binomial. A plain
@@ -287,7 +287,7 @@ def path_lengths(n):
 def gradient_by_path_length(
     model, images, labels, lengths=None, samples=10, seed=0
 ):
-    """Returns how much gradient a path of each length brings to the input.
+    """Return how much gradient a path of each length brings to the input.
 
     All images go forward through the whole network. On the way back the
     gradient goes through the branches alone in `k` random blocks, and through
@@ -338,7 +338,7 @@ def gradient_by_path_length(
 
 
 def _path_gradient(model, images, labels):
-    """Returns a function of a path that returns its gradient by the images.
+    """Return a function of a path that returns its gradient by the images.
 
     A path is 1.0 for each block whose branch it takes, 0.0 for the others.
     """
@@ -371,5 +371,5 @@ def _path_gradient(model, images, labels):
 
 
 def _in_gradient(x, share):
-    """Returns `x`, through which `share` of the gradient goes back."""
+    """Return `x`, through which `share` of the gradient goes back."""
     return share * x + (1 - share) * ops.stop_gradient(x)

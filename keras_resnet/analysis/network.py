@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 
 
 def chain(model):
-    """Returns the layers of one of this package's networks, in order.
+    """Return the layers of one of this package's networks, in order.
 
     Raises:
         ValueError: If the model is not a chain of layers with blocks.
@@ -48,12 +48,12 @@ def _is_input(layer):
 
 
 def blocks(model):
-    """Returns the `ResidualBlock`s of a network, in order."""
+    """Return the `ResidualBlock`s of a network, in order."""
     return [x for x in chain(model) if isinstance(x, ResidualBlock)]
 
 
 def changes_shape(model):
-    """Returns for each block whether its output has another shape."""
+    """Return for each block whether its output has another shape."""
     changes = []
     shape = model.inputs[0].shape
     for layer in chain(model):
@@ -65,7 +65,7 @@ def changes_shape(model):
 
 
 def forward(model, x, training=False, block=None, observe=None):
-    """Runs a network layer by layer.
+    """Run a network layer by layer.
 
     Args:
         model: A network of this package.
@@ -122,7 +122,7 @@ def _nothing(*_):
 
 
 def pure(model, function):
-    """Returns a function as one of the model's variables, too.
+    """Return a function as one of the model's variables, too.
 
     Args:
         model: A built `keras.Model`.
@@ -143,7 +143,7 @@ def pure(model, function):
 
 
 def values_of(model):
-    """Returns the values of all variables of a model, as tensors.
+    """Return the values of all variables of a model, as tensors.
 
     Copies: on TensorFlow a variable would be one to `tf.function` too, and
     JAX may give the memory of a variable to the next step of training.
@@ -152,7 +152,7 @@ def values_of(model):
 
 
 def compiled(model, function):
-    """Returns `pure(model, function)`, compiled, with arrays in and out.
+    """Return `pure(model, function)`, compiled, with arrays in and out.
 
     Without `values`, each call takes the values that the model has then.
     """
@@ -167,7 +167,7 @@ def compiled(model, function):
 
 
 def at_least_one(name, value):
-    """Raises `ValueError` for an argument that is less than one."""
+    """Raise `ValueError` for an argument that is less than one."""
     if value < 1:
         raise ValueError(
             f"`{name}` must be at least 1. Received: {name}={value}"
@@ -175,7 +175,7 @@ def at_least_one(name, value):
 
 
 def batches(images, *others, batch_size=BATCH_SIZE):
-    """Yields images as float32, and other arrays, a batch at a time."""
+    """Yield images as float32, and other arrays, a batch at a time."""
     at_least_one("batch_size", batch_size)
     if not len(images):
         raise ValueError("`images` is empty: there is nothing to analyse.")
@@ -194,7 +194,7 @@ def batches(images, *others, batch_size=BATCH_SIZE):
 
 
 def gives_logits(model):
-    """Returns whether a classifier's outputs are logits, not probabilities.
+    """Return whether a classifier's outputs are logits, not probabilities.
 
     Raises:
         ValueError: If the model does not end in a dense classifier with
@@ -213,13 +213,13 @@ def gives_logits(model):
 
 
 def cross_entropies(outputs, labels, from_logits):
-    """Returns the cross-entropy of each image, as the losses of Keras do."""
+    """Return the cross-entropy of each image, as the losses of Keras do."""
     return keras.losses.sparse_categorical_crossentropy(
         labels, ops.cast(outputs, "float32"), from_logits=from_logits
     )
 
 
 def wrong(outputs, labels):
-    """Returns 1.0 for each image that is classified wrongly, else 0.0."""
+    """Return 1.0 for each image that is classified wrongly, else 0.0."""
     predicted = ops.cast(ops.argmax(outputs, axis=-1), labels.dtype)
     return ops.cast(ops.not_equal(predicted, labels), "float32")

@@ -11,7 +11,7 @@ LayerResponses = collections.namedtuple("LayerResponses", ("names", "std"))
 
 
 def layer_responses(model, images, batch_size=network.BATCH_SIZE):
-    """Returns the standard deviation of each 3x3 layer's response.
+    """Return the standard deviation of each 3x3 layer's response.
 
     A response is what a layer outputs after normalization and before the
     nonlinearity, or before the addition at a block's end. The deviation is

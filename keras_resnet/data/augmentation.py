@@ -11,7 +11,7 @@ from keras import ops
 
 
 def random_windows(n, padding, horizontal_flip, rng):
-    """Draws a window for each of `n` images.
+    """Draw a window for each of `n` images.
 
     Args:
         n: Integer, number of images.
@@ -31,13 +31,13 @@ def random_windows(n, padding, horizontal_flip, rng):
 
 
 def pad(images, padding):
-    """Returns images `(n, rows, columns, channels)` with zeros around them."""
+    """Return images `(n, rows, columns, channels)` with zeros around them."""
     border = (padding, padding)
     return np.pad(images, ((0, 0), border, border, (0, 0)))
 
 
 def cut(padded, window, size):
-    """Cuts a window out of an image, on the host.
+    """Cut a window out of an image, on the host.
 
     Args:
         padded: `(rows, columns, channels)` array, a padded image.
@@ -53,7 +53,7 @@ def cut(padded, window, size):
 
 
 def cut_on_device(padded, windows, size):
-    """Cuts a window out of each image of a batch, for tensors of the backend.
+    """Cut a window out of each image of a batch, for tensors of the backend.
 
     Args:
         padded: `(batch, rows, columns, channels)` tensor of padded images.
@@ -75,7 +75,7 @@ def cut_on_device(padded, windows, size):
 
 
 def corrections(mean, padding):
-    """Returns the correction of each window of a raw padded image.
+    """Return the correction of each window of a raw padded image.
 
     The paper subtracts the mean before it pads; our models subtract it after.
     Adding this correction to a window of raw pixels makes the two equal: the
@@ -103,6 +103,6 @@ def corrections(mean, padding):
 
 
 def window_index(windows, padding):
-    """Returns the index of each window among all windows, `(batch,)`."""
+    """Return the index of each window among all windows, `(batch,)`."""
     shifts = 2 * padding + 1
     return (windows[:, 0] * shifts + windows[:, 1]) * 2 + windows[:, 2]

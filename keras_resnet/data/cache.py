@@ -17,7 +17,7 @@ IMAGES_PER_FILE = 10_000
 
 
 def cached(source, folder, side, unreadable, quality=95):
-    """Returns smaller copies of images, which are decoded faster each epoch.
+    """Return smaller copies of images, which are decoded faster each epoch.
 
     Images whose shorter side is over `side` pixels are resized to it, with
     antialiasing, and stored as JPEG; others are stored as they are. TFRecord

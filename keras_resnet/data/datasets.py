@@ -103,7 +103,7 @@ DATASETS = {"cifar10": cifar10, "digits": digits, "mnist": mnist}
 
 
 def load(name, data_dir=None):
-    """Loads a dataset by name.
+    """Load a dataset by name.
 
     Args:
         name: `"cifar10"`, `"digits"` or `"mnist"`.
@@ -153,7 +153,7 @@ def _from_tfds(name, data_dir, *, padding, horizontal_flip, held_out=5000):
 
 
 def check_download(builder, instead="", timeout=5):
-    """Raises within seconds where TFDS would retry for minutes."""
+    """Raise within seconds where TFDS would retry for minutes."""
     url = next(iter(builder.url_infos))
     request = urllib.request.Request(url, method="HEAD")
     try:

@@ -16,7 +16,7 @@ class UnreadableImageError(ValueError):
 
 
 def class_folders(folder):
-    """Lists the files of a folder that has a folder for each class.
+    """List the files of a folder that has a folder for each class.
 
     Every file in a class's folder counts, at any depth, whatever its name;
     only names that begin with a dot are passed over.
@@ -48,7 +48,7 @@ def class_folders(folder):
 
 
 def _files(folder):
-    """Yields all files below a folder but hidden ones."""
+    """Yield all files below a folder but hidden ones."""
     # Links to folders are followed: collections of links are common.
     for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -58,7 +58,7 @@ def _files(folder):
 
 
 def read_image(path, channels=3):
-    """Decodes a JPEG, PNG, BMP or GIF file, by its content.
+    """Decode a JPEG, PNG, BMP or GIF file, by its content.
 
     Of several frames it takes the first. It ignores transparency, and the
     orientation that cameras note.
@@ -82,7 +82,7 @@ def read_image(path, channels=3):
 
 
 def decode_image(contents, name, channels=3):
-    """Decodes the contents of a file: see `read_image`.
+    """Decode the contents of a file: see `read_image`.
 
     Args:
         contents: Bytes.
@@ -109,7 +109,7 @@ def decode_image(contents, name, channels=3):
 def image_batches(
     paths, batch_size=32, *, channels=3, on_error=None, read=None
 ):
-    """Decodes files in order, on several threads, ahead of their use.
+    """Decode files in order, on several threads, ahead of their use.
 
     Args:
         paths: Sequence of paths.

@@ -24,7 +24,7 @@ MEAN_IMAGES = 10_000
 
 
 def decode(contents, choose):
-    """Decodes part of an image, and of a JPEG file no more than that part.
+    """Decode part of an image, and of a JPEG file no more than that part.
 
     Grey and CMYK images become RGB. The contents tell the kind of file.
 
@@ -167,7 +167,7 @@ def training_batches(
 
 
 def _preparing(seed, box, interpolation, magnitude, color):
-    """Returns a function from contents, place and size to an image."""
+    """Return a function from contents, place and size to an image."""
 
     def prepare(contents, place, size):
         # Each change of each image has a seed of its own. To split one seed
@@ -184,7 +184,7 @@ def _preparing(seed, box, interpolation, magnitude, color):
 
 
 def _elements(draws, batch_size, mine, sizes, steps_per_size):
-    """Returns a function from a step to its images, places and sizes."""
+    """Return a function from a step to its images, places and sizes."""
     shard_size = mine.stop - mine.start
 
     def order(step):
@@ -205,7 +205,7 @@ def _elements(draws, batch_size, mine, sizes, steps_per_size):
 
 
 def _mixed(mixer, batch, sizes, seed):
-    """Mixes the images of a batch, whose size is one of `sizes`."""
+    """Mix the images of a batch, whose size is one of `sizes`."""
     images, labels = batch
 
     # Keras's CutMix must know the size before it runs.
@@ -323,7 +323,7 @@ def evaluation_batches(
 
 
 def _without_small_last(n, batch_size):
-    """Returns a batch size that leaves the last batch at least half full.
+    """Return a batch size that leaves the last batch at least half full.
 
     Unreadable images are left out, and the loss of an empty batch would be
     no number.
@@ -334,7 +334,7 @@ def _without_small_last(n, batch_size):
 
 
 def mean_image(source, *, image_size=224, resize=256, unreadable=None):
-    """Returns the mean of each pixel over the centres of training images.
+    """Return the mean of each pixel over the centres of training images.
 
     Of more than 10,000 images it takes 10,000, evenly spread. This reduces
     the standard error of each pixel to about 0.6.

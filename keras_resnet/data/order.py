@@ -12,7 +12,7 @@ from keras_resnet.data.augmentation import random_windows
 
 
 def draw_epoch(n, epoch, *, padding, horizontal_flip, seed):
-    """Draws order and augmentation of one epoch.
+    """Draw order and augmentation of one epoch.
 
     Args:
         n: Integer, images of the training set.
@@ -47,7 +47,7 @@ class Draws:
         )
 
     def __getitem__(self, places):
-        """Returns a slice of the sequence, `(places, 4)` int32."""
+        """Return a slice of the sequence, `(places, 4)` int32."""
         first, last = places.start, places.stop - 1
         pieces = []
         for epoch in range(first // self.n, last // self.n + 1):
@@ -59,7 +59,7 @@ class Draws:
 
 
 def shard_slice(batch_size, shard):
-    """Returns the slice of each batch that belongs to a shard.
+    """Return the slice of each batch that belongs to a shard.
 
     Args:
         batch_size: Integer, images of a whole batch.
@@ -80,7 +80,7 @@ def shard_slice(batch_size, shard):
 
 
 def evaluation_arrays(split, batch_size, shard, pad_to_multiple_of):
-    """Lays out all images of a split in batches, for one or more devices.
+    """Lay out all images of a split in batches, for one or more devices.
 
     Args:
         split: `Split`.
@@ -104,7 +104,7 @@ def evaluation_arrays(split, batch_size, shard, pad_to_multiple_of):
 
 
 def lay_out(n, batch_size, shard, pad_to_multiple_of):
-    """Lays out images by number in batches of equal size, for some devices.
+    """Lay out images by number in batches of equal size, for some devices.
 
     Each device takes an equal share of each batch, so some places at the end
     may stay empty. A mean over a batch counts every place. The weights make

@@ -18,7 +18,7 @@ OPERATIONS = 2
 
 
 def rand_augment(image, seed, magnitude):
-    """Changes an image by two operations of fifteen, each with chance 1/2.
+    """Change an image by two operations of fifteen, each with chance 1/2.
 
     The set is timm's "increasing" one: a larger magnitude always changes
     more. The magnitude of each operation is Gaussian around `magnitude`, with
@@ -59,7 +59,7 @@ def _one(image, seed, magnitude):
 
 
 def auto_contrast(image, level=None, sign=None):
-    """Stretches each channel from 0 to 255."""
+    """Stretch each channel from 0 to 255."""
     low = tf.reduce_min(image, (0, 1))
     high = tf.reduce_max(image, (0, 1))
     scale = tf.where(high > low, 255 / (high - low), 1.0)
@@ -67,7 +67,7 @@ def auto_contrast(image, level=None, sign=None):
 
 
 def equalize(image, level=None, sign=None):
-    """Makes the values of each channel equally frequent."""
+    """Make the values of each channel equally frequent."""
     channels = tf.unstack(tf.cast(tf.round(image), tf.int32), axis=-1)
     return tf.stack([_equalize_channel(x) for x in channels], axis=-1)
 
@@ -85,12 +85,12 @@ def _equalize_channel(x):
 
 
 def invert(image, level=None, sign=None):
-    """Turns black into white."""
+    """Turn black into white."""
     return 255 - image
 
 
 def rotate(image, level, sign):
-    """Rotates by up to 30 degrees."""
+    """Rotate by up to 30 degrees."""
     angle = sign * level * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
     shape = tf.cast(tf.shape(image)[:2] - 1, tf.float32) / 2
@@ -102,31 +102,31 @@ def rotate(image, level, sign):
 
 
 def shear_x(image, level, sign):
-    """Shifts rows by up to 0.3 of their distance from the top."""
+    """Shift rows by up to 0.3 of their distance from the top."""
     shear = sign * level * 0.3
     return _move(image, (1.0, shear, shear / 2, 0.0, 1.0, 0.0))
 
 
 def shear_y(image, level, sign):
-    """Shifts columns by up to 0.3 of their distance from the left."""
+    """Shift columns by up to 0.3 of their distance from the left."""
     shear = sign * level * 0.3
     return _move(image, (1.0, 0.0, 0.0, shear, 1.0, shear / 2))
 
 
 def translate_x(image, level, sign):
-    """Shifts to the side by up to 0.45 of the columns."""
+    """Shift to the side by up to 0.45 of the columns."""
     shift = sign * level * 0.45 * tf.cast(tf.shape(image)[1], tf.float32)
     return _move(image, (1.0, 0.0, shift, 0.0, 1.0, 0.0))
 
 
 def translate_y(image, level, sign):
-    """Shifts up or down by up to 0.45 of the rows."""
+    """Shift up or down by up to 0.45 of the rows."""
     shift = sign * level * 0.45 * tf.cast(tf.shape(image)[0], tf.float32)
     return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, shift))
 
 
 def _move(image, places):
-    """Moves pixels: (a, b, c, d, e, f) takes (x, y) from ax+by+c, dx+ey+f.
+    """Move pixels: (a, b, c, d, e, f) takes (x, y) from ax+by+c, dx+ey+f.
 
     Places are those of the centres of pixels, from 0.
     """
@@ -143,41 +143,41 @@ def _move(image, places):
 
 
 def posterize(image, level, sign=None):
-    """Keeps 4 to 0 bits of each value."""
+    """Keep 4 to 0 bits of each value."""
     lost = 2.0 ** (4 + tf.floor(level * 4))
     return tf.floor(image / lost) * lost
 
 
 def solarize(image, level, sign=None):
-    """Inverts the brightest values."""
+    """Invert the brightest values."""
     threshold = 256 - tf.floor(level * 256)
     return tf.where(image < threshold, image, 255 - image)
 
 
 def solarize_add(image, level, sign=None):
-    """Adds up to 110 to values below 128."""
+    """Add up to 110 to values below 128."""
     added = tf.minimum(image + tf.floor(level * 110), 255.0)
     return tf.where(image < 128, added, image)
 
 
 def color(image, level, sign):
-    """Takes colour away or adds to it."""
+    """Take colour away or add to it."""
     return _blend(tf.image.rgb_to_grayscale(image), image, level, sign)
 
 
 def contrast(image, level, sign):
-    """Draws values towards the mean grey or away from it."""
+    """Draw values towards the mean grey or away from it."""
     grey = tf.reduce_mean(tf.image.rgb_to_grayscale(image))
     return _blend(grey, image, level, sign)
 
 
 def brightness(image, level, sign):
-    """Darkens or brightens."""
+    """Darken or brighten."""
     return _blend(0.0, image, level, sign)
 
 
 def sharpness(image, level, sign):
-    """Smooths or sharpens."""
+    """Smooth or sharpen."""
     weights = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     kernel = tf.tile(weights[:, :, None, None], (1, 1, 3, 1))
     inside = tf.nn.depthwise_conv2d(image[None], kernel, (1, 1, 1, 1), "VALID")
@@ -188,7 +188,7 @@ def sharpness(image, level, sign):
 
 
 def _blend(other, image, level, sign):
-    """Goes from `other`, at factor 0, past `image`, at factor 1."""
+    """Go from `other`, at factor 0, past `image`, at factor 1."""
     factor = tf.maximum(1 + sign * level * 0.9, 0.1)
     return tf.clip_by_value(other + factor * (image - other), 0.0, 255.0)
 

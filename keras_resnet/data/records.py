@@ -65,11 +65,11 @@ class Folder:
         return len(self.paths)
 
     def name(self, i):
-        """Returns the name of an image, for people."""
+        """Return the name of an image, for people."""
         return self.paths[i]
 
     def describe(self):
-        """Returns a text that tells these images from others in any folder.
+        """Return a text that tells these images from others in any folder.
 
         It has their number, and a hash of their names and classes, not of
         their contents.
@@ -80,15 +80,15 @@ class Folder:
         return f"{len(names)} images, SHA-256 of names {digest}"
 
     def contents(self, i):
-        """Returns the bytes of an image."""
+        """Return the bytes of an image."""
         return Path(self.paths[i]).read_bytes()
 
     def label(self, i):
-        """Returns the class of an image, an integer."""
+        """Return the class of an image, an integer."""
         return int(self.labels[i])
 
     def read(self, i):
-        """Returns bytes and class of an image, for tf.data."""
+        """Return bytes and class of an image, for tf.data."""
         if self._constants is None:
             with tf.init_scope():
                 self._constants = tf.constant(self.paths), self.labels
@@ -132,21 +132,21 @@ class Records:
         return tf.train.Example.FromString(self._record(i)).features.feature
 
     def name(self, i):
-        """Returns the name of an image, for people."""
+        """Return the name of an image, for people."""
         names = self._features(i)["file_name"].bytes_list.value
         file = Path(self._files[self._file[i]]).name
         return names[0].decode() if names else f"record {i}, in {file}"
 
     def contents(self, i):
-        """Returns the bytes of an image."""
+        """Return the bytes of an image."""
         return self._features(i)["image"].bytes_list.value[0]
 
     def label(self, i):
-        """Returns the class of an image, an integer."""
+        """Return the class of an image, an integer."""
         return self._features(i)["label"].int64_list.value[0]
 
     def read(self, i):
-        """Returns bytes and class of an image, for tf.data."""
+        """Return bytes and class of an image, for tf.data."""
         record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
         example = tf.io.parse_single_example(
             tf.ensure_shape(record, ()),
@@ -175,24 +175,24 @@ class Subset:
         return len(self.numbers)
 
     def name(self, i):
-        """Returns the name of an image, for people."""
+        """Return the name of an image, for people."""
         return self._source.name(self.numbers[i])
 
     def contents(self, i):
-        """Returns the bytes of an image."""
+        """Return the bytes of an image."""
         return self._source.contents(self.numbers[i])
 
     def label(self, i):
-        """Returns the class of an image, an integer."""
+        """Return the class of an image, an integer."""
         return self._source.label(self.numbers[i])
 
     def read(self, i):
-        """Returns bytes and class of an image, for tf.data."""
+        """Return bytes and class of an image, for tf.data."""
         return self._source.read(tf.gather(self.numbers, i))
 
 
 def _places(file):
-    """Returns offset and length of each record's data, `(records, 2)`."""
+    """Return offset and length of each record's data, `(records, 2)`."""
     try:
         size = os.path.getsize(file)
         places, offset = [], 0
@@ -213,7 +213,7 @@ def _places(file):
 
 
 def from_tfds(name, split, data_dir=None, manual_dir=None):
-    """Returns the images of a dataset of TensorFlow Datasets.
+    """Return the images of a dataset of TensorFlow Datasets.
 
     `imagenet2012` is prepared from its two original tar files if it is not
     yet; other datasets are downloaded.
@@ -292,7 +292,7 @@ def _prepare(builder, manual_dir):
 
 
 def read_image_of(source, i):
-    """Decodes an image of a source.
+    """Decode an image of a source.
 
     Args:
         source: `Folder` or `Records`.

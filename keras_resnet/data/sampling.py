@@ -27,7 +27,7 @@ COLOR_DEVIATION = 0.1
 
 
 def paper_box(size, seed):
-    """Draws the part of an image that the paper crops.
+    """Draw the part of an image that the paper crops.
 
     The paper resizes an image to a shorter side drawn from [256, 480] and
     crops 224 x 224 anywhere. Here that crop is found in the image as it is,
@@ -58,7 +58,7 @@ def paper_box(size, seed):
 
 
 def inception_box(size, seed, area=(0.08, 1.0)):
-    """Draws a part of an image by area and proportions.
+    """Draw a part of an image by area and proportions.
 
     Any share of the area between `area`, at proportions from 3:4 to 4:3; the
     whole image where ten attempts do not fit into it.
@@ -84,7 +84,7 @@ BOXES = {"paper": paper_box, "inception": inception_box}
 
 
 def color_shift(seed):
-    """Draws what the paper adds to all pixels of an image, 0 to 255.
+    """Draw what the paper adds to all pixels of an image, 0 to 255.
 
     Along each principal component of ImageNet's colours, its eigenvalue times
     a Gaussian number with deviation 0.1.
@@ -149,7 +149,7 @@ class _Seeds(keras.random.SeedGenerator):
 
 
 def mixer(mixup=0.0, cutmix=0.0):
-    """Returns a function that mixes the images of a batch with each other.
+    """Return a function that mixes the images of a batch with each other.
 
     By Keras's `MixUp` or `CutMix`, each time one of them if both are asked
     for. Labels are mixed likewise. Must be called outside tf.data, where

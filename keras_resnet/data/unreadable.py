@@ -47,7 +47,7 @@ class Unreadable:
         return iter(self.reasons)
 
     def note(self, source, i):
-        """Notes an image, and names it on standard error the first time.
+        """Note an image, and name it on standard error the first time.
 
         Args:
             source: The source that it was read from: the images themselves,
@@ -79,7 +79,7 @@ class Unreadable:
 
 
 def reader(source, prepare, spec, unreadable, others=lambda *_: ()):
-    """Returns a function, for tf.data, that reads and prepares some images.
+    """Return a function, for tf.data, that reads and prepares some images.
 
     A graph decodes them without Python's lock. Where one of them fails,
     Python takes them one by one.
@@ -142,7 +142,7 @@ def reader(source, prepare, spec, unreadable, others=lambda *_: ()):
 
 
 def _or_nothing(function, elements):
-    """Returns tensors of a function, or tensors without rows where it fails.
+    """Return tensors of a function, or tensors without rows where it fails.
 
     Graphs have no `try`, but a dataset can leave out an element that fails.
     Python's `try` around each call would do, but a process that ends waits

@@ -15,7 +15,7 @@ from keras_resnet.plots.style import (
 
 
 def layer_responses(series, caption=None):
-    """Draws deviations of layer responses, in order and sorted.
+    """Draw deviations of layer responses, in order and sorted.
 
     Args:
         series: List of dictionaries with `label`, `color` and `std`, an array
@@ -48,7 +48,7 @@ def layer_responses(series, caption=None):
 
 
 def gradient_norms(series, caption=None):
-    """Draws the gradient norm of each layer, from the stem to the head.
+    """Draw the gradient norm of each layer, from the stem to the head.
 
     Args:
         series: List of dictionaries with `label`, `color` and `norms`, an
@@ -80,7 +80,7 @@ def _gradient_axes(axes):
 
 
 def gradient_flow(series, caption=None):
-    """Draws the gradient norm of each layer at several moments of training.
+    """Draw the gradient norm of each layer at several moments of training.
 
     A panel for each network, all with the same axis. At initialization the
     line is dashed and lightest, at the end of training darkest.
@@ -121,7 +121,7 @@ def gradient_flow(series, caption=None):
 
 
 def identity_property(series, caption=None):
-    """Draws how much outputs change when a network is grown.
+    """Draw how much outputs change when a network is grown.
 
     Args:
         series: List of dictionaries with `label`, `color`, `added`, `zero`
@@ -156,7 +156,7 @@ def identity_property(series, caption=None):
 
 
 def deleted_blocks(series, caption=None):
-    """Draws the error after deleting each block, one at a time.
+    """Draw the error after deleting each block, one at a time.
 
     Args:
         series: List of dictionaries with `label`, `color`, `names`, `error`
@@ -205,7 +205,7 @@ def _block(name):
 
 
 def lesion_study(series, caption=None):
-    """Draws the error against the blocks deleted, and against their order.
+    """Draw the error against the blocks deleted, and against their order.
 
     Args:
         series: List of dictionaries with `label`, `color`, `deleted` and
@@ -249,7 +249,7 @@ def lesion_study(series, caption=None):
 
 
 def path_lengths(lengths, share, gradients, caption=None):
-    """Draws how long paths are, and how much gradient they carry.
+    """Draw how long paths are, and how much gradient they carry.
 
     Args:
         lengths, share: As of `keras_resnet.analysis.path_lengths`.

@@ -16,7 +16,7 @@ from keras_resnet.plots.style import (
 
 
 def learning_curves(curves, title=None, caption=None):
-    """Draws errors against iterations, as the paper's figure 6.
+    """Draw errors against iterations, as the paper's figure 6.
 
     Training error is thin and dashed, validation error bold; with several
     seeds the means of them, with bands of one standard deviation.
@@ -81,7 +81,7 @@ def learning_curves(curves, title=None, caption=None):
 
 
 def step_curves(curves, caption=None):
-    """Draws loss and accuracy against the step, side by side.
+    """Draw loss and accuracy against the step, side by side.
 
     Training is thin and dashed, validation bold; with several seeds the means
     of them, with bands of one standard deviation.
@@ -122,7 +122,7 @@ def step_curves(curves, caption=None):
 
 
 def predictions(images, labels, predicted, caption=None, columns=6):
-    """Draws images with their class and what networks take them for.
+    """Draw images with their class and what networks take them for.
 
     Args:
         images: `(n, rows, columns, channels)` array of pixels, 0 to 255.
@@ -154,7 +154,7 @@ def predictions(images, labels, predicted, caption=None, columns=6):
 
 
 def degradation(curves, caption=None):
-    """Draws training and validation error, plain beside residual.
+    """Draw training and validation error, plain beside residual.
 
     As the paper's figure 6: training error is thin and dashed, validation
     error bold; the deeper a net, the darker.
@@ -203,7 +203,7 @@ def degradation(curves, caption=None):
 
 
 def error_by_depth(series, ylabel="training error (%)", caption=None):
-    """Draws errors at the end of training against depth.
+    """Draw errors at the end of training against depth.
 
     Args:
         series: List of dictionaries with `label`, `color`, `depths` and

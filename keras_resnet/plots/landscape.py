@@ -11,7 +11,7 @@ from keras_resnet.plots.style import (
 
 
 def landscape_lines(series, caption=None):
-    """Draws the loss along one direction, and the error.
+    """Draw the loss along one direction, and the error.
 
     Args:
         series: List of dictionaries with `label`, `color` and `landscape`, a
@@ -48,7 +48,7 @@ def _two_digits(value):
 
 
 def landscape_contours(series, caption=None):
-    """Draws the loss in a plane as contours, a panel for each network.
+    """Draw the loss in a plane as contours, a panel for each network.
 
     All panels have the same levels, which are logarithmic.
 
@@ -86,7 +86,7 @@ def landscape_contours(series, caption=None):
 
 
 def landscape_surface(series, caption=None):
-    """Draws the loss over a plane as a surface, a panel for each network.
+    """Draw the loss over a plane as a surface, a panel for each network.
 
     All panels have the same vertical axis, which is logarithmic.
 
@@ -135,7 +135,7 @@ def landscape_surface(series, caption=None):
 
 
 def _limits(series):
-    """Returns lowest and highest loss of several landscapes, both positive.
+    """Return lowest and highest loss of several landscapes, both positive.
 
     Points where the loss is no number are left out.
     """

@@ -14,7 +14,7 @@ from keras_resnet.plots.style import (
 
 
 def learning_rate_errors(trials, caption=None):
-    """Draws validation error against learning rate, one colour per depth.
+    """Draw validation error against learning rate, one colour per depth.
 
     Failed trials are crosses at the upper edge.
 
@@ -62,7 +62,7 @@ def learning_rate_errors(trials, caption=None):
 
 
 def parallel_coordinates(columns, errors, log=(), caption=None):
-    """Draws each trial as a line over one axis for each hyperparameter.
+    """Draw each trial as a line over one axis for each hyperparameter.
 
     The last axis is the validation error; the darker a line, the lower its
     error. The best trial is drawn bold, in a colour of its own.
@@ -118,7 +118,7 @@ def parallel_coordinates(columns, errors, log=(), caption=None):
 
 
 def _axis(values, log, continuous):
-    """Returns places from 0 to 1 of values, and ticks: places and texts."""
+    """Return places from 0 to 1 of values, and ticks: places and texts."""
     kinds = sorted(set(values))
     if isinstance(kinds[0], str) or (
         len(kinds) <= 5 and not log and not continuous
@@ -142,7 +142,7 @@ def _axis(values, log, continuous):
 
 
 def _shades(n):
-    """Returns `n` colours from light to dark, to be told apart in grey too."""
+    """Return `n` colours from light to dark, to be told apart in grey too."""
     return [
         colormaps["viridis_r"](0.15 + 0.8 * i / max(n - 1, 1)) for i in range(n)
     ]

@@ -19,13 +19,13 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 
 def shade(color, share):
-    """Returns a colour mixed with white: 0 is light, 1 the colour itself."""
+    """Return a colour mixed with white: 0 is light, 1 the colour itself."""
     rgb = np.array(colors.to_rgb(color))
     return tuple(1 - (0.35 + 0.65 * share) * (1 - rgb))
 
 
 def save(figure, path):
-    """Saves a figure so that `path` holds the old picture or the new one.
+    """Save a figure so that `path` holds the old picture or the new one.
 
     Args:
         figure: `matplotlib.figure.Figure`.

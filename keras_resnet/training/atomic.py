@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path):
-    """Gives the path of a new file, which takes the place of `path` at the end.
+    """Give the path of a new file, which takes the place of `path` at the end.
 
     A process that is killed meanwhile, or fails, leaves the old one.
 

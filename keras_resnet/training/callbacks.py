@@ -12,13 +12,13 @@ from keras_resnet.training.atomic import replacing
 
 
 def steps_done(model):
-    """Returns the optimizer steps that a model has behind it."""
+    """Return the optimizer steps that a model has behind it."""
     # `int` alone does not know TensorFlow's variables of several devices.
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def batches_seen(model):
-    """Returns the batches that a model was trained on.
+    """Return the batches that a model was trained on.
 
     As many as steps, unless its optimizer accumulates gradients.
     """
@@ -26,12 +26,12 @@ def batches_seen(model):
 
 
 def batches_per_step(model):
-    """Returns the batches whose gradients the optimizer accumulates."""
+    """Return the batches whose gradients the optimizer accumulates."""
     return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
 
 
 def save_atomically(model, path):
-    """Saves a model so that `path` holds the old file or the new one.
+    """Save a model so that `path` holds the old file or the new one.
 
     Keras writes in place: a process killed meanwhile leaves a broken file.
     """
@@ -226,7 +226,7 @@ class StepEvaluation(StepCounter):
 
 
 def _add_errors(logs):
-    """Adds one minus the accuracies to logs that have any."""
+    """Add one minus the accuracies to logs that have any."""
     for prefix in ("", "val_"):
         if f"{prefix}accuracy" in logs:
             logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]

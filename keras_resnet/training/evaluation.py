@@ -22,7 +22,7 @@ class EvaluationError(ValueError):
 
 
 def ten_crops(image, size):
-    """Returns the four corners and the centre of an image, and their flips.
+    """Return the four corners and the centre of an image, and their flips.
 
     Args:
         image: `(rows, columns, channels)` array, at least `size` x `size`.
@@ -54,7 +54,7 @@ def ten_crops(image, size):
 
 
 def fully_convolutional(model, size=None):
-    """Returns a network that looks at images of any size everywhere.
+    """Return a network that looks at images of any size everywhere.
 
     The global average pooling becomes one over windows of the size that the
     feature maps have for `size` x `size` images, moved by one position at a
@@ -141,7 +141,7 @@ def fully_convolutional(model, size=None):
 
 
 def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
-    """Returns a function that scores images by their centre.
+    """Return a function that scores images by their centre.
 
     Args:
         model: A network whose output is probabilities or logits of classes.
@@ -174,7 +174,7 @@ def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
 
 
 def ten_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
-    """Returns a function that scores images by ten crops.
+    """Return a function that scores images by ten crops.
 
     The probabilities (the softmax) of `ten_crops` are averaged.
 
@@ -199,7 +199,7 @@ def ten_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
 def multi_scale(
     model, preprocessing=None, *, scales=SCALES, batch_size=BATCH_SIZE
 ):
-    """Returns a function that scores whole images at several scales.
+    """Return a function that scores whole images at several scales.
 
     At each scale images are resized to that shorter side and nothing is cut
     off: see `fully_convolutional`. The probabilities of the scales are
@@ -258,7 +258,7 @@ def multi_scale(
 
 
 def in_top(scores, labels, k):
-    """Returns for each image whether its class is among the `k` best.
+    """Return for each image whether its class is among the `k` best.
 
     Of equal scores the class with the lower index is better, as in
     `decode_predictions`: a network that gives every class the same is right
@@ -291,7 +291,7 @@ def in_top(scores, labels, k):
 
 
 def evaluate(score, batches, *, on_batch=None):
-    """Counts how often the right class is the best, and among the best five.
+    """Count how often the right class is the best, and among the best five.
 
     Args:
         score: Function from images to probabilities, such as `one_crop`
@@ -327,7 +327,7 @@ def evaluate(score, batches, *, on_batch=None):
 
 
 def _input_size(model):
-    """Returns the rows of images that a network was trained for."""
+    """Return the rows of images that a network was trained for."""
     how = getattr(model, "preprocessing", None)
     if how is not None:
         return how.size
@@ -349,7 +349,7 @@ def _of_each_pixel(layer):
 
 
 def _of_each_channel(layer, axis):
-    """Returns a normalization with the statistics' averages over pixels."""
+    """Return a normalization with the statistics' averages over pixels."""
     mean, variance = (
         np.moveaxis(ops.convert_to_numpy(value), axis, -1)
         for value in (layer.mean, layer.variance)
@@ -379,7 +379,7 @@ def _gives_logits(model):
 
 
 def _resize(image, side, how):
-    """Returns an image of that shorter side, as a float32 array."""
+    """Return an image of that shorter side, as a float32 array."""
     if min(image.shape[:2]) != side:
         image = images_before.resize_shorter_side(
             image, side, how.interpolation
@@ -391,7 +391,7 @@ def _resize(image, side, how):
 
 
 def _predictor(model, how, batch_size, logits=None):
-    """Returns a function from raw crops of one size to probabilities."""
+    """Return a function from raw crops of one size to probabilities."""
     if logits is None:
         logits = _gives_logits(model)
     first = keras.config.image_data_format() == "channels_first"

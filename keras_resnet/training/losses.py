@@ -77,7 +77,7 @@ class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
 
 
 def crossentropy(label_smoothing=0.0):
-    """Returns the loss of integer labels and logits.
+    """Return the loss of integer labels and logits.
 
     Args:
         label_smoothing: Float in [0, 1]. Defaults to `0.0`, which gives

@@ -116,7 +116,7 @@ class Run:
         return self.devices.on_first((self / "result.json").exists)
 
     def load_last(self):
-        """Returns the model after the last whole epoch, `None` before one."""
+        """Return the model after the last whole epoch, `None` before one."""
         if not (self / "last.keras").exists():
             # Stopped in its first epoch: what that left is not part of a run.
             for name in HISTORIES:
@@ -127,7 +127,7 @@ class Run:
         return model
 
     def _forget_after(self, iterations):
-        """Drops lines from the histories that `last.keras` has not seen."""
+        """Drop lines from the histories that `last.keras` has not seen."""
         for name in HISTORIES:
             if (self / name).exists():
                 self._forget_lines(self / name, iterations)
@@ -144,7 +144,7 @@ class Run:
         write_atomically(path, "\n".join([lines[0], *kept]) + "\n")
 
     def history(self, name="history.csv"):
-        """Returns `read_history` of a file in this folder.
+        """Return `read_history` of a file in this folder.
 
         Args:
             name: `"history.csv"` (default), a line for each epoch, or
@@ -160,7 +160,7 @@ class Run:
         every=None,
         average=False,
     ):
-        """Returns the callbacks that keep this folder up to date, in order.
+        """Return the callbacks that keep this folder up to date, in order.
 
         Args:
             batch_size: Integer, images per step.
@@ -197,7 +197,7 @@ class Run:
         return [*callbacks, Checkpoint(self / "last.keras")]
 
     def _choose_best(self, validation_data, every, average):
-        """Returns the callback that keeps the best model."""
+        """Return the callback that keeps the best model."""
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
@@ -210,7 +210,7 @@ class Run:
         )
 
     def _log(self, name):
-        """Returns the callback that writes a history."""
+        """Return the callback that writes a history."""
         self._logs.append(keras.callbacks.CSVLogger(self / name, append=True))
         return self._logs[-1]
 
@@ -221,7 +221,7 @@ class Run:
                 log.csv_file.close()
 
     def finish(self, model, **results):
-        """Saves the final model and the result line, and returns the line.
+        """Save the final model and the result line, and return the line.
 
         Args:
             model: The trained `keras.Model`.
@@ -242,7 +242,7 @@ class Run:
         )
 
     def conclude(self, **results):
-        """Saves the result line, which ends the run, and returns it.
+        """Save the result line, which ends the run, and return it.
 
         Args:
             **results: JSON values to put into the line, beside command,
@@ -261,7 +261,7 @@ class Run:
 
 
 def read_history(path):
-    """Reads a history that a run has left, such as `history.csv`.
+    """Read a history that a run has left, such as `history.csv`.
 
     Args:
         path: Path of the CSV file. There may be none yet.
@@ -284,13 +284,13 @@ def read_history(path):
 
 
 def write_atomically(path, text):
-    """Writes a text file so that `path` holds the old text or the new one."""
+    """Write a text file so that `path` holds the old text or the new one."""
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")
 
 
 def write_new(path, text):
-    """Writes a text file whole, unless there is one at `path`.
+    """Write a text file whole, unless there is one at `path`.
 
     Raises:
         RunError: If there is one.
@@ -310,14 +310,14 @@ def write_new(path, text):
 
 
 def command():
-    """Returns the command line that runs this process, with its backend."""
+    """Return the command line that runs this process, with its backend."""
     return (
         f"KERAS_BACKEND={keras.backend.backend()} python {shlex.join(sys.argv)}"
     )
 
 
 def commit():
-    """Returns the git commit of the running script, `None` outside git.
+    """Return the git commit of the running script, `None` outside git.
 
     "-dirty" is appended where files differ from that commit.
     """
@@ -336,7 +336,7 @@ def commit():
 
 
 def environment():
-    """Returns backend, versions and device, as a dictionary."""
+    """Return backend, versions and device, as a dictionary."""
     backend = keras.backend.backend()
     distributions = {
         "tensorflow": ("tensorflow", "tensorflow-cpu"),

@@ -21,6 +21,7 @@ import keras_tuner
 
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
+from keras_resnet.table1 import IMAGENET_SPECS, is_cifar_depth
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,
@@ -32,11 +33,10 @@ from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.runs import write_atomically
 from keras_resnet.training.schedules import one_cycle, step_decay
 
-IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 # Families of networks: builder, and depths that are searched by default.
 FAMILIES = {
     "cifar": (ResNetCIFAR, (8, 14, 20)),
-    "imagenet": (ResNetImageNet, IMAGENET_DEPTHS),
+    "imagenet": (ResNetImageNet, tuple(IMAGENET_SPECS)),
 }
 SCHEDULES = {"one-cycle": one_cycle, "step-decay": step_decay}
 RANGES = ("learning_rate", "weight_decay")
@@ -278,10 +278,10 @@ def _check_space(family, space):
         return values if _is_searched(values) else (values,)
 
     if family == "imagenet":
-        good = all(depth in IMAGENET_DEPTHS for depth in each("depth"))
+        good = set(each("depth")) <= set(IMAGENET_SPECS)
         known = "18, 34, 50, 101 or 152"
     else:
-        good = all(d >= 8 and (d - 2) % 6 == 0 for d in each("depth"))
+        good = all(map(is_cifar_depth, each("depth")))
         known = "6n+2: 8, 14, 20, 26, 32, ..."
     if not good:
         raise ValueError(

@@ -147,6 +147,14 @@ def preset_values(preset, dataset):
     return PRESETS[preset] | PRESETS_BY_DATASET.get((preset, dataset), {})
 
 
+def check_depth(name, depth):
+    """Raise `cli.UsageError` for a depth that is not 6n+2."""
+    if depth < 8 or (depth - 2) % 6:
+        raise cli.UsageError(
+            f"argument --{name}: {depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
+        )
+
+
 def usual(settings):
     """Return the settings of the same preset and dataset, nothing changed."""
     return Settings(**preset_values(settings.preset, settings.dataset))
@@ -174,11 +182,7 @@ def settled(flags):
     Args:
         flags: Dictionary of the settings that were given.
     """
-    depth = flags.get("depth", Settings.depth)
-    if depth < 8 or (depth - 2) % 6:
-        raise cli.UsageError(
-            f"argument --depth: {depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
-        )
+    check_depth("depth", flags.get("depth", Settings.depth))
     values = preset_values(
         flags.get("preset", Settings.preset),
         flags.get("dataset", Settings.dataset),

@@ -172,9 +172,10 @@ def add_run_flags(parser, default):
 
 
 def with_flags(message):
-    """Return a message of the package with the flags for its arguments."""
-    flags = [flag for argument, flag in FLAGS.items() if argument in message]
-    return f"{message} (flags: {', '.join(flags)})" if flags else message
+    """Return a message of the package with flags in place of arguments."""
+    for argument, flag in FLAGS.items():
+        message = message.replace(argument, flag)
+    return message
 
 
 def run(parser, main, argv=None):

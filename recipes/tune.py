@@ -158,10 +158,7 @@ def settle(arguments):
                 f"{values[1]} {values[0]}"
             )
     for depth in flags.get("depths", ()):
-        if depth < 8 or (depth - 2) % 6:
-            raise cli.UsageError(
-                f"argument --depths: {depth} is not 6n+2: 8, 14, 20, 26, ..."
-            )
+        cifar10.check_depth("depths", depth)
     return Settings(**flags)
 
 

@@ -179,6 +179,15 @@ def test_tensorflow_says_that_it_reads_tf_data_alone():
         data.resident.evaluation_batches(_split(), 8)
 
 
+def test_no_run_waits_for_a_tuning_thread():
+    split = _split()
+    for dataset in (
+        data.training_batches(split, 7),
+        data.evaluation_batches(split, 7),
+    ):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_without_augmentation_pixels_are_untouched(batches):
     split = _split()
     for images, labels in _take(batches.training_batches(split, 7), 6):

@@ -164,6 +164,17 @@ def test_batches_are_a_function_of_their_step(source):
     assert labels.shape == (6, 4)
 
 
+def test_no_run_waits_for_a_tuning_thread(source):
+    for dataset in (
+        imagenet.training_batches(source, 4, mixup=0.5, **SMALL),
+        imagenet.evaluation_batches(source, image_size=32, resize=40),
+        imagenet.evaluation_batches(
+            source, image_size=32, resize=40, pad_to_multiple_of=2
+        ),
+    ):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_every_image_once_an_epoch_in_the_order_drawn(tmp_path):
     # A class for each image, so that labels tell images.
     source = data.Folder(image_folder(tmp_path, classes=7, each=1))

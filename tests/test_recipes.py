@@ -185,10 +185,20 @@ def test_errors_of_the_package_name_the_flags_to_give(capsys):
 
     with pytest.raises(SystemExit, match="1"):
         cli.run(cifar10.make_parser(), fail, [])
-    assert capsys.readouterr().err.endswith("(flags: --data-dir)\n")
+    assert capsys.readouterr().err.endswith(": name it by --data-dir\n")
     package = Path(data.__file__).parents[1].rglob("*.py")
     sources = "".join(path.read_text("utf-8") for path in package)
     assert all(argument in sources for argument in cli.FLAGS)
+
+
+@pytest.mark.once
+def test_output_adapts_to_the_encoding_of_the_terminal(monkeypatch):
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    cli.run(cifar10.make_parser(), lambda _: print("1 ± 2"), [])
+    terminal.flush()
+    assert written.getvalue() == b"1 ? 2\n"
 
 
 def _history(folder):

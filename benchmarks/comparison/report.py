@@ -29,7 +29,8 @@ HEAD = """\
 # Benchmarks
 
 Made by `python benchmarks/compare.py` (`--table` makes this page again) from
-the files NAME.json beside it, which hold every round's value.
+the files NAME.json beside it, which hold every round's value. The flags of a
+command are those of the commit that stands with it.
 
 Implementations take turns in random order within each round; rounds before
 those that count warm up. Values are the median over rounds with the lowest and

@@ -149,7 +149,7 @@ def untuned():
     """Return the options of a dataset that tf.data does not tune as it runs.
 
     A tuned dataset ends together with its tuning thread, which sleeps twice as
-    long each time: a run would end up to a minute late.
+    long each time, so a run would end late.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

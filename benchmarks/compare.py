@@ -16,144 +16,119 @@ made from all such files.
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
+from comparison import cases, cores, report
+from comparison.cases import CASES
+from comparison.measure import WARMUP_BATCHES
+from keras_resnet_recipes.experiment import (
+    CommandSettings,
+    UsageError,
+    execute,
+    option,
+)
 
-import cli  # noqa: E402
-from comparison import cores, report  # noqa: E402
-from comparison.cases import CASES, Settings  # noqa: E402
-from comparison.measure import WARMUP_BATCHES  # noqa: E402
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(CommandSettings):
+    """Flags of this command."""
 
-def make_parser():
-    """Return the parser of this command's flags."""
-    lines = [f"  {name:10}{f.__doc__}" for name, f in CASES.items()]
-    parser = cli.Parser(
-        description=__doc__, epilog="\n".join(["cases:", *lines])
-    )
-    add = parser.add_argument
-    count = {"type": cli.positive_int, "metavar": "N"}
-    add(
-        "--case",
-        nargs="+",
-        choices=CASES,
+    case: tuple[str, ...] = option(
+        tuple(CASES),
+        "cases to measure (default: all): "
+        + "; ".join(f"{name}: {f.__doc__}" for name, f in CASES.items()),
+        choices=tuple(CASES),
         metavar="CASE",
-        help="cases to measure (default: all)",
     )
-    add("--threads", **count, help="processor cores to use (default: all)")
-    add("--rounds", **count, help="timed rounds, after warm-up (default: 7)")
-    add(
-        "--steps",
-        **count,
-        help="batches per round (default: the case's own number)",
+    threads: int = option(
+        len(cores.available()), "processor cores to use (default: all)"
     )
-    add(
-        "--full",
-        action="store_true",
-        help="let the case depth train the 1202-layer network too",
+    rounds: int = option(7, "timed rounds, after warm-up")
+    steps: int | None = option(
+        None, "batches per round (default: the case's own number)"
     )
-    add(
-        "--images",
+    full: bool = option(
+        False,
+        "let the case depth train the 1202-layer network too",
+        needs=("--case depth", lambda s: "depth" in s.case),
+    )
+    images: str | None = option(
+        None,
+        "folder of folders of images for the case decode (default: pictures "
+        "made for it, of ImageNet's usual size)",
         metavar="DIR",
-        help="folder of folders of images for the case decode (default: "
-        "pictures made for it, of ImageNet's usual size)",
+        needs=("--case decode", lambda s: "decode" in s.case),
     )
-    add(
-        "--output",
-        metavar="DIR",
-        default="docs/results",
-        help="folder of results (default: docs/results)",
+    output: str = option("docs/results", "folder of results", metavar="DIR")
+    table: bool = option(
+        False, "measure nothing, only make tables and figures again"
     )
-    add(
-        "--table",
-        action="store_true",
-        help="measure nothing, only make tables and figures again",
-    )
-    return parser
 
-
-def check(given):
-    """Raise `cli.UsageError` for flags that do not fit together."""
-    if "table" in given:
-        others = [n for n in given if n not in ("table", "output")]
-        if others:
-            raise cli.UsageError(
-                f"--table measures nothing: leave out --{others[0]}"
+    def resolve(self, given):
+        others = set(given) - {"table", "output", "debug"}
+        if self.table and others:
+            raise UsageError(
+                f"--table measures nothing: leave out --{min(others)}"
             )
-        return
-    cases = given.get("case", CASES)
-    for flag, case in (("full", "depth"), ("images", "decode")):
-        if flag in given and case not in cases:
-            raise cli.UsageError(
-                f"--{flag} is for the case {case}: add it to --case"
+        steps = self.steps or WARMUP_BATCHES
+        if self.steps and set(self.case) == {"import"}:
+            raise UsageError("--steps: an import has none: leave it out")
+        if steps < WARMUP_BATCHES and {"start", "recipe"} & set(self.case):
+            raise UsageError(
+                f"--steps {steps}: the cases start and recipe need "
+                f"{WARMUP_BATCHES}: give more, or name other cases by --case"
             )
-    if "steps" in given and set(cases) == {"import"}:
-        raise cli.UsageError("--steps: an import has none: leave it out")
-    steps = given.get("steps", WARMUP_BATCHES)
-    if steps < WARMUP_BATCHES and {"start", "recipe"} & set(cases):
-        raise cli.UsageError(
-            f"--steps {steps}: the cases start and recipe need "
-            f"{WARMUP_BATCHES}: give more, or name other cases by --case"
-        )
-    n = len(cores.available())
-    if given.get("threads", 1) > n:
-        raise cli.UsageError(
-            f"--threads {given['threads']}: there are {n} cores"
-        )
+        n = len(cores.available())
+        if self.threads > n:
+            raise UsageError(f"--threads {self.threads}: there are {n} cores")
+        return self
 
 
-def main(arguments):
+def main(flags):
     """Measure the cases one by one, and make tables and figures."""
-    given = vars(arguments)
-    check(given)
-    output = Path(arguments.output) / "benchmarks"
-    if "table" not in given:
-        measure(given, output)
+    output = Path(flags.output) / "benchmarks"
+    if not flags.table:
+        measure(flags, output)
     report.write(output)
 
 
-def measure(given, output):
+def measure(flags, output):
     """Measure each case and write its file."""
-    threads = given.get("threads", len(cores.available()))
-    if "threads" in given:
-        cores.pin(threads)
+    if flags.threads < len(cores.available()):
+        cores.pin(flags.threads)
 
     import keras
 
-    from keras_resnet import devices
-    from keras_resnet.training import runs
+    from keras_resnet import devices, training
+    from keras_resnet_recipes.experiment.provenance import origin
 
     # For processes and implementations that do not import Keras.
     os.environ["KERAS_BACKEND"] = keras.backend.backend()
     devices.use()  # before any implementation computes
-    settings = Settings(
-        rounds=given.get("rounds", 7),
-        steps=given.get("steps"),
-        full="full" in given,
-        images=given.get("images"),
+    settings = cases.Settings(
+        rounds=flags.rounds,
+        steps=flags.steps,
+        full=flags.full,
+        images=flags.images,
     )
     output.mkdir(parents=True, exist_ok=True)
-    for case in given.get("case", CASES):
+    for case in flags.case:
         load = os.getloadavg()[0]
         comparisons = CASES[case](settings)
         for comparison in comparisons:
             print("\n".join(comparison.lines()), flush=True)
         line = {
-            "command": runs.command(),
-            "commit": runs.commit(),
-            **runs.environment(),
+            **origin(),
             "case": case,
-            "threads": threads,
+            "threads": flags.threads,
             "load_before": round(load, 2),
             "settings": dataclasses.asdict(settings),
             "comparisons": [dataclasses.asdict(c) for c in comparisons],
         }
-        path = output / f"{case}-{line['backend']}-{threads}threads.json"
-        runs.write_atomically(path, json.dumps(line) + "\n")
+        path = output / f"{case}-{line['backend']}-{flags.threads}threads.json"
+        training.write_atomically(path, json.dumps(line) + "\n")
         keras.utils.clear_session(free_memory=True)
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    execute(Settings, main)

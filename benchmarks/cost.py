@@ -8,16 +8,13 @@ below are those of A100s and of one processor; change them for others.
 
 import json
 import statistics
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from keras_resnet_recipes import imagenet
+from keras_resnet_recipes.experiment.report import table
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import imagenet  # noqa: E402
-from comparison.report import table  # noqa: E402
-
 GPUS = 1, 8, 64
 IMAGES = 1_281_167
 # Images of 224 x 224 per second that NVIDIA measured on an A100 with 80 GB in
@@ -93,8 +90,8 @@ def costs():
     head = ["preset", "GPUs", "batch", "per GPU", "GPU hours", "h:min"]
     head += ["images/s", "decode cores", "Gbit/s per GPU", "messages/s"]
     decoded, rows = decoding(), []
-    for preset in imagenet.PRESETS:
-        settings = imagenet.settled({"preset": preset})
+    for preset in ("paper", *imagenet.Settings.PRESETS):
+        settings = imagenet.Settings.settle({"preset": preset})
         for gpus in GPUS:
             c = cost(settings, gpus, decoded[settings.sampling])
             rows.append(cells(preset, gpus, c))

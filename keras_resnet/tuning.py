@@ -22,6 +22,7 @@ import keras_tuner
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.table1 import IMAGENET_SPECS, is_cifar_depth
+from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,
@@ -30,7 +31,6 @@ from keras_resnet.training.callbacks import (
 )
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
-from keras_resnet.training.runs import write_atomically
 from keras_resnet.training.schedules import one_cycle, step_decay
 
 # Families of networks: builder, and depths that are searched by default.
@@ -76,6 +76,10 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         label_smoothing: Float in [0, 1] or tuple. Defaults to `0.0`.
         schedule: `"one-cycle"`, `"step-decay"` or tuple. Defaults to
             `"one-cycle"`.
+        padding: Integer, pixels of padding for the random crop. Defaults to
+            `0`.
+        horizontal_flip: Boolean, whether half of the images are flipped.
+            Defaults to `False`.
         seed: Integer, seed of weights, order and augmentation in every
             trial. Defaults to `0`.
         batches: `keras_resnet.data.pipeline` or `.resident`, which prepares
@@ -104,6 +108,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         shortcut=None,
         label_smoothing=0.0,
         schedule="one-cycle",
+        padding=0,
+        horizontal_flip=False,
         seed=0,
         batches=None,
         make=None,
@@ -118,6 +124,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         self.data = data
         self.epochs = epochs
         self.seed = seed
+        self.padding = padding
+        self.horizontal_flip = horizontal_flip
         if batches is None:  # imported here because it imports TensorFlow
             from keras_resnet.data import pipeline as batches
         self.batches = batches
@@ -226,8 +234,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                         self.data.train,
                         values["batch_size"],
                         mean=self.data.mean,
-                        padding=self.data.padding,
-                        horizontal_flip=self.data.horizontal_flip,
+                        padding=self.padding,
+                        horizontal_flip=self.horizontal_flip,
                         seed=self.seed,
                         start=initial_epoch * per_epoch,
                     ),

@@ -11,6 +11,8 @@ A folder has one folder of images for each class. Files that cannot be read
 are named and counted apart; every other image is counted once.
 """
 
+import argparse
+import dataclasses
 import functools
 import json
 import re
@@ -18,221 +20,206 @@ import sys
 import time
 from pathlib import Path
 
-import cli
+from keras_resnet_recipes.experiment import (
+    REQUIRED,
+    CommandSettings,
+    Failure,
+    UsageError,
+    execute,
+    option,
+    positive_int,
+    setting,
+)
+from keras_resnet_recipes.experiment.report import percent
 
-CROPS = ("1", "10", "multi-scale")
 # Not imported from the package: `--help` loads no Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
-DATASETS = ("cifar10", "digits", "mnist")
 # Of large images, which are decoded one by one.
 TFDS = ("imagenet2012", "imagenette")
 PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 
 
-def scales(text):
+def parse_scales(text):
     """Parse whole numbers with commas between them."""
-    return tuple(cli.positive_int(part) for part in text.split(","))
+    return tuple(positive_int(part) for part in text.split(","))
 
 
-scales.__name__ = "list of positive whole numbers"
+def parse_depth(text):
+    """Parse the depth of a net for ImageNet or for CIFAR-10."""
+    value = positive_int(text)
+    if value not in IMAGENET_DEPTHS and (value < 8 or value % 6 != 2):
+        raise argparse.ArgumentTypeError(
+            f"{value} is none of {', '.join(map(str, IMAGENET_DEPTHS))} and "
+            "not 6n+2"
+        )
+    return value
 
 
-def make_parser():
-    """Return the parser of this recipe's flags."""
-    parser = cli.Parser(description=__doc__)
-    add = parser.add_argument
-    add(
-        "images",
-        nargs="*",
-        default=[],
+def _network(**kwargs):
+    """Return the field of a setting of the network that the weights are for."""
+    return setting(
+        None,
+        needs=(
+            "--depth: a .keras file without it is taken as it is",
+            lambda s: s.depth,
+        ),
+        **kwargs,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(CommandSettings):
+    """Settings of an evaluation."""
+
+    images: tuple[str, ...] = setting(
+        (),
+        "image files to name the classes of",
         metavar="IMAGE",
-        help="image files to name the classes of",
+        positional=True,
     )
-    add(
-        "--folder",
+    folder: str | None = setting(
+        None,
+        "evaluate on the images in this folder's folders of classes",
         metavar="DIR",
-        help="evaluate on the images in this folder's folders of classes",
     )
-    add(
-        "--dataset",
-        choices=(*DATASETS, *TFDS),
-        help="evaluate on the test images of a dataset; of imagenet2012 and "
+    dataset: str | None = setting(
+        None,
+        "evaluate on the test images of a dataset; of imagenet2012 and "
         "imagenette, on the validation images",
+        choices=("cifar10", "digits", "mnist", *TFDS),
     )
-    cli.add_data_dir(parser)
-    add(
-        "--weights",
-        required=True,
+    data_dir: str | None = setting(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+        metavar="DIR",
+        needs=(
+            "--dataset, not digits",
+            lambda s: s.dataset not in (None, "digits"),
+        ),
+    )
+    weights: str = setting(
+        REQUIRED,
+        "imagenet (torchvision's), keras (keras.applications'), a repository "
+        "of the Hugging Face hub such as timm/resnet50.a1_in1k, or a file; "
+        "without --depth, a .keras file with a whole model",
         metavar="W",
-        help="imagenet (torchvision's), keras (keras.applications'), a "
-        "repository of the Hugging Face hub such as timm/resnet50.a1_in1k, "
-        "or a file; without --depth, a .keras file with a whole model",
     )
-    add(
-        "--depth",
-        type=cli.positive_int,
-        metavar="N",
-        help="the network that the weights are for: "
-        f"{', '.join(map(str, IMAGENET_DEPTHS))} for ImageNet, other 6n+2 "
-        "for CIFAR-10",
+    depth: int | None = setting(
+        None,
+        "the network that the weights are for: "
+        f"{', '.join(map(str, IMAGENET_DEPTHS))} for ImageNet, other 6n+2 for "
+        "CIFAR-10",
+        type=parse_depth,
     )
-    add(
-        "--shortcut",
-        choices=("A", "B", "C"),
+    shortcut: str | None = _network(
         help="of that network (default: B for ImageNet, A for CIFAR-10)",
+        choices=("A", "B", "C"),
     )
-    add(
-        "--bottleneck-stride",
+    bottleneck_stride: str | None = setting(
+        None,
+        "of that network (default: 1x1 with --weights keras, else 3x3)",
         choices=("1x1", "3x3"),
-        help="of that network (default: 1x1 with --weights keras, else 3x3)",
+        needs=("--depth 50, 101 or 152", lambda s: s.depth in (50, 101, 152)),
     )
-    add(
-        "--classes",
-        type=cli.positive_int,
-        metavar="N",
+    classes: int | None = _network(
         help="of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
     )
-    add(
-        "--preprocessing",
-        choices=PREPROCESSINGS,
-        help="how images are prepared (default: as the weights say; files of "
+    preprocessing: str | None = setting(
+        None,
+        "how images are prepared (default: as the weights say; files of "
         "PyTorch do not); cifar: akamaster's networks; none: raw pixels",
+        choices=PREPROCESSINGS,
     )
-    add(
-        "--crops",
-        choices=CROPS,
-        default="1",
-        help="1: the centre; 10: corners, centre, and their flips, averaged; "
-        "multi-scale: the whole image at several sizes, averaged (default: 1)",
+    crops: str = setting(
+        "1",
+        "1: the centre; 10: corners, centre, and their flips, averaged; "
+        "multi-scale: the whole image at several sizes, averaged",
+        choices=("1", "10", "multi-scale"),
     )
-    add(
-        "--scales",
-        type=scales,
+    scales: tuple = setting(
+        (),
+        "shorter sides for multi-scale (default: 224,256,384,480,640)",
+        type=parse_scales,
         metavar="N,N,...",
-        help="shorter sides for multi-scale (default: 224,256,384,480,640)",
+        needs=("--crops multi-scale", lambda s: s.crops == "multi-scale"),
     )
-    add(
-        "--class-names",
+    class_names: str | None = setting(
+        None,
+        "a line for each class, in order: its name, or WordNet id and name "
+        "(default: ImageNet's, if there are 1000 classes)",
         metavar="FILE",
-        help="a line for each class, in order: its name, or WordNet id and "
-        "name (default: ImageNet's, if there are 1000 classes)",
+        needs=("image files or --folder", lambda s: s.dataset is None),
     )
-    add(
-        "--top",
-        type=cli.positive_int,
-        metavar="N",
-        help="classes to name for each image file (default: 5)",
+    top: int = setting(
+        5,
+        "classes to name for each image file",
+        needs=("image files", lambda s: s.images),
     )
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        default=32,
-        metavar="N",
-        help="crops that are computed at once (default: 32)",
+    batch_size: int = setting(32, "crops that are computed at once")
+    output: str | None = option(
+        None, "new file for the result as one line of JSON", metavar="FILE"
     )
-    add(
-        "--output",
-        metavar="FILE",
-        help="new file for the result as one line of JSON",
-    )
-    return parser
 
-
-def check(arguments):
-    """Raise `cli.UsageError` for flags that do not fit together."""
-    given = vars(arguments)
-    sources = [k for k in ("images", "folder", "dataset") if given.get(k)]
-    if len(sources) != 1:
-        raise cli.UsageError(
-            "give image files, --folder or --dataset, one of them"
-        )
-    (source,) = sources
-    if "depth" not in given:
-        if not arguments.weights.endswith(".keras"):
-            raise cli.UsageError(
-                f"--weights {arguments.weights} needs --depth: only a .keras "
-                "file holds a whole model"
+    def resolve(self, given):
+        if sum(map(bool, (self.images, self.folder, self.dataset))) != 1:
+            raise UsageError(
+                "give image files, --folder or --dataset, one of them"
             )
-        for name in ("shortcut", "bottleneck_stride", "classes"):
-            if name in given:
-                raise cli.UsageError(
-                    f"--{name.replace('_', '-')} needs --depth: a .keras file "
-                    "without it is taken as it is"
+        if self.depth is None and not self.weights.endswith(".keras"):
+            raise UsageError(
+                f"--weights {self.weights} needs --depth: only a .keras file "
+                "holds a whole model"
+            )
+        if self.output is not None:
+            path = Path(self.output)
+            if path.exists():
+                raise Failure(
+                    f"{path} exists already, and is not overwritten: choose "
+                    "another --output"
                 )
-    elif arguments.depth not in IMAGENET_DEPTHS and (
-        arguments.depth < 8 or (arguments.depth - 2) % 6
-    ):
-        raise cli.UsageError(
-            f"argument --depth: {arguments.depth} is none of "
-            f"{', '.join(map(str, IMAGENET_DEPTHS))} and not 6n+2"
-        )
-    for name, needed, fits in (
-        (
-            "bottleneck_stride",
-            "--depth 50, 101 or 152",
-            given.get("depth") in (50, 101, 152),
-        ),
-        ("scales", "--crops multi-scale", arguments.crops == "multi-scale"),
-        ("top", "image files", source == "images"),
-        ("class_names", "image files or --folder", source != "dataset"),
-        (
-            "data_dir",
-            "--dataset, not digits",
-            given.get("dataset") not in (None, "digits"),
-        ),
-    ):
-        if name in given and not fits:
-            raise cli.UsageError(f"--{name.replace('_', '-')} needs {needed}")
-    if "output" in given:
-        path = Path(arguments.output)
-        if path.exists():
-            from keras_resnet import training
-
-            raise training.RunError(
-                f"{path} exists already, and is not overwritten: choose "
-                "another --output"
-            )
-        if not path.parent.is_dir():
-            raise cli.UsageError(f"--output: there is no folder {path.parent}")
+            if not path.parent.is_dir():
+                raise UsageError(f"--output: there is no folder {path.parent}")
+        return self
 
 
-def load_network(arguments):
+def load_network(settings):
     """Return the network with its weights, and its `Preprocessing`."""
     import keras
 
     import keras_resnet
     from keras_resnet.weights import files, published
 
-    if not hasattr(arguments, "depth"):
-        model = files.read_model(arguments.weights)
+    if settings.depth is None:
+        model = files.read_model(settings.weights)
         if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
             raise keras_resnet.WeightsError(
-                f"{arguments.weights} holds no network from images to classes."
+                f"{settings.weights} holds no network from images to classes."
             )
-        return model, preprocessing_of(model, arguments)
-    published.check(arguments.weights)
+        return model, preprocessing_of(model, settings)
+    published.check(settings.weights)
     options = {
-        name: getattr(arguments, name)
+        name: getattr(settings, name)
         for name in ("shortcut", "bottleneck_stride", "classes")
-        if hasattr(arguments, name)
+        if getattr(settings, name) is not None
     }
     build = keras_resnet.ResNetCIFAR
-    if arguments.depth in IMAGENET_DEPTHS:
+    if settings.depth in IMAGENET_DEPTHS:
         build = keras_resnet.ResNetImageNet
-        if arguments.weights == "keras":
+        if settings.weights == "keras":
             options.setdefault("bottleneck_stride", "1x1")
     first = keras.config.image_data_format() == "channels_first"
     shape = (3, None, None) if first else (None, None, 3)
-    model = build(arguments.depth, input_shape=shape, **options)
+    model = build(settings.depth, input_shape=shape, **options)
     # Unlike in a network that is built for training, a head that does not fit
     # must not stay random.
     published.load(
-        model, arguments.weights, may_change_head=False, adapt_input=False
+        model, settings.weights, may_change_head=False, adapt_input=False
     )
-    return model, preprocessing_of(model, arguments)
+    return model, preprocessing_of(model, settings)
 
 
-def preprocessing_of(model, arguments):
+def preprocessing_of(model, settings):
     """Return what images go through before `model`."""
     import keras
 
@@ -241,30 +228,30 @@ def preprocessing_of(model, arguments):
     channels = model.inputs[0].shape[_channel_axis()]
     kinds = keras.layers.Normalization, keras.layers.Rescaling
     own = any(isinstance(layer, kinds) for layer in model.layers)
-    asked = getattr(arguments, "preprocessing", None)
+    asked = settings.preprocessing
     if own and asked not in (None, "none"):
-        raise cli.UsageError(
-            f"--preprocessing {asked}: {arguments.weights} prepares images by "
+        raise UsageError(
+            f"--preprocessing {asked}: {settings.weights} prepares images by "
             "itself and takes raw pixels; leave the flag out"
         )
     if asked is None:
-        found = getattr(model, "preprocessing", None)
-        if found is not None:
-            return found
+        stored = getattr(model, "preprocessing", None)
+        if stored is not None:
+            return stored
         if not own:
-            raise cli.UsageError(
-                f"{arguments.weights} does not say how its images were "
+            raise UsageError(
+                f"{settings.weights} does not say how its images were "
                 f"prepared: add --preprocessing {'|'.join(PREPROCESSINGS)}"
             )
     if asked not in (None, "none"):
         return preprocessing.PREPROCESSINGS[asked].for_channels(channels)
     shape = model.inputs[0].shape
     rows, columns = shape[2:] if _channel_axis() == 1 else shape[1:3]
-    if rows is None and hasattr(arguments, "depth"):
-        rows = columns = 224 if arguments.depth in IMAGENET_DEPTHS else 32
+    if rows is None and settings.depth:
+        rows = columns = 224 if settings.depth in IMAGENET_DEPTHS else 32
     if rows is None or rows != columns:
         raise training.EvaluationError(
-            f"{arguments.weights} takes images of {rows} x {columns} pixels; "
+            f"{settings.weights} takes images of {rows} x {columns} pixels; "
             "only those of one square size can be evaluated."
         )
     return preprocessing.Preprocessing(
@@ -283,16 +270,16 @@ def _channel_axis():
     return 1 if first else -1
 
 
-def scorer(model, how, arguments):
+def scorer(model, how, settings):
     """Return the function from images to probabilities that was asked for."""
     from keras_resnet import training
 
-    options = {"batch_size": arguments.batch_size}
-    if arguments.crops == "multi-scale":
-        if hasattr(arguments, "scales"):
-            options["scales"] = arguments.scales
+    options = {"batch_size": settings.batch_size}
+    if settings.crops == "multi-scale":
+        if settings.scales:
+            options["scales"] = settings.scales
         return training.multi_scale(model, how, **options)
-    crops = training.one_crop if arguments.crops == "1" else training.ten_crop
+    crops = training.one_crop if settings.crops == "1" else training.ten_crop
     return crops(model, how, **options)
 
 
@@ -301,26 +288,26 @@ def read_class_names(path, count):
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise cli.UsageError(f"--class-names {path}: {error}") from None
+        raise UsageError(f"--class-names {path}: {error}") from None
     lines = [line.strip() for line in lines if line.strip()]
     if len(lines) != count:
-        raise cli.UsageError(
+        raise UsageError(
             f"--class-names {path} names {len(lines)} classes, and the "
             f"network has {count}"
         )
     names = []
     for i, line in enumerate(lines):
-        found = re.fullmatch(r"(n\d{8})\s*(.*)", line)
-        names.append((found[1], found[2] or found[1]) if found else (i, line))
+        match = re.fullmatch(r"(n\d{8})\s*(.*)", line)
+        names.append((match[1], match[2] or match[1]) if match else (i, line))
     return names
 
 
-def class_names(arguments, count):
+def class_names(settings, count):
     """Return (identifier, name) of the classes, in order."""
     from keras_resnet import preprocessing, training
 
-    if hasattr(arguments, "class_names"):
-        return read_class_names(arguments.class_names, count)
+    if settings.class_names:
+        return read_class_names(settings.class_names, count)
     if count != 1000:
         return [(i, f"class {i}") for i in range(count)]
     try:
@@ -330,32 +317,32 @@ def class_names(arguments, count):
         raise training.EvaluationError(message) from None
 
 
-def class_indices(folders, arguments, count):
+def class_indices(folders, settings, count):
     """Return the index of the class of each folder, by name."""
-    known = hasattr(arguments, "class_names")
+    known = settings.class_names is not None
     if not known and len(folders) == count:
         return {name: i for i, name in enumerate(sorted(folders))}
     if not known and count != 1000:
-        raise cli.UsageError(
-            f"{arguments.folder} has {len(folders)} folders, and the network "
+        raise UsageError(
+            f"{settings.folder} has {len(folders)} folders, and the network "
             f"{count} classes: say which is which by --class-names"
         )
     indices = {}
-    for i, (identifier, name) in enumerate(class_names(arguments, count)):
+    for i, (identifier, name) in enumerate(class_names(settings, count)):
         # Without WordNet ids identifiers are mere numbers, which may be the
         # names of other classes.
         for key in {name, identifier} - {i}:
             indices.setdefault(key, []).append(i)
     unknown = sorted({*folders} - {*indices})
     if unknown:
-        raise cli.UsageError(
-            f"{len(unknown)} folders of {arguments.folder} are no classes of "
+        raise UsageError(
+            f"{len(unknown)} folders of {settings.folder} are no classes of "
             f"the network: {', '.join(unknown[:5])}"
         )
     for name in sorted(folders):
         if len(indices[name]) > 1:
-            raise cli.UsageError(
-                f"the folder {name} of {arguments.folder} may be the classes "
+            raise UsageError(
+                f"the folder {name} of {settings.folder} may be the classes "
                 f"{' and '.join(map(str, indices[name]))}, both called so: "
                 "name the folders by WordNet ids, or the classes apart"
             )
@@ -398,34 +385,34 @@ class Progress:
             )
 
 
-def check_classes(arguments, source, count):
+def check_classes(settings, source, count):
     """Raise `EvaluationError` for a network of other classes."""
     from keras_resnet import training
 
     if len(source.class_names) != count:
         raise training.EvaluationError(
-            f"{arguments.dataset} has {len(source.class_names)} classes, and "
+            f"{settings.dataset} has {len(source.class_names)} classes, and "
             f"the network {count}."
         )
 
 
-def dataset_batches(arguments, channels, count):
+def dataset_batches(settings, channels, count):
     """Return batches of a dataset's test images, and their number."""
     import numpy as np
 
     from keras_resnet import data, training
 
-    source = data.load(arguments.dataset, getattr(arguments, "data_dir", None))
-    check_classes(arguments, source, count)
+    source = data.load(settings.dataset, settings.data_dir)
+    check_classes(settings, source, count)
     images, labels = source.test.images, source.test.labels
     if images.shape[-1] != channels:
         if images.shape[-1] != 1:
             raise training.EvaluationError(
-                f"{arguments.dataset} has images of {images.shape[-1]} "
+                f"{settings.dataset} has images of {images.shape[-1]} "
                 f"channels, and the network takes {channels}."
             )
         images = np.repeat(images, channels, axis=-1)
-    step = arguments.batch_size
+    step = settings.batch_size
     batches = (
         (images[i : i + step], labels[i : i + step])
         for i in range(0, len(labels), step)
@@ -443,36 +430,36 @@ def readable(batches, labels, progress):
     progress.report(count)
 
 
-def evaluate(arguments, score, channels, count):
+def evaluate(settings, score, channels, count):
     """Return the counts for a dataset or a folder."""
     from keras_resnet import data, training
 
-    if getattr(arguments, "dataset", None) in TFDS:
+    if settings.dataset in TFDS:
         source = data.from_tfds(
-            arguments.dataset,
+            settings.dataset,
             "validation",
-            getattr(arguments, "data_dir", None),
+            settings.data_dir,
         )
-        check_classes(arguments, source, count)
+        check_classes(settings, source, count)
         progress = Progress(len(source))
-        found = data.image_batches(
+        images = data.image_batches(
             range(len(source)),
-            arguments.batch_size,
+            settings.batch_size,
             on_error=progress.unread,
             read=functools.partial(data.read_image_of, source),
         )
         labels = [source.label(i) for i in range(len(source))]
-        batches = readable(found, labels, progress)
-    elif hasattr(arguments, "dataset"):
-        batches, total = dataset_batches(arguments, channels, count)
+        batches = readable(images, labels, progress)
+    elif settings.dataset:
+        batches, total = dataset_batches(settings, channels, count)
         progress = Progress(total)
     else:
-        folders = data.class_folders(arguments.folder)
-        indices = class_indices(folders, arguments, count)
-        loose = sum(p.is_file() for p in Path(arguments.folder).iterdir())
+        folders = data.class_folders(settings.folder)
+        indices = class_indices(folders, settings, count)
+        loose = sum(p.is_file() for p in Path(settings.folder).iterdir())
         if loose:
             print(
-                f"{loose} files in {arguments.folder} itself, in no folder of "
+                f"{loose} files in {settings.folder} itself, in no folder of "
                 "a class, are left out"
             )
         files = [
@@ -481,27 +468,27 @@ def evaluate(arguments, score, channels, count):
             for path in paths
         ]
         progress = Progress(len(files))
-        found = data.image_batches(
+        images = data.image_batches(
             [path for path, _ in files],
-            arguments.batch_size,
+            settings.batch_size,
             channels=channels,
             on_error=progress.unread,
         )
-        batches = readable(found, [label for _, label in files], progress)
+        batches = readable(images, [label for _, label in files], progress)
     result = training.evaluate(score, batches, on_batch=progress.add)
     return {**result, "unreadable": progress.unreadable}
 
 
-def predict(arguments, score, channels, count):
+def predict(settings, score, channels, count):
     """Print and return the best classes of single image files."""
     from keras_resnet import data
 
-    names = class_names(arguments, count)
-    progress = Progress(len(arguments.images))
+    names = class_names(settings, count)
+    progress = Progress(len(settings.images))
     predictions = {}
     for images, places in data.image_batches(
-        arguments.images,
-        arguments.batch_size,
+        settings.images,
+        settings.batch_size,
         channels=channels,
         on_error=progress.unread,
     ):
@@ -509,8 +496,8 @@ def predict(arguments, score, channels, count):
             continue
         scores = score(images)
         for i, row in zip(places, scores, strict=True):
-            best = (-row).argsort(kind="stable")[: getattr(arguments, "top", 5)]
-            predictions[arguments.images[i]] = [
+            best = (-row).argsort(kind="stable")[: settings.top]
+            predictions[settings.images[i]] = [
                 {
                     "class": int(k),
                     "id": names[k][0],
@@ -528,46 +515,44 @@ def predict(arguments, score, channels, count):
     return {"predictions": predictions, "unreadable": progress.unreadable}
 
 
-def main(arguments):
-    """Evaluates, or predicts, and writes the result."""
-    check(arguments)
+def main(settings):
+    """Evaluate, or predict, and write the result."""
     import keras
 
     from keras_resnet import devices
-    from keras_resnet.training import runs
+    from keras_resnet_recipes.experiment.provenance import origin
+    from keras_resnet_recipes.experiment.run import write_new
 
     devices.use()  # before anything is computed
-    model, how = load_network(arguments)
+    model, how = load_network(settings)
     channels, count = len(how.mean), model.outputs[0].shape[-1]
-    score = scorer(model, how, arguments)
+    score = scorer(model, how, settings)
     start = time.perf_counter()
-    task = predict if arguments.images else evaluate
-    result = task(arguments, score, channels, count)
+    task = predict if settings.images else evaluate
+    result = task(settings, score, channels, count)
     seconds = round(time.perf_counter() - start, 1)
-    if not arguments.images:
+    if not settings.images:
         shares = ", ".join(
-            f"top-{k[3:]} {100 * v:.2f} % (error {100 * (1 - v):.2f} %)"
+            f"top-{k[3:]} {percent(v)} (error {percent(1 - v)})"
             for k, v in result.items()
             if k in ("top1", "top5")
         )
         print(f"{shares}, {result['images']:,} images, {seconds:.0f} s")
     if result["unreadable"]:
         print(f"{len(result['unreadable'])} files could not be read")
-    if hasattr(arguments, "output"):
+    if settings.output is not None:
         line = {
-            "command": runs.command(),
-            "commit": runs.commit(),
-            "settings": vars(arguments),
+            **origin(),
+            "settings": settings.stored(),
             "preprocessing": how.get_config(),
-            **runs.environment(),
             "parameters": sum(
                 int(keras.ops.size(v)) for v in model.trainable_variables
             ),
             "seconds": seconds,
             **result,
         }
-        runs.write_new(arguments.output, json.dumps(line) + "\n")
+        write_new(settings.output, json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    execute(Settings, main)

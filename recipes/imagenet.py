@@ -16,59 +16,143 @@ arXiv:2110.00476). fast: 16 epochs of growing images. The percentages are
 those of the papers; nobody has run these presets to their end here.
 """
 
+import contextlib
 import dataclasses
+import functools
 
-import cli
-import fitting
-from settings import add_flags, given, setting
+from keras_resnet_recipes.experiment import (
+    POLICIES,
+    Job,
+    NetSettings,
+    RunSettings,
+    UsageError,
+    main,
+    non_negative_float,
+    option,
+    seed_setting,
+    setting,
+    share,
+)
 
-DEPTHS = (18, 34, 50, 101, 152)
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
-DATASETS = ("imagenet2012", "imagenette", "folder")
 # The paper does not say what a plateau is: this many epochs without a
 # validation error lower by this much.
 PATIENCE, MIN_DELTA = 5, 1e-3
+# Goyal et al. divide after 30, 60 and 80 of 90 epochs.
+DIVISIONS = 30 / 90, 60 / 90, 80 / 90
+# What is left of the rate at the end of an exponential schedule.
+EXPONENTIAL_END = 1e-3
+# Shares from which a class counts as present, for binary losses, as in timm's
+# recipes.
+PRESENT = 0.2
+# Growing images are as large as they get after this share of the epochs.
+GROWN = 0.75
+
+# What the procedures after the paper's have in common.
+LATER = {
+    "bottleneck_stride": "3x3",
+    "decay_norm_and_bias": False,
+    "sampling": "inception",
+    "mean": "channel",
+    "color": False,
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(NetSettings, RunSettings):
     """Settings of a run. The defaults are the paper's procedure."""
 
-    preset: str = "paper"
+    # A preset states only what differs from the paper.
+    PRESETS = {
+        "goyal": LATER
+        | {
+            "epochs": 90,
+            "zero_init": True,
+            "schedule": "step-decay",
+            "warmup_epochs": 5,
+            "warmup_rate": 0.1,
+            "learning_rate": None,
+            "momentum_correction": True,
+        },
+        "a3": LATER
+        | {
+            "epochs": 100,
+            "batch_size": 2048,
+            "optimizer": "lamb",
+            "schedule": "cosine",
+            "warmup_epochs": 5,
+            "learning_rate": 8e-3,
+            "weight_decay": 0.02,
+            "loss": "binary",
+            "rand_augment": 6,
+            "mixup": 0.1,
+            "cutmix": 1.0,
+            "image_size": 160,
+            # The centre is 0.95 of the shorter side: floor(224 / 0.95), as in
+            # timm.
+            "test_resize": 235,
+            "interpolation": "bicubic",
+        },
+        "fast": LATER
+        | {
+            "epochs": 16,
+            "batch_size": 1024,
+            "zero_init": True,
+            "schedule": "cosine",
+            "warmup_epochs": 2,
+            "learning_rate": 2.0,
+            "weight_decay": 5e-5,
+            "label_smoothing": 0.1,
+            "first_size": 128,
+            "image_size": 192,
+        },
+    }
+
+    preset: str = setting(
+        "paper", "see above", choices=("paper", "goyal", "a3", "fast")
+    )
     dataset: str = setting(
         "imagenet2012",
         "TensorFlow Datasets' imagenet2012 or imagenette, or a folder",
-        choices=DATASETS,
+        choices=("imagenet2012", "imagenette", "folder"),
     )
-    depth: int = setting(50, "weighted layers", type=cli.positive_int)
-    shortcut: str = setting("B", "see cifar10.py", choices=("A", "B", "C"))
+    depth: int = setting(50, "weighted layers", choices=(18, 34, 50, 101, 152))
+    shortcut: str = setting(
+        "B",
+        "A: zero padding; B: projection where the shape changes; C: "
+        "projection everywhere",
+        choices=("A", "B", "C"),
+        needs=("a residual net: leave out --plain", lambda s: not s.plain),
+    )
     plain: bool = setting(False, "the plain twin, without shortcuts")
     bottleneck_stride: str = setting(
         "1x1",
         f"which convolution of a bottleneck strides, from --depth "
         f"{BOTTLENECKS} on",
         choices=("1x1", "3x3"),
+        needs=(
+            f"--depth {BOTTLENECKS} or more",
+            lambda s: s.depth >= BOTTLENECKS,
+        ),
     )
-    zero_init: bool = setting(False, "every block begins as its shortcut alone")
-    steps: int | None = setting(
-        600_000, "optimizer steps in all", type=cli.positive_int
+    zero_init: bool = setting(
+        False,
+        "every block begins as its shortcut alone",
+        needs=("shortcuts: leave out --plain", lambda s: not s.plain),
     )
+    steps: int | None = setting(600_000, "optimizer steps in all")
     epochs: int | None = setting(
-        None,
-        "epochs of training, instead of --steps",
-        type=cli.positive_int,
+        None, "epochs of training, instead of --steps", instead_of="steps"
     )
     batch_size: int = setting(
         256,
         "images per optimizer step, on all devices together",
-        type=cli.positive_int,
     )
     accumulate: int = setting(
         1,
         "parts of a batch that are computed one after another; normalization "
         "is by part; not on several TensorFlow devices",
-        type=cli.positive_int,
     )
     optimizer: str = setting(
         "sgd", "with momentum 0.9; or LAMB", choices=("sgd", "lamb")
@@ -84,26 +168,32 @@ class Settings:
         0,
         "epochs in which the rate goes up from --warmup-rate, fewer than the "
         "run has",
-        type=cli.non_negative_float,
+        type=non_negative_float,
+        needs=("another --schedule", lambda s: s.schedule != "plateau"),
     )
     warmup_rate: float = setting(
-        0, "rate at the first step", type=cli.non_negative_float
+        0,
+        "rate at the first step",
+        type=non_negative_float,
+        needs=("--warmup-epochs", lambda s: s.warmup_epochs),
     )
     learning_rate: float | None = setting(
         0.1,
         "initial rate, after warm-up; none: 0.1 for each 256 images of a batch",
-        type=cli.positive_float,
     )
     weight_decay: float = setting(
-        1e-4, "in the gradient", type=cli.non_negative_float
+        1e-4, "in the gradient", type=non_negative_float
     )
     decay_norm_and_bias: bool = setting(
-        True, "normalization's weights and biases decay too (SGD only)"
+        True,
+        "normalization's weights and biases decay too (SGD only)",
+        needs=("--optimizer sgd", lambda s: s.optimizer == "sgd"),
     )
     momentum_correction: bool = setting(
         False,
         "a change of the rate applies to earlier gradients too, as in PyTorch "
         "(SGD only)",
+        needs=("--optimizer sgd", lambda s: s.optimizer == "sgd"),
     )
     loss: str = setting(
         "softmax",
@@ -111,23 +201,23 @@ class Settings:
         choices=("softmax", "binary"),
     )
     label_smoothing: float = setting(
-        0, "share of each class that is spread over all of them", type=cli.share
+        0, "share of each class that is spread over all of them", type=share
     )
     ema: float | None = setting(
         None,
         "validate and keep the moving average of the weights with this "
         "momentum",
-        type=cli.share,
+        type=share,
     )
     sampling: str = setting(
         "paper",
         "paper: shorter side of 256 to 480, then a crop of 224; inception: "
-        "any 8 to 100 %% of the area, 3:4 to 4:3",
+        "any 8 to 100 % of the area, 3:4 to 4:3",
         choices=("paper", "inception"),
     )
     mean: str = setting(
         "pixel",
-        "what is subtracted: the mean of each pixel, found first; or "
+        "what is subtracted: the mean of each pixel, computed first; or "
         "ImageNet's of each channel, divided by its deviation",
         choices=("pixel", "channel"),
     )
@@ -135,23 +225,19 @@ class Settings:
         True, "shift colours along ImageNet's principal components"
     )
     rand_augment: float | None = setting(
-        None, "magnitude, 0 to 10", type=cli.non_negative_float
+        None, "magnitude, 0 to 10", type=non_negative_float
     )
-    mixup: float = setting(0, "parameter of mixup", type=cli.non_negative_float)
-    cutmix: float = setting(0, "parameter of cutmix", type=cli.share)
-    image_size: int = setting(224, "pixels, in training", type=cli.positive_int)
+    mixup: float = setting(0, "parameter of mixup", type=non_negative_float)
+    cutmix: float = setting(0, "parameter of cutmix", type=share)
+    image_size: int = setting(224, "pixels, in training")
     first_size: int | None = setting(
         None,
         "pixels in the first epoch; from there they grow to --image-size",
-        type=cli.positive_int,
     )
-    test_size: int = setting(
-        224, "pixels, in evaluation", type=cli.positive_int
-    )
+    test_size: int = setting(224, "pixels, in evaluation")
     test_resize: int = setting(
         256,
         "shorter side from whose centre those are cut",
-        type=cli.positive_int,
     )
     interpolation: str = setting(
         "bilinear", "when images are resized", choices=("bilinear", "bicubic")
@@ -160,246 +246,132 @@ class Settings:
         None,
         "shorter side of the copies, in pixels; for sampling like the paper's "
         "at least 480, else 400 will do",
-        type=cli.positive_int,
+        needs=("--cache", lambda s: s.cache),
     )
-    seed: int = setting(0, "of weights, order and augmentation", type=cli.seed)
+    seed: int = seed_setting()
     precision: str = setting(
-        "float32", "of the computation", choices=("float32", "bfloat16")
+        "float32", "of the computation", choices=tuple(POLICIES)
     )
     every: int | None = setting(
         None,
         "evaluate every N steps, within epochs too, into steps.csv; a "
         "multiple of --steps-per-execution; none: after each epoch, into "
         "history.csv",
-        type=cli.positive_int,
     )
-
-
-# What the procedures after the paper's have in common.
-LATER = {
-    "steps": None,
-    "bottleneck_stride": "3x3",
-    "decay_norm_and_bias": False,
-    "sampling": "inception",
-    "mean": "channel",
-    "color": False,
-}
-# A preset states only what differs from the paper.
-PRESETS = {
-    "paper": {},
-    "goyal": LATER
-    | {
-        "epochs": 90,
-        "zero_init": True,
-        "schedule": "step-decay",
-        "warmup_epochs": 5,
-        "warmup_rate": 0.1,
-        "learning_rate": None,
-        "momentum_correction": True,
-    },
-    "a3": LATER
-    | {
-        "epochs": 100,
-        "batch_size": 2048,
-        "optimizer": "lamb",
-        "schedule": "cosine",
-        "warmup_epochs": 5,
-        "learning_rate": 8e-3,
-        "weight_decay": 0.02,
-        "loss": "binary",
-        "rand_augment": 6,
-        "mixup": 0.1,
-        "cutmix": 1.0,
-        "image_size": 160,
-        # The centre's share of the shorter side is 0.95, rounded as timm does:
-        # floor(224 / 0.95).
-        "test_resize": 235,
-        "interpolation": "bicubic",
-    },
-    "fast": LATER
-    | {
-        "epochs": 16,
-        "batch_size": 1024,
-        "zero_init": True,
-        "schedule": "cosine",
-        "warmup_epochs": 2,
-        "learning_rate": 2.0,
-        "weight_decay": 5e-5,
-        "label_smoothing": 0.1,
-        "first_size": 128,
-        "image_size": 192,
-    },
-}
-
-# Goyal et al. divide after 30, 60 and 80 of 90 epochs.
-DIVISIONS = 30 / 90, 60 / 90, 80 / 90
-# What is left of the rate at the end of an exponential schedule.
-EXPONENTIAL_END = 1e-3
-# Shares from which a class counts as present, for binary losses, as in timm's
-# recipes.
-PRESENT = 0.2
-# Growing images are as large as they get after this share of the epochs.
-GROWN = 0.75
-
-
-def make_parser():
-    """Return the parser of this recipe's flags."""
-    parser = cli.Parser(description=__doc__)
-    add = parser.add_argument
-    add("--preset", choices=PRESETS, help="see above (default: paper)")
-    add_flags(parser, Settings, PRESETS)
-    add(
-        "--folder",
+    folder: str | None = option(
+        None,
+        "for --dataset folder: has folders train and val, each with a folder "
+        "of images for each class",
         metavar="DIR",
-        help="for --dataset folder: has folders train and val, each with a "
-        "folder of images for each class",
+        needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
-    cli.add_data_dir(parser)
-    add(
-        "--manual-dir",
+    data_dir: str | None = option(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
         metavar="DIR",
-        help="folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, "
-        "to prepare imagenet2012 from (default: downloads/manual in the "
-        "folder of TensorFlow Datasets)",
+        needs=(
+            "--dataset imagenet2012 or imagenette",
+            lambda s: s.dataset != "folder",
+        ),
     )
-    add(
-        "--cache",
+    manual_dir: str | None = option(
+        None,
+        "folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, to "
+        "prepare imagenet2012 from (default: downloads/manual in the folder "
+        "of TensorFlow Datasets)",
         metavar="DIR",
-        help="train on smaller copies of the images, in this folder; they are "
-        "made first if they are not there (default: none)",
+        needs=(
+            "--dataset imagenet2012",
+            lambda s: s.dataset == "imagenet2012",
+        ),
     )
-    add(
-        "--max-unreadable",
-        type=cli.share,
-        default=0.01,
-        metavar="S",
-        help="share of the images that may be unreadable: those are named "
-        "and skipped; more end the run (default: 0.01)",
+    cache: str | None = option(
+        None,
+        "train on smaller copies of the images, in this folder; they are made "
+        "first if they are not there",
+        metavar="DIR",
+        needs=("--cache-side", lambda s: s.cache_side),
     )
-    add(
-        "--steps-per-execution",
-        type=cli.positive_int,
-        default=1,
-        metavar="N",
-        help="steps between two returns to Python: fewer are slower on an "
-        "accelerator with TensorFlow; no gain on JAX, not on PyTorch "
-        "(default: 1)",
+    max_unreadable: float = option(
+        0.01,
+        "share of the images that may be unreadable: those are named and "
+        "skipped; more end the run",
+        type=share,
     )
-    add(
-        "--profile",
-        action="store_true",
-        help="write a trace of some steps for TensorBoard",
+    steps_per_execution: int = option(
+        1,
+        "steps between two returns to Python: fewer are slower on an "
+        "accelerator with TensorFlow; no gain on JAX, not on PyTorch",
     )
-    cli.add_run_flags(
-        parser,
-        "runs/DATASET-NET-PRESET-BACKEND-seedN, other flags after the preset",
+    profile: bool = option(False, "write a trace of some steps for TensorBoard")
+
+    def resolve(self, given):
+        s = self
+        if s.learning_rate is None:
+            rate = 0.1 * s.batch_size / 256
+            s = dataclasses.replace(s, learning_rate=rate)
+        if "warmup_rate" not in given:
+            # Of a small batch the rate is below that of the first step.
+            rate = min(s.warmup_rate, s.learning_rate)
+            s = dataclasses.replace(s, warmup_rate=rate)
+        for wrong, message in conflicts(s):
+            if wrong:
+                raise UsageError(message)
+        return s
+
+
+def conflicts(s):
+    """Yield whether settings do not fit together, and what is wrong then."""
+    yield (
+        s.dataset == "folder" and s.folder is None,
+        "--dataset folder needs --folder",
     )
-    return parser
-
-
-def name_of(settings, backend):
-    """Return the name of a run's folder."""
-    usual = settled({"preset": settings.preset})
-    return fitting.folder_name(settings, usual, backend)
-
-
-def settle(arguments):
-    """Return the `Settings` that flags and preset add up to."""
-    settings = settled(given(arguments, Settings))
-    check(settings, vars(arguments))
-    return settings
-
-
-def settled(flags):
-    """Return the `Settings` of a preset with other values."""
-    values = dict(PRESETS[flags.get("preset", "paper")])
-    if "steps" in flags or "epochs" in flags:
-        values |= {"steps": None, "epochs": None}
-    if flags.get("schedule") == "plateau":
-        values |= {"warmup_epochs": 0, "warmup_rate": 0}
-    if flags.get("plain"):
-        # Without shortcuts nothing would be left of a block.
-        values |= {"zero_init": False}
-    settings = Settings(**values | flags)
-    if settings.learning_rate is None:
-        rate = 0.1 * settings.batch_size / 256
-        settings = dataclasses.replace(settings, learning_rate=rate)
-    if "warmup_rate" not in flags and settings.warmup_rate > 0:
-        # Of a small batch the rate is below that of the first step.
-        rate = min(settings.warmup_rate, settings.learning_rate)
-        settings = dataclasses.replace(settings, warmup_rate=rate)
-    return settings
-
-
-def check(s, given):
-    """Raise `cli.UsageError` for settings that do not fit together."""
-    if s.depth not in DEPTHS:
-        raise cli.UsageError(
-            f"argument --depth: {s.depth} is none of "
-            f"{', '.join(map(str, DEPTHS))}"
-        )
-    folder = s.dataset == "folder"
-    from_tfds = "--dataset imagenet2012 or imagenette"
-    for flag, needed, fits in (
-        ("folder", "--dataset folder", folder),
-        ("data_dir", from_tfds, not folder),
-        ("manual_dir", "--dataset imagenet2012", s.dataset == "imagenet2012"),
-        ("cache", "--cache-side", s.cache_side),
-        ("cache_side", "--cache", "cache" in given),
-        ("warmup_epochs", "another --schedule", s.schedule != "plateau"),
-        ("warmup_rate", "--warmup-epochs", s.warmup_epochs),
-        ("decay_norm_and_bias", "--optimizer sgd", s.optimizer == "sgd"),
-        ("momentum_correction", "--optimizer sgd", s.optimizer == "sgd"),
-        ("zero_init", "shortcuts: leave out --plain", not s.plain),
-        ("bottleneck_stride", "--depth 50 or more", s.depth >= BOTTLENECKS),
-    ):
-        if flag in given and not fits:
-            raise cli.UsageError(f"--{flag.replace('_', '-')} needs {needed}")
-    if folder and "folder" not in given:
-        raise cli.UsageError("--dataset folder needs --folder")
-    if s.batch_size % s.accumulate:
-        raise cli.UsageError(
-            f"--batch-size {s.batch_size} cannot be divided into "
-            f"--accumulate {s.accumulate} parts"
-        )
-    for flag, value in (("accumulate", s.accumulate > 1), ("ema", s.ema)):
-        if s.every and value:
-            raise cli.UsageError(f"--every and --{flag} exclude each other")
-    if s.every and s.every % given["steps_per_execution"]:
-        raise cli.UsageError(
-            f"--every {s.every} is no multiple of --steps-per-execution "
-            f"{given['steps_per_execution']}, between which nothing is "
-            "evaluated"
-        )
-    if s.warmup_rate > s.learning_rate:
-        raise cli.UsageError(
-            f"--warmup-rate {s.warmup_rate:g} is above the --learning-rate "
-            f"{s.learning_rate:g} that it leads up to"
-        )
-    if s.schedule == "plateau" and s.every:
-        raise cli.UsageError(
-            "--schedule plateau needs a validation after each epoch: leave "
-            "out --every"
-        )
-    if s.epochs and s.warmup_epochs >= s.epochs:
-        raise cli.UsageError(
-            f"--warmup-epochs {s.warmup_epochs:g} leaves nothing of --epochs "
-            f"{s.epochs}: take fewer, or more --epochs"
-        )
-    if s.mean == "pixel" and not sizes(s, 2) == [s.test_size] * 2:
-        raise cli.UsageError(
-            "--mean pixel is for images of one size: --image-size is "
-            f"{s.image_size}, --first-size {s.first_size}, --test-size "
-            f"{s.test_size}; or take --mean channel"
-        )
-    if s.test_resize < s.test_size:
-        raise cli.UsageError(
-            f"--test-resize {s.test_resize} is below --test-size {s.test_size}"
-        )
-    if s.ema is not None and not 0 < s.ema < 1:
-        raise cli.UsageError("argument --ema: must be above 0 and below 1")
-    if s.rand_augment is not None and s.rand_augment > 10:
-        raise cli.UsageError("argument --rand-augment: must be at most 10")
+    yield (
+        s.batch_size % s.accumulate,
+        f"--batch-size {s.batch_size} cannot be divided into --accumulate "
+        f"{s.accumulate} parts",
+    )
+    for name, value in (("accumulate", s.accumulate > 1), ("ema", s.ema)):
+        yield s.every and value, f"--every and --{name} exclude each other"
+    yield (
+        s.every and s.every % s.steps_per_execution,
+        f"--every {s.every} is no multiple of --steps-per-execution "
+        f"{s.steps_per_execution}, between which nothing is evaluated",
+    )
+    yield (
+        s.warmup_rate > s.learning_rate,
+        f"--warmup-rate {s.warmup_rate:g} is above the --learning-rate "
+        f"{s.learning_rate:g} that it leads up to",
+    )
+    yield (
+        s.schedule == "plateau" and s.every,
+        "--schedule plateau needs a validation after each epoch: leave out "
+        "--every",
+    )
+    yield (
+        s.epochs and s.warmup_epochs >= s.epochs,
+        f"--warmup-epochs {s.warmup_epochs:g} leaves nothing of --epochs "
+        f"{s.epochs}: take fewer, or more --epochs",
+    )
+    yield (
+        s.mean == "pixel" and sizes(s, 2) != [s.test_size] * 2,
+        f"--mean pixel is for images of one size: --image-size is "
+        f"{s.image_size}, --first-size {s.first_size}, --test-size "
+        f"{s.test_size}; or take --mean channel",
+    )
+    yield (
+        s.test_resize < s.test_size,
+        f"--test-resize {s.test_resize} is below --test-size {s.test_size}",
+    )
+    yield (
+        s.ema is not None and not 0 < s.ema < 1,
+        "argument --ema: must be above 0 and below 1",
+    )
+    yield (
+        (s.rand_augment or 0) > 10,
+        "argument --rand-augment: must be at most 10",
+    )
 
 
 def sizes(settings, epochs):
@@ -416,22 +388,19 @@ def sizes(settings, epochs):
     ]
 
 
-def load(arguments, settings):
+def load(settings):
     """Return the training and the validation images."""
     from pathlib import Path
 
     from keras_resnet import data
 
     if settings.dataset == "folder":
-        folder = Path(arguments.folder)
+        folder = Path(settings.folder)
         train = data.Folder(folder / "train")
         return train, data.Folder(folder / "val", train.class_names)
     return tuple(
         data.from_tfds(
-            settings.dataset,
-            split,
-            getattr(arguments, "data_dir", None),
-            getattr(arguments, "manual_dir", None),
+            settings.dataset, split, settings.data_dir, settings.manual_dir
         )
         for split in ("train", "validation")
     )
@@ -446,7 +415,7 @@ def learning_rate(settings, steps, per_epoch):
         per_epoch: Integer, batches per epoch.
 
     Raises:
-        cli.UsageError: If warm-up leaves no steps after it.
+        UsageError: If warm-up leaves no steps after it.
     """
     from keras.optimizers import schedules
 
@@ -456,18 +425,14 @@ def learning_rate(settings, steps, per_epoch):
     if settings.schedule == "plateau":
         return rate
     if settings.schedule == "step-decay":
-        # Keras counts from 0 and changes after the boundary.
-        schedule = schedules.PiecewiseConstantDecay(
-            [max(0, round(share * steps) - 1) for share in DIVISIONS],
-            [rate / 10**i for i in range(4)],
-        )
+        schedule = training.step_decay(rate, steps, DIVISIONS)
     elif settings.schedule == "cosine":
         schedule = schedules.CosineDecay(rate, steps)
     else:
         schedule = schedules.ExponentialDecay(rate, steps, EXPONENTIAL_END)
     up = round(settings.warmup_epochs * per_epoch)
     if up >= steps:
-        raise cli.UsageError(
+        raise UsageError(
             f"--warmup-epochs {settings.warmup_epochs:g} are {up} steps of "
             f"{steps} in all, and leave none for the rest: take fewer, or "
             "more --epochs or --steps"
@@ -517,10 +482,7 @@ def build(settings, classes, rate, mean=None):
     from keras_resnet import preprocessing, training
 
     keras.utils.set_random_seed(settings.seed)
-    policy = settings.precision
-    keras.config.set_dtype_policy(
-        policy if policy == "float32" else f"mixed_{policy}"
-    )
+    keras.config.set_dtype_policy(POLICIES[settings.precision])
     if mean is not None:
         name, statistics = "per_pixel_mean", (mean, np.ones_like(mean))
     else:
@@ -613,147 +575,179 @@ def training_batches(
     return batches
 
 
-def execution(arguments, backend, per_epoch, steps):
-    """Return the steps per execution, or raise for those that do not fit."""
-    each = arguments.steps_per_execution
-    if each > 1 and backend == "torch":
-        raise cli.UsageError(
+def check_execution(settings, per_epoch, steps):
+    """Raise `UsageError` for steps per execution that do not fit."""
+    import keras
+
+    each = settings.steps_per_execution
+    if each > 1 and keras.backend.backend() == "torch":
+        raise UsageError(
             "--steps-per-execution: Keras does not know it on PyTorch; leave "
             "it out"
         )
     if per_epoch % each or steps % each:
-        fitting_ = [
-            n
+        fitting = [
+            str(n)
             for n in range(2, min(per_epoch, 1000) + 1)
             if per_epoch % n == 0 and steps % n == 0
         ]
-        raise cli.UsageError(
+        raise UsageError(
             f"--steps-per-execution {each} divides neither {per_epoch} steps "
             f"of an epoch nor {steps} in all evenly; these do: "
-            f"{', '.join(map(str, fitting_[:10])) or 'none'}"
+            f"{', '.join(fitting[:10]) or 'none'}"
         )
-    return each
 
 
-def main(arguments):
-    """Train one network and leave everything about it in one folder."""
-    settings = settle(arguments)
+def check_devices(settings, devices):
+    """Raise an error for batches that these devices cannot share."""
     import keras
 
-    from keras_resnet import data, plots
-
-    backend = keras.backend.backend()
-    devices = fitting.use_devices(arguments)
     if (
         settings.accumulate > 1
         and devices.count > 1
-        and backend == "tensorflow"
+        and keras.backend.backend() == "tensorflow"
     ):
-        raise cli.UsageError(
+        raise UsageError(
             f"--accumulate {settings.accumulate}: not on several TensorFlow "
             "devices, where Keras cannot accumulate; leave it or --devices "
             "out, or set KERAS_BACKEND to jax or torch"
         )
-    batch_size = settings.batch_size // settings.accumulate
-    devices.check_batch(batch_size)
-    train, validation = fitting.first_alone(
-        devices, lambda: load(arguments, settings)
-    )
-    share = arguments.max_unreadable
-    unreadable = [data.Unreadable(s, share) for s in (train, validation)]
+    devices.check_batch(settings.batch_size // settings.accumulate)
 
-    per_epoch = settings.accumulate * fitting.steps_per_epoch(
+
+def job(settings, devices):
+    """Return the training of one net."""
+    from keras_resnet import data
+    from keras_resnet.data import imagenet
+    from keras_resnet_recipes.experiment import images, training
+
+    check_devices(settings, devices)
+    train, validation = training.first_alone(devices, lambda: load(settings))
+    unreadable = [
+        data.Unreadable(source, settings.max_unreadable)
+        for source in (train, validation)
+    ]
+    per_epoch = settings.accumulate * images.steps_per_epoch(
         len(train), settings.batch_size
     )
     steps = (settings.steps or 0) * settings.accumulate
     steps = steps or settings.epochs * per_epoch
-    each = execution(arguments, backend, min(per_epoch, steps), steps)
-    # Raises, before there is a folder, if warm-up would be all of the run.
-    learning_rate(settings, steps, per_epoch)
+    check_execution(settings, min(per_epoch, steps), steps)
+    rate = learning_rate(settings, steps, per_epoch)
+
+    @functools.cache
+    def source():
+        if settings.cache is None:
+            return train
+        return training.first_alone(
+            devices,
+            lambda: data.cached(
+                train, settings.cache, settings.cache_side, unreadable[0]
+            ),
+        )
+
+    def make():
+        mean = None
+        if settings.mean == "pixel":
+            mean = devices.on_first(
+                lambda: imagenet.mean_image(
+                    source(),
+                    image_size=settings.test_size,
+                    resize=settings.test_resize,
+                    unreadable=unreadable[0],
+                )
+            )
+        return build(settings, len(train.class_names), rate, mean)
+
+    def batches(start):
+        return training_batches(
+            settings,
+            source(),
+            steps,
+            per_epoch,
+            start,
+            devices.shard,
+            unreadable[0],
+        )
+
+    evaluation = imagenet.evaluation_batches(
+        validation,
+        image_size=settings.test_size,
+        resize=settings.test_resize,
+        interpolation=settings.interpolation,
+        shard=devices.shard,
+        pad_to_multiple_of=devices.pad_to_multiple_of,
+        unreadable=unreadable[1],
+    )
+
+    def report(model, run):
+        with devices.scope():
+            logs = model.evaluate(evaluation, return_dict=True, verbose=0)
+        return results(logs, (source(), validation), unreadable, devices)
 
     # Of a folder the settings say no more than that it is one.
-    images = {}
+    folders = {}
     if settings.dataset == "folder":
-        images = {"train": train.describe(), "val": validation.describe()}
-    run = fitting.open_run(
-        arguments, name_of(settings, backend), settings, devices, **images
+        folders = {"train": train.describe(), "val": validation.describe()}
+    return Job(
+        build=make,
+        batches=batches,
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        batch_size=settings.batch_size // settings.accumulate,
+        report=report,
+        validation=evaluation,
+        every=settings.every,
+        callbacks=lambda run: callbacks(settings, run),
+        average=settings.ema is not None,
+        steps_per_execution=settings.steps_per_execution,
+        context=lambda: naming(unreadable),
+        label=settings.label,
+        plain=settings.plain,
+        title=settings.caption(settings.seed),
+        identity=folders,
     )
-    if fitting.said_finished(run):
-        return
 
-    evaluation = evaluation_batches(
-        settings, validation, devices, unreadable[1]
-    )
+
+@contextlib.contextmanager
+def naming(unreadable):
+    """Raise the error about unreadable images in place of any other."""
     try:
-        if hasattr(arguments, "cache"):
-            original = train
-            train = fitting.first_alone(
-                devices,
-                lambda: data.cached(
-                    original,
-                    arguments.cache,
-                    settings.cache_side,
-                    unreadable[0],
-                ),
-            )
-        model = fitting.train(
-            run,
-            lambda: new(settings, train, steps, per_epoch, run, unreadable[0]),
-            lambda start: training_batches(
-                settings,
-                train,
-                steps,
-                per_epoch,
-                start,
-                devices.shard,
-                unreadable[0],
-            ),
-            evaluation,
-            per_epoch=per_epoch,
-            batch_size=batch_size,
-            steps=steps,
-            every=settings.every,
-            average=settings.ema is not None,
-            callbacks=callbacks(settings, run, hasattr(arguments, "profile")),
-            steps_per_execution=each,
-            interrupted=lambda: draw(plots, run, settings),
-        )
-        with devices.scope():
-            found = model.evaluate(evaluation, return_dict=True, verbose=0)
+        yield
     except Exception as error:
         # TensorFlow puts it among lines of its own.
-        errors = [images.error for images in unreadable]
-        raise next(filter(None, errors), error) from None
-    unread = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
-    if devices.is_first:
-        finish(run, settings, model, found, (train, validation), unread)
+        raise next((u.error for u in unreadable if u.error), error) from None
 
 
-def new(settings, train, steps, per_epoch, run, unreadable):
-    """Return a new compiled model."""
-    from keras_resnet.data import imagenet
+def results(logs, sources, unreadable, devices):
+    """Return what the result line says of a validation.
 
-    mean = None
-    if settings.mean == "pixel":
-        mean = run.devices.on_first(
-            lambda: imagenet.mean_image(
-                train,
-                image_size=settings.test_size,
-                resize=settings.test_resize,
-                unreadable=unreadable,
-            )
-        )
-    rate = learning_rate(settings, steps, per_epoch)
-    return build(settings, len(train.class_names), rate, mean)
+    Args:
+        logs: Dictionary, loss and metrics of the validation images.
+        sources: Pair of the training and the validation images.
+        unreadable: Pair of their `keras_resnet.data.Unreadable`.
+        devices: `keras_resnet.devices.Devices`.
+    """
+    names = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
+    results = {"validation_error": round(1 - logs["accuracy"], 4)}
+    if "top5" in logs:
+        results["validation_top5_error"] = round(1 - logs["top5"], 4)
+    if sum(map(len, names)):
+        print(f"{sum(map(len, names))} images could not be decoded")
+    return results | {
+        "validation_images": len(sources[1]) - len(names[1]),
+        "training_images": len(sources[0]),
+        "unreadable": sum(names, []),
+    }
 
 
-def callbacks(settings, run, profile):
+def callbacks(settings, run):
     """Return the callbacks that a run's settings ask for."""
     from keras_resnet import training
 
-    found = []
+    callbacks = []
     if settings.schedule == "plateau":
-        found.append(
+        callbacks.append(
             training.PlateauDivision(
                 lambda: run.devices.on_first(run.history),
                 monitor="val_accuracy",
@@ -763,81 +757,10 @@ def callbacks(settings, run, profile):
                 min_delta=MIN_DELTA,
             )
         )
-    if profile and run.devices.is_first:
-        found.append(training.Profile(run / "tensorboard"))
-    return found
-
-
-def evaluation_batches(settings, source, devices, unreadable):
-    """Return the batches of an evaluation."""
-    from keras_resnet.data import imagenet
-
-    return imagenet.evaluation_batches(
-        source,
-        image_size=settings.test_size,
-        resize=settings.test_resize,
-        interpolation=settings.interpolation,
-        shard=devices.shard,
-        pad_to_multiple_of=devices.pad_to_multiple_of,
-        unreadable=unreadable,
-    )
-
-
-def finish(run, settings, model, found, sources, unreadable):
-    """Leave and print the result of a trained network.
-
-    Args:
-        run: `keras_resnet.training.Run`.
-        settings: `Settings`.
-        model: Trained `keras.Model`.
-        found: Dictionary, loss and metrics of the validation images.
-        sources: Pair of the training and the validation images.
-        unreadable: Pair of lists, the names of those that are unreadable.
-    """
-    from keras_resnet import plots
-
-    history = curve(run, settings)
-    top5 = (
-        {"validation_top5_error": round(1 - found["top5"], 4)}
-        if "top5" in found
-        else {}
-    )
-    # Before the line that ends the run: with it nothing is made any more.
-    draw(plots, run, settings)
-    result = run.finish(
-        model,
-        training_error=round(history["error"][-1], 4),
-        validation_error=round(1 - found["accuracy"], 4),
-        **top5,
-        best_validation_error=round(min(history["val_error"]), 4),
-        validation_images=len(sources[1]) - len(unreadable[1]),
-        training_images=len(sources[0]),
-        unreadable=[name for names in unreadable for name in names],
-    )
-    print(
-        f"validation error {100 * result['validation_error']:.2f} % "
-        + "".join(f"(top 5: {100 * v:.2f} %) " for v in top5.values())
-        + f"({result['validation_images']:,} images), "
-        f"{result['images_per_second']:.0f} images/s, "
-        f"{result['seconds']:.0f} s; everything is in {run.path}"
-    )
-    if result["unreadable"]:
-        print(f"{len(result['unreadable'])} images could not be decoded")
-
-
-def curve(folder, settings):
-    """Return the history of errors: by epoch, or by `--every` steps."""
-    from keras_resnet import training
-
-    name = "steps.csv" if settings.every else "history.csv"
-    return training.read_history(folder / name)
-
-
-def draw(plots, run, settings):
-    """Draw the learning curves of a run, if it has any yet."""
-    history = curve(run, settings)
-    fitting.draw_curves(plots, run, settings, history)
+    if settings.profile and run.devices.is_first:
+        callbacks.append(training.Profile(run / "tensorboard"))
+    return callbacks
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    main(Settings, job)

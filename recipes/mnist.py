@@ -9,167 +9,133 @@ python recipes/mnist.py --dataset digits           # no download
 import dataclasses
 import json
 
-import cli
-import fitting
-from results import mean_and_deviation
-from settings import add_flags, dataset, differences, given, name_parts, setting
+from keras_resnet_recipes.experiment import (
+    ImageSettings,
+    RunSettings,
+    UsageError,
+    dataset_setting,
+    main,
+    non_negative_float,
+    option,
+    report,
+    seed_setting,
+    setting,
+    share,
+)
+from keras_resnet_recipes.experiment.values import LAST_SEED
 
 SIZE = 32
-NETS = ("resnet", "plain")
+NETS = {"resnet": "ResNet-18", "plain": "plain-18"}
+# Pixels of padding for images that are shifted at random, by dataset.
+PADDING = {"mnist": 3, "digits": 4}
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of the runs of both nets, besides the seed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings, ImageSettings):
+    """Settings of the runs of both nets and all seeds."""
 
-    preset: str = "batch64"
-    dataset: str = dataset("mnist", "mnist", "digits")
-    train_images: int | None = setting(
-        2000, "the first N training images", type=cli.positive_int
-    )
-    validation_images: int | None = setting(
-        200, "the first N validation images", type=cli.positive_int
-    )
-    test_images: int | None = setting(
-        200, "the first N test images", type=cli.positive_int
-    )
-    epochs: int = setting(
-        5, "epochs of the training images", type=cli.positive_int
-    )
-    batch_size: int = setting(64, "images per step", type=cli.positive_int)
-    learning_rate: float = setting(
-        0.005, "rate, or the cycle's peak", type=cli.positive_float
-    )
-    schedule: str = "constant"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    augment: bool = False
-    every: int = setting(
-        15,
-        "steps between two evaluations on the validation images",
-        type=cli.positive_int,
-    )
+    # A preset states only what differs from the first.
+    PRESETS = {
+        "batch128": {"batch_size": 128, "learning_rate": 0.01},
+        "full": {
+            "train_images": None,
+            "validation_images": None,
+            "test_images": None,
+            "batch_size": 128,
+            "learning_rate": 0.1,
+            "schedule": "one-cycle",
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "augment": True,
+            # Twice in an epoch.
+            "every": 215,
+        },
+    }
+    # There are 1,257 / 180 / 360 digits.
+    DATASETS = {"digits": {"train_images": None, "validation_images": None}}
+    NAMED = ("dataset", "preset")
 
-
-# A preset states only what differs from the first.
-PRESETS = {
-    "batch64": {},
-    "batch128": {"batch_size": 128, "learning_rate": 0.01},
-    "full": {
-        "train_images": None,
-        "validation_images": None,
-        "test_images": None,
-        "batch_size": 128,
-        "learning_rate": 0.1,
-        "schedule": "one-cycle",
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "augment": True,
-        # Twice in an epoch.
-        "every": 215,
-    },
-}
-
-
-def make_parser():
-    """Return the parser of this recipe's flags."""
-    full = Settings(**PRESETS["full"])
-    parser = cli.Parser(description=__doc__)
-    add = parser.add_argument
-    add(
-        "--preset",
+    preset: str = setting(
+        "batch64",
+        "batch64: rate 0.005, batches of 64; batch128: rate 0.01, batches of "
+        "128; both constant, without momentum",
         choices=("batch64", "batch128"),
-        help="batch64: rate 0.005, batches of 64 (default); batch128: rate "
-        "0.01, batches of 128; both constant, without momentum",
     )
-    add(
-        "--full",
-        action="store_true",
-        help="all images instead of 2,000/200/200, shifted at random; batches "
-        f"of {full.batch_size}, one cycle with rate {full.learning_rate}, "
-        f"momentum {full.momentum}, weight decay {full.weight_decay}",
+    full: bool = option(
+        False,
+        "all images instead of 2,000/200/200, shifted at random; batches of "
+        "128, one cycle with rate 0.1, momentum 0.9, weight decay 5e-4",
+        preset="full",
     )
-    add_flags(parser, Settings, PRESETS)
-    cli.add_data_flags(parser)
-    add(
-        "--seed",
-        type=cli.seed,
-        metavar="N",
-        help="of weights, order and augmentation (default: 0)",
+    dataset: str = dataset_setting("mnist", "digits")
+    train_images: int | None = setting(2000, "the first N training images")
+    validation_images: int | None = setting(
+        200, "the first N validation images"
     )
-    add(
-        "--seeds",
-        type=cli.positive_int,
-        metavar="N",
-        help="so many seeds, beginning with --seed, and mean and standard "
-        "deviation over them (default: 1)",
+    test_images: int | None = setting(200, "the first N test images")
+    epochs: int = setting(5, "epochs of the training images")
+    batch_size: int = setting(64, "images per step")
+    learning_rate: float = setting(0.005, "rate, or the cycle's peak")
+    schedule: str = setting(
+        "constant",
+        "constant; one-cycle: up, then down to 0",
+        choices=("constant", "one-cycle"),
     )
-    cli.add_run_flags(
-        parser,
-        "runs/DATASET-resnet18-PRESET-BACKEND, other flags after the preset",
+    momentum: float = setting(0.0, "of the optimizer", type=share)
+    weight_decay: float = setting(
+        0.0, "part of the gradient", type=non_negative_float
     )
-    return parser
+    augment: bool = setting(False, "shift images at random")
+    every: int = setting(
+        15, "steps between two evaluations on the validation images"
+    )
+    seed: int = seed_setting(stored=False)
+    seeds: int = option(
+        1,
+        "so many seeds, beginning with --seed, and mean and standard "
+        "deviation over them",
+    )
 
+    @property
+    def padding(self):
+        """Pixels of padding for the random crop."""
+        return PADDING[self.dataset] if self.augment else 0
 
-def settle(arguments):
-    """Return the `Settings` that flags and preset add up to, and the seeds."""
-    flags = given(arguments, Settings)
-    if hasattr(arguments, "full"):
-        if "preset" in flags:
-            raise cli.UsageError("give --preset or --full, not both")
-        flags["preset"] = "full"
-    values = PRESETS[flags.get("preset", Settings.preset)]
-    first = getattr(arguments, "seed", 0)
-    seeds = range(first, first + getattr(arguments, "seeds", 1))
-    if seeds[-1] > cli.LAST_SEED:
-        raise cli.UsageError(
-            f"--seed {first} --seeds {len(seeds)} goes up to {seeds[-1]}, and "
-            f"the last seed is {cli.LAST_SEED}"
-        )
-    return Settings(**values | flags), seeds
+    def title(self):
+        return [self.dataset, "resnet18", self.preset]
 
-
-def name_of(settings, backend):
-    """Return the name of the folder of runs with these settings."""
-    usual = Settings(**PRESETS[settings.preset])
-    others = name_parts(differences(settings, usual, ("preset", "dataset")))
-    parts = settings.dataset, "resnet18", settings.preset, *others, backend
-    return "-".join(parts)
-
-
-def check_counts(arguments, data):
-    """Raise an error if more images are asked for than there are."""
-    for part in ("train", "validation", "test"):
-        asked = getattr(arguments, f"{part}_images", 0)
-        if asked > len(getattr(data, part)):
-            raise cli.UsageError(
-                f"--{part}-images {asked}: there are "
-                f"{len(getattr(data, part)):,} of them"
+    def resolve(self, given):
+        last = self.seed + self.seeds - 1
+        if last > LAST_SEED:
+            raise UsageError(
+                f"--seed {self.seed} --seeds {self.seeds} goes up to {last}, "
+                f"and the last seed is {LAST_SEED}"
             )
+        return self
 
 
-def select(data, settings):
+def select(settings, data):
     """Return the first so many images of each part, enlarged to 32x32.
 
     Each pixel becomes a square, as large as fits; around that is black.
     """
     from keras_resnet.data import augmentation
 
-    def part(split, count):
+    def part(name):
+        split = getattr(data, name)
+        count = getattr(settings, f"{name}_images")
+        if count is not None and count > len(split):
+            raise UsageError(
+                f"--{name}-images {count}: there are {len(split):,} of them"
+            )
         images = split.images[:count]
         factor = SIZE // images.shape[1]
         images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-        padding = (SIZE - images.shape[1]) // 2
-        images = augmentation.pad(images, padding)
+        images = augmentation.pad(images, (SIZE - images.shape[1]) // 2)
         return type(split)(images, split.labels[:count])
 
-    factor = SIZE // data.train.images.shape[1]
     return dataclasses.replace(
-        data,
-        train=part(data.train, settings.train_images),
-        validation=part(data.validation, settings.validation_images),
-        test=part(data.test, settings.test_images),
-        padding=data.padding * factor,
+        data, **{name: part(name) for name in ("train", "validation", "test")}
     )
 
 
@@ -183,10 +149,11 @@ def build(settings, data, steps, net, seed):
     import keras_resnet
     from keras_resnet import training
 
+    pixels = data.train.images
+
     def network(residual):
         keras.utils.set_random_seed(seed)
-        image = keras.Input(data.train.images.shape[1:], name="image")
-        pixels = data.train.images
+        image = keras.Input(pixels.shape[1:], name="image")
         standardized = keras.layers.Normalization(
             axis=None,
             mean=float(pixels.mean(dtype="float64")),
@@ -210,130 +177,100 @@ def build(settings, data, steps, net, seed):
     if settings.schedule == "one-cycle":
         rate = training.one_cycle(rate, steps)
     model.compile(
-        optimizer=training.CoupledSGD(
+        training.CoupledSGD(
             rate,
             momentum=settings.momentum,
             coupled_decay=settings.weight_decay,
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=["accuracy"],
     )
     return model
 
 
-def main(arguments):
-    """Train both nets for each seed, and compare them in one folder."""
-    settings, seeds = settle(arguments)
-    import keras
+def jobs(settings, devices):
+    """Return the trainings of both nets with each seed."""
+    from keras_resnet_recipes.experiment import images
 
-    from keras_resnet import training
+    data = select(settings, images.load(settings, devices))
+    steps = images.steps_in_all(settings, len(data.train))
 
-    backend = keras.backend.backend()
-    devices = fitting.use_devices(arguments)
-    devices.check_batch(settings.batch_size)
-    input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
-    data = fitting.load(
-        devices, settings.dataset, getattr(arguments, "data_dir", None)
-    )
-    check_counts(arguments, data)
-    data = select(data, settings)
-    # Without the seeds: more of them may come later.
-    study = fitting.open_run(
-        arguments, name_of(settings, backend), settings, devices
-    )
-    for seed in seeds:
-        for net in NETS:
-            folder = study / f"seed{seed}" / net
-            run = training.Run(
-                folder,
-                study.settings | {"net": net, "seed": seed},
-                resume=devices.on_first((folder / "settings.json").exists),
-                devices=devices,
-            )
-            if not run.finished:
-                print(f"{net}, seed {seed}:", flush=True)
-                train(run, settings, data, net, seed, input_name)
-                keras.backend.clear_session()
-    if devices.is_first:
-        report(study, settings, data)
+    def job(net, seed):
+        def make():
+            return build(settings, data, steps, net, seed)
+
+        return images.job(
+            settings,
+            data,
+            devices,
+            make,
+            steps=steps,
+            seed=seed,
+            report=lambda model, run: test_best(run, make, data),
+            label=NETS[net],
+            plain=net == "plain",
+            folder=f"seed{seed}/{net}",
+            identity={"net": net, "seed": seed},
+        )
+
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return [job(net, seed) for seed in seeds for net in NETS]
 
 
-def train(run, settings, data, net, seed, input_name):
-    """Train one net, and test the best model of its run."""
+def test_best(run, build, data):
+    """Return what the best model of a run reaches on the test images."""
     import keras
 
     import keras_resnet
+    from keras_resnet_recipes.experiment import images
 
-    steps = settings.epochs * fitting.steps_per_epoch(
-        len(data.train), settings.batch_size
+    model = run.devices.model(
+        build, lambda: keras.models.load_model(run / "best.keras")
     )
-    model = fitting.fit(
-        run,
-        lambda: build(settings, data, steps, net, seed),
-        data,
-        batch_size=settings.batch_size,
-        steps=steps,
-        seed=seed,
-        input_name=input_name,
-        augment=settings.augment,
-        every=settings.every,
-    )
-    best_model = run.devices.model(
-        lambda: build(settings, data, steps, net, seed),
-        lambda: keras.models.load_model(run / "best.keras"),
-    )
-    evaluation = fitting.evaluate(best_model, data.test, run.devices)
+    results = images.test(model, data.test, run.devices)
     if not run.devices.is_first:
-        return
+        return results
     history = run.history("steps.csv")
-    errors = history["val_error"]
-    best = errors.index(min(errors))
-    run.finish(
-        model,
-        input=input_name,
-        multiply_adds=keras_resnet.complexity(model).macs,
-        best_step=round(history["iterations"][best]),
-        best_validation_accuracy=round(1 - errors[best], 4),
-        test_accuracy=round(evaluation["accuracy"], 4),
-        test_loss=round(evaluation["loss"], 4),
-        test_images=len(data.test),
-    )
+    best = history["val_error"].index(min(history["val_error"]))
+    return results | {
+        "multiply_adds": keras_resnet.complexity(model).macs,
+        "best_step": round(history["iterations"][best]),
+        "best_validation_accuracy": round(1 - history["val_error"][best], 4),
+        "test_accuracy": round(1 - results["test_error"], 4),
+    }
 
 
-COLUMNS = (
-    ("best_validation_accuracy", "validation accuracy", 100, "%"),
-    ("test_accuracy", "test accuracy", 100, "%"),
-    ("test_loss", "test loss", 1, ""),
-)
-
-
-def table(results):
-    """Return rows of text: a net each, means and deviations over seeds.
+def table(lines):
+    """Return the Markdown table of both nets.
 
     Args:
-        results: Dictionary from (seed, net) to a run's result line.
+        lines: Dictionary from (seed, net) to a run's result line.
     """
     head = ["net", "parameters", "multiply-adds", "best step"]
-    head += [title for _, title, *_ in COLUMNS]
-    rows = [head, ["---"] * len(head)]
-    for net in NETS:
-        lines = [line for (_, n), line in results.items() if n == net]
+    head += ["validation accuracy", "test accuracy", "test loss"]
+    rows = []
+    for net, label in NETS.items():
+        of_net = [line for (_, name), line in lines.items() if name == net]
+
+        def mean(key, of_net=of_net, scale=1, unit=""):
+            values = [scale * line[key] for line in of_net]
+            return report.mean_and_deviation(values, unit)
+
         rows.append(
             [
-                {"resnet": "ResNet-18", "plain": "plain-18"}[net],
-                f"{lines[0]['parameters']:,}",
-                f"{lines[0]['multiply_adds']:,}",
-                ", ".join(str(line["best_step"]) for line in lines),
-                *(
-                    mean_and_deviation([s * line[key] for line in lines], unit)
-                    for key, _, s, unit in COLUMNS
-                ),
+                label,
+                f"{of_net[0]['parameters']:,}",
+                f"{of_net[0]['multiply_adds']:,}",
+                ", ".join(str(line["best_step"]) for line in of_net),
+                mean("best_validation_accuracy", scale=100, unit="%"),
+                mean("test_accuracy", scale=100, unit="%"),
+                mean("test_loss"),
             ]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return report.table(head, rows)
 
 
-def finished(study):
+def seeds_of(study):
     """Return the seeds of which a study has both nets, earlier ones too."""
     return sorted(
         int(folder.name.removeprefix("seed"))
@@ -343,11 +280,14 @@ def finished(study):
     )
 
 
-def report(study, settings, data):
-    """Leave table, result line and pictures of all seeds in the folder."""
+def summarize(settings, study):
+    """Leave table, result lines and pictures of all seeds in the folder."""
     from keras_resnet import training
+    from keras_resnet.devices import Devices
+    from keras_resnet_recipes.experiment import images
 
-    seeds = finished(study)
+    data = select(settings, images.load(settings, Devices()))
+    seeds = seeds_of(study)
     lines = {
         (seed, net): json.loads(
             (study / f"seed{seed}" / net / "result.json").read_text("utf-8")
@@ -366,19 +306,18 @@ def report(study, settings, data):
         f"{several if len(seeds) > 1 else f'seed {seeds[0]}'}, "
         f"{lines[seeds[0], 'resnet']['backend']}"
     )
-    rows = table(lines)
-    note = (
-        f"{caption}. Tested is the model of the best step: the first with the "
-        "highest validation accuracy.\n"
+    text = (
+        f"{table(lines)}\n\n{caption}. Tested is the model of the best step: "
+        "the first with the highest validation accuracy.\n"
     )
-    training.write_atomically(study / "table.md", f"{rows}\n\n{note}")
+    training.write_atomically(study / "table.md", text)
     training.write_atomically(
         study / "results.json",
         json.dumps({f"seed{s}-{n}": line for (s, n), line in lines.items()})
         + "\n",
     )
     draw(study, seeds, data, caption)
-    print(f"\n{rows}\n\n{note}Everything is in {study.path}")
+    print(f"\n{text}Everything is in {study.path}")
 
 
 def draw(study, seeds, data, caption):
@@ -386,22 +325,22 @@ def draw(study, seeds, data, caption):
     import keras
     import numpy as np
 
-    from keras_resnet import plots, training
+    from keras_resnet import plots
+    from keras_resnet_recipes.experiment.run import read_history
 
-    labels = {
-        "resnet": ("ResNet-18", plots.RESIDUAL),
-        "plain": ("plain-18", plots.PLAIN),
-    }
     curves, predicted = [], {}
     shown = data.test[:18]
-    for net, (label, color) in labels.items():
+    for net, label in NETS.items():
         histories = [
-            training.read_history(study / f"seed{seed}" / net / "steps.csv")
+            read_history(study / f"seed{seed}" / net / "steps.csv")
             for seed in seeds
         ]
         curves.append(
-            {"label": label, "color": color}
-            | {"iterations": histories[0]["iterations"]}
+            {
+                "label": label,
+                "color": plots.PLAIN if net == "plain" else plots.RESIDUAL,
+                "iterations": histories[0]["iterations"],
+            }
             | {
                 key: np.stack([h[key] for h in histories], axis=-1)
                 for key in ("loss", "val_loss", "accuracy", "val_accuracy")
@@ -416,8 +355,7 @@ def draw(study, seeds, data, caption):
             (data.class_names[p.argmax()], float(p.max()))
             for p in probabilities
         ]
-    figure = plots.step_curves(curves, caption)
-    plots.save(figure, study / "curves.png")
+    plots.save(plots.step_curves(curves, caption), study / "curves.png")
     figure = plots.predictions(
         shown.images,
         [data.class_names[i] for i in shown.labels],
@@ -429,4 +367,4 @@ def draw(study, seeds, data, caption):
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    main(Settings, jobs, summarize)

@@ -13,11 +13,16 @@ lines there.
 import dataclasses
 import json
 import shutil
-import statistics
 from pathlib import Path
 
-import cifar10
-import cli
+from keras_resnet_recipes import cifar10
+from keras_resnet_recipes.experiment import (
+    CommandSettings,
+    UsageError,
+    execute,
+    option,
+)
+from keras_resnet_recipes.experiment.report import origin, percent, table
 
 # What the paper's residual networks reached (table 6), by depth.
 PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -53,24 +58,18 @@ SEARCH = {
 }
 
 
-def make_parser():
-    """Return the parser of this recipe's flags."""
-    parser = cli.Parser(description=__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="*",
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(CommandSettings):
+    """Settings of a collection."""
+
+    runs: tuple[str, ...] = option(
+        (),
+        "folders of finished runs, studies and searches to collect (default: "
+        "none, only make the page again)",
         metavar="RUN",
-        default=[],
-        help="folders of finished runs, studies and searches to collect "
-        "(default: none, only make the page again)",
+        positional=True,
     )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        default="docs/results",
-        help="folder of results (default: docs/results)",
-    )
-    return parser
+    output: str = option("docs/results", "folder of results", metavar="DIR")
 
 
 # Pages of others beside this one.
@@ -91,33 +90,9 @@ def page(results, studies, searches, others=()):
     """
     rows = [f"- [{OTHERS[name]}]({name})" for name in others]
     rows += [""] if others else []
-    rows += [
-        "| run | net | preset | backend | images/s | seconds | "
-        "validation error | test error | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in sorted(results.items()):
-        s = result["settings"]
-        if s["plain"]:
-            net = f"plain-{s['depth']}"
-        else:
-            net = f"ResNet-{s['depth']} ({s['shortcut']})"
-        paper = PAPER.get(s["depth"], "") if is_papers(s) else ""
-        cells = (
-            f"[{name}]({name}.png)",
-            f"{net}, {s['dataset']}",
-            f"{s['preset']}, {result['iterations']:,} steps, seed {s['seed']}",
-            result["backend"],
-            f"{result['images_per_second']:.0f}",
-            f"{result['seconds']:.0f}",
-            f"{100 * result['validation_error']:.2f} %",
-            # ImageNet's test images have no labels that one may have.
-            f"{100 * result['test_error']:.2f} %"
-            if "test_error" in result
-            else "",
-            f"{paper} %" if paper else "",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
+    head = ["run", "net", "preset", "backend", "images/s", "seconds"]
+    head += ["validation error", "test error", "paper"]
+    rows.append(table(head, [cells(*line) for line in sorted(results.items())]))
     rows += ["", "## Commands, versions, machines", ""]
     rows += [
         f"- {name}: `{result['command']}`  \n  {origin(result)}; "
@@ -135,20 +110,33 @@ def page(results, studies, searches, others=()):
     return "\n".join([HEAD, *rows, ""])
 
 
+def cells(name, result):
+    """Return the row of a run in the table."""
+    s = result["settings"]
+    net = f"ResNet-{s['depth']} ({s['shortcut']})"
+    net = f"plain-{s['depth']}" if s["plain"] else net
+    paper = PAPER.get(s["depth"]) if is_papers(s) else None
+    return [
+        f"[{name}]({name}.png)",
+        f"{net}, {s['dataset']}",
+        f"{s['preset']}, {result['iterations']:,} steps, seed {s['seed']}",
+        result["backend"],
+        f"{result['images_per_second']:.0f}",
+        f"{result['seconds']:.0f}",
+        percent(result["validation_error"]),
+        # ImageNet's test images have no labels that one may have.
+        percent(result["test_error"]) if "test_error" in result else "",
+        f"{paper} %" if paper else "",
+    ]
+
+
 def is_papers(settings):
     """Return whether settings are the paper's, of any depth and seed."""
-    usual = dataclasses.asdict(cifar10.Settings())
+    usual = cifar10.Settings().stored()
     # What the numbers do not depend on.
     for name in ("depth", "seed", "every"):
         del usual[name]
     return all(settings.get(k, v) == v for k, v in usual.items())
-
-
-def origin(result):
-    """Return versions, machine and commit of a result line."""
-    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    commit = f"; commit {result['commit']}" if result.get("commit") else ""
-    return f"{versions}; {result['device']}{commit}"
 
 
 def study(name, lines, nets):
@@ -186,7 +174,7 @@ def search(name, result, trials):
         *trials.rstrip().splitlines(),
         "",
         f"The best, trained again on all training images: test error "
-        f"{100 * result['test_error']:.2f} % ({result['test_images']:,} "
+        f"{percent(result['test_error'])} ({result['test_images']:,} "
         f"images). Its command: `{result['best_command']}`",
         "",
         *figures,
@@ -195,21 +183,12 @@ def search(name, result, trials):
     ]
 
 
-def mean_and_deviation(values, unit=""):
-    """Return "mean ± standard deviation unit" of some numbers, as text."""
-    digits = 2 if unit else 4
-    text = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
-    return f"{text} {unit}".rstrip()
-
-
-def main(arguments):
+def main(settings):
     """Copy the files of the runs, and write the page."""
-    output = Path(arguments.output)
-    found = [(run, *kind(run)) for run in map(Path, arguments.runs)]
+    output = Path(settings.output)
+    given = [(run, *kind(run)) for run in map(Path, settings.runs)]
     places = {}
-    for run, folder, files in found:
+    for run, folder, files in given:
         place = output / folder / f"{run.resolve().name}.json"
         line = run / next(iter(files))
         check_place(line, place, places.setdefault(place, line))
@@ -217,7 +196,7 @@ def main(arguments):
     # Only now, since it waits for Keras.
     from keras_resnet import training
 
-    for run, folder, files in found:
+    for run, folder, files in given:
         keep(run, output / folder, files)
     results = read_lines(output)
     studies, searches = (
@@ -241,12 +220,12 @@ def kind(run):
     """Return the folder for what a run left, and what is kept of it.
 
     Raises:
-        cli.UsageError: If it is not finished, or not whole.
+        UsageError: If it is not finished, or not whole.
     """
     if (run / "results.json").exists():
         folder, files = "studies", STUDY
     elif not (run / "result.json").exists():
-        raise cli.UsageError(
+        raise UsageError(
             f"{run} holds no finished run: there is no result.json"
         )
     elif (run / "trials.csv").exists():
@@ -255,7 +234,7 @@ def kind(run):
         folder, files = ".", RUN
     missing = [name for name in files if not (run / name).exists()]
     if missing:
-        raise cli.UsageError(f"{run} is not whole: {missing[0]} is missing")
+        raise UsageError(f"{run} is not whole: {missing[0]} is missing")
     return folder, files
 
 
@@ -273,7 +252,7 @@ def check_place(line, place, first):
         other = place
     else:
         return
-    raise cli.UsageError(
+    raise UsageError(
         f"{line.parent} has the name of another, {other}: rename its folder"
     )
 
@@ -310,4 +289,4 @@ def read_lines(folder):
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    execute(Settings, main)

@@ -18,83 +18,23 @@ import shlex
 import tempfile
 from importlib import metadata
 
-import cifar10
-import cli
-import fitting
-from settings import add_flags, dataset, differences, given, name_parts, setting
+from keras_resnet_recipes import cifar10
+from keras_resnet_recipes.experiment import (
+    Failure,
+    ImageSettings,
+    RunSettings,
+    UsageError,
+    cifar_depth,
+    dataset_setting,
+    execute,
+    option,
+    report,
+    seed_setting,
+    setting,
+    share,
+)
 
-FAST = cifar10.PRESETS["fast"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of a search. Empty ones are those of cifar10.py."""
-
-    dataset: str = dataset("cifar10", "cifar10", "digits", "mnist")
-    tuner: str = setting(
-        "random",
-        "random: drawn at random; hyperband: many short trials, the best "
-        "again with three times the epochs; bayesian: drawn where a Gaussian "
-        "process expects a low error",
-        choices=("random", "hyperband", "bayesian"),
-    )
-    max_trials: int = setting(
-        12, "trials in all, failed ones too", type=cli.positive_int
-    )
-    epochs: int = setting(
-        FAST["epochs"],
-        "epochs of the training images in a trial, in hyperband's last round, "
-        "and in the training of the best",
-        type=cli.positive_int,
-    )
-    depths: tuple = setting(
-        (8, 14, 20),
-        "weighted layers to choose from, 6n+2",
-        type=cli.positive_int,
-        nargs="+",
-    )
-    learning_rates: tuple = setting(
-        (0.02, 2.0),
-        "range of the learning rate, searched on a logarithmic scale",
-        type=cli.positive_float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-    )
-    shortcuts: tuple = setting(
-        (), "shortcuts to choose from", choices=("A", "B", "C"), nargs="+"
-    )
-    weight_decays: tuple = setting(
-        (),
-        "range of the weight decay, searched on a logarithmic scale; none: "
-        f"{FAST['weight_decay']}",
-        type=cli.positive_float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-    )
-    batch_sizes: tuple = setting(
-        (),
-        f"images per step to choose from; none: {cifar10.Settings.batch_size}, "
-        "for the digits 32",
-        type=cli.positive_int,
-        nargs="+",
-    )
-    label_smoothings: tuple = setting(
-        (), "label smoothings to choose from", type=cli.share, nargs="+"
-    )
-    schedules: tuple = setting(
-        (),
-        "schedules to choose from; none: one-cycle",
-        choices=("one-cycle", "step-decay"),
-        nargs="+",
-    )
-    seed: int = setting(
-        0,
-        "of the drawn hyperparameters, and of weights, order and augmentation "
-        "in all trials",
-        type=cli.seed,
-    )
-
-
+FAST = cifar10.Settings.PRESETS["fast"]
 # Names of settings of a run, by those of a search.
 SEARCHED = {
     "depths": "depth",
@@ -110,94 +50,117 @@ TESTED = ("test_error", "test_loss", "test_images")
 LOST_AFTER = 60.0
 
 
-def make_parser():
-    """Return the parser of this recipe's flags."""
-    parser = cli.Parser(description=__doc__)
-    add = parser.add_argument
-    add_flags(parser, Settings)
-    cli.add_data_flags(parser)
-    add(
-        "--lost-after",
-        type=cli.positive_float,
-        metavar="S",
-        help="seconds without a sign of life after which a worker's trial "
-        f"goes to another (default: {LOST_AFTER:g})",
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings, ImageSettings):
+    """Settings of a search. Empty ones are those of cifar10.py."""
+
+    NAMED = ("dataset", "tuner")
+
+    dataset: str = dataset_setting("cifar10", "digits", "mnist")
+    tuner: str = setting(
+        "random",
+        "random: drawn at random; hyperband: many short trials, the best "
+        "again with three times the epochs; bayesian: drawn where a Gaussian "
+        "process expects a low error",
+        choices=("random", "hyperband", "bayesian"),
     )
-    cli.add_device_flags(parser)
-    add(
-        "--output",
-        metavar="DIR",
-        help="folder for what the search leaves (default: "
-        "runs/tune-DATASET-TUNER-BACKEND-seedN, other flags after the tuner)",
+    max_trials: int = setting(12, "trials in all, failed ones too")
+    epochs: int = setting(
+        FAST["epochs"],
+        "epochs of the training images in a trial, in hyperband's last round, "
+        "and in the training of the best",
     )
-    add(
-        "--resume",
-        action="store_true",
-        help="continue the search in that folder; the trials that were "
-        "running run again",
+    depths: tuple[int, ...] = setting(
+        (8, 14, 20), "weighted layers to choose from, 6n+2", type=cifar_depth
     )
-    return parser
+    learning_rates: tuple[float, float] = setting(
+        (0.02, 2.0),
+        "range of the learning rate, searched on a logarithmic scale",
+        metavar=("LOW", "HIGH"),
+    )
+    shortcuts: tuple[str, ...] = setting(
+        (), "shortcuts to choose from", choices=("A", "B", "C")
+    )
+    weight_decays: tuple[float, float] = setting(
+        (),
+        "range of the weight decay, searched on a logarithmic scale; none: "
+        f"{FAST['weight_decay']}",
+        metavar=("LOW", "HIGH"),
+    )
+    batch_sizes: tuple[int, ...] = setting(
+        (),
+        "images per step to choose from; none: 128, for the digits 32",
+    )
+    label_smoothings: tuple[float, ...] = setting(
+        (), "label smoothings to choose from", type=share
+    )
+    schedules: tuple[str, ...] = setting(
+        (),
+        "schedules to choose from; none: one-cycle",
+        choices=("one-cycle", "step-decay"),
+    )
+    seed: int = seed_setting(
+        "of the drawn hyperparameters, and of weights, order and augmentation "
+        "in all trials"
+    )
+    lost_after: float | None = option(
+        None,
+        "seconds without a sign of life after which a worker's trial goes to "
+        f"another (default: {LOST_AFTER:g})",
+    )
+    resume: bool = option(
+        False,
+        "continue the search in that folder; the trials that were running run "
+        "again",
+    )
 
+    def title(self):
+        return ["tune", self.dataset, self.tuner]
 
-def settle(arguments):
-    """Return the `Settings` that the flags add up to."""
-    flags = {
-        name: tuple(value) if name in SEARCHED else value
-        for name, value in given(arguments, Settings).items()
-    }
-    for name, values in flags.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name in SEARCHED and len(set(values)) < len(values):
-            raise cli.UsageError(
-                f"argument {flag}: a value is there twice: "
-                f"{' '.join(map(str, values))}"
-            )
-        if SEARCHED.get(name) in RANGES and values[0] > values[1]:
-            raise cli.UsageError(
-                f"argument {flag}: the low end comes first: "
-                f"{values[1]} {values[0]}"
-            )
-    for depth in flags.get("depths", ()):
-        cifar10.check_depth("depths", depth)
-    return Settings(**flags)
-
-
-def name_of(settings, backend):
-    """Return the name of a search's folder, which tells searches apart."""
-    named = ("dataset", "tuner", "seed")
-    others = name_parts(differences(settings, Settings(), named))
-    parts = settings.dataset, settings.tuner, *others, backend
-    return "-".join(["tune", *parts, f"seed{settings.seed}"])
+    def resolve(self, given):
+        for name in SEARCHED:
+            values = getattr(self, name)
+            flag = f"argument --{name.replace('_', '-')}"
+            if len(set(values)) < len(values):
+                raise UsageError(
+                    f"{flag}: a value is there twice: "
+                    f"{' '.join(map(str, values))}"
+                )
+            if SEARCHED[name] in RANGES and values and values[0] > values[1]:
+                raise UsageError(
+                    f"{flag}: the low end comes first: {values[1]} {values[0]}"
+                )
+        return self
 
 
 def space(settings):
     """Return what `ResNetHyperModel` is to choose from, or to take."""
     usual = run_settings(settings, {})
-    return {
+    searched = {
         name: getattr(settings, plural) or getattr(usual, name)
         for plural, name in SEARCHED.items()
     }
+    fixed = ("padding", "horizontal_flip")
+    return searched | {name: getattr(usual, name) for name in fixed}
 
 
 def run_settings(settings, values):
     """Return the settings of `cifar10.py` that a trial's values stand for."""
-    usual = cifar10.preset_values("fast", settings.dataset)
-    if values.get("schedule") == "step-decay":
-        usual = usual | {"warmup": None}
     asked = {
         "preset": "fast",
         "dataset": settings.dataset,
         "epochs": settings.epochs,
         "seed": settings.seed,
+        "input": settings.input,
     }
-    return cifar10.Settings(**usual | asked | values)
+    return cifar10.Settings.settle(asked | values)
 
 
-def command(settings, values, backend, devices, data_dir=None):
+def command(settings, values, backend, devices):
     """Return the command of `cifar10.py` that trains with these values."""
-    flags = cifar10.flags_of(run_settings(settings, values))
-    if data_dir is not None:
-        flags += ["--data-dir", str(data_dir)]
+    flags = run_settings(settings, values).flags()
+    if settings.data_dir is not None:
+        flags += ["--data-dir", settings.data_dir]
     if devices.settings():  # or else any number gives the same numbers
         flags += ["--devices", str(devices.count)]
         flags += ["--normalization", "per-device"]
@@ -213,8 +176,8 @@ def cells(row, names):
         row["trial"],
         *(str(row[name]) for name in names),
         str(row["epochs"]),
-        f"{100 * row['val_error']:.2f} %" if done else "",
-        f"{100 * row['error']:.2f} %" if done else "",
+        report.percent(row["val_error"]) if done else "",
+        report.percent(row["error"]) if done else "",
         f"{row['seconds']:.0f}" if done else "",
         row["status"] if done else f"{row['status']}: {row['reason']}",
     ]
@@ -225,14 +188,7 @@ def table(rows, names):
     head = ["trial", *(name.replace("_", " ") for name in names), "epochs"]
     head += ["validation error", "training error", "seconds", "status"]
     ranked = sorted(rows, key=lambda row: row.get("val_error", 2.0))
-    body = [head, *(cells(row, names) for row in ranked)]
-    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
-    lines = [
-        " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True))
-        for line in body
-    ]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+    return report.table(head, [cells(row, names) for row in ranked]) + "\n"
 
 
 def as_csv(rows):
@@ -271,17 +227,20 @@ class Progress:
         if self.best is None or error < self.best:
             self.best = error
         print(
-            f"{line}: validation error {100 * error:.2f} %, "
-            f"{row['seconds']:.0f} s; lowest so far {100 * self.best:.2f} %",
+            f"{line}: validation error {report.percent(error)}, "
+            f"{row['seconds']:.0f} s; lowest so far "
+            f"{report.percent(self.best)}",
             flush=True,
         )
 
 
-def use_devices(arguments, settings):
+def use_devices(settings):
     """Return the devices that each trial is trained on."""
-    devices = fitting.use_devices(arguments)
+    from keras_resnet_recipes.experiment import training
+
+    devices = training.use_devices(settings)
     if devices.processes > 1:
-        raise cli.UsageError(
+        raise UsageError(
             f"--devices: these are {devices.processes} processes, and a search "
             "trains each trial in one; leave it out, and start workers "
             "(docs/tuning.md)"
@@ -293,13 +252,14 @@ def use_devices(arguments, settings):
 
 
 def check_steps(settings, images):
-    """Raise `cli.UsageError` if a trial would have too few steps.
+    """Raise `UsageError` if a trial would have too few steps.
 
     Args:
         settings: `Settings`.
         images: Integer, number of training images.
     """
     from keras_resnet import tuning
+    from keras_resnet_recipes.experiment.images import steps_per_epoch
 
     if "step-decay" not in settings.schedules:
         return
@@ -309,14 +269,14 @@ def check_steps(settings, images):
         values["batch_size"] = max(settings.batch_sizes)
     chosen = run_settings(settings, values)
     epochs = tuning.fewest_epochs(settings.tuner, settings.epochs)
-    steps = epochs * fitting.steps_per_epoch(images, chosen.batch_size)
+    steps = epochs * steps_per_epoch(images, chosen.batch_size)
     more = "more --epochs"
     if settings.tuner == "hyperband":
         more += " with another --tuner"  # this one begins with 1, 2 or 3
     try:
-        cifar10.learning_rate(chosen, steps)
-    except cli.UsageError as error:
-        raise cli.UsageError(
+        cifar10.warmup_steps(chosen, steps)
+    except UsageError as error:
+        raise UsageError(
             f"argument --depths: {chosen.depth} layers with step-decay begin "
             f"with {cifar10.WARMUP_STEPS} steps of a lower rate, which must be "
             f"fewer than half of a trial's; the shortest has {steps} (epochs "
@@ -325,19 +285,21 @@ def check_steps(settings, images):
         ) from error
 
 
-def make_search(settings, data, folder, input_name, lost_after, devices):
+def make_search(settings, data, folder, devices):
     """Return the `Search` of these settings."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
+    from keras_resnet_recipes.experiment import images
 
     def make(values, steps):
-        return cifar10.build(run_settings(settings, values), data, steps)
+        chosen = run_settings(settings, values)
+        return cifar10.build(chosen, data, cifar10.learning_rate(chosen, steps))
 
     hypermodel = tuning.ResNetHyperModel(
         data,
         settings.epochs,
         seed=settings.seed,
-        batches=image_data.INPUTS[input_name],
+        batches=image_data.INPUTS[images.batches_by(settings.input)],
         make=make,
         devices=devices,
         **space(settings),
@@ -350,7 +312,7 @@ def make_search(settings, data, folder, input_name, lost_after, devices):
         folder,
         seed=settings.seed,
         report=progress,
-        lost_after=lost_after,
+        lost_after=settings.lost_after or LOST_AFTER,
     )
     if search.role != "worker":
         rows = search.rows()
@@ -371,34 +333,28 @@ def with_validation(data):
     return dataclasses.replace(data, train=train, validation=None)
 
 
-def train_again(settings, values, data, input_name, run):
+def train_again(settings, values, data, study):
     """Train on all training images, test once, and return the result."""
+    from keras_resnet_recipes.experiment import images, training
+
     chosen = run_settings(settings, values)
     data = with_validation(data)
-    steps = settings.epochs * fitting.steps_per_epoch(
-        len(data.train), chosen.batch_size
-    )
-    model = fitting.fit(
-        run,
-        lambda: cifar10.build(chosen, data, steps),
+    steps = images.steps_in_all(chosen, len(data.train))
+    rate = cifar10.learning_rate(chosen, steps)
+    job = images.job(
+        chosen,
         data,
-        batch_size=chosen.batch_size,
+        study.devices,
+        lambda: cifar10.build(chosen, data, rate),
         steps=steps,
-        seed=settings.seed,
-        input_name=input_name,
+        folder="retrained",
+        identity=chosen.stored() | {"images": "training and validation"},
     )
-    evaluation = fitting.evaluate(model, data.test, run.devices)
-    return run.finish(
-        model,
-        input=input_name,
-        training_error=round(run.history()["error"][-1], 4),
-        test_error=round(1 - evaluation["accuracy"], 4),
-        test_loss=round(evaluation["loss"], 4),
-        test_images=len(data.test),
-    )
+    retrained = training.job_run(study, job)
+    return training.finish(retrained, job, training.train(retrained, job))
 
 
-def draw(run, settings, rows, names):
+def draw(study, settings, rows, names):
     """Draw the trials into the folder of a search."""
     from keras_resnet import plots
 
@@ -406,10 +362,10 @@ def draw(run, settings, rows, names):
         f"{settings.dataset}: {settings.tuner} search, {len(rows)} trials, "
         f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}, "
         f"seed {settings.seed}, "
-        f"{run.settings['backend']}"
+        f"{study.settings['backend']}"
     )
     figure = plots.learning_rate_errors(rows, caption)
-    plots.save(figure, run / "learning_rates.png")
+    plots.save(figure, study / "learning_rates.png")
     done = [row for row in rows if row["status"] == "completed"]
     if done:
         figure = plots.parallel_coordinates(
@@ -418,98 +374,73 @@ def draw(run, settings, rows, names):
             log=[name for name in names if name in RANGES],
             caption=caption,
         )
-        plots.save(figure, run / "parallel_coordinates.png")
+        plots.save(figure, study / "parallel_coordinates.png")
 
 
-def main(arguments):
-    """Searches, and leaves everything about the search in one folder."""
-    settings = settle(arguments)
-    import keras
-
+def main(settings):
+    """Search, and leave everything about the search in one folder."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
+    from keras_resnet_recipes.experiment import images, training
 
     try:
         role = tuning.role()
     except ValueError as error:
-        raise cli.UsageError(str(error)) from error
-    if role is None and "lost_after" in arguments:
-        raise cli.UsageError(
-            f"argument --lost-after: {arguments.lost_after:g} seconds are for "
+        raise UsageError(str(error)) from error
+    if role is None and settings.lost_after is not None:
+        raise UsageError(
+            f"argument --lost-after: {settings.lost_after:g} seconds are for "
             "workers, and this process is alone: leave it out, or set "
             "KERASTUNER_TUNER_ID and the chief's address (docs/tuning.md)"
         )
-    backend = keras.backend.backend()
-    devices = use_devices(arguments, settings)
-    input_name = fitting.choose_input(getattr(arguments, "input", "auto"))
-    data_dir = getattr(arguments, "data_dir", None)
-    data = image_data.load(settings.dataset, data_dir)
+    devices = use_devices(settings)
+    images.batches_by(settings.input)
+    data = image_data.load(settings.dataset, settings.data_dir)
     check_steps(settings, len(data.train))
-
-    def search_in(folder):
-        lost_after = getattr(arguments, "lost_after", LOST_AFTER)
-        search = make_search(
-            settings, data, folder, input_name, lost_after, devices
-        )
-        search.search()
-        return search
-
     if role == "worker":
         with tempfile.TemporaryDirectory() as empty:
-            search_in(empty)
+            make_search(settings, data, empty, devices).search()
         print("the search is over: the chief has its results")
         return
-    run = fitting.open_run(
-        arguments, name_of(settings, backend), settings, devices
-    )
-    if fitting.said_finished(run):
+    study = training.open_run(settings, devices)
+    if study.finished:
+        print(f"{study.path} is finished: see result.json")
         return
     try:
-        search = search_in(run / "search")
-        finish(run, settings, search, input_name, data_dir)
+        search = make_search(settings, data, study / "search", devices)
+        search.search()
+        finish(study, settings, search)
     except KeyboardInterrupt:
         print(
-            f"\nInterrupted. {run.path} holds the search; run the same "
+            f"\nInterrupted. {study.path} holds the search; run the same "
             "command with --resume to continue."
         )
         raise
 
 
-def finish(run, settings, search, input_name, data_dir):
+def finish(study, settings, search):
     """Take a search to its end: table, figures, the best network."""
     from keras_resnet import training, tuning
 
     rows, names = search.rows(), search.hypermodel.searched()
-    training.write_atomically(run / "trials.md", table(rows, names))
-    training.write_atomically(run / "trials.csv", as_csv(rows))
-    draw(run, settings, rows, names)
+    training.write_atomically(study / "trials.md", table(rows, names))
+    training.write_atomically(study / "trials.csv", as_csv(rows))
+    draw(study, settings, rows, names)
     print(f"\n{table(rows, names)}")
     best = tuning.best(rows)
     if best is None:
-        raise cli.Failure(
+        raise Failure(
             f"all {len(rows)} trials failed, the last one: "
-            f"{rows[-1]['reason']}; see {run / 'trials.md'}"
+            f"{rows[-1]['reason']}; see {study / 'trials.md'}"
         )
     values = {name: best[name] for name in SEARCHED.values()}
-    backend = run.settings["backend"]
-    again = command(settings, values, backend, run.devices, data_dir)
+    again = command(settings, values, study.settings["backend"], study.devices)
     print(f"lowest validation error: trial {best['trial']}\n\n    {again}\n")
     print("training it again on all training images:", flush=True)
-    folder = run / "retrained"
-    retrained = training.Run(
-        folder,
-        dataclasses.asdict(run_settings(settings, values))
-        | {"backend": backend, "images": "training and validation"}
-        | run.devices.settings(),
-        resume=(folder / "settings.json").exists(),
-        devices=run.devices,
-    )
-    tested = train_again(
-        settings, values, search.hypermodel.data, input_name, retrained
-    )
-    run.conclude(
+    tested = train_again(settings, values, search.hypermodel.data, study)
+    study.conclude(
         keras_tuner=metadata.version("keras-tuner"),
-        input=input_name,
+        input=tested["input"],
         trials=len(rows),
         failed_trials=sum(row["status"] == "failed" for row in rows),
         best_trial=best["trial"],
@@ -523,11 +454,11 @@ def finish(run, settings, search, input_name, data_dir):
         **{key: tested[key] for key in TESTED},
     )
     print(
-        f"test error {100 * tested['test_error']:.2f} % "
+        f"test error {report.percent(tested['test_error'])} "
         f"({tested['test_images']:,} images), validation error of the trial "
-        f"{100 * best['val_error']:.2f} %; everything is in {run.path}"
+        f"{report.percent(best['val_error'])}; everything is in {study.path}"
     )
 
 
 if __name__ == "__main__":
-    cli.run(make_parser(), main)
+    execute(Settings, main)

@@ -101,23 +101,44 @@ def check_wrong_usage(run, capsys, words):
     assert all(word in error for word in words)
 
 
-def check_help(parser, capsys):
-    """Check that the help of a parser explains every flag."""
+def settings_of(recipe, flags=()):
+    """Return the settings that flags of a recipe add up to."""
+    kind = recipe.Settings
+    return kind.settle(vars(kind.parser().parse_args(list(flags))))
+
+
+def run_recipe(recipe, flags):
+    """Run a recipe with flags in this process, as its last line does."""
+    from keras_resnet_recipes import experiment
+
+    flags = list(map(str, flags))
+    if hasattr(recipe, "main") and recipe.main is not experiment.main:
+        experiment.execute(recipe.Settings, recipe.main, flags)
+        return
+    jobs = getattr(recipe, "jobs", None) or recipe.job
+    summarize = getattr(recipe, "summarize", None)
+    experiment.main(recipe.Settings, jobs, summarize, flags)
+
+
+def check_help(recipe, capsys):
+    """Check that the help of a recipe explains every flag."""
+    parser = recipe.Settings.parser()
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for action in parser._actions:
         assert action.help
-        assert action.option_strings[-1] in text
+        assert (action.option_strings or [action.metavar])[-1] in text
 
 
-def check_parser_without_keras(run_python, module, folder="recipes"):
+def check_parser_without_keras(run_python, module, folder="."):
     """Check that a command's parser is there before Keras is loaded."""
     run_python(
         "-c",
-        f"import sys; sys.path.insert(0, {folder!r}); import {module}; "
-        f"{module}.make_parser(); assert 'keras' not in sys.modules",
+        f"import sys; sys.path.insert(0, {folder!r}); "
+        f"from {module} import Settings; "
+        "Settings.parser(); assert 'keras' not in sys.modules",
     )
 
 
@@ -146,7 +167,7 @@ def interrupt_after(monkeypatch):
     def interrupt(batches):
         import keras
 
-        from keras_resnet import training
+        from keras_resnet_recipes.experiment.run import Run
 
         seen = []
 
@@ -155,9 +176,9 @@ def interrupt_after(monkeypatch):
             if len(seen) == batches:
                 signal.raise_signal(signal.SIGINT)
 
-        usual = training.Run.callbacks
+        usual = Run.callbacks
         monkeypatch.setattr(
-            training.Run,
+            Run,
             "callbacks",
             lambda *args, **kwargs: [
                 *usual(*args, **kwargs),

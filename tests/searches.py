@@ -23,8 +23,6 @@ def tiny_data():
         validation=split[64:],
         test=_Forbidden(),
         class_names=("a", "b", "c"),
-        padding=1,
-        horizontal_flip=False,
     )
 
 

@@ -11,7 +11,7 @@ from keras import ops
 
 pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
 
-from keras_resnet import data  # noqa: E402
+from keras_resnet import data
 
 
 def _split(n=20, rows=6, columns=5, channels=3, seed=0):

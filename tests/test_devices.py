@@ -12,18 +12,19 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SHALLOW
+from conftest import ROOT, SHALLOW, run_recipe
 
 pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
 
-import cli  # noqa: E402
-import devices_worker  # noqa: E402
-import fitting  # noqa: E402
-import imagenet  # noqa: E402
-from imagenet_files import image_folder  # noqa: E402
+import devices_worker
+from imagenet_files import image_folder
 
-import keras_resnet  # noqa: E402
-from keras_resnet import data, devices, table1, training  # noqa: E402
+import keras_resnet
+from keras_resnet import data, devices, table1, training
+from keras_resnet_recipes import imagenet
+from keras_resnet_recipes.experiment import RunSettings, UsageError
+from keras_resnet_recipes.experiment.run import read_history
+from keras_resnet_recipes.experiment.training import use_devices
 
 BACKEND = keras.backend.backend()
 WORKER = ROOT / "tests" / "devices_worker.py"
@@ -187,7 +188,6 @@ def test_normalization_per_device(one_device, two_devices):
 # The recipe, with two devices of the processor where TensorFlow needs them.
 RECIPE = f"""
 import runpy, sys
-sys.path[:0] = ["recipes"]
 if {BACKEND == "tensorflow"}:
     import tensorflow as tf
     tf.config.set_logical_device_configuration(
@@ -218,7 +218,7 @@ def test_recipe(tmp_path):
     }
     assert result["iterations"] == 30
     assert result["test_images"] == 360
-    history = training.read_history(folder / "steps.csv")
+    history = read_history(folder / "steps.csv")
     assert history["iterations"] == [15, 30]
     # What was saved is what was evaluated, on all devices and on one.
     model = keras.models.load_model(folder / "final.keras")
@@ -249,7 +249,7 @@ def _train_on_large_images(output, images, environments=()):
     else:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
-            cli.run(imagenet.make_parser(), imagenet.main, flags)
+            run_recipe(imagenet, flags)
     result = json.loads((output / "result.json").read_text("utf-8"))
     assert result["validation_images"] == 11
     assert len(result["unreadable"]) == 2
@@ -295,10 +295,7 @@ def test_recipe_of_large_images(large_images, tmp_path, way):
         )
     )
     assert _distance(one, two) < 0.05 * _distance(one, last)
-    a, b = (
-        training.read_history(path / "history.csv")
-        for path in (alone, together)
-    )
+    a, b = (read_history(path / "history.csv") for path in (alone, together))
     # On several devices an unreadable image is a loss of 0.
     np.testing.assert_allclose(
         a["val_loss"], np.multiply(b["val_loss"], 12 / 11), rtol=1e-3
@@ -323,13 +320,8 @@ def _own(printed):
 
 
 def _use(*flags):
-    return fitting.use_devices(_parser().parse_args(flags))
-
-
-def _parser():
-    parser = cli.Parser()
-    cli.add_run_flags(parser, "runs")
-    return parser
+    parser = RunSettings.parser()
+    return use_devices(RunSettings.settle(vars(parser.parse_args(flags))))
 
 
 @pytest.fixture
@@ -388,7 +380,7 @@ def test_tensorflow_says_that_it_trains_in_one_process(monkeypatch):
 
 @pytest.mark.usefixtures("_launched_alone")
 def test_normalization_flag(capsys):
-    with pytest.raises(cli.UsageError, match="--devices too"):
+    with pytest.raises(UsageError, match="--normalization needs --devices"):
         _use("--normalization", "per-device")
     with pytest.raises(SystemExit):
         _use("--devices", "0")
@@ -439,7 +431,7 @@ def test_tensorflow_does_not_accumulate_on_two(tmp_path, monkeypatch, capsys):
     flags = ["--dataset", "folder", "--folder", str(tmp_path), "--devices", "2"]
     flags += ["--accumulate", "2", "--output", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="2"):
-        cli.run(imagenet.make_parser(), imagenet.main, flags)
+        run_recipe(imagenet, flags)
     assert "--accumulate 2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

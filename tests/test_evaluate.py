@@ -8,13 +8,14 @@ import keras
 import networks
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_recipe
 from networks import draw_weights
 
 import keras_resnet
 from keras_resnet import training
 from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
+from keras_resnet_recipes.experiment.run import RunError, write_new
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None,
@@ -374,9 +375,9 @@ def test_class_folders(tmp_path):
 @pytest.mark.once
 def test_a_result_is_not_overwritten(tmp_path):
     path = tmp_path / "result.json"
-    training.runs.write_new(path, "1")
-    with pytest.raises(training.RunError, match="exists already"):
-        training.runs.write_new(path, "2")
+    write_new(path, "1")
+    with pytest.raises(RunError, match="exists already"):
+        write_new(path, "2")
     assert path.read_text("utf-8") == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
@@ -385,11 +386,10 @@ def test_a_result_is_not_overwritten(tmp_path):
 
 
 def recipe(*argv):
-    import cli
-    import evaluate
+    from keras_resnet_recipes import evaluate
 
     try:
-        cli.run(evaluate.make_parser(), evaluate.main, list(map(str, argv)))
+        run_recipe(evaluate, list(map(str, argv)))
     except SystemExit as status:
         return status.code
     return 0
@@ -479,17 +479,14 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
 @needs_tensorflow
 def test_recipe_takes_what_training_left(tmp_path, capsys):
     pytest.importorskip("sklearn")
-    import cifar10
-
     from keras_resnet import data
+    from keras_resnet_recipes import cifar10
 
     digits = data.load("digits")
-    settings = cifar10.settle(
-        cifar10.make_parser().parse_args(
-            ["--dataset", "digits", "--depth", "8", "--preset", "fast"]
-        )
+    settings = cifar10.Settings.settle(
+        {"dataset": "digits", "depth": 8, "preset": "fast"}
     )
-    model = cifar10.build(settings, digits, steps=10)
+    model = cifar10.build(settings, digits, rate=0.1)
     path = tmp_path / "final.keras"
     model.save(path)
     output = tmp_path / "result.json"
@@ -525,9 +522,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     save_file(loading.to_arrays(model, "akamaster"), path)
     images = np.stack([picture(32, 32, seed=i) for i in range(7)])
     split = data.Split(images, np.arange(7))
-    fake = data.ImageData(
-        "cifar10", split, split, split, tuple("abcdefghij"), 4, True
-    )
+    fake = data.ImageData("cifar10", split, split, split, tuple("abcdefghij"))
     monkeypatch.setattr(data, "load", lambda name, folder: fake)
     flags = ["--weights", path, "--depth", "8", "--dataset", "cifar10"]
     # Such a file does not say how images are prepared.
@@ -600,8 +595,8 @@ def test_classes_that_do_not_fit(
 
 @pytest.mark.once
 def test_folders_are_found_by_id_or_name(tmp_path):
-    import cli
-    import evaluate
+    from keras_resnet_recipes import evaluate
+    from keras_resnet_recipes.experiment import UsageError
 
     names = tmp_path / "names.txt"
     arguments = argparse.Namespace(class_names=names, folder="val")
@@ -616,15 +611,15 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     cranes = ["n02012849 crane", "n03126707 crane", "n01440764 tench"]
     found = indices(cranes, ["n03126707", "tench"])
     assert found == {"n03126707": 1, "tench": 2}
-    with pytest.raises(cli.UsageError, match="0 and 1, both called so"):
+    with pytest.raises(UsageError, match="0 and 1, both called so"):
         indices(cranes, ["crane", "tench"])
 
 
 @pytest.mark.once
 def test_help_needs_no_keras(run_python):
     code = (
-        "import sys; sys.path.insert(0, 'recipes'); import evaluate; "
-        "evaluate.make_parser().format_help(); "
+        "import sys; from keras_resnet_recipes.evaluate import Settings; "
+        "Settings.parser().format_help(); "
         "assert not {'keras', 'tensorflow'} & set(sys.modules)"
     )
     run_python("-c", code)

@@ -10,18 +10,25 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-import cifar10  # noqa: E402
-import cli  # noqa: E402
-import figures  # noqa: E402
-from conftest import check_wrong_usage  # noqa: E402
+from conftest import check_wrong_usage, run_recipe, settings_of
+
+from keras_resnet_recipes import (
+    cifar10,
+    figures,
+)
+from keras_resnet_recipes.experiment import UsageError
 
 pytestmark = pytest.mark.once
 
 FLAGS = ("--dataset", "digits", "--depths", "8", "--steps", "4")
 
 
-def _work(*flags):
-    return figures.Work(figures.make_parser().parse_args(flags))
+def _settings(*flags):
+    return settings_of(figures, flags)
+
+
+def _trained(*flags):
+    return figures.TrainedNets(_settings(*flags))
 
 
 def test_every_figure_has_a_size_and_a_line_of_help():
@@ -32,13 +39,13 @@ def test_every_figure_has_a_size_and_a_line_of_help():
 
 
 def test_full_is_the_papers_procedure():
-    work = _work("degradation", "--full")
-    settings = work.settings(56, plain=True)
-    assert settings == cifar10.Settings(depth=56, plain=True)
-    assert work.size.depths == (20, 32, 44, 56)
-    assert work.size.seeds == 3
-    assert work.size.images is None
-    small = _work("degradation").settings(20)
+    full = _settings("degradation", "--full")
+    net = full.net(56, plain=True)
+    assert net == cifar10.Settings(depth=56, plain=True)
+    assert full.depths == (20, 32, 44, 56)
+    assert full.seeds == 3
+    assert _settings("responses", "--full").images is None
+    small = _settings("degradation").net(20)
     assert (small.preset, small.steps, small.every) == ("fast", 200, 25)
     assert small.learning_rate == figures.SHORT_RATE
 
@@ -49,9 +56,9 @@ def test_full_is_the_papers_procedure():
         (["portrait"], ["'portrait'", "'landscape'"]),
         ([], ["figure"]),
         (["depths", "--depths", "21"], ["21", "6n+2"]),
-        (["lesions", "--seeds", "3"], ["lesions", "--seeds"]),
-        (["degradation", "--images", "3"], ["degradation", "--images"]),
-        (["depths", "--points", "3"], ["depths", "--points"]),
+        (["lesions", "--seeds", "3"], ["--seeds", "degradation or"]),
+        (["degradation", "--images", "3"], ["--images", "responses or"]),
+        (["depths", "--points", "3"], ["--points", "landscape"]),
         (["lesions", "--steps", "0"], ["--steps", "'0'"]),
         (["lesions", "--depths", "8", "14"], ["--depths", "14", "one"]),
         (["landscape", "--points", "1"], ["--points", "2", "1"]),
@@ -60,37 +67,33 @@ def test_full_is_the_papers_procedure():
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(
-        lambda: cli.run(figures.make_parser(), figures.main, flags),
+        lambda: run_recipe(figures, flags),
         capsys,
         words,
     )
 
 
 def test_a_run_is_found_by_its_settings(tmp_path):
-    work = _work("responses", "--runs", str(tmp_path), *FLAGS)
-    settings = work.settings(8)
+    trained = _trained("responses", "--runs", str(tmp_path), *FLAGS)
+    net = trained.settings.net
     folder = tmp_path / "any-name"
     folder.mkdir()
-    stored = dict(vars(settings)) | {"backend": "another"}
+    stored = net(8).stored() | {"backend": "another"}
     line = folder / "result.json"
     line.write_text(json.dumps({"settings": stored}), "utf-8")
-    assert work.find(settings, "result.json") == folder
-    assert work.find(settings, "gradients.csv") is None
-    assert work.find(work.settings(8, seed=1), "result.json") is None
-    assert work.find(work.settings(8, plain=True), "result.json") is None
-    # One made before there was a setting, which then was the usual one.
-    older = {k: v for k, v in stored.items() if k != "label_smoothing"}
-    line.write_text(json.dumps({"settings": older}), "utf-8")
-    assert work.find(settings, "result.json") == folder
+    assert trained.find(net(8), "result.json") == folder
+    assert trained.find(net(8), "gradients.csv") is None
+    assert trained.find(net(8, seed=1), "result.json") is None
+    assert trained.find(net(8, plain=True), "result.json") is None
     # Not that of a grown net, which has other settings besides.
     line.write_text(json.dumps({"settings": stored | {"added": 1}}), "utf-8")
-    assert work.find(settings, "result.json") is None
+    assert trained.find(net(8), "result.json") is None
 
 
 def test_gradients_must_begin_at_initialization(tmp_path):
-    work = _work("gradients", "--runs", str(tmp_path), *FLAGS)
-    settings = work.settings(8)
-    stored = dict(vars(settings)) | {"backend": "another"}
+    trained = _trained("gradients", "--runs", str(tmp_path), *FLAGS)
+    net = trained.settings.net(8)
+    stored = net.stored() | {"backend": "another"}
     line = tmp_path / "result.json"
     line.write_text(json.dumps({"settings": stored}), "utf-8")
     folder = tmp_path / "run"
@@ -101,32 +104,33 @@ def test_gradients_must_begin_at_initialization(tmp_path):
         gradients.write_text(
             f"iterations,stem_conv\n{first},1.0\n4,0.5\n", "utf-8"
         )
-        assert work.find(settings, cifar10.GRADIENTS) == found
-    assert work.find(settings, "result.json") == folder
+        assert trained.find(net, cifar10.GRADIENTS) == found
+    assert trained.find(net, "result.json") == folder
 
 
 def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path, capsys):
-    def work(*flags):
-        return _work("degradation", "--output", str(tmp_path), *FLAGS, *flags)
+    def page(*flags):
+        output = ("--output", str(tmp_path))
+        return figures.Page(_settings("degradation", *output, *FLAGS, *flags))
 
-    work().finish()
-    work().finish()
+    page().finish("Title", {})
+    page().finish("Title", {})
     for flags, words in (
-        (("--seeds", "2"), ("degradation.json", "'seeds': 2", "--output")),
+        (("--seeds", "2"), ("degradation.json", "seeds 1", "by 2", "--output")),
         (("--dataset", "mnist"), ("degradation.json", "digits", "mnist")),
     ):
-        with pytest.raises(cli.UsageError) as caught:
-            work(*flags)
+        with pytest.raises(UsageError) as caught:
+            page(*flags)
         assert all(word in str(caught.value) for word in words)
     (tmp_path / "degradation.json").unlink()
     (tmp_path / "README.md").write_text("# Somebody else's", "utf-8")
-    with pytest.raises(cli.UsageError, match=r"README\.md is no page"):
-        work()
+    with pytest.raises(UsageError, match=r"README\.md is no page"):
+        page()
 
 
 def test_names_tell_runs_apart():
     settings = [
-        cifar10.settle(cifar10.make_parser().parse_args(flags))
+        settings_of(cifar10, flags)
         for flags in (
             [],
             ["--preset", "fast"],
@@ -139,7 +143,7 @@ def test_names_tell_runs_apart():
             ["--weight-decay", "0"],
         )
     ]
-    names = [cifar10.name_of(s, "jax") for s in settings]
+    names = [s.name("jax") for s in settings]
     assert names[0] == "cifar10-resnet20A-paper-jax-seed0"
     assert names[2] == "cifar10-resnet20A-paper-steps7-jax-seed0"
     assert names[8] == "cifar10-resnet20A-paper-weightdecay0.0-jax-seed0"
@@ -156,7 +160,7 @@ def folders(tmp_path_factory):
 def _draw(folders, name, *flags):
     runs, output = folders
     arguments = [name, *FLAGS, "--runs", str(runs), "--output", str(output)]
-    cli.run(figures.make_parser(), figures.main, [*arguments, *flags])
+    run_recipe(figures, [*arguments, *flags])
 
 
 PICTURES = {
@@ -182,13 +186,13 @@ def _train_here(command, env):
         raise AssertionError(env["KERAS_BACKEND"])
     if "--plain" in command:
         return subprocess.run(command, env=env)
-    cli.run(cifar10.make_parser(), cifar10.main, command[2:])
+    run_recipe(cifar10, command[2:])
     return subprocess.CompletedProcess(command, 0)
 
 
 def _as_if_trained(runs, **changed):
     """Make a run with another setting from that of ResNet-8, to save time."""
-    run = _work("depths", "--runs", str(runs), *FLAGS).run(8)
+    run = _trained("depths", "--runs", str(runs), *FLAGS)(8)
     (word,) = map(str, changed.values())
     folder = run.path.with_name(f"{run.path.name}-{word}")
     shutil.copytree(run.path, folder, dirs_exist_ok=True)
@@ -213,7 +217,7 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     elif name == "shortcuts":
         for option in "BC":
             _as_if_trained(folders[0], shortcut=option)
-    small = name in figures.TAKEN_BY["images"]
+    small = name in ("responses", "growth", "lesions", "landscape")
     images = ("--images", "40") if small else ()
     images += ("--points", "3") if name == "landscape" else ()
     pictures = [p.replace("-8", "-14") if flags else p for p in PICTURES[name]]
@@ -244,8 +248,8 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
 
 def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(
-        figures.Work,
-        "settings",
+        figures.Settings,
+        "net",
         lambda *args, **kwargs: cifar10.Settings(depth=9),
     )
     with pytest.raises(SystemExit) as caught:

@@ -9,8 +9,8 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="images come by tf.data")
 pytest.importorskip("PIL", reason="the files are written with Pillow")
 
-from conftest import IMAGENET_SAMPLE  # noqa: E402
-from imagenet_files import (  # noqa: E402
+from conftest import IMAGENET_SAMPLE
+from imagenet_files import (
     CMYK,
     PNG,
     encoded,
@@ -21,8 +21,8 @@ from imagenet_files import (  # noqa: E402
     write,
 )
 
-from keras_resnet import data, preprocessing  # noqa: E402
-from keras_resnet.data import (  # noqa: E402
+from keras_resnet import data, preprocessing
+from keras_resnet.data import (
     cache,
     imagenet,
     randaugment,

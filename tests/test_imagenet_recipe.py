@@ -14,17 +14,16 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 pytest.importorskip("PIL", reason="the files are written with Pillow")
 
-import cli  # noqa: E402
-import evaluate  # noqa: E402
-import imagenet  # noqa: E402
-from conftest import (  # noqa: E402
+from conftest import (
     IMAGENET_SAMPLE,
     SHALLOW,
     check_help,
     check_parser_without_keras,
     check_wrong_usage,
+    run_recipe,
+    settings_of,
 )
-from imagenet_files import (  # noqa: E402
+from imagenet_files import (
     CMYK,
     PNG,
     encoded,
@@ -34,7 +33,12 @@ from imagenet_files import (  # noqa: E402
     picture,
 )
 
-from keras_resnet import table1, training  # noqa: E402
+from keras_resnet import table1, training
+from keras_resnet_recipes import (
+    evaluate,
+    imagenet,
+)
+from keras_resnet_recipes.experiment import UsageError
 
 BACKEND = keras.backend.backend()
 # 18 layers on 32 pixels: seconds on any backend.
@@ -44,7 +48,7 @@ LATER = ("--mean", "channel", "--schedule", "cosine")
 
 
 def _settings(*flags):
-    return imagenet.settle(imagenet.make_parser().parse_args(flags))
+    return settings_of(imagenet, flags)
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def _run(flags, status=0, main=imagenet):
     """Run a recipe in this process, which has loaded its backend."""
     found = 0
     try:
-        cli.run(main.make_parser(), main.main, list(map(str, flags)))
+        run_recipe(main, list(map(str, flags)))
     except SystemExit as caught:
         found = caught.code
     assert found == status
@@ -143,7 +147,7 @@ def test_other_schedules():
     rate = imagenet.learning_rate(s, 1000, 10)
     assert float(rate(500)) == pytest.approx(0.1 * 1e-3**0.5, rel=1e-3)
     assert imagenet.learning_rate(_settings(), 1000, 10) == 0.1
-    with pytest.raises(cli.UsageError, match="50 steps of 50"):
+    with pytest.raises(UsageError, match="50 steps of 50"):
         imagenet.learning_rate(_settings("--preset", "a3"), 50, 10)
 
 
@@ -161,7 +165,7 @@ def test_fast_grows():
 @pytest.mark.once
 def test_folders_are_named_by_what_presets_do_not_say():
     def name(*flags):
-        return imagenet.name_of(_settings(*flags), "jax")
+        return _settings(*flags).name("jax")
 
     assert name() == "imagenet2012-resnet50B-paper-jax-seed0"
     assert name("--preset", "goyal", "--ema", "0.9").endswith(
@@ -225,7 +229,7 @@ def test_folders_are_named_by_what_presets_do_not_say():
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(
-        lambda: cli.run(imagenet.make_parser(), imagenet.main, flags),
+        lambda: run_recipe(imagenet, flags),
         capsys,
         words,
     )
@@ -233,12 +237,12 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
 
 @pytest.mark.once
 def test_help_explains_every_flag(capsys):
-    check_help(imagenet.make_parser(), capsys)
+    check_help(imagenet, capsys)
 
 
 @pytest.mark.once
 def test_help_does_not_wait_for_keras(run_python):
-    check_parser_without_keras(run_python, "imagenet")
+    check_parser_without_keras(run_python, "keras_resnet_recipes.imagenet")
 
 
 # Models.

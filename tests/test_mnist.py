@@ -12,46 +12,47 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-import cli  # noqa: E402
-import mnist  # noqa: E402
-import results  # noqa: E402
-from conftest import SHALLOW, check_help, check_wrong_usage  # noqa: E402
+from conftest import (
+    SHALLOW,
+    check_help,
+    check_wrong_usage,
+    run_recipe,
+    settings_of,
+)
 
-from keras_resnet import data, table1  # noqa: E402
+from keras_resnet import data, table1
+from keras_resnet_recipes import mnist, results
+from keras_resnet_recipes.experiment.report import mean_and_deviation
 
 
 def _settings(*flags):
-    return mnist.settle(mnist.make_parser().parse_args(flags))
+    return settings_of(mnist, flags)
 
 
 @pytest.mark.once
 def test_the_default_is_the_course_experiment():
-    s, seeds = _settings()
+    s = _settings()
     assert (s.dataset, s.train_images) == ("mnist", 2000)
     assert (s.validation_images, s.test_images) == (200, 200)
     assert (s.epochs, s.batch_size, s.learning_rate) == (5, 64, 0.005)
     assert (s.momentum, s.weight_decay, s.schedule) == (0, 0, "constant")
-    assert (s.every, s.augment, list(seeds)) == (15, False, [0])
-    other, seeds = _settings(
-        "--preset", "batch128", "--seed", "2", "--seeds", "3"
-    )
-    assert list(seeds) == [2, 3, 4]
-    assert (
-        dataclasses.replace(
-            s, preset="batch128", batch_size=128, learning_rate=0.01
-        )
-        == other
-    )
+    assert (s.every, s.augment, s.padding) == (15, False, 0)
+    assert (s.seed, s.seeds) == (0, 1)
+    assert dataclasses.replace(
+        s, preset="batch128", batch_size=128, learning_rate=0.01
+    ) == _settings("--preset", "batch128")
 
 
 @pytest.mark.once
 def test_full_takes_all_images():
-    s, _ = _settings("--full", "--epochs", "3")
+    s = _settings("--full", "--epochs", "3")
     assert (s.train_images, s.validation_images, s.test_images) == (None,) * 3
     assert s.epochs == 3
     assert s.augment
+    assert s.padding == 3
+    assert s.flags() == ["--dataset", "mnist", "--full", "--epochs", "3"]
     names = {
-        mnist.name_of(_settings(*flags)[0], "jax")
+        _settings(*flags).name("jax")
         for flags in (
             (),
             ("--full",),
@@ -84,25 +85,22 @@ def test_full_takes_all_images():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(
-        lambda: cli.run(mnist.make_parser(), mnist.main, flags), capsys, words
-    )
+    check_wrong_usage(lambda: run_recipe(mnist, flags), capsys, words)
 
 
 @pytest.mark.once
 def test_help_explains_every_flag(capsys):
-    check_help(mnist.make_parser(), capsys)
+    check_help(mnist, capsys)
 
 
 @pytest.mark.once
 def test_images_are_enlarged_by_whole_pixels():
-    settings, _ = _settings("--dataset", "digits")
+    settings = _settings("--dataset", "digits")
     digits = data.load("digits")
-    found = mnist.select(digits, settings)
+    found = mnist.select(settings, digits)
     assert len(found.train) == 1257
     assert len(found.test) == 200
     assert found.train.images.shape[1:] == (32, 32, 1)
-    assert found.padding == 4 * digits.padding
     np.testing.assert_array_equal(
         found.train.images[:, 1::4, 2::4], digits.train.images
     )
@@ -110,16 +108,17 @@ def test_images_are_enlarged_by_whole_pixels():
     images = np.full((3, 28, 28, 1), 7, "uint8")
     split = data.Split(images, np.arange(3))
     small = dataclasses.replace(
-        digits, train=split, validation=split, test=split, padding=3
+        digits, train=split, validation=split, test=split
     )
-    found = mnist.select(small, settings).train.images
+    settings = dataclasses.replace(settings, test_images=None)
+    found = mnist.select(settings, small).train.images
     np.testing.assert_array_equal(found[:, 2:-2, 2:-2], images)
     assert found.sum(dtype="int64") == images.sum(dtype="int64")
 
 
 def test_the_twins_begin_alike():
-    settings, _ = _settings("--dataset", "digits")
-    digits = mnist.select(data.load("digits"), settings)
+    settings = _settings("--dataset", "digits")
+    digits = mnist.select(settings, data.load("digits"))
     resnet, plain = (
         mnist.build(settings, digits, 10, net, seed=3) for net in mnist.NETS
     )
@@ -143,9 +142,9 @@ def test_the_twins_begin_alike():
 
 @pytest.mark.once
 def test_means_and_deviations():
-    assert results.mean_and_deviation([90.0], "%") == "90.00 %"
-    assert results.mean_and_deviation([1.0, 2.0, 3.0], "%") == "2.00 ± 1.00 %"
-    assert results.mean_and_deviation([0.12345]) == "0.1235"
+    assert mean_and_deviation([90.0], "%") == "90.00 %"
+    assert mean_and_deviation([1.0, 2.0, 3.0], "%") == "2.00 ± 1.00 %"
+    assert mean_and_deviation([0.12345]) == "0.1235"
 
 
 @pytest.mark.once
@@ -158,7 +157,7 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     few += ["--validation-images", "30", "--test-images", "30"]
     flags = [*few, "--epochs", "1", "--batch-size", "30", "--every", "2"]
     flags += ["--output", str(folder)]
-    cli.run(mnist.make_parser(), mnist.main, flags)
+    run_recipe(mnist, flags)
     printed = capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {
         *("curves.png", "predictions.png", "results.json", "seed0"),
@@ -168,7 +167,7 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     assert table.splitlines()[0] in printed
     lines = json.loads((folder / "results.json").read_text("utf-8"))
     assert set(lines) == {"seed0-resnet", "seed0-plain"}
-    test = mnist.select(data.load("digits"), _settings(*few)[0])
+    test = mnist.select(_settings(*few), data.load("digits"))
     assert len(test.test) == 30
     for net in mnist.NETS:
         line = lines[f"seed0-{net}"]
@@ -195,17 +194,13 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
         assert line["test_loss"] == pytest.approx(loss, abs=1e-3)
         assert f"{100 * line['test_accuracy']:.2f} %" in table
         assert math.isfinite(float(rows[-1]["loss"]))
-    results.main(
-        results.make_parser().parse_args(
-            [str(folder), "--output", str(tmp_path / "results")]
-        )
-    )
+    run_recipe(results, [folder, "--output", tmp_path / "results"])
     page = (tmp_path / "results/README.md").read_text("utf-8")
     assert table in page
     assert lines["seed0-resnet"]["command"] in page
     assert (tmp_path / "results/studies/study-curves.png").exists()
     with pytest.raises(SystemExit) as refused:
-        cli.run(mnist.make_parser(), mnist.main, flags)
+        run_recipe(mnist, flags)
     assert refused.value.code == 1
     error = capsys.readouterr().err
     assert "--resume" in error
@@ -217,7 +212,7 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     line |= {"test_accuracy": line["test_accuracy"] + 0.1, "command": "other"}
     (folder / "seed7/plain/result.json").write_text(json.dumps(line), "utf-8")
     trained = {p: p.stat().st_mtime_ns for p in folder.glob("seed*/*/*")}
-    cli.run(mnist.make_parser(), mnist.main, [*flags, "--resume"])
+    run_recipe(mnist, [*flags, "--resume"])
     assert "Epoch" not in capsys.readouterr().out
     assert trained == {p: p.stat().st_mtime_ns for p in trained}
     table = (folder / "table.md").read_text("utf-8")

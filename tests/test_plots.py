@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="an extra: recipes")
 
-from matplotlib import colors  # noqa: E402
+from matplotlib import colors
 
-from keras_resnet import analysis, plots  # noqa: E402
+from keras_resnet import analysis, plots
 
 pytestmark = pytest.mark.once
 

@@ -1,10 +1,8 @@
-"""TensorFlow's notes about its own start, as `recipes/quiet.py` hides them."""
+"""TensorFlow's notes about its own start, as the recipes hide them."""
 
 import os
-from pathlib import Path
 
 import pytest
-import quiet
 
 pytestmark = pytest.mark.once
 
@@ -28,7 +26,11 @@ os.write(
 if "TENSORFLOW_ABORTS" in os.environ:
     os.abort()
 """
-IMPORT = "import quiet; quiet.hide_tensorflow_notes(); import tensorflow"
+IMPORT = """
+from keras_resnet_recipes.experiment import quiet
+quiet.hide_tensorflow_notes()
+import tensorflow
+"""
 LEFT = [
     "W0000 00:00:1795664227.307586    2642 gpu_device.cc:1] a warning",
     "no log line at all",
@@ -39,8 +41,7 @@ LEFT = [
 def start(run_python, tmp_path, monkeypatch):
     """Import a pretended TensorFlow as a command does; returns its errors."""
     (tmp_path / "tensorflow.py").write_text(TENSORFLOW, "utf-8")
-    path = map(str, (tmp_path, Path(quiet.__file__).parent))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def run(**environment):
         for name, value in environment.items():
@@ -65,5 +66,5 @@ def test_notes_may_be_asked_for(start):
 @pytest.mark.usefixtures("start")
 def test_standard_error_may_be_closed(run_python, tmp_path):
     (tmp_path / "tensorflow.py").write_text("", "utf-8")
-    code = f"import os; os.close(2); {IMPORT}; print('loaded')"
+    code = f"import os; os.close(2)\n{IMPORT}print('loaded')"
     assert run_python("-c", code).stdout == "loaded\n"

@@ -18,14 +18,18 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-import cifar10  # noqa: E402
-import cli  # noqa: E402
-from conftest import (  # noqa: E402
+from conftest import (
     ROOT,
     check_help,
     check_parser_without_keras,
     check_wrong_usage,
+    run_recipe,
+    settings_of,
 )
+
+from keras_resnet_recipes import cifar10, experiment
+from keras_resnet_recipes.experiment import UsageError
+from keras_resnet_recipes.experiment.command import FLAGS
 
 RECIPE = "recipes/cifar10.py"
 # Eight layers on the digits: seconds on any backend.
@@ -33,7 +37,7 @@ SMALL = ("--dataset", "digits", "--preset", "fast", "--depth", "8")
 
 
 def _settings(*flags):
-    return cifar10.settle(cifar10.make_parser().parse_args(flags))
+    return settings_of(cifar10, flags)
 
 
 @pytest.mark.once
@@ -54,10 +58,11 @@ def test_the_default_is_the_papers_procedure():
 def test_flags_win_over_presets():
     s = _settings("--preset", "fast", "--learning-rate", "0.3")
     assert s.learning_rate == 0.3
-    assert s.weight_decay == cifar10.PRESETS["fast"]["weight_decay"]
+    assert s.weight_decay == cifar10.Settings.PRESETS["fast"]["weight_decay"]
     assert _settings("--epochs", "3").steps is None
     s = _settings("--preset", "fast", "--schedule", "step-decay")
-    assert s.warmup is None
+    assert s.warmup == cifar10.Settings.warmup
+    assert "warmup" not in s.changes()
     s = _settings("--preset", "fast", "--steps", "7")
     assert (s.steps, s.epochs) == (7, None)
 
@@ -68,7 +73,8 @@ def _tiny(*flags):
 
     digits = data.load("digits")
     settings = _settings(*SMALL, *flags)
-    model = cifar10.build(settings, digits, steps=100)
+    rate = cifar10.learning_rate(settings, steps=100)
+    model = cifar10.build(settings, digits, rate)
     images = digits.train.images[:8].astype("float32")
     return model, images, digits.train.labels[:8]
 
@@ -125,8 +131,8 @@ def test_depth_110_warms_up(depth, rate):
         (["--shortcut", "D"], ["--shortcut", "'D'", "'A'", "'B'", "'C'"]),
         (["--preset", "slow"], ["--preset", "'slow'", "'fast'"]),
         (["--steps", "5", "--epochs", "1"], ["--steps", "--epochs", "both"]),
-        (["--schedule", "one-cycle"], ["--warmup", "None"]),
-        (["--warmup", "0.1"], ["--warmup", "step-decay"]),
+        (["--warmup", "0.1"], ["--warmup", "one-cycle"]),
+        (["--padding", "-1"], ["--padding", "'-1'"]),
         (["--preset", "fast", "--warmup", "2"], ["--warmup", "'2'"]),
         (["--plain", "--shortcut", "B"], ["--plain", "--shortcut"]),
         (["--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
@@ -134,7 +140,7 @@ def test_depth_110_warms_up(depth, rate):
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(
-        lambda: cli.run(cifar10.make_parser(), cifar10.main, flags),
+        lambda: run_recipe(cifar10, flags),
         capsys,
         words,
     )
@@ -144,7 +150,7 @@ def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
     flags = ["--dataset", "digits", "--depth", "110", "--steps", "801"]
     flags += ["--output", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="2"):
-        cli.run(cifar10.make_parser(), cifar10.main, flags)
+        run_recipe(cifar10, flags)
     error = capsys.readouterr().err
     assert "400 steps" in error
     assert "801 steps" in error
@@ -153,12 +159,12 @@ def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
 
 @pytest.mark.once
 def test_help_explains_every_flag(capsys):
-    check_help(cifar10.make_parser(), capsys)
+    check_help(cifar10, capsys)
 
 
 @pytest.mark.once
 def test_help_does_not_wait_for_keras(run_python):
-    check_parser_without_keras(run_python, "cifar10")
+    check_parser_without_keras(run_python, "keras_resnet_recipes.cifar10")
 
 
 @pytest.mark.once
@@ -167,13 +173,13 @@ def test_failures_are_one_line_and_status_1(capsys):
         raise ValueError("two\nlines")
 
     with pytest.raises(SystemExit) as caught:
-        cli.run(cifar10.make_parser(), fail, [])
+        experiment.execute(cifar10.Settings, fail, [])
     assert caught.value.code == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "ValueError: two lines" in error
     with pytest.raises(ValueError, match="two"):
-        cli.run(cifar10.make_parser(), fail, ["--debug"])
+        experiment.execute(cifar10.Settings, fail, ["--debug"])
 
 
 @pytest.mark.once
@@ -184,11 +190,11 @@ def test_errors_of_the_package_name_the_flags_to_give(capsys):
         raise data.DataUnavailableError("name it by `data_dir`")
 
     with pytest.raises(SystemExit, match="1"):
-        cli.run(cifar10.make_parser(), fail, [])
+        experiment.execute(cifar10.Settings, fail, [])
     assert capsys.readouterr().err.endswith(": name it by --data-dir\n")
     package = Path(data.__file__).parents[1].rglob("*.py")
     sources = "".join(path.read_text("utf-8") for path in package)
-    assert all(argument in sources for argument in cli.FLAGS)
+    assert all(argument in sources for argument in FLAGS)
 
 
 @pytest.mark.once
@@ -196,7 +202,7 @@ def test_output_adapts_to_the_encoding_of_the_terminal(monkeypatch):
     written = io.BytesIO()
     terminal = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    cli.run(cifar10.make_parser(), lambda _: print("1 ± 2"), [])
+    experiment.execute(cifar10.Settings, lambda _: print("1 ± 2"), [])
     terminal.flush()
     assert written.getvalue() == b"1 ? 2\n"
 
@@ -210,7 +216,7 @@ def _run(*flags):
     """Run the recipe in this process, which has loaded its backend."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [RECIPE, *flags])
-        cli.run(cifar10.make_parser(), cifar10.main, flags)
+        run_recipe(cifar10, flags)
 
 
 @pytest.fixture(scope="module")
@@ -382,22 +388,20 @@ def test_a_process_is_interrupted_and_says_so(finished, tmp_path):
 
 @pytest.mark.once
 def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
-    import results
+    from keras_resnet_recipes import results
 
     folder, _, _ = finished
     # Not to be mistaken for the results' own folder of studies.
     output = tmp_path / "studies" / "results"
     with pytest.raises(SystemExit) as caught:
-        cli.run(
-            results.make_parser(),
-            results.main,
+        run_recipe(
+            results,
             [str(tmp_path), "--output", str(output)],
         )
     assert caught.value.code == 2
     assert "no finished run" in capsys.readouterr().err
-    cli.run(
-        results.make_parser(),
-        results.main,
+    run_recipe(
+        results,
         [str(folder), "--output", str(output)],
     )
     page = (output / "README.md").read_text("utf-8")
@@ -417,9 +421,8 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
         ([folder, twin], [str(folder), str(twin)]),
     ):
         check_wrong_usage(
-            lambda runs=runs: cli.run(
-                results.make_parser(),
-                results.main,
+            lambda runs=runs: run_recipe(
+                results,
                 [*map(str, runs), "--output", str(output)],
             ),
             capsys,
@@ -427,19 +430,18 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
         )
     assert before == {p: p.read_bytes() for p in output.iterdir()}
     (folder / "curves.png").rename(tmp_path / "curves.png")
-    with pytest.raises(cli.UsageError, match=r"curves\.png is missing"):
+    with pytest.raises(UsageError, match=r"curves\.png is missing"):
         results.kind(folder)
     (tmp_path / "curves.png").rename(folder / "curves.png")
 
 
 @pytest.mark.once
 def test_only_the_papers_procedure_is_compared_with_the_paper():
-    import results
+    from keras_resnet_recipes import results
 
     def is_papers(*flags):
-        parsed = cifar10.make_parser().parse_args(flags)
-        settings = vars(cifar10.settle(parsed)) | {"backend": "jax"}
-        return results.is_papers(settings)
+        stored = settings_of(cifar10, flags).stored()
+        return results.is_papers(stored | {"backend": "jax"})
 
     assert is_papers("--depth", "110", "--seed", "3", "--every", "100")
     for flags in (

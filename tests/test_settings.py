@@ -6,92 +6,156 @@ import pytest
 
 pytestmark = pytest.mark.once
 
-import cifar10  # noqa: E402
-import cli  # noqa: E402
-import imagenet  # noqa: E402
-import mnist  # noqa: E402
-import settings  # noqa: E402
-from conftest import check_wrong_usage  # noqa: E402
+from conftest import check_wrong_usage, settings_of
+
+from keras_resnet_recipes import cifar10, imagenet, mnist, tune
+from keras_resnet_recipes.experiment import (
+    REQUIRED,
+    CommandSettings,
+    UsageError,
+    option,
+    setting,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    hidden: int = 3
-    steps: int = settings.setting(10, "steps in all", type=cli.positive_int)
-    rate: float | None = settings.setting(None, "rate", type=float)
-    kind: str = settings.setting("a", "a or b", choices=("a", "b"))
-    fast: bool = settings.setting(False, "be fast")
-    color: bool = settings.setting(True, "in colour")
-    sizes: tuple = settings.setting((1, 2), "sizes", type=int, nargs="+")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(CommandSettings):
+    PRESETS = {
+        "short": {"epochs": 3, "color": False},
+        "none": {"rate": 0.5, "kind": "b"},
+    }
+    DATASETS = {"small": {"rate": 2.0}}
+
+    preset: str = setting("long", "how long", choices=("long", "short"))
+    empty: bool = option(False, "nothing", preset="none")
+    dataset: str = setting("large", "images", choices=("large", "small"))
+    steps: int | None = setting(10, "steps in all")
+    epochs: int | None = setting(None, "epochs", instead_of="steps")
+    rate: float | None = setting(None, "rate of 10 %")
+    kind: str = setting("a", "a or b", choices=("a", "b"))
+    fast: bool = setting(
+        False, "be fast", needs=("--kind a", lambda s: s.kind == "a")
+    )
+    color: bool = setting(True, "in colour")
+    sizes: tuple[int, ...] = setting((1, 2), "sizes")
+    ends: tuple[float, float] = setting((), "from, to", metavar=("A", "B"))
+    folder: str = option("here", "folder", metavar="DIR")
 
 
-def _parser(presets=()):
-    parser = cli.Parser(prog="x")
-    settings.add_flags(parser, _Settings, presets)
-    return parser
+def _settle(*flags):
+    parser = Settings.parser()
+    return Settings.settle(vars(parser.parse_args(flags)))
 
 
 def test_flags_follow_from_the_fields():
-    parsed = _parser().parse_args(
-        [
-            "--steps",
-            "5",
-            "--rate",
-            "0.5",
-            "--kind",
-            "b",
-            "--fast",
-            "--no-color",
-            "--sizes",
-            "3",
-            "4",
-        ]
-    )
-    assert settings.given(parsed, _Settings) == {
-        "steps": 5,
-        "rate": 0.5,
-        "kind": "b",
-        "fast": True,
-        "color": False,
-        "sizes": [3, 4],
-    }
-    assert settings.given(_parser().parse_args([]), _Settings) == {}
+    flags = "--steps 5 --rate 0.5 --fast --no-color --sizes 3 4 --ends 1 2.5"
+    s = _settle(*flags.split())
+    assert (s.steps, s.rate, s.fast, s.color) == (5, 0.5, True, False)
+    assert (s.sizes, s.ends) == ((3, 4), (1.0, 2.5))
+    assert _settle() == Settings()
+
+
+def test_flags_win_over_datasets_and_these_over_presets():
+    s = _settle("--preset", "short")
+    assert (s.steps, s.epochs, s.color, s.rate) == (None, 3, False, None)
+    s = _settle("--preset", "short", "--steps", "4", "--dataset", "small")
+    assert (s.steps, s.epochs, s.rate) == (4, None, 2.0)
+    s = _settle("--empty", "--dataset", "small")
+    assert (s.preset, s.rate, s.kind) == ("none", 2.0, "b")
+    assert _settle("--empty", "--rate", "3").rate == 3
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--steps", "0"], ["--steps", "positive whole number", "'0'"]),
+        (["--rate", "inf"], ["--rate", "positive number", "'inf'"]),
         (["--kind", "c"], ["--kind", "'c'", "'a', 'b'"]),
+        (["--ends", "1"], ["--ends", "2"]),
+        (["--preset", "none"], ["--preset", "'none'", "'short'"]),
         (["--hidden", "1"], ["--hidden"]),
         (["--no-fast"], ["--no-fast"]),
+        (["--step", "1"], ["--step"]),
     ],
 )
-def test_what_cannot_be_is_refused(flags, words, capsys):
-    check_wrong_usage(lambda: _parser().parse_args(flags), capsys, words)
+def test_impossible_values_are_refused(flags, words, capsys):
+    check_wrong_usage(lambda: _settle(*flags), capsys, words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--steps 1 --epochs 1", "give --steps or --epochs, not both"),
+        ("--preset short --empty", "give --preset or --empty, not both"),
+        ("--kind b --fast", "--fast needs --kind a"),
+    ],
+)
+def test_flags_that_exclude_each_other_are_refused(flags, words):
+    with pytest.raises(UsageError, match=words):
+        _settle(*flags.split())
+
+
+def test_a_setting_without_effect_has_its_default():
+    s = Settings(fast=True, kind="a")
+    assert s.changes() == {"fast": True}
+    s = dataclasses.replace(s, kind="b")
+    assert not s.applies("fast")
+    assert s.changes() == {"kind": "b"}
+    assert not _settle("--empty").fast
 
 
 def test_help_tells_defaults_and_presets(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
-    presets = {"short": {"steps": 3, "color": False}, "none": {"steps": None}}
     with pytest.raises(SystemExit):
-        _parser(presets).parse_args(["--help"])
+        Settings.parser().parse_args(["--help"])
     text = capsys.readouterr().out
     for line in (
-        "steps in all (default: 10; short: 3; none: none)",
-        "rate (default: none)",
+        "steps in all (default: 10)",
+        "epochs (default: none; short: 3)",
+        "rate of 10 % (default: none; none: 0.5; small: 2.0)",
         "be fast (default: no)",
         "in colour (default: yes; short: no)",
         "sizes (default: 1 2)",
+        "--ends A B",
+        "--folder DIR",
     ):
         assert line in text
 
 
-def test_names_tell_what_differs():
-    one = _Settings(steps=7, rate=None, sizes=(3, 4), hidden=5)
-    values = settings.differences(one, _Settings(rate=2.0), named=("hidden",))
-    assert values == {"steps": 7, "sizes": (3, 4)}
-    assert settings.name_parts(values) == ["steps7", "sizes3_4"]
+def test_required_and_positional_values(capsys):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Needy(CommandSettings):
+        files: tuple[str, ...] = option((), "files", positional=True)
+        weights: str = option(REQUIRED, "weights")
+
+    parser = Needy.parser()
+    given = vars(parser.parse_args(["a", "b", "--weights", "w"]))
+    assert Needy.settle(given) == Needy(files=("a", "b"), weights="w")
+    given = vars(parser.parse_args(["--weights", "w"]))
+    assert Needy.settle(given).files == ()
+    check_wrong_usage(lambda: parser.parse_args([]), capsys, ["--weights"])
+
+
+def test_names_tell_changes():
+    s = _settle("--steps", "7", "--sizes", "3", "4", "--folder", "x")
+    assert s.changes() == {"steps": 7, "sizes": (3, 4)}
+    assert s.name("jax") == "settings-steps7-sizes3_4-jax"
+    assert _settle("--preset", "short").changes() == {}
+
+
+def test_stored_settings_are_json_values():
+    assert Settings().stored() == {
+        "preset": "long",
+        "dataset": "large",
+        "steps": 10,
+        "epochs": None,
+        "rate": None,
+        "kind": "a",
+        "fast": False,
+        "color": True,
+        "sizes": [1, 2],
+        "ends": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -100,20 +164,17 @@ def test_names_tell_what_differs():
         [],
         ["--preset", "fast"],
         ["--preset", "fast", "--dataset", "digits", "--depth", "8"],
-        ["--plain", "--steps", "7", "--every", "3"],
+        ["--plain", "--steps", "7", "--every", "3", "--no-horizontal-flip"],
         ["--shortcut", "C", "--label-smoothing", "0.1", "--seed", "4"],
     ],
 )
 def test_settings_become_flags_again(flags):
-    parser = cifar10.make_parser()
-    expected = cifar10.settle(parser.parse_args(flags))
-    words = cifar10.flags_of(expected)
-    assert cifar10.settle(parser.parse_args(words)) == expected
+    expected = settings_of(cifar10, flags)
+    assert settings_of(cifar10, expected.flags()) == expected
 
 
-@pytest.mark.parametrize("recipe", [cifar10, imagenet, mnist])
+@pytest.mark.parametrize("recipe", [cifar10, imagenet, mnist, tune])
 def test_presets_name_only_settings(recipe):
-    fields = {field.name for field in dataclasses.fields(recipe.Settings)}
-    presets = [*recipe.PRESETS.values()]
-    presets += getattr(recipe, "PRESETS_BY_DATASET", {}).values()
-    assert all(set(preset) <= fields for preset in presets)
+    kind = recipe.Settings
+    for changes in (kind.PRESETS | kind.DATASETS).values():
+        assert set(changes) <= set(kind.fields())

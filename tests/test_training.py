@@ -10,6 +10,8 @@ import pytest
 from keras import ops
 
 from keras_resnet import training
+from keras_resnet_recipes.experiment.provenance import origin
+from keras_resnet_recipes.experiment.run import Run, RunError
 
 
 def _model(optimizer, regularizer=None):
@@ -286,28 +288,28 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_run_refuses_to_overwrite(tmp_path):
     folder = tmp_path / "run"
-    training.Run(folder, {"depth": 20})
-    with pytest.raises(training.RunError, match="`resume=True`"):
-        training.Run(folder, {"depth": 20})
-    training.Run(folder, {"depth": 20}, resume=True)
+    Run(folder, {"depth": 20})
+    with pytest.raises(RunError, match="--resume"):
+        Run(folder, {"depth": 20})
+    Run(folder, {"depth": 20}, resume=True)
     file = tmp_path / "file"
     file.write_text("mine", "utf-8")
-    with pytest.raises(training.RunError, match="exists already"):
-        training.Run(file, {})
+    with pytest.raises(RunError, match="exists already"):
+        Run(file, {})
     assert file.read_text("utf-8") == "mine"
 
 
 def test_run_resumes_only_its_own_settings(tmp_path):
     folder = tmp_path / "run"
-    training.Run(folder, {"depth": 20, "seed": 0})
-    with pytest.raises(training.RunError, match="depth was 20 and is 56"):
-        training.Run(folder, {"depth": 56, "seed": 0}, resume=True)
-    with pytest.raises(training.RunError, match="no run to resume"):
-        training.Run(tmp_path / "other", {}, resume=True)
+    Run(folder, {"depth": 20, "seed": 0})
+    with pytest.raises(RunError, match="depth was 20 and is 56"):
+        Run(folder, {"depth": 56, "seed": 0}, resume=True)
+    with pytest.raises(RunError, match="no run to resume"):
+        Run(tmp_path / "other", {}, resume=True)
 
 
 def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
-    run = training.Run(tmp_path / "run", {})
+    run = Run(tmp_path / "run", {})
     model = _model(training.CoupledSGD(0.01))
     _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
     (run / "history.csv").write_text(
@@ -323,7 +325,7 @@ def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
 
 
 def test_run_goes_on_with_histories_that_are_empty_or_torn(tmp_path):
-    run = training.Run(tmp_path / "run", {})
+    run = Run(tmp_path / "run", {})
     model = _model(training.CoupledSGD(0.01))
     model.compile(model.optimizer, "mse", metrics=["accuracy"])
     _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
@@ -341,7 +343,7 @@ def test_run_goes_on_with_histories_that_are_empty_or_torn(tmp_path):
 
 
 def test_environment_names_versions():
-    environment = training.environment()
+    environment = origin()
     backend = keras.backend.backend()
     assert environment["backend"] == backend
     assert environment["versions"]["keras"] == keras.__version__
@@ -466,7 +468,7 @@ def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
 
 
 def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
-    run = training.Run(tmp_path / "run", {"a": 1})
+    run = Run(tmp_path / "run", {"a": 1})
     model = _model(keras.optimizers.SGD(0.1))
     model.compile(model.optimizer, "mse", metrics=["accuracy"])
     model.fit(
@@ -484,7 +486,7 @@ def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
     # As if it had been stopped after the first epoch.
     model.optimizer.iterations.assign(4)
     model.save(run / "last.keras")
-    again = training.Run(tmp_path / "run", {"a": 1}, resume=True)
+    again = Run(tmp_path / "run", {"a": 1}, resume=True)
     again.load_last()
     assert again.history("steps.csv")["iterations"] == [3]
     assert again.history()["iterations"] == [4]

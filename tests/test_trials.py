@@ -10,11 +10,11 @@ import pytest
 keras_tuner = pytest.importorskip("keras_tuner", reason="an extra: tuning")
 pytest.importorskip("tensorflow", reason="tf.data feeds the trials")
 
-import cli  # noqa: E402
-import searches  # noqa: E402
-import tune  # noqa: E402
+import searches
+from conftest import run_recipe
 
-from keras_resnet import tuning  # noqa: E402
+from keras_resnet import tuning
+from keras_resnet_recipes import tune
 
 BACKEND = keras.backend.backend()
 
@@ -158,7 +158,7 @@ def test_the_recipe_searches_and_retrains(tmp_path, capsys):
         "--output",
         str(tmp_path / "s"),
     ]
-    cli.run(tune.make_parser(), tune.main, flags)
+    run_recipe(tune, flags)
     result = json.loads((tmp_path / "s/result.json").read_text("utf-8"))
     assert result["trials"] == 1
     assert f"test error {100 * result['test_error']:.2f} %" in (

@@ -26,19 +26,23 @@ import pytest
 keras_tuner = pytest.importorskip("keras_tuner", reason="an extra: tuning")
 pytest.importorskip("tensorflow", reason="tf.data feeds the trials")
 
-import cifar10  # noqa: E402
-import cli  # noqa: E402
-import results  # noqa: E402
-import searches  # noqa: E402
-import tune  # noqa: E402
-from conftest import (  # noqa: E402
+import searches
+from conftest import (
     ROOT,
     check_parser_without_keras,
     check_wrong_usage,
+    run_recipe,
+    settings_of,
 )
 
-import keras_resnet  # noqa: E402
-from keras_resnet import data, devices, tuning  # noqa: E402
+import keras_resnet
+from keras_resnet import data, devices, tuning
+from keras_resnet_recipes import (
+    cifar10,
+    results,
+    tune,
+)
+from keras_resnet_recipes.experiment import UsageError, training
 
 pytestmark = pytest.mark.once
 
@@ -487,9 +491,7 @@ def test_variables_of_a_distributed_search_come_together(monkeypatch):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(
-        lambda: cli.run(tune.make_parser(), tune.main, flags), capsys, words
-    )
+    check_wrong_usage(lambda: run_recipe(tune, flags), capsys, words)
 
 
 @pytest.mark.parametrize(
@@ -522,7 +524,7 @@ def test_trials_of_too_few_steps_are_refused(wrong, right, words):
         schedules=("one-cycle", "step-decay"),
     )
     wrong = dataclasses.replace(usual, **wrong)
-    with pytest.raises(cli.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         tune.check_steps(wrong, 1257)
     assert all(word in str(caught.value) for word in words)
     tune.check_steps(dataclasses.replace(wrong, schedules=()), 1257)
@@ -535,7 +537,7 @@ def test_too_few_steps_are_wrong_usage_before_there_is_a_folder(
     flags = ["--dataset", "digits", "--depths", "110", "--epochs", "4"]
     flags += ["--schedules", "step-decay", "--output", str(tmp_path / "s")]
     check_wrong_usage(
-        lambda: cli.run(tune.make_parser(), tune.main, flags),
+        lambda: run_recipe(tune, flags),
         capsys,
         ["--depths", "110 layers", "has 156"],
     )
@@ -545,17 +547,17 @@ def test_too_few_steps_are_wrong_usage_before_there_is_a_folder(
 def test_half_a_distributed_search_is_wrong_usage(monkeypatch, capsys):
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
     with pytest.raises(SystemExit) as caught:
-        cli.run(tune.make_parser(), tune.main, ["--dataset", "digits"])
+        run_recipe(tune, ["--dataset", "digits"])
     assert caught.value.code == 2
     assert "not set: KERASTUNER_ORACLE_IP" in capsys.readouterr().err
 
 
 def test_help_explains_every_flag_without_keras(run_python):
     text = run_python("recipes/tune.py", "--help").stdout
-    for action in tune.make_parser()._actions:
+    for action in tune.Settings.parser()._actions:
         assert action.help
         assert action.option_strings[-1] in text
-    check_parser_without_keras(run_python, "tune")
+    check_parser_without_keras(run_python, "keras_resnet_recipes.tune")
 
 
 def _several(count, synchronized=True):
@@ -584,8 +586,7 @@ def test_the_command_stands_for_the_settings(schedule):
     one = devices.Devices()
     words = shlex.split(tune.command(settings, values, "jax", one))
     assert words[:3] == ["KERAS_BACKEND=jax", "python", "recipes/cifar10.py"]
-    parsed = cifar10.make_parser().parse_args(words[3:])
-    assert cifar10.settle(parsed) == expected
+    assert settings_of(cifar10, words[3:]) == expected
 
 
 @pytest.mark.parametrize("synchronized", [True, False])
@@ -593,19 +594,19 @@ def test_the_command_names_devices_that_change_the_numbers(synchronized):
     two = _several(2, synchronized)
     settings = tune.Settings(dataset="digits")
     words = shlex.split(tune.command(settings, {"depth": 8}, "torch", two))
-    parsed = cifar10.make_parser().parse_args(words[3:])
-    assert ("devices" in parsed) is not synchronized
+    chosen = settings_of(cifar10, words[3:])
+    assert chosen.devices == (None if synchronized else 2)
     if not synchronized:
-        assert (parsed.devices, parsed.normalization) == (2, "per-device")
+        assert chosen.normalization == "per-device"
 
 
 def test_batches_of_trials_alone_must_have_equal_parts(monkeypatch):
     three = _several(3)
-    monkeypatch.setattr(tune.fitting, "use_devices", lambda arguments: three)
-    tune.use_devices(None, tune.Settings(batch_sizes=(96, 192)))
+    monkeypatch.setattr(training, "use_devices", lambda settings: three)
+    tune.use_devices(tune.Settings(batch_sizes=(96, 192)))
     for sizes, wrong in ((), 128), ((96, 64), 64):
         with pytest.raises(devices.DevicesError, match=f"batch of {wrong} "):
-            tune.use_devices(None, tune.Settings(batch_sizes=sizes))
+            tune.use_devices(tune.Settings(batch_sizes=sizes))
 
 
 # A network of eight layers, one epoch: seconds on any backend.
@@ -639,7 +640,7 @@ def _run(*flags):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["recipes/tune.py", *flags])
         with contextlib.redirect_stdout(out):
-            cli.run(tune.make_parser(), tune.main, flags)
+            run_recipe(tune, flags)
     keras.config.set_dtype_policy(policy)
     return out.getvalue()
 
@@ -711,9 +712,9 @@ def test_a_search_leaves_everything(killed):
 def test_searches_are_collected(killed, tmp_path):
     folder, _, _ = killed
     flags = [str(folder), "--output", str(tmp_path)]
-    cli.run(results.make_parser(), results.main, flags)
+    run_recipe(results, flags)
     # Once more from what was kept alone.
-    cli.run(results.make_parser(), results.main, flags[1:])
+    run_recipe(results, flags[1:])
     page = (tmp_path / "README.md").read_text("utf-8")
     assert (folder / "trials.md").read_text("utf-8") in page
     for name in re.findall(r"\]\((.*?)\)", page):
@@ -748,9 +749,8 @@ def test_the_command_gives_the_error_of_the_trial(killed, tmp_path):
     result = json.loads((folder / "result.json").read_text("utf-8"))
     words = shlex.split(result["best_command"])[3:]
     policy = keras.config.dtype_policy()
-    cli.run(
-        cifar10.make_parser(),
-        cifar10.main,
+    run_recipe(
+        cifar10,
         [*words, "--output", str(tmp_path / "run")],
     )
     keras.config.set_dtype_policy(policy)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from comparison.cases import CASES
 from comparison.measure import Comparison, spread
+from keras_resnet_recipes.experiment.report import origin, table
 
 # Okabe and Ito's colours, as in keras_resnet.plots.
 STYLES = {
@@ -79,7 +80,7 @@ def write(folder):
         raise FileNotFoundError(f"there is no measurement in {folder}")
 
     from keras_resnet import plots
-    from keras_resnet.training.runs import write_atomically
+    from keras_resnet.training import write_atomically
 
     figures = []
     for name, draw in (("ratios", draw_ratios), ("growth", draw_growth)):
@@ -127,26 +128,18 @@ def page(lines, figures):
         ]
         rows.append("")
     rows += ["## Commands, versions, machines", ""]
-    rows += [f"- [{n}]({n}.json): {origin(line)}" for n, line in lines.items()]
+    rows += [f"- [{n}]({n}.json): {made_by(line)}" for n, line in lines.items()]
     return "\n".join([*rows, ""])
 
 
-def origin(line):
+def made_by(line):
     """Return command, versions, device and commit of a measurement."""
-    versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
-    commit = f"; commit {line['commit']}" if line["commit"] else ""
     return (
         f"`{line['command']}`  \n"
-        f"  {versions}; {line['device']}, {line['threads']} used; "
+        f"  {origin(line)}; {line['threads']} cores used; "
         f"{line['settings']['rounds']} rounds; load before it "
-        f"{line['load_before']}{commit}"
+        f"{line['load_before']}"
     )
-
-
-def table(head, rows):
-    """Return a Markdown table of a head and rows of text."""
-    rows = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def comparison_table(pairs):

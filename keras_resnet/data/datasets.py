@@ -32,7 +32,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """A dataset in memory, and how the paper would augment it.
+    """A dataset in memory.
 
     Attributes:
         name: Name of the dataset.
@@ -41,8 +41,6 @@ class ImageData:
             `None`.
         test: `Split` to look at once, at the end.
         class_names: Tuple of strings.
-        padding: Pixels of padding for the random crop: an eighth of the rows.
-        horizontal_flip: Whether a flipped image shows the same thing.
     """
 
     name: str
@@ -50,8 +48,6 @@ class ImageData:
     validation: Split | None
     test: Split
     class_names: tuple
-    padding: int
-    horizontal_flip: bool
 
     @property
     def mean(self):
@@ -67,12 +63,12 @@ def cifar10(data_dir=None):
 
     Reference: He et al. 2015, section 4.2.
     """
-    return _from_tfds("cifar10", data_dir, padding=4, horizontal_flip=True)
+    return _from_tfds("cifar10", data_dir)
 
 
 def mnist(data_dir=None):
     """MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
-    return _from_tfds("mnist", data_dir, padding=3, horizontal_flip=False)
+    return _from_tfds("mnist", data_dir)
 
 
 def digits(data_dir=None):
@@ -94,8 +90,6 @@ def digits(data_dir=None):
         validation=data[1257:1437],
         test=data[1437:],
         class_names=tuple(map(str, source.target_names)),
-        padding=1,
-        horizontal_flip=False,
     )
 
 
@@ -125,7 +119,7 @@ def load(name, data_dir=None):
     return DATASETS[name](data_dir)
 
 
-def _from_tfds(name, data_dir, *, padding, horizontal_flip, held_out=5000):
+def _from_tfds(name, data_dir, held_out=5000):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -147,8 +141,6 @@ def _from_tfds(name, data_dir, *, padding, horizontal_flip, held_out=5000):
         validation=train[-held_out:],
         test=test,
         class_names=tuple(builder.info.features["label"].names),
-        padding=padding,
-        horizontal_flip=horizontal_flip,
     )
 
 

@@ -1,5 +1,6 @@
-"""Training as the paper does it: optimizer, schedules, runs, evaluation."""
+"""Training as in the paper: optimizer, schedules, callbacks, evaluation."""
 
+from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,
     Checkpoint,
@@ -29,13 +30,6 @@ from keras_resnet.training.losses import (
     crossentropy,
 )
 from keras_resnet.training.optimizers import CoupledSGD, Lamb
-from keras_resnet.training.runs import (
-    Run,
-    RunError,
-    environment,
-    read_history,
-    write_atomically,
-)
 from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
 
 __all__ = [
@@ -50,8 +44,6 @@ __all__ = [
     "Throughput",
     "PlateauDivision",
     "Profile",
-    "Run",
-    "RunError",
     "SmoothedBinaryCrossentropy",
     "SmoothedCrossentropy",
     "StepEvaluation",
@@ -59,13 +51,11 @@ __all__ = [
     "WarmUp",
     "batches_seen",
     "crossentropy",
-    "environment",
     "evaluate",
     "fully_convolutional",
     "multi_scale",
     "one_crop",
     "one_cycle",
-    "read_history",
     "step_decay",
     "steps_done",
     "ten_crop",

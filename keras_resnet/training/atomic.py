@@ -23,3 +23,9 @@ def replacing(path):
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_atomically(path, text):
+    """Write a text file so that `path` holds the old text or the new one."""
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")

@@ -6,31 +6,42 @@ from keras.optimizers import schedules
 from keras_resnet.blocks import register
 
 
-def step_decay(learning_rate, steps, warmup_steps=0, warmup_rate=None):
-    """The paper's: divided by 10 after 1/2 and after 3/4 of all steps.
+def step_decay(
+    learning_rate,
+    steps,
+    divisions=(1 / 2, 3 / 4),
+    warmup_steps=0,
+    warmup_rate=None,
+):
+    """Divide the learning rate by 10 after some shares of all steps.
 
-    With 64k steps that is at 32k and 48k.
+    By default as in the paper: after 32k and 48k of 64k steps.
 
     Args:
-        learning_rate: Float, where to begin.
+        learning_rate: Float, the rate before the first division.
         steps: Integer, steps in all.
+        divisions: Increasing shares of `steps`. Defaults to `(1/2, 3/4)`.
         warmup_steps: Integer, steps at `warmup_rate` before that, fewer than
-            half of `steps`. Defaults to `0`.
+            those before the first division. Defaults to `0`.
         warmup_rate: Float. Defaults to a tenth of `learning_rate`.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
+    Raises:
+        ValueError: If the warm-up goes on until the first division.
+
     Reference: He et al. 2015, section 4.2.
     """
     # Keras counts from 0 and changes after the boundary.
-    boundaries = [steps // 2 - 1, steps * 3 // 4 - 1]
-    rates = [learning_rate, learning_rate / 10, learning_rate / 100]
+    boundaries = [max(0, round(share * steps) - 1) for share in divisions]
+    rates = [learning_rate / 10**i for i in range(len(divisions) + 1)]
     if warmup_steps:
         # Keras would add up the rates of boundaries that are not in order.
-        if warmup_steps >= steps // 2:
+        if warmup_steps > boundaries[0]:
             raise ValueError(
-                "`warmup_steps` must be fewer than half of `steps`. Received: "
+                f"`warmup_steps` must be fewer than {boundaries[0] + 1}, the "
+                f"steps before the first division. Received: "
                 f"warmup_steps={warmup_steps}, steps={steps}"
             )
         boundaries.insert(0, warmup_steps - 1)

@@ -4,19 +4,13 @@ import csv
 import json
 import math
 import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 
 import keras
 
-from keras_resnet.backend import accelerators
 from keras_resnet.devices import Devices
-from keras_resnet.training.atomic import replacing
+from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,
     Checkpoint,
@@ -28,12 +22,14 @@ from keras_resnet.training.callbacks import (
     save_atomically,
     steps_done,
 )
-from keras_resnet.version import __version__
+
+from .command import Failure
+from .provenance import origin
 
 HISTORIES = ("history.csv", "steps.csv")
 
 
-class RunError(RuntimeError):
+class RunError(Failure):
     """A run cannot start, or cannot go on, in the folder it was given."""
 
 
@@ -80,7 +76,7 @@ class Run:
             if not stored.exists():
                 raise RunError(
                     f"there is no run to resume in {self.path}: "
-                    "leave out `resume=True`, or name its folder by `path`"
+                    "leave out --resume, or name its folder by --output"
                 )
             self._check_settings(json.loads(stored.read_text("utf-8")))
         else:
@@ -89,7 +85,7 @@ class Run:
             ):
                 raise RunError(
                     f"{self.path} exists already: continue the run there with "
-                    "`resume=True`, or choose another `path`"
+                    "--resume, or choose another --output"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")
@@ -249,11 +245,9 @@ class Run:
                 settings, versions and device.
         """
         result = {
-            "command": command(),
-            "commit": commit(),
+            **origin(),
             "settings": self.settings,
             "devices": self.devices.describe(),
-            **environment(),
             **results,
         }
         write_atomically(self / "result.json", json.dumps(result) + "\n")
@@ -283,12 +277,6 @@ def read_history(path):
     }
 
 
-def write_atomically(path, text):
-    """Write a text file so that `path` holds the old text or the new one."""
-    with replacing(path) as partial:
-        partial.write_text(text, "utf-8")
-
-
 def write_new(path, text):
     """Write a text file whole, unless there is one at `path`.
 
@@ -307,66 +295,3 @@ def write_new(path, text):
         ) from None
     finally:
         partial.unlink()
-
-
-def command():
-    """Return the command line that runs this process, with its backend."""
-    return (
-        f"KERAS_BACKEND={keras.backend.backend()} python {shlex.join(sys.argv)}"
-    )
-
-
-def commit():
-    """Return the git commit of the running script, `None` outside git.
-
-    "-dirty" is appended where files differ from that commit.
-    """
-    folder = Path(sys.argv[0]).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
-
-
-def environment():
-    """Return backend, versions and device, as a dictionary."""
-    backend = keras.backend.backend()
-    distributions = {
-        "tensorflow": ("tensorflow", "tensorflow-cpu"),
-        "jax": ("jax", "jaxlib"),
-        "torch": ("torch",),
-    }[backend]
-    versions = {
-        "python": platform.python_version(),
-        "keras_resnet": __version__,
-        "keras": keras.__version__,
-        "numpy": metadata.version("numpy"),
-    }
-    for name in distributions:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"backend": backend, "versions": versions, "device": _device()}
-
-
-def _device():
-    cores = os.cpu_count()
-    return "; ".join([*accelerators(), f"{_processor()}, {cores} cores"])
-
-
-def _processor():
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""The recipes, installed as `keras_resnet_recipes`."""

@@ -1,0 +1,56 @@
+"""What a recipe is made of: settings, jobs, and the folder of a run.
+
+A recipe is a dataclass of settings, a function that makes a `Job` of them,
+and a call of `main`. This module needs the standard library alone, so that
+`--help` and a mistyped flag answer at once. `training`, `images` and `run`
+import Keras: import them within functions.
+"""
+
+from .command import Failure, UsageError, execute
+from .job import Job, main
+from .settings import (
+    POLICIES,
+    REQUIRED,
+    CommandSettings,
+    DeviceSettings,
+    ImageSettings,
+    NetSettings,
+    RunSettings,
+    dataset_setting,
+    option,
+    seed_setting,
+    setting,
+)
+from .values import (
+    cifar_depth,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    share,
+)
+
+__all__ = [
+    "POLICIES",
+    "REQUIRED",
+    "CommandSettings",
+    "DeviceSettings",
+    "Failure",
+    "ImageSettings",
+    "Job",
+    "NetSettings",
+    "RunSettings",
+    "UsageError",
+    "cifar_depth",
+    "dataset_setting",
+    "execute",
+    "main",
+    "non_negative_float",
+    "non_negative_int",
+    "option",
+    "positive_float",
+    "positive_int",
+    "seed_setting",
+    "setting",
+    "share",
+]

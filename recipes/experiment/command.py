@@ -1,0 +1,103 @@
+"""The command line of a recipe: errors and exit statuses.
+
+Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted. An error is
+one line that says what is wrong and what to do; `--debug` adds the traceback.
+"""
+
+import argparse
+import io
+import logging
+import sys
+
+from . import quiet
+
+# The flags for the arguments that errors of `keras_resnet` name.
+FLAGS = {
+    "`data_dir`": "--data-dir",
+    "`manual_dir`": "--manual-dir",
+    '`name="digits"`': "--dataset digits",
+    "`folder`": "--cache",
+    '`devices="all"`': "--devices all",
+    "`synchronized=False`": "--normalization per-device",
+}
+
+
+class UsageError(Exception):
+    """Flags that do not fit together."""
+
+
+class Failure(Exception):
+    """An error whose message needs no name of an exception before it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` that reports errors in one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # A flag that was not given is absent: a preset may set it.
+            argument_default=argparse.SUPPRESS,
+            **kwargs,
+        )
+
+    def error(self, message):
+        self.exit(
+            2, f"{self.prog}: error: {message} (--help lists the flags)\n"
+        )
+
+
+def with_flags(message):
+    """Return a message of `keras_resnet` with flags in place of arguments."""
+    for argument, flag in FLAGS.items():
+        message = message.replace(argument, flag)
+    return message
+
+
+def execute(settings, main, argv=None):
+    """Parse the command line, call `main` with its settings, and exit.
+
+    Args:
+        settings: Subclass of `CommandSettings`.
+        main: Callable that takes an instance of it.
+        argv: List of flags. Defaults to those of this process.
+    """
+    parser = settings.parser()
+    given = vars(parser.parse_args(argv))
+    debug = given.get("debug", False)
+    quiet.hide_tensorflow_notes()
+    # TensorFlow Datasets warns of folders that it does not find. The error
+    # that follows says more.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or a pipe may have no "±" in its encoding.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        main(settings.settle(given))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UsageError as error:
+        parser.error(str(error))
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        parser.exit(
+            1,
+            f"{parser.prog}: error: {error}: install what the recipes need, "
+            "pip install 'keras3-resnet[recipes]', and the backend\n",
+        )
+    except Exception as error:
+        if debug:
+            raise
+        # Errors of this project say all there is to say; others need a name.
+        known = isinstance(error, Failure) or type(error).__module__.startswith(
+            "keras_resnet"
+        )
+        message = " ".join(str(error).split())
+        if known:
+            message = with_flags(message)
+        else:
+            message = f"{type(error).__name__}: {message} "
+            message += "(--debug shows the traceback)"
+        parser.exit(1, f"{parser.prog}: error: {message}\n")

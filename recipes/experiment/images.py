@@ -1,0 +1,138 @@
+"""Jobs that train on a small dataset in memory."""
+
+import keras
+
+from keras_resnet import data as data_
+from keras_resnet.backend import accelerators
+
+from .command import UsageError
+from .job import Job
+from .training import first_alone
+
+
+def load(settings, devices):
+    """Return the `keras_resnet.data.ImageData` that settings ask for.
+
+    Args:
+        settings: `ImageSettings` with a field `dataset`.
+        devices: `keras_resnet.devices.Devices`.
+    """
+    return first_alone(
+        devices, lambda: data_.load(settings.dataset, settings.data_dir)
+    )
+
+
+def steps_per_epoch(images, batch_size):
+    """Return the steps of an epoch, which sees about all images once."""
+    return max(1, round(images / batch_size))
+
+
+def steps_in_all(settings, images):
+    """Return the steps of a run by its settings `steps` or `epochs`."""
+    if settings.steps:
+        return settings.steps
+    return settings.epochs * steps_per_epoch(images, settings.batch_size)
+
+
+def batches_by(input):
+    """Return the name of the input that `--input` or the machine asks for."""
+    backend = keras.backend.backend()
+    if input == "device" and backend == "tensorflow":
+        raise UsageError(
+            "argument --input: on TensorFlow batches come by tf.data alone; "
+            "leave out --input device, or set KERAS_BACKEND to jax or torch"
+        )
+    if input != "auto":
+        return input
+    on_device = backend != "tensorflow" and accelerators()
+    return "device" if on_device else "tf.data"
+
+
+def job(settings, data, devices, build, *, steps, seed=None, **more):
+    """Return the `Job` of training on a dataset in memory.
+
+    Args:
+        settings: `RunSettings` and `ImageSettings` with fields `batch_size`
+            and `seed`.
+        data: `keras_resnet.data.ImageData`. Where its `validation` is `None`
+            nothing is evaluated, and no best model is kept.
+        devices: `keras_resnet.devices.Devices`.
+        build: Callable that returns the compiled model of a new run. It takes
+            raw pixels, and has the metric "accuracy".
+        steps: Integer, steps in all.
+        seed: Integer, of order and augmentation. Defaults to
+            `settings.seed`.
+        **more: Other attributes of the `Job`, such as `report`, which
+            defaults to `test` on the test images.
+    """
+    devices.check_batch(settings.batch_size)
+    seed = settings.seed if seed is None else seed
+    name = batches_by(settings.input)
+    source = data_.INPUTS[name]
+    validation = None
+    if data.validation is not None:
+        validation = source.evaluation_batches(
+            data.validation,
+            shard=devices.shard,
+            pad_to_multiple_of=devices.pad_to_multiple_of,
+        )
+
+    def batches(start):
+        return source.training_batches(
+            data.train,
+            settings.batch_size,
+            mean=data.mean,
+            padding=settings.padding,
+            horizontal_flip=settings.horizontal_flip,
+            seed=seed,
+            start=start,
+            shard=devices.shard,
+        )
+
+    def report(model, run):
+        return {"input": name} | test(model, data.test, devices)
+
+    defaults = {
+        "report": report,
+        "every": settings.every,
+        "label": settings.label,
+        "plain": settings.plain,
+        "title": settings.caption(seed),
+    }
+    return Job(
+        build=build,
+        batches=batches,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch(len(data.train), settings.batch_size),
+        batch_size=settings.batch_size,
+        validation=validation,
+        **defaults | more,
+    )
+
+
+def test(model, split, devices):
+    """Return the results of a model on all images of a split.
+
+    Args:
+        model: Compiled `keras.Model`, made on `devices`.
+        split: `keras_resnet.data.Split`.
+        devices: `keras_resnet.devices.Devices`.
+
+    Returns:
+        Dictionary with `test_error`, `test_loss` and `test_images`.
+    """
+    with devices.scope():
+        logs = model.evaluate(
+            data_.evaluation_batches(
+                split,
+                shard=devices.shard,
+                pad_to_multiple_of=devices.pad_to_multiple_of,
+            ),
+            return_dict=True,
+            verbose=0,
+        )
+    return {
+        "test_error": round(1 - logs["accuracy"], 4),
+        "test_loss": round(logs["loss"], 4),
+        "test_images": len(split),
+    }

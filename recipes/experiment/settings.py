@@ -1,0 +1,422 @@
+"""Settings of a command: each field of a dataclass is a flag.
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings(RunSettings):
+        epochs: int = setting(30, "epochs of the training images")
+
+Flags, `--help`, refusals, `settings.json`, the name of the run's folder and
+the flags that give the same settings again all follow from the fields.
+"""
+
+import argparse
+import dataclasses
+import sys
+import typing
+
+from . import values
+from .command import Parser, UsageError
+
+REQUIRED = dataclasses.MISSING
+# Keras's dtype policies by precision of the computation.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+# By type of field: the type of the flag, and its value in `--help`.
+TYPES = {
+    int: (values.positive_int, "N"),
+    float: (values.positive_float, "X"),
+    str: (str, None),
+}
+
+
+def setting(
+    default,
+    help,
+    *,
+    type=None,
+    choices=None,
+    metavar=None,
+    positional=False,
+    needs=None,
+    instead_of=None,
+    preset=None,
+    stored=True,
+):
+    """Return a field of settings.
+
+    The flag's values are of the field's type: a Boolean takes no value, and a
+    tuple takes several. Numbers are above 0 unless `type` says otherwise.
+
+    Args:
+        default: Value of the setting where neither flag nor preset gives one,
+            or `REQUIRED`.
+        help: String for `--help`, which appends the defaults.
+        type: Function from a text to a value. Defaults to that of the field.
+        choices: Sequence of the possible values. Defaults to all.
+        metavar: String that stands for the value in `--help`.
+        positional: Boolean, whether the values stand without a flag. Defaults
+            to `False`.
+        needs: Pair of a text and a function from the settings to a Boolean:
+            whether this setting has any effect. Where it has none, giving it
+            is an error that names the text, and the value is the default.
+        instead_of: Name of a field. Only one of both can be given, and then
+            the other one is `None`.
+        preset: Name of the preset that this Boolean flag stands for.
+        stored: Boolean, whether the numbers of a run depend on this setting:
+            it is then in `settings.json` and in the name of the folder.
+            Defaults to `True`.
+    """
+    metadata = dict(locals())
+    del metadata["default"]
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(default, help, **kwargs):
+    """Return a `setting` on which no number of a run depends."""
+    return setting(default, help, stored=False, **kwargs)
+
+
+def flag(name):
+    """Return the flag of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandSettings:
+    """Settings of a command. Subclasses are frozen dataclasses, too.
+
+    Class attributes:
+        PRESETS: Dictionary from the values of the field `preset` to
+            dictionaries of the settings in which they differ from the
+            defaults.
+        DATASETS: The same for the field `dataset`. It wins over presets.
+        NAMED: Names of the fields that `title` tells.
+    """
+
+    PRESETS = {}
+    DATASETS = {}
+    NAMED = ()
+
+    debug: bool = option(False, "show the traceback of an error")
+
+    @classmethod
+    def fields(cls):
+        """Return the fields by name, those of the class itself first."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        names = [
+            n
+            for kind in cls.__mro__
+            for n in vars(kind).get("__annotations__", ())
+        ]
+        return {name: fields[name] for name in dict.fromkeys(names)}
+
+    @classmethod
+    def parser(cls):
+        """Return the parser of the flags."""
+        parser = Parser(description=sys.modules[cls.__module__].__doc__)
+        for field in cls.fields().values():
+            name = (
+                field.name if field.metadata["positional"] else flag(field.name)
+            )
+            parser.add_argument(name, **cls._argument(field))
+        return parser
+
+    @classmethod
+    def _argument(cls, field):
+        """Return the arguments of `add_argument` for a field."""
+        data = field.metadata
+        shown = {"default": field.default}
+        shown |= {
+            preset: changes[field.name]
+            for preset, changes in (cls.PRESETS | cls.DATASETS).items()
+            if field.name in changes
+        }
+        help = data["help"]
+        if field.default is not REQUIRED and "(default: " not in help:
+            defaults = (f"{k}: {_shown(v)}" for k, v in shown.items())
+            help += f" ({'; '.join(defaults)})"
+        argument = {"help": help.replace("%", "%%")}
+        if field.type is bool:
+            argument["action"] = (
+                argparse.BooleanOptionalAction
+                if any(shown.values())
+                else "store_true"
+            )
+            return argument
+        several = typing.get_origin(field.type) is tuple
+        kinds = typing.get_args(field.type) or (field.type,)
+        if several:
+            argument["nargs"] = "+" if ... in kinds else len(kinds)
+            if data["positional"]:
+                argument["nargs"] = "*"
+        elif field.default is REQUIRED and not data["positional"]:
+            argument["required"] = True
+        usual_type, metavar = TYPES.get(kinds[0], (None, None))
+        argument["type"] = data["type"] or usual_type
+        argument["choices"] = data["choices"]
+        argument["metavar"] = data["metavar"]
+        if data["choices"] is data["metavar"] is None:
+            argument["metavar"] = metavar
+        return argument
+
+    @classmethod
+    def settle(cls, given):
+        """Return the settings that flags, preset and dataset add up to.
+
+        Args:
+            given: Dictionary of the values that were given, by field.
+
+        Raises:
+            UsageError: For values that do not fit together.
+        """
+        fields = cls.fields()
+        given = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
+        }
+        for name in set(given) & set(fields):
+            preset, other = (
+                fields[name].metadata[k] for k in ("preset", "instead_of")
+            )
+            if preset:
+                if "preset" in given:
+                    raise UsageError(f"give --preset or {flag(name)}, not both")
+                given["preset"] = preset
+            if other in given:
+                raise UsageError(
+                    f"give {flag(other)} or {flag(name)}, not both"
+                )
+        layers = [
+            changes.get(given.get(name, fields[name].default), {})
+            for name, changes in (
+                ("preset", cls.PRESETS),
+                ("dataset", cls.DATASETS),
+            )
+            if name in fields
+        ]
+        values = {}
+        for layer in [*layers, given]:
+            for name, field in fields.items():
+                other = field.metadata["instead_of"]
+                if other and {name, other} & set(layer):
+                    values |= {name: None, other: None}
+            values |= layer
+        settings = cls(**values)
+        for name, field in fields.items():
+            if settings.applies(name):
+                continue
+            if name in given:
+                raise UsageError(
+                    f"{flag(name)} needs {field.metadata['needs'][0]}"
+                )
+            settings = dataclasses.replace(settings, **{name: field.default})
+        return settings.resolve(given)
+
+    def applies(self, name):
+        """Return whether a setting has an effect beside the others."""
+        needs = self.fields()[name].metadata["needs"]
+        return needs is None or bool(needs[1](self))
+
+    def resolve(self, given):
+        """Return the settings to take, or raise `UsageError`.
+
+        Subclasses compute here what depends on other settings, and refuse
+        what does not fit together.
+
+        Args:
+            given: Dictionary of the values that were given, by field.
+        """
+        return self
+
+    def stored(self):
+        """Return the settings that a run depends on, as JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, field in self.fields().items()
+            if field.metadata["stored"]
+            for value in [getattr(self, name)]
+        }
+
+    def changes(self):
+        """Return the stored settings that differ from preset and dataset."""
+        chosen = {
+            name: getattr(self, name)
+            for name in ("preset", "dataset")
+            if name in self.fields()
+        }
+        usual = type(self).settle(chosen)
+        return {
+            name: getattr(self, name)
+            for name in self.stored()
+            if self.applies(name)
+            and getattr(self, name) not in (None, getattr(usual, name))
+        }
+
+    def flags(self):
+        """Return the flags that give these settings."""
+        fields = self.fields()
+        values = {
+            name: getattr(self, name)
+            for name in ("preset", "dataset")
+            if name in fields
+        }
+        for name, field in fields.items():
+            if field.metadata["preset"] == values.get("preset", ""):
+                del values["preset"]
+                values[name] = True
+        values |= self.changes()
+        flags = []
+        for name, value in values.items():
+            several = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, bool):
+                flags.append(flag(name if value else f"no_{name}"))
+            else:
+                flags += [flag(name), *map(str, several)]
+        return flags
+
+    def title(self):
+        """Return the beginning of the name of a run's folder, in parts."""
+        return [type(self).__name__.lower()]
+
+    def name(self, backend):
+        """Return the name of a run's folder.
+
+        It tells title, changed settings, backend and seed, so that runs of
+        different settings have different folders.
+        """
+        parts = [*self.title()]
+        for name, value in self.changes().items():
+            if name not in (*self.NAMED, "seed"):
+                text = (
+                    "_".join(map(str, value))
+                    if isinstance(value, tuple)
+                    else value
+                )
+                parts.append(f"{name.replace('_', '')}{text}")
+        parts.append(backend)
+        if "seed" in self.stored():
+            parts.append(f"seed{self.seed}")
+        return "-".join(map(str, parts))
+
+
+def _shown(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value)) or None
+    return "none" if value is None else value
+
+
+def dataset_setting(*names):
+    """Return the field of a dataset of small images, the first by default."""
+    return setting(
+        names[0],
+        "images to train on; digits come with scikit-learn and need no "
+        "download",
+        choices=names,
+    )
+
+
+def seed_setting(help="of weights, order and augmentation", **kwargs):
+    """Return the field of a seed."""
+    return setting(0, help, type=values.seed, metavar="N", **kwargs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceSettings(CommandSettings):
+    """Settings of what trains on one device or on several."""
+
+    devices: int | str | None = option(
+        None,
+        "train on N devices, or on all of them: those of this machine, or of "
+        "all processes that were started together; batch and learning rate "
+        "stay those of the run (default: one device)",
+        type=values.device_count,
+    )
+    normalization: str = option(
+        "synchronized",
+        "statistics of batch normalization on several devices: those of the "
+        "whole batch, as on one device; or of each device's shard of it, which "
+        "is faster, and which JAX does not have",
+        choices=("synchronized", "per-device"),
+        needs=("--devices", lambda s: s.devices),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings(DeviceSettings):
+    """Settings of a training in a folder of its own.
+
+    A recipe may have a field for each of these attributes:
+
+    Attributes:
+        steps: Integer, steps of the optimizer, else `epochs` must be a field.
+        every: Integer, steps between two validations. Defaults to `None`:
+            after each epoch.
+        padding: Integer, pixels of padding for the random crop.
+        horizontal_flip: Boolean, whether half of the images are flipped.
+        plain: Boolean, whether it is a plain net.
+        label: String, the net's name in figures.
+    """
+
+    steps = None
+    every = None
+    padding = 0
+    horizontal_flip = False
+    plain = False
+    label = "training"
+
+    def caption(self, seed):
+        """Return the caption of figures of a run with a seed."""
+        texts = {"dataset": "{}", "preset": "preset {}"}
+        parts = [
+            text.format(getattr(self, name))
+            for name, text in texts.items()
+            if name in self.fields()
+        ]
+        return ", ".join([*parts, f"seed {seed}"])
+
+    output: str | None = option(
+        None,
+        "folder for what the run leaves (default: a folder in runs, whose "
+        "name tells the settings)",
+        metavar="DIR",
+    )
+    resume: bool = option(
+        False, "continue the run in that folder from its last whole epoch"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSettings(CommandSettings):
+    """Settings of a recipe that trains on one of the small datasets."""
+
+    data_dir: str | None = option(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+        metavar="DIR",
+        needs=("--dataset cifar10 or mnist", lambda s: s.dataset != "digits"),
+    )
+    input: str = option(
+        "auto",
+        "where batches are prepared, the same ones either way: tf.data, on "
+        "the processor; device, where the network trains, not on TensorFlow; "
+        "auto: device on JAX and PyTorch with an accelerator",
+        choices=("auto", "tf.data", "device"),
+    )
+
+
+class NetSettings:
+    """Names of a net, for settings with `depth`, `shortcut` and `plain`."""
+
+    NAMED = ("dataset", "preset", "depth", "shortcut", "plain")
+
+    @property
+    def label(self):
+        """The net's name in figures."""
+        if self.plain:
+            return f"plain-{self.depth}"
+        return f"ResNet-{self.depth} ({self.shortcut})"
+
+    def title(self):
+        net = f"resnet{self.depth}{self.shortcut}"
+        net = f"plain{self.depth}" if self.plain else net
+        return [self.dataset, net, self.preset]

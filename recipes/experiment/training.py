@@ -1,0 +1,229 @@
+"""Trains the jobs of a recipe, each in the folder of its run."""
+
+import os
+import sys
+
+import keras
+from keras.callbacks import SwapEMAWeights
+
+from keras_resnet import devices as devices_
+from keras_resnet import plots, training
+
+from .job import Job
+from .run import Run
+
+
+def train_jobs(settings, make_jobs, summarize=None):
+    """Train all jobs of a command, see `experiment.main`."""
+    devices = use_devices(settings)
+    jobs = make_jobs(settings, devices)
+    single = isinstance(jobs, Job)
+    folder = open_run(settings, devices, jobs.identity if single else {})
+    for job in [jobs] if single else jobs:
+        run = folder if single else job_run(folder, job)
+        if run.finished:
+            if single:
+                print(f"{run.path} is finished: see result.json")
+                return
+            continue
+        if not single:
+            print(f"{job.folder}:", flush=True)
+        result = finish(run, job, train(run, job))
+        if result is not None:
+            print(f"{sentence(result)}; everything is in {run.path}")
+        if not single:
+            keras.backend.clear_session()
+    if summarize is not None and devices.is_first:
+        summarize(settings, folder)
+
+
+def use_devices(settings):
+    """Return the devices that settings ask for. Call it before Keras computes.
+
+    All processes but the first are silent from here on.
+    """
+    devices = devices_.use(
+        settings.devices,
+        synchronized=settings.normalization == "synchronized",
+    )
+    if not devices.is_first:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return devices
+
+
+def first_alone(devices, make):
+    """Call a function in the first process before it is in the others.
+
+    What the first one downloads and prepares is then there for the others.
+
+    Args:
+        devices: `keras_resnet.devices.Devices`.
+        make: Callable without arguments.
+
+    Returns:
+        What the function returned in this process.
+    """
+    made = []
+    devices.on_first(lambda: made.append(make()))
+    return made[0] if made else make()
+
+
+def open_run(settings, devices, more=()):
+    """Return the `Run` in the folder that `--output` or the settings name.
+
+    Args:
+        settings: `RunSettings`.
+        devices: `keras_resnet.devices.Devices`.
+        more: Dictionary of JSON values that determine the run, too.
+    """
+    backend = keras.backend.backend()
+    return Run(
+        settings.output or f"runs/{settings.name(backend)}",
+        settings.stored()
+        | {"backend": backend}
+        | devices.settings()
+        | dict(more),
+        resume=settings.resume,
+        devices=devices,
+    )
+
+
+def job_run(folder, job):
+    """Return the `Run` of a job in its own folder, resumed if it is there."""
+    path = folder / job.folder
+    return Run(
+        path,
+        folder.settings | job.identity,
+        resume=folder.devices.on_first((path / "settings.json").exists),
+        devices=folder.devices,
+    )
+
+
+def train(run, job):
+    """Train a run to its end, from wherever it is, and return the model."""
+    devices = run.devices
+    per_epoch = min(job.steps_per_epoch, job.steps)
+    with job.context():
+        model = devices.model(job.build, run.load_last)
+        model.steps_per_execution = job.steps_per_execution
+        start = training.batches_seen(model)
+        if start < job.steps:
+            try:
+                with devices.scope():
+                    model.fit(
+                        job.batches(start),
+                        shuffle=False,  # the batches are shuffled already
+                        steps_per_epoch=per_epoch,
+                        initial_epoch=start // per_epoch,
+                        epochs=-(-job.steps // per_epoch),
+                        validation_data=None if job.every else job.validation,
+                        callbacks=[
+                            *job.callbacks(run),
+                            *run.callbacks(
+                                job.batch_size,
+                                job.steps,
+                                job.validation,
+                                job.every,
+                                job.average,
+                            ),
+                            *([SwapEMAWeights()] if job.average else []),
+                        ],
+                        verbose=_verbosity(devices),
+                    )
+            except KeyboardInterrupt:
+                if devices.is_first:
+                    _say_interrupted(run, job)
+                raise
+            finally:
+                run.close()
+    if job.average:
+        _keep_average(model, finished=start >= job.steps)
+    return model
+
+
+def _verbosity(devices):
+    if not devices.is_first:
+        return 0
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _say_interrupted(run, job):
+    """Say where a run stopped, and how it continues."""
+    draw(run, job)
+    reached = run.history().get("iterations", [0])[-1]
+    print(
+        f"\nInterrupted. {run.path} holds the run up to iteration "
+        f"{reached:.0f}; run the same command with --resume to continue."
+    )
+
+
+def _keep_average(model, finished):
+    """Leave a trained model with the average of its weights.
+
+    Args:
+        model: `keras.Model`.
+        finished: Whether it was loaded as trained, not trained just now.
+    """
+    if finished:
+        # As `fit` does when it ends.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    # Weights and average are now one array, which JAX would give away with
+    # the weights when it evaluates.
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.copy(variable))
+
+
+def finish(run, job, model):
+    """Report on a trained model, and leave its result line.
+
+    Returns:
+        The result line, `None` in all processes but the first.
+    """
+    with job.context():
+        report = job.report(model, run)
+    if not run.devices.is_first:
+        return None
+    history = errors(run, job)
+    results = {}
+    for name, prefix in (("error", "training"), ("val_error", "validation")):
+        if name in history:
+            results[f"{prefix}_error"] = round(history[name][-1], 4)
+    if "val_error" in history:
+        best = min(history["val_error"])
+        results["best_validation_error"] = round(best, 4)
+    results |= report
+    # Before the line that ends the run: with it nothing is made any more.
+    draw(run, job, **{k: v for k, v in results.items() if k == "test_error"})
+    return run.finish(model, **results)
+
+
+def errors(run, job):
+    """Return the history of errors: by epoch, or by `every` steps."""
+    return run.history("steps.csv" if job.every else "history.csv")
+
+
+def draw(run, job, **point):
+    """Draw the learning curves of a run, if it has any yet."""
+    history = errors(run, job)
+    if not history.get("val_error"):
+        return
+    color = plots.PLAIN if job.plain else plots.RESIDUAL
+    curve = {"label": job.label, "color": color} | history | point
+    figure = plots.learning_curves([curve], title=job.title)
+    plots.save(figure, run / "curves.png")
+
+
+def sentence(result):
+    """Return the errors and the speed of a result line as text."""
+    parts = []
+    for name in ("test", "validation"):
+        if f"{name}_error" in result:
+            text = f"{name} error {100 * result[f'{name}_error']:.2f} %"
+            if f"{name}_top5_error" in result:
+                top5 = 100 * result[f"{name}_top5_error"]
+                text += f" (top 5: {top5:.2f} %)"
+            if f"{name}_images" in result:
+                text += f" ({result[f'{name}_images']:,} images)"
+            parts.append(text)
+    parts.append(f"{result['images_per_second']:.0f} images/s")
+    return ", ".join([*parts, f"{result['seconds']:.0f} s"])

@@ -1,0 +1,49 @@
+"""Types of flags: functions from a text to a value.
+
+Each raises `argparse.ArgumentTypeError`, which says what would be right.
+"""
+
+import argparse
+import math
+
+LAST_SEED = 2**31 - 1
+
+
+def _number(kind, words, holds):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is no {words}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, "positive whole number", lambda n: n >= 1)
+non_negative_int = _number(int, "whole number of at least 0", lambda n: n >= 0)
+positive_float = _number(float, "positive number", lambda x: 0 < x < math.inf)
+non_negative_float = _number(
+    float, "number of at least 0", lambda x: 0 <= x < math.inf
+)
+share = _number(float, "number from 0 to 1", lambda x: 0 <= x <= 1)
+seed = _number(
+    int, f"whole number from 0 to {LAST_SEED}", lambda n: 0 <= n <= LAST_SEED
+)
+
+
+def cifar_depth(text):
+    """Parse a depth of the paper's CIFAR-10 nets."""
+    depth = positive_int(text)
+    if depth < 8 or depth % 6 != 2:
+        raise argparse.ArgumentTypeError(
+            f"{depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
+        )
+    return depth
+
+
+def device_count(text):
+    """Parse a number of devices, or "all"."""
+    return text if text == "all" else positive_int(text)

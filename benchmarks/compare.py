@@ -52,14 +52,16 @@ class Settings(CommandSettings):
         "let the case depth train the 1202-layer network too",
         needs=("--case depth", lambda s: "depth" in s.case),
     )
-    images: str | None = option(
+    images: Path | None = option(
         None,
         "folder of folders of images for the case decode (default: pictures "
         "made for it, of ImageNet's usual size)",
-        metavar="DIR",
         needs=("--case decode", lambda s: "decode" in s.case),
     )
-    output: str = option("docs/results", "folder of results", metavar="DIR")
+    output: Path = option(
+        "docs/results",
+        "folder of results",
+    )
     table: bool = option(
         False, "measure nothing, only make tables and figures again"
     )
@@ -86,7 +88,7 @@ class Settings(CommandSettings):
 
 def main(flags):
     """Measure the cases one by one, and make tables and figures."""
-    output = Path(flags.output) / "benchmarks"
+    output = flags.output / "benchmarks"
     if not flags.table:
         measure(flags, output)
     report.write(output)
@@ -109,7 +111,7 @@ def measure(flags, output):
         rounds=flags.rounds,
         steps=flags.steps,
         full=flags.full,
-        images=flags.images,
+        images=flags.images and str(flags.images),
     )
     output.mkdir(parents=True, exist_ok=True)
     for case in flags.case:

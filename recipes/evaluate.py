@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import re
 import sys
 import time
@@ -71,16 +72,15 @@ def _network(**kwargs):
 class Settings(CommandSettings):
     """Settings of an evaluation."""
 
-    images: tuple[str, ...] = setting(
+    images: tuple[Path, ...] = setting(
         (),
         "image files to name the classes of",
         metavar="IMAGE",
         positional=True,
     )
-    folder: str | None = setting(
+    folder: Path | None = setting(
         None,
         "evaluate on the images in this folder's folders of classes",
-        metavar="DIR",
     )
     dataset: str | None = setting(
         None,
@@ -88,11 +88,10 @@ class Settings(CommandSettings):
         "imagenette, on the validation images",
         choices=("cifar10", "digits", "mnist", *TFDS),
     )
-    data_dir: str | None = setting(
+    data_dir: Path | None = setting(
         None,
         "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
         "~/tensorflow_datasets)",
-        metavar="DIR",
         needs=(
             "--dataset, not digits",
             lambda s: s.dataset not in (None, "digits"),
@@ -103,6 +102,7 @@ class Settings(CommandSettings):
         "imagenet (torchvision's), keras (keras.applications'), a repository "
         "of the Hugging Face hub such as timm/resnet50.a1_in1k, or a file; "
         "without --depth, a .keras file with a whole model",
+        type=os.path.expanduser,
         metavar="W",
     )
     depth: int | None = setting(
@@ -144,7 +144,7 @@ class Settings(CommandSettings):
         metavar="N,N,...",
         needs=("--crops multi-scale", lambda s: s.crops == "multi-scale"),
     )
-    class_names: str | None = setting(
+    class_names: Path | None = setting(
         None,
         "a line for each class, in order: its name, or WordNet id and name "
         "(default: ImageNet's, if there are 1000 classes)",
@@ -157,8 +157,10 @@ class Settings(CommandSettings):
         needs=("image files", lambda s: s.images),
     )
     batch_size: int = setting(32, "crops that are computed at once")
-    output: str | None = option(
-        None, "new file for the result as one line of JSON", metavar="FILE"
+    output: Path | None = option(
+        None,
+        "new file for the result as one line of JSON",
+        metavar="FILE",
     )
 
     def resolve(self, given):
@@ -172,14 +174,15 @@ class Settings(CommandSettings):
                 "holds a whole model"
             )
         if self.output is not None:
-            path = Path(self.output)
-            if path.exists():
+            if self.output.exists():
                 raise Failure(
-                    f"{path} exists already, and is not overwritten: choose "
-                    "another --output"
+                    f"{self.output} exists already, and is not overwritten: "
+                    "choose another --output"
                 )
-            if not path.parent.is_dir():
-                raise UsageError(f"--output: there is no folder {path.parent}")
+            if not self.output.parent.is_dir():
+                raise UsageError(
+                    f"--output: there is no folder {self.output.parent}"
+                )
         return self
 
 
@@ -286,7 +289,7 @@ def scorer(model, how, settings):
 def read_class_names(path, count):
     """Read (identifier, name) of the classes, in order."""
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--class-names {path}: {error}") from None
     lines = [line.strip() for line in lines if line.strip()]
@@ -456,7 +459,7 @@ def evaluate(settings, score, channels, count):
     else:
         folders = data.class_folders(settings.folder)
         indices = class_indices(folders, settings, count)
-        loose = sum(p.is_file() for p in Path(settings.folder).iterdir())
+        loose = sum(p.is_file() for p in settings.folder.iterdir())
         if loose:
             print(
                 f"{loose} files in {settings.folder} itself, in no folder of "
@@ -497,7 +500,7 @@ def predict(settings, score, channels, count):
         scores = score(images)
         for i, row in zip(places, scores, strict=True):
             best = (-row).argsort(kind="stable")[: settings.top]
-            predictions[settings.images[i]] = [
+            predictions[str(settings.images[i])] = [
                 {
                     "class": int(k),
                     "id": names[k][0],

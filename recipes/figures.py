@@ -109,9 +109,10 @@ class Settings(ImageSettings):
         "points along each axis of a landscape (default: 9; full: 51)",
         needs=_for("landscape"),
     )
-    runs: str = option("runs", "folder of runs", metavar="DIR")
-    output: str = option(
-        "figures", "folder for pictures and tables", metavar="DIR"
+    runs: Path = option(Path("runs"), "folder of runs")
+    output: Path = option(
+        "figures",
+        "folder for pictures and tables",
     )
 
     def resolve(self, given):
@@ -152,7 +153,7 @@ class TrainedNets:
 
     def __init__(self, settings):
         self.settings = settings
-        self.path = Path(settings.runs)
+        self.path = settings.runs
         self.used = {}
 
     def __call__(self, *args, needs="result.json", **kwargs):
@@ -185,7 +186,7 @@ class TrainedNets:
         """Train a net by the recipe, in a process of its own."""
         s = self.settings
         flags = [*net.flags(), "--input", s.input, "--output", str(path)]
-        flags += ["--data-dir", s.data_dir] if s.data_dir else []
+        flags += ["--data-dir", str(s.data_dir)] if s.data_dir else []
         flags += ["--gradients", str(max(1, s.steps // RECORDS))]
         if (path / "settings.json").exists():
             flags += ["--resume"]
@@ -293,7 +294,7 @@ class Page:
 
     def __init__(self, settings):
         self.settings = settings
-        self.path = Path(settings.output)
+        self.path = settings.output
         self.pictures, self.tables = [], []
         path = self.path / "README.md"
         if path.exists() and not path.read_text("utf-8").startswith(PAGE):

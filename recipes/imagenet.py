@@ -19,6 +19,7 @@ those of the papers; nobody has run these presets to their end here.
 import contextlib
 import dataclasses
 import functools
+from pathlib import Path
 
 from keras_resnet_recipes.experiment import (
     POLICIES,
@@ -258,39 +259,35 @@ class Settings(NetSettings, RunSettings):
         "multiple of --steps-per-execution; none: after each epoch, into "
         "history.csv",
     )
-    folder: str | None = option(
+    folder: Path | None = option(
         None,
         "for --dataset folder: has folders train and val, each with a folder "
         "of images for each class",
-        metavar="DIR",
         needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
-    data_dir: str | None = option(
+    data_dir: Path | None = option(
         None,
         "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
         "~/tensorflow_datasets)",
-        metavar="DIR",
         needs=(
             "--dataset imagenet2012 or imagenette",
             lambda s: s.dataset != "folder",
         ),
     )
-    manual_dir: str | None = option(
+    manual_dir: Path | None = option(
         None,
         "folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, to "
         "prepare imagenet2012 from (default: downloads/manual in the folder "
         "of TensorFlow Datasets)",
-        metavar="DIR",
         needs=(
             "--dataset imagenet2012",
             lambda s: s.dataset == "imagenet2012",
         ),
     )
-    cache: str | None = option(
+    cache: Path | None = option(
         None,
         "train on smaller copies of the images, in this folder; they are made "
         "first if they are not there",
-        metavar="DIR",
         needs=("--cache-side", lambda s: s.cache_side),
     )
     max_unreadable: float = option(
@@ -390,14 +387,11 @@ def sizes(settings, epochs):
 
 def load(settings):
     """Return the training and the validation images."""
-    from pathlib import Path
-
     from keras_resnet import data
 
     if settings.dataset == "folder":
-        folder = Path(settings.folder)
-        train = data.Folder(folder / "train")
-        return train, data.Folder(folder / "val", train.class_names)
+        train = data.Folder(settings.folder / "train")
+        return train, data.Folder(settings.folder / "val", train.class_names)
     return tuple(
         data.from_tfds(
             settings.dataset, split, settings.data_dir, settings.manual_dir

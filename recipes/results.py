@@ -62,14 +62,17 @@ SEARCH = {
 class Settings(CommandSettings):
     """Settings of a collection."""
 
-    runs: tuple[str, ...] = option(
+    runs: tuple[Path, ...] = option(
         (),
         "folders of finished runs, studies and searches to collect (default: "
         "none, only make the page again)",
         metavar="RUN",
         positional=True,
     )
-    output: str = option("docs/results", "folder of results", metavar="DIR")
+    output: Path = option(
+        "docs/results",
+        "folder of results",
+    )
 
 
 # Pages of others beside this one.
@@ -185,8 +188,8 @@ def search(name, result, trials):
 
 def main(settings):
     """Copy the files of the runs, and write the page."""
-    output = Path(settings.output)
-    given = [(run, *kind(run)) for run in map(Path, settings.runs)]
+    output = settings.output
+    given = [(run, *kind(run)) for run in settings.runs]
     places = {}
     for run, folder, files in given:
         place = output / folder / f"{run.resolve().name}.json"

@@ -160,7 +160,7 @@ def command(settings, values, backend, devices):
     """Return the command of `cifar10.py` that trains with these values."""
     flags = run_settings(settings, values).flags()
     if settings.data_dir is not None:
-        flags += ["--data-dir", settings.data_dir]
+        flags += ["--data-dir", str(settings.data_dir)]
     if devices.settings():  # or else any number gives the same numbers
         flags += ["--devices", str(devices.count)]
         flags += ["--normalization", "per-device"]

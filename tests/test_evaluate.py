@@ -382,6 +382,20 @@ def test_a_result_is_not_overwritten(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.once
+def test_a_result_is_written_where_there_are_no_links(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", fail)
+    path = tmp_path / "result.json"
+    write_new(path, "1")
+    with pytest.raises(RunError, match="exists already"):
+        write_new(path, "2")
+    assert path.read_text("utf-8") == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
 # The recipe. In this process, which has loaded its backend already.
 
 

@@ -312,6 +312,27 @@ def test_a_finished_run_is_left_alone(finished, capsys):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:Limiting epochs")
+def test_a_training_that_keras_ends_early_is_not_finished(
+    finished, tmp_path, capsys, monkeypatch
+):
+    _, flags, _ = finished
+    # As Keras reads it, when it is imported.
+    monkeypatch.setenv("KERAS_MAX_EPOCHS", "1")
+    keras.config.set_max_epochs(1)
+    other = tmp_path / "run"
+    try:
+        with pytest.raises(SystemExit, match="1"):
+            _run(*flags[:-1], str(other))
+    finally:
+        keras.config.set_max_epochs(None)
+    error = capsys.readouterr().err
+    assert "39 of 78 steps" in error
+    assert "KERAS_MAX_EPOCHS" in error
+    assert not (other / "result.json").exists()
+
+
 def _check_interrupted_then_resume(finished, folder, out):
     """Check that a run stopped in its second epoch ends as one that did not.
 

@@ -8,7 +8,15 @@ pytestmark = pytest.mark.once
 
 from conftest import check_wrong_usage, settings_of
 
-from keras_resnet_recipes import cifar10, imagenet, mnist, tune
+from keras_resnet_recipes import (
+    cifar10,
+    evaluate,
+    figures,
+    imagenet,
+    mnist,
+    results,
+    tune,
+)
 from keras_resnet_recipes.experiment import (
     REQUIRED,
     CommandSettings,
@@ -178,3 +186,17 @@ def test_presets_name_only_settings(recipe):
     kind = recipe.Settings
     for changes in (kind.PRESETS | kind.DATASETS).values():
         assert set(changes) <= set(kind.fields())
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = settings_of(cifar10, ["--output=~/x", "--data-dir=~/y"])
+    assert settings.output == tmp_path / "x"
+    assert settings.data_dir == tmp_path / "y"
+    settings = settings_of(evaluate, ["~/a.png", "--weights=~/w.keras"])
+    assert settings.images == (tmp_path / "a.png",)
+    assert settings.weights == str(tmp_path / "w.keras")
+    for recipe in (cifar10, evaluate, figures, imagenet, mnist, results, tune):
+        for action in recipe.Settings.parser()._actions:
+            if action.metavar in ("DIR", "FILE", "RUN", "IMAGE", "W"):
+                assert str(action.type("~/x")) == str(tmp_path / "x")

@@ -287,8 +287,15 @@ def write_new(path, text):
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     write_atomically(partial, text)
     try:
-        # Unlike a renaming, a link does not replace what is there.
-        os.link(partial, path)
+        try:
+            # Unlike a renaming, a link does not replace what is there.
+            os.link(partial, path)
+        except FileExistsError:
+            raise
+        except OSError:
+            # Some file systems have no links.
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
     except FileExistsError:
         raise RunError(
             f"{path} exists already, and is not overwritten"

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import sys
 import typing
+from pathlib import Path
 
 from . import values
 from .command import Parser, UsageError
@@ -23,6 +24,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 TYPES = {
     int: (values.positive_int, "N"),
     float: (values.positive_float, "X"),
+    Path: (values.path, "DIR"),
     str: (str, None),
 }
 
@@ -228,10 +230,9 @@ class CommandSettings:
     def stored(self):
         """Return the settings that a run depends on, as JSON values."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: _as_json(getattr(self, name))
             for name, field in self.fields().items()
             if field.metadata["stored"]
-            for value in [getattr(self, name)]
         }
 
     def changes(self):
@@ -294,6 +295,12 @@ class CommandSettings:
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")
         return "-".join(map(str, parts))
+
+
+def _as_json(value):
+    if isinstance(value, tuple):
+        return list(map(_as_json, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _shown(value):
@@ -373,11 +380,10 @@ class RunSettings(DeviceSettings):
         ]
         return ", ".join([*parts, f"seed {seed}"])
 
-    output: str | None = option(
+    output: Path | None = option(
         None,
         "folder for what the run leaves (default: a folder in runs, whose "
         "name tells the settings)",
-        metavar="DIR",
     )
     resume: bool = option(
         False, "continue the run in that folder from its last whole epoch"
@@ -388,11 +394,10 @@ class RunSettings(DeviceSettings):
 class ImageSettings(CommandSettings):
     """Settings of a recipe that trains on one of the small datasets."""
 
-    data_dir: str | None = option(
+    data_dir: Path | None = option(
         None,
         "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
         "~/tensorflow_datasets)",
-        metavar="DIR",
         needs=("--dataset cifar10 or mnist", lambda s: s.dataset != "digits"),
     )
     input: str = option(

@@ -9,6 +9,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
+from .command import Failure
 from .job import Job
 from .run import Run
 
@@ -136,9 +137,22 @@ def train(run, job):
                 raise
             finally:
                 run.close()
+            _check_steps(model, job)
     if job.average:
         _keep_average(model, finished=start >= job.steps)
     return model
+
+
+def _check_steps(model, job):
+    """Raise `Failure` if Keras ended a training before its last step."""
+    seen = training.batches_seen(model)
+    if seen < job.steps:
+        limits = [x for x in os.environ if x.startswith("KERAS_MAX_")]
+        raise Failure(
+            f"training ended after {seen:,} of {job.steps:,} steps"
+            + (f": unset {' and '.join(limits)}, and" if limits else ":")
+            + " run the same command with --resume to continue"
+        )
 
 
 def _verbosity(devices):

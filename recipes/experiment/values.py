@@ -5,6 +5,8 @@ Each raises `argparse.ArgumentTypeError`, which says what would be right.
 
 import argparse
 import math
+import os
+from pathlib import Path
 
 LAST_SEED = 2**31 - 1
 
@@ -42,6 +44,11 @@ def cifar_depth(text):
             f"{depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
         )
     return depth
+
+
+def path(text):
+    """Parse a path, in which "~" is the home folder."""
+    return Path(os.path.expanduser(text))
 
 
 def device_count(text):

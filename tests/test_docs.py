@@ -1,11 +1,15 @@
 """README and docs are true."""
 
+import json
 import re
+import runpy
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHALLOW
+from imagenet_files import image_folder
 
 import keras_resnet
+from keras_resnet import table1
 
 pytestmark = pytest.mark.once
 
@@ -47,3 +51,35 @@ def test_fine_tuning_beats_training_from_scratch(tmp_path, monkeypatch):
     names = {}
     exec(code, names)
     assert names["accuracy"]["tuned"] > names["accuracy"]["scratch"] + 0.02
+
+
+def test_the_recipe_of_ones_own_trains_and_is_resumed(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("PIL", reason="the images are made by it")
+    page = (ROOT / "docs/recipes.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
+    recipe = tmp_path / "flowers.py"
+    recipe.write_text(code, "utf-8")
+    image_folder(tmp_path / "images/train", each=4)
+    image_folder(tmp_path / "images/val", each=2, first=50)
+    monkeypatch.setitem(table1.IMAGENET_SPECS, 18, SHALLOW)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--folder", "images", "--size", "32", "--batch-size", "4"]
+    flags += ["--learning-rate", "0.001", "--epochs", "1"]
+
+    def run(*more):
+        monkeypatch.setattr("sys.argv", [str(recipe), *flags, *more])
+        runpy.run_path(str(recipe), run_name="__main__")
+
+    run()
+    (result,) = tmp_path.glob("runs/flowers-*/result.json")
+    assert "validation_error" in json.loads(result.read_text("utf-8"))
+    assert (result.parent / "curves.png").exists()
+    # As if it had been stopped before its result was written.
+    result.unlink()
+    capsys.readouterr()
+    run("--resume")
+    printed = capsys.readouterr().out
+    assert "validation error" in printed
+    assert "Epoch" not in printed

@@ -22,6 +22,7 @@ from keras_resnet_recipes.experiment import (
     CommandSettings,
     UsageError,
     option,
+    seed_setting,
     setting,
 )
 
@@ -135,11 +136,16 @@ def test_required_and_positional_values(capsys):
     class Needy(CommandSettings):
         files: tuple[str, ...] = option((), "files", positional=True)
         weights: str = option(REQUIRED, "weights")
+        size: int = setting(REQUIRED, "size")
+        seed: int = seed_setting()
 
     parser = Needy.parser()
-    given = vars(parser.parse_args(["a", "b", "--weights", "w"]))
-    assert Needy.settle(given) == Needy(files=("a", "b"), weights="w")
-    given = vars(parser.parse_args(["--weights", "w"]))
+    given = vars(parser.parse_args(["a", "--weights", "w", "--size", "3"]))
+    needy = Needy.settle(given)
+    assert needy == Needy(files=("a",), weights="w", size=3)
+    assert needy.flags() == ["--weights", "w", "--size", "3"]
+    assert needy.name("jax") == "needy-size3-jax-seed0"
+    given = vars(parser.parse_args(["--weights", "w", "--size", "3"]))
     assert Needy.settle(given).files == ()
     check_wrong_usage(lambda: parser.parse_args([]), capsys, ["--weights"])
 

@@ -22,6 +22,7 @@ class Job:
         batch_size: Integer, images per batch.
         report: Function from the trained model and its `Run` to a dictionary
             of JSON values for the result line. Every process calls it.
+            Defaults to none.
         validation: Batches to validate on. Defaults to `None`: no model is
             chosen, and there is no `best.keras`.
         every: Integer, steps between two validations. Defaults to `None`:
@@ -46,7 +47,7 @@ class Job:
     steps: int
     steps_per_epoch: int
     batch_size: int
-    report: Callable
+    report: Callable = lambda model, run: {}
     validation: Any = None
     every: int | None = None
     callbacks: Callable = lambda run: []

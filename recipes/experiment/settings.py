@@ -237,32 +237,37 @@ class CommandSettings:
 
     def changes(self):
         """Return the stored settings that differ from preset and dataset."""
-        chosen = {
-            name: getattr(self, name)
-            for name in ("preset", "dataset")
-            if name in self.fields()
-        }
-        usual = type(self).settle(chosen)
+        chosen, required = self._chosen(), self._required()
+        usual = type(self).settle(chosen | required)
         return {
             name: getattr(self, name)
             for name in self.stored()
             if self.applies(name)
-            and getattr(self, name) not in (None, getattr(usual, name))
+            and getattr(self, name) is not None
+            and (
+                name in required or getattr(self, name) != getattr(usual, name)
+            )
+        }
+
+    def _chosen(self):
+        names = [n for n in ("preset", "dataset") if n in self.fields()]
+        return {name: getattr(self, name) for name in names}
+
+    def _required(self):
+        return {
+            name: getattr(self, name)
+            for name, field in self.fields().items()
+            if field.default is REQUIRED
         }
 
     def flags(self):
         """Return the flags that give these settings."""
-        fields = self.fields()
-        values = {
-            name: getattr(self, name)
-            for name in ("preset", "dataset")
-            if name in fields
-        }
-        for name, field in fields.items():
+        values = self._chosen()
+        for name, field in self.fields().items():
             if field.metadata["preset"] == values.get("preset", ""):
                 del values["preset"]
                 values[name] = True
-        values |= self.changes()
+        values |= self._required() | self.changes()
         flags = []
         for name, value in values.items():
             several = value if isinstance(value, tuple) else (value,)

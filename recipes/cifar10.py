@@ -6,9 +6,9 @@ python recipes/cifar10.py --plain --depth 56
 python recipes/cifar10.py --preset fast                       # for a CPU
 python recipes/cifar10.py --preset fast --dataset digits      # no download
 
-The preset "fast" trains ResNet-20 for 16 epochs in 34 minutes on one core of
+The preset "fast" trains ResNet-20 for 16 epochs in 34 minutes on two cores of
 an AMD EPYC with PyTorch: 11.70 % test error (seed 0). The paper's 64,000 steps
-take an accelerator: table 6 has 8.75 % for ResNet-20.
+need an accelerator; its table 6 has 8.75 % for ResNet-20.
 """
 
 import dataclasses

@@ -1,0 +1,47 @@
+"""The paper's initializer, equal on every backend."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class HeGaussian(keras.initializers.Initializer):
+    """Gaussian with variance `2 / fan_in`, drawn by NumPy.
+
+    One seed gives the same weights on every backend, and on JAX no kernel's
+    shape must be compiled. `keras.initializers.HeNormal` has the same
+    variance, but cuts the tails off.
+
+    Args:
+        seed: Integer, `keras.random.SeedGenerator`, or `None` (default): drawn
+            from the seed that `keras.utils.set_random_seed` sets. An integer
+            or `None` gives the same values at each call.
+
+    Reference: He et al. 2015b, "Delving Deep into Rectifiers", section 2.2,
+    which section 3.4 of the residual paper refers to.
+    """
+
+    def __init__(self, seed: Any = None) -> None:
+        # Keras's own initializer knows what a seed may be, and keeps it.
+        self._usual = keras.initializers.VarianceScaling(seed=seed)
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Any:
+        seed = self._usual.seed
+        if isinstance(seed, keras.random.SeedGenerator):
+            state = keras.ops.convert_to_numpy(seed.next())
+            seed = [int(part) % 2**32 for part in state]
+        values = np.random.default_rng(seed).standard_normal(
+            shape, dtype="float32"
+        )
+        fan_in = max(1, math.prod(shape[:-1]))
+        return keras.ops.convert_to_tensor(
+            values * np.float32(math.sqrt(2 / fan_in)),
+            dtype=dtype or keras.config.floatx(),
+        )
+
+    def get_config(self) -> dict:
+        return {"seed": self._usual.get_config()["seed"]}

@@ -1,9 +1,12 @@
 """Convolution, normalization, and the residual block made of them."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
-from keras_resnet import backend, shortcuts
+from keras_resnet import backend, shortcuts, steps
+from keras_resnet.types import Initializer, Shape, Size, Tensor
 
 # He et al. 2015b ("Delving Deep into Rectifiers"), which section 3.4 refers
 # to: a plain Gaussian with variance 2 / fan_in. Keras's "he_normal" has the
@@ -30,17 +33,17 @@ class Convolution(keras.layers.Conv2D):
     """2-D convolution without bias, padded alike on all sides.
 
     At stride 1 this is `keras.layers.Conv2D(padding="same")`. At a larger
-    stride Keras pads one row more after the image than before it, while the
-    paper's code and all published ResNet weights pad `kernel_size // 2` zeros
-    on every side: the same output shape, other outputs. This layer does the
-    latter.
+    stride Keras pads one row more after the image than before it. The paper's
+    code and all published ResNet weights pad `kernel_size // 2` zeros on every
+    side, and so does this layer: the output shape is the same, the outputs
+    differ.
 
     Args:
         filters: Integer, number of output channels.
         kernel_size: Odd integer, or a pair of them.
         strides: Integer or pair of integers. Defaults to `1`.
-        use_bias: Boolean, defaults to `False`: a normalization follows, whose
-            offset does the same.
+        use_bias: Boolean. Defaults to `False`, because the normalization that
+            follows adds an offset of its own.
         kernel_initializer: Defaults to the paper's, Gaussian with variance
             `2 / fan_in`.
         **kwargs: Other arguments of `keras.layers.Conv2D`, except `padding`.
@@ -50,13 +53,13 @@ class Convolution(keras.layers.Conv2D):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=1,
-        use_bias=False,
-        kernel_initializer=KERNEL_INITIALIZER,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        use_bias: bool = False,
+        kernel_initializer: Initializer = KERNEL_INITIALIZER,
         **kwargs,
-    ):
+    ) -> None:
         padding = kwargs.pop("padding", "same")
         super().__init__(
             filters,
@@ -69,12 +72,12 @@ class Convolution(keras.layers.Conv2D):
         )
         _check_window("Convolution", "kernel_size", self.kernel_size, padding)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if backend.lay_out_kernel and self.data_format == "channels_last":
             backend.lay_out_kernel(self._kernel)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         x = backend.convolution(
             inputs,
             self.kernel,
@@ -96,18 +99,18 @@ class Convolution(keras.layers.Conv2D):
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization with the defaults of residual networks.
 
-    The same weights and numbers as `keras.layers.BatchNormalization`, whose
-    moving variance is the biased one, by fused operations where the backend
-    has faster ones than Keras.
+    It has the weights of `keras.layers.BatchNormalization` and computes the
+    same numbers, by fused operations where the backend has faster ones than
+    Keras. The moving variance is the biased one.
 
     Args:
-        axis: Integer, the channels. Defaults to those of Keras's image data
-            format.
+        axis: Integer, the axis of the channels. Defaults to that of Keras's
+            image data format.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variance. Defaults to `1e-5`.
         synchronized: Boolean, whether devices that train together share their
-            statistics, on every backend. Defaults to `False`: as
-            `keras_resnet.devices.use` says.
+            statistics, on every backend. Defaults to `False`, which leaves it
+            to `keras_resnet.devices.use`.
         **kwargs: Other arguments of `keras.layers.BatchNormalization`.
 
     Reference: He et al. 2015, section 3.4.
@@ -115,28 +118,34 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(
         self,
-        axis=None,
-        momentum=MOMENTUM,
-        epsilon=EPSILON,
-        synchronized=False,
+        axis: int | None = None,
+        momentum: float = MOMENTUM,
+        epsilon: float = EPSILON,
+        synchronized: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         if axis is None:
             axis = channel_axis(keras.config.image_data_format())
         super().__init__(
             axis=axis, momentum=momentum, epsilon=epsilon, **kwargs
         )
-        # Keras's argument, which it refuses on other backends than TensorFlow.
+        # Not given to Keras, which refuses it on other backends than
+        # TensorFlow.
         self.synchronized = synchronized
 
-    def add_weight(self, *args, **kwargs):
+    def add_weight(self, *args, **kwargs) -> keras.Variable:
         if kwargs.get("name") in ("moving_mean", "moving_variance"):
-            # Of several devices' statistics. Without it those on TensorFlow
-            # drift apart, and what is saved is the first one's.
+            # Without it the statistics of several devices drift apart on
+            # TensorFlow, and those of the first device are saved.
             kwargs.setdefault("aggregation", "mean")
         return super().add_weight(*args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         usual = (
             mask is None
             and self.scale
@@ -184,8 +193,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 class MaxPooling(keras.layers.MaxPooling2D):
     """2-D max pooling, padded alike on all sides.
 
-    `keras.layers.MaxPooling2D(padding="same")` in all but this: at a larger
-    stride it pads as `Convolution` does. Padding never wins a maximum.
+    At stride 1 this is `keras.layers.MaxPooling2D(padding="same")`. At a
+    larger stride it pads as `Convolution` does. Padding never wins a maximum.
 
     Args:
         pool_size: Odd integer, or a pair of them.
@@ -196,12 +205,12 @@ class MaxPooling(keras.layers.MaxPooling2D):
     Reference: He et al. 2015, table 1.
     """
 
-    def __init__(self, pool_size, strides=1, **kwargs):
+    def __init__(self, pool_size: Size, strides: Size = 1, **kwargs) -> None:
         padding = kwargs.pop("padding", "same")
         super().__init__(pool_size, strides=strides, padding=padding, **kwargs)
         _check_window("MaxPooling", "pool_size", self.pool_size, padding)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return backend.max_pooling(
             inputs, self.pool_size, self.strides, self.data_format
         )
@@ -217,16 +226,16 @@ def _check_window(layer, argument, size, padding):
         )
 
 
-def channel_axis(data_format):
+def channel_axis(data_format: str) -> int:
     """Return the axis of the channels: -1, or 1 for channels first."""
     return -1 if data_format == "channels_last" else 1
 
 
-def own_initializer(identifier):
+def own_initializer(identifier: Initializer) -> Callable:
     """Return an initializer for one layer alone.
 
-    A Keras initializer object gives the same values each time it is used. A
-    function, which Keras takes too, has no copies.
+    A Keras initializer object gives the same values each time it is used, so
+    that each layer needs a copy. A function cannot be copied.
     """
     initializer = keras.initializers.get(identifier)
     if isinstance(initializer, keras.initializers.Initializer):
@@ -249,6 +258,20 @@ class ResidualBlock(keras.layers.Layer):
     The sublayers are `conv1`, `bn1`, `conv2`, `bn2` (and `conv3`, `bn3`), and
     `shortcut_conv`, `shortcut_bn` where the shortcut is a projection.
 
+    A subclass overrides these methods to compute something else:
+
+    - `make_convolution` and `make_normalization` return each sublayer;
+    - `activation` is the ReLU;
+    - `residual_branch` and `projection` return the steps of the branch and of
+      a projecting shortcut, `preactivation` those before both;
+    - `join` adds branch and shortcut, and applies the last ReLU.
+
+    Steps run in order. A step is a layer with a `compute_output_shape`, a
+    function of a tensor that keeps its shape, a pair of a convolution and its
+    normalization, or `None`, which does nothing. Building, analyses, folding
+    and the conversion of weights read the same steps, so that a subclass that
+    overrides `call` or `paths` is neither analysed nor folded nor converted.
+
     Args:
         filters: Integer, the width: channels of the 3x3 convolutions. A basic
             block outputs `filters` channels, a bottleneck `4 * filters`.
@@ -257,8 +280,7 @@ class ResidualBlock(keras.layers.Layer):
         shortcut: `"A"`: identity, with parameter-free striding and zero
             channels where the shape changes. `"B"` (default): identity, with
             a projection (1x1 convolution and normalization) where the shape
-            changes. `"C"`: always a projection. A plain block has none,
-            whatever is given here.
+            changes. `"C"`: always a projection. A plain block ignores it.
         bottleneck: Boolean, defaults to `False`.
         residual: Boolean. `False` makes the plain twin: the same layers
             without the shortcut. Defaults to `True`.
@@ -300,21 +322,21 @@ class ResidualBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
+        filters: int,
         *,
-        stride=1,
-        shortcut="B",
-        bottleneck=False,
-        residual=True,
-        bottleneck_stride="3x3",
-        zero_init_residual=False,
-        momentum=MOMENTUM,
-        epsilon=EPSILON,
-        kernel_initializer=KERNEL_INITIALIZER,
-        data_format=None,
-        folded=False,
+        stride: int = 1,
+        shortcut: str = "B",
+        bottleneck: bool = False,
+        residual: bool = True,
+        bottleneck_stride: str = "3x3",
+        zero_init_residual: bool = False,
+        momentum: float = MOMENTUM,
+        epsilon: float = EPSILON,
+        kernel_initializer: Initializer = KERNEL_INITIALIZER,
+        data_format: str | None = None,
+        folded: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         for argument, value in (("filters", filters), ("stride", stride)):
             if not isinstance(value, int) or value < 1:
@@ -348,32 +370,38 @@ class ResidualBlock(keras.layers.Layer):
         self.folded = folded
         self.out_channels = filters * (EXPANSION if bottleneck else 1)
 
+        plan = [(filters, 3, stride), (filters, 3, 1)]
         if bottleneck:
-            first, second = (
-                (stride, 1) if bottleneck_stride == "1x1" else (1, stride)
+            strides = (stride, 1) if bottleneck_stride == "1x1" else (1, stride)
+            plan = [(filters, 1, strides[0]), (filters, 3, strides[1])]
+            plan += [(self.out_channels, 1, 1)]
+        for i, geometry in enumerate(plan, start=1):
+            zero = zero_init_residual and i == len(plan)
+            names = f"conv{i}", f"bn{i}"
+            pair = self._make_pair(
+                geometry, *names, "zeros" if zero else "ones"
             )
-            plan = ((filters, 1, first), (filters, 3, second))
-            plan += ((self.out_channels, 1, 1),)
-        else:
-            plan = ((filters, 3, stride), (filters, 3, 1))
-        for i, (channels, kernel_size, step) in enumerate(plan, start=1):
-            conv = self._convolution(channels, kernel_size, step, f"conv{i}")
-            last = i == len(plan)
-            bn = self._normalization(
-                f"bn{i}", "zeros" if last and zero_init_residual else "ones"
-            )
-            setattr(self, conv.name, conv)
-            setattr(self, f"bn{i}", bn)
+            for name, layer in zip(names, pair, strict=True):
+                setattr(self, name, layer)
         self.shortcut_conv = None
         self.shortcut_bn = None
         self._trainable_before_build = {}
 
-    def _convolution(self, filters, kernel_size, stride, name):
+    def _make_pair(self, geometry, conv_name, bn_name, gamma="ones"):
+        conv = self.make_convolution(*geometry, conv_name)
+        if not self.folded:
+            return conv, self.make_normalization(bn_name, gamma)
+        conv.use_bias = True
+        return conv, None
+
+    def make_convolution(
+        self, filters: int, kernel_size: int, stride: int, name: str
+    ) -> keras.Layer:
+        """Return a convolution of this block, `"conv1"` for example."""
         return Convolution(
             filters,
             kernel_size,
             strides=stride,
-            use_bias=self.folded,
             kernel_initializer=own_initializer(self.kernel_initializer),
             data_format=self.data_format,
             dtype=self.dtype_policy,
@@ -383,9 +411,10 @@ class ResidualBlock(keras.layers.Layer):
             name=name,
         )
 
-    def _normalization(self, name, gamma_initializer="ones"):
-        if self.folded:
-            return None
+    def make_normalization(
+        self, name: str, gamma_initializer: str = "ones"
+    ) -> keras.Layer | None:
+        """Return a normalization of this block, `None` for none."""
         return BatchNormalization(
             axis=channel_axis(self.data_format),
             momentum=self.momentum,
@@ -396,28 +425,44 @@ class ResidualBlock(keras.layers.Layer):
             name=name,
         )
 
-    def residual_branch(self):
-        """Return the branch's (convolution, normalization) pairs, in order.
+    def activation(self, x: Tensor) -> Tensor:
+        """Return the nonlinearity of a tensor, of the same shape."""
+        return ops.relu(x)
 
-        The normalizations of a folded block are `None`.
+    # Methods and not attributes, because Keras names a layer in a weight file
+    # after the first attribute that holds it.
 
-        A method and not an attribute, because Keras names a layer in a weight
-        file after the first attribute that holds it.
-        """
-        pairs = [(self.conv1, self.bn1), (self.conv2, self.bn2)]
-        return pairs + [(self.conv3, self.bn3)] if self.bottleneck else pairs
+    def preactivation(self) -> list[steps.Step]:
+        """Return the steps before both the branch and a projection: none."""
+        return []
 
-    def build(self, input_shape):
+    def residual_branch(self) -> list[steps.Step]:
+        """Return the steps of the residual branch."""
+        first, second = (self.conv1, self.bn1), (self.conv2, self.bn2)
+        if not self.bottleneck:
+            return [first, self.activation, second]
+        third = self.conv3, self.bn3
+        return [first, self.activation, second, self.activation, third]
+
+    def projection(self) -> list[steps.Step]:
+        """Return the steps of the shortcut where it is a projection."""
+        return [(self.shortcut_conv, self.shortcut_bn)]
+
+    def build(self, input_shape: Shape) -> None:
         in_channels = input_shape[channel_axis(self.data_format)]
         projects = self.residual and shortcuts.projects(
             self.shortcut, in_channels, self.out_channels, self.stride
         )
+        shape = steps.output_shape(
+            self.preactivation(), input_shape, build=True
+        )
         if projects:
-            self.shortcut_conv = self._convolution(
-                self.out_channels, 1, self.stride, "shortcut_conv"
+            self.shortcut_conv, self.shortcut_bn = self._make_pair(
+                (self.out_channels, 1, self.stride),
+                "shortcut_conv",
+                "shortcut_bn",
             )
-            self.shortcut_bn = self._normalization("shortcut_bn")
-            _build(self.shortcut_conv, self.shortcut_bn, input_shape)
+            steps.output_shape(self.projection(), shape, build=True)
         elif self.residual and in_channels > self.out_channels:
             raise ValueError(
                 "Shortcut 'A' can only add channels, and this block would "
@@ -425,9 +470,7 @@ class ResidualBlock(keras.layers.Layer):
                 f"{self.out_channels}. Use shortcut 'B' or 'C', or more "
                 "filters."
             )
-        shape = input_shape
-        for conv, bn in self.residual_branch():
-            shape = _build(conv, bn, shape)
+        steps.output_shape(self.residual_branch(), shape, build=True)
         # Also those that were made just now.
         for layer in self._sublayers():
             layer.trainable = self._trainable_before_build.get(
@@ -438,32 +481,45 @@ class ResidualBlock(keras.layers.Layer):
     def _sublayers(self):
         return self._flatten_layers(include_self=False, recursive=False)
 
-    def call(self, inputs, training=None):
-        x = inputs
-        for conv, bn in self.residual_branch():
-            if conv is not self.conv1:
-                x = ops.relu(x)
-            x = _normalized(conv, bn, x, training)
-        if self.residual:
-            x = ops.add(x, self._shortcut(inputs, training))
-        return ops.relu(x)
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return self.join(*self.paths(inputs, training), training)
 
-    def _shortcut(self, inputs, training):
+    def paths(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        observe: steps.Observer | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the residual branch and the shortcut, `None` in a plain block.
+
+        `observe(convolution, response)` is shown what each convolution of the
+        branch gives, after its normalization.
+        """
+        x = steps.run(self.preactivation(), inputs, training)
+        branch = steps.run(self.residual_branch(), x, training, observe)
+        if not self.residual:
+            return branch, None
         if self.shortcut_conv is not None:
-            return _normalized(
-                self.shortcut_conv, self.shortcut_bn, inputs, training
-            )
-        return shortcuts.zero_padding_shortcut(
+            return branch, steps.run(self.projection(), x, training)
+        return branch, shortcuts.zero_padding_shortcut(
             inputs, self.out_channels, self.stride, self.data_format
         )
 
-    def compute_output_shape(self, input_shape):
-        shape = input_shape
-        for conv, _ in self.residual_branch():
-            shape = conv.compute_output_shape(shape)
-        return shape
+    def join(
+        self,
+        branch: Tensor,
+        shortcut: Tensor | None,
+        training: bool | None = None,
+    ) -> Tensor:
+        """Return the block's output, given its paths."""
+        x = branch if shortcut is None else ops.add(branch, shortcut)
+        return self.activation(x)
 
-    def get_config(self):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        shape = steps.output_shape(self.preactivation(), input_shape)
+        return steps.output_shape(self.residual_branch(), shape)
+
+    def get_config(self) -> dict:
         # Sublayers that were frozen, or not, by themselves.
         trainable = dict(self._trainable_before_build)
         for layer in self._sublayers():
@@ -489,7 +545,7 @@ class ResidualBlock(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ResidualBlock":
         config = dict(config)
         trainable = config.pop("trainable_sublayers", {})
         block = super().from_config(config)
@@ -497,20 +553,14 @@ class ResidualBlock(keras.layers.Layer):
         return block
 
 
-def residual_blocks(model):
+def residual_blocks(model: keras.Model) -> list[ResidualBlock]:
     """Return the `ResidualBlock`s among a model's layers, in order."""
     return [x for x in model.layers if isinstance(x, ResidualBlock)]
 
 
-def _build(conv, bn, input_shape):
-    """Build a pair of layers and return the shape of what comes out."""
-    conv.build(input_shape)
-    shape = conv.compute_output_shape(input_shape)
-    if bn is not None:
-        bn.build(shape)
-    return shape
-
-
-def _normalized(conv, bn, x, training):
-    x = conv(x)
-    return x if bn is None else bn(x, training=training)
+def follows_steps(block: ResidualBlock) -> bool:
+    """Return whether a block computes what its steps and `join` say."""
+    return all(
+        getattr(type(block), name) is getattr(ResidualBlock, name)
+        for name in ("call", "paths")
+    )

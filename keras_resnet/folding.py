@@ -9,18 +9,20 @@ from keras import layers, ops
 
 from keras_resnet import blocks
 from keras_resnet.resnet import ResidualNetwork
+from keras_resnet.steps import pairs
 
-# These and no subclasses, whose `call` may be something else.
+# These and no subclasses, because `call` of a subclass may compute something
+# else.
 CONVOLUTIONS = (layers.Conv2D, blocks.Convolution)
 NORMALIZATIONS = (layers.BatchNormalization, blocks.BatchNormalization)
 
 
-def fold_batch_norm(model):
+def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Return an inference copy without the foldable batch normalizations.
 
-    In inference, batch normalization multiplies each channel by a constant
-    and adds another. Where a 2-D convolution comes before it, the first is
-    folded into the kernel and the second becomes its bias:
+    In inference, batch normalization multiplies each channel by one constant
+    and adds another. Where a 2-D convolution comes before it, the factor is
+    folded into the kernel and the summand becomes the bias:
 
     `kernel * gamma / sqrt(variance + epsilon)`,
     `beta + (bias - mean) * gamma / sqrt(variance + epsilon)`.
@@ -29,8 +31,10 @@ def fold_batch_norm(model):
     sequential models are folded too. A normalization stays where something
     other than a linear convolution comes before it, where the convolution's
     output is used elsewhere as well, and where it is called with
-    `training=True`. Layers of other classes, subclasses included, are copied
-    as they are.
+    `training=True`. Layers of other classes are copied as they are. A block
+    of a subclass of `ResidualBlock` is folded if its steps are those of
+    `call`, and if each of its convolutions is paired with a batch
+    normalization and each batch normalization with a convolution.
 
     The copy is for inference: `training=True` would not normalize by the
     batch. It is a functional model, not compiled, and shares nothing with the
@@ -103,15 +107,11 @@ def _folded(model):
         if layer in normalizations:
             return None
         config = layer.get_config()
-        transfer = _copy_weights
+        transfer = copy_weights
         if layer in convolutions:
             config["use_bias"] = True
             transfer = functools.partial(_fold, bn=convolutions[layer])
-        elif (
-            type(layer) is blocks.ResidualBlock
-            and not layer.folded
-            and layer not in in_training
-        ):
+        elif layer not in in_training and _is_foldable_block(layer):
             config["folded"] = True
             transfer = _fold_block
         twin = type(layer).from_config(config)
@@ -144,21 +144,63 @@ def _foldable(nodes, outputs, in_training):
             sources[node.operation].add(source)
             readers[source].add(node.operation)
     outputs = {tensor._keras_history.operation for tensor in outputs}
-    found = {}
+    convolutions = {}
     for bn in sources:
-        if type(bn) not in NORMALIZATIONS or bn in in_training:
-            continue
         conv, *others = sources[bn]
         if (
             not others
-            and type(conv) in CONVOLUTIONS
-            and conv.activation is keras.activations.linear
-            and bn.axis % 4 == blocks.channel_axis(conv.data_format) % 4
+            and _fits(conv, bn)
+            and bn not in in_training
             and readers[conv] == {bn}
             and conv not in outputs
         ):
-            found[bn] = conv
-    return found
+            convolutions[bn] = conv
+    return convolutions
+
+
+def _fits(conv, bn):
+    """Return whether a normalization can be folded into a convolution."""
+    return (
+        type(conv) in CONVOLUTIONS
+        and type(bn) in NORMALIZATIONS
+        and conv.activation is keras.activations.linear
+        and bn.axis % 4 == blocks.channel_axis(conv.data_format) % 4
+    )
+
+
+def _pairs(block):
+    """Return all (convolution, normalization) pairs of a residual block."""
+    return pairs(
+        (
+            *block.preactivation(),
+            *block.residual_branch(),
+            *block.projection(),
+        )
+    )
+
+
+def _others(block):
+    """Return a block's sublayers that are in no pair."""
+    paired = {id(layer) for pair in _pairs(block) for layer in pair}
+    sublayers = block._flatten_layers(include_self=False, recursive=False)
+    return [layer for layer in sublayers if id(layer) not in paired]
+
+
+def _is_foldable_block(layer):
+    if (
+        not isinstance(layer, blocks.ResidualBlock)
+        or layer.folded
+        or not blocks.follows_steps(layer)
+    ):
+        return False
+    folded = _pairs(layer)
+    return (
+        all(_fits(*pair) for pair in folded)
+        and len({conv for conv, _ in folded}) == len(folded)
+        and not any(
+            type(x) in (*CONVOLUTIONS, *NORMALIZATIONS) for x in _others(layer)
+        )
+    )
 
 
 def _fold_block(block, twin):
@@ -166,14 +208,9 @@ def _fold_block(block, twin):
         _pairs(block), _pairs(twin), strict=True
     ):
         _fold(conv, twin_conv, bn)
-
-
-def _pairs(block):
-    """Return all (convolution, normalization) pairs of a residual block."""
-    pairs = block.residual_branch()
-    if block.shortcut_conv is not None:
-        pairs.append((block.shortcut_conv, block.shortcut_bn))
-    return pairs
+    for layer, other in zip(_others(block), _others(twin), strict=True):
+        copy_weights(layer, other)
+    _copy_own_weights(block, twin)
 
 
 def _fold(conv, twin, bn):
@@ -194,21 +231,26 @@ def _fold(conv, twin, bn):
     twin.set_weights([array(conv.kernel) * scale, bias])
 
 
-def _copy_weights(layer, twin):
+def copy_weights(layer: keras.Operation, twin: keras.Operation) -> None:
+    """Give a layer the weights of another one of the same configuration."""
     if not isinstance(layer, layers.Layer):
         # An operation of `keras.ops`.
         return
     for source, target in zip(
         layer._flatten_layers(), twin._flatten_layers(), strict=True
     ):
-        # As when a file is written and read: some layers, such as
-        # `keras.layers.Normalization`, derive more from their weights.
-        store = {}
-        source.save_own_variables(store)
-        # As arrays of NumPy: JAX would share its own between the two models,
-        # and `predict` of one deletes them.
-        store = {
-            key: ops.convert_to_numpy(ops.convert_to_tensor(value))
-            for key, value in store.items()
-        }
-        target.load_own_variables(store)
+        _copy_own_weights(source, target)
+
+
+def _copy_own_weights(source, target):
+    # As when a file is written and read: some layers, such as
+    # `keras.layers.Normalization`, derive more from their weights.
+    store = {}
+    source.save_own_variables(store)
+    # As arrays of NumPy: JAX would share its own between the two models, and
+    # `predict` of one deletes them.
+    store = {
+        key: ops.convert_to_numpy(ops.convert_to_tensor(value))
+        for key, value in store.items()
+    }
+    target.load_own_variables(store)

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
+from keras_resnet.steps import pairs
 from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import StepCounter
 
@@ -28,7 +29,7 @@ def weighted_layers(model):
         if isinstance(layer, network.ResidualBlock):
             layers += [
                 (f"{layer.name}/{conv.name}", conv.kernel)
-                for conv, _ in layer.residual_branch()
+                for conv, _ in pairs(layer.residual_branch())
             ]
         elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
             layers.append((layer.name, layer.kernel))

@@ -6,10 +6,10 @@ import numbers
 import keras
 import numpy as np
 
-from keras_resnet import table1
+from keras_resnet import steps, table1
 from keras_resnet.analysis import network
 from keras_resnet.blocks import ResidualBlock
-from keras_resnet.folding import _copy_weights
+from keras_resnet.folding import copy_weights
 from keras_resnet.resnet import ResidualNetwork
 
 IdentityProperty = collections.namedtuple(
@@ -21,9 +21,11 @@ def grow(model, added, zero=True, seed=0):
     """Return a deeper copy of a network that computes the same.
 
     Each stage gets new blocks at its end. Those of a residual network begin
-    as their shortcut alone (`zero_init_residual`), which is the identity, so
-    that the outputs stay what they were, in training mode too. (Where a
-    backend compiles the deeper graph otherwise, up to rounding.)
+    as their shortcut alone (`zero_init_residual`). This is the identity, so
+    that the outputs stay the same, in training mode too. (Where a backend
+    compiles the deeper graph otherwise, up to rounding.) With a subclass of
+    `ResidualBlock` it is the identity only if the block's last activation
+    leaves its own outputs unchanged, as a ReLU does.
 
     A plain network has no shortcut to fall back on. Its new convolutions are
     identities by construction, as the paper argues that a deeper plain net
@@ -47,7 +49,8 @@ def grow(model, added, zero=True, seed=0):
     Raises:
         ValueError: If the model is not of this package or is folded; if
             `added` does not fit its stages; and for identities in a plain
-            network of bottlenecks, whose first convolutions drop channels.
+            network of bottlenecks, whose first convolutions drop channels, or
+            of a subclass of `ResidualBlock`.
 
     Reference: He et al. 2015, sections 1 and 3.1; Goyal et al. 2017,
     "Accurate, Large Minibatch SGD", section 5.1.
@@ -67,12 +70,14 @@ def grow(model, added, zero=True, seed=0):
             f"Model {model.name!r} is folded, for inference: it cannot be "
             "trained on. Grow the network that it was folded from."
         )
+    plain = [b for b in network.blocks(model) if not b.residual]
     if zero and any(
-        b.bottleneck and not b.residual for b in network.blocks(model)
+        b.bottleneck or type(b) is not ResidualBlock for b in plain
     ):
         raise ValueError(
-            f"{model.name!r} is a plain network of bottlenecks: those drop "
-            "channels, so none can be the identity."
+            f"{model.name!r} is a plain network of bottlenecks, which drop "
+            "channels, or of a subclass of `ResidualBlock`, which may compute "
+            "anything: none can be the identity."
         )
     pairs, new = [], []
     source = model.inputs[0]
@@ -96,7 +101,7 @@ def grow(model, added, zero=True, seed=0):
     if isinstance(model, ResidualNetwork):
         grown.preprocessing = model.preprocessing
     for layer, twin in pairs:
-        _copy_weights(layer, twin)
+        copy_weights(layer, twin)
     if zero:
         for block in new:
             if not block.residual:
@@ -127,7 +132,7 @@ def _new_block(layer, stage, number, zero, seed):
 
 def _make_identity(block):
     """Make a plain block of equal shapes the identity, in inference."""
-    for conv, bn in block.residual_branch():
+    for conv, bn in steps.pairs(block.residual_branch()):
         rows, columns, in_channels, out_channels = conv.kernel.shape
         kernel = np.zeros(conv.kernel.shape, "float32")
         kernel[rows // 2, columns // 2] = np.eye(in_channels, out_channels)

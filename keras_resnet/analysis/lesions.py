@@ -61,10 +61,11 @@ class LesionedNetwork:
         def errors(images, labels, kept):
             def join(i, branch, shortcut, x):
                 if shortcut is not None:
-                    return ops.cast(kept[i], x.dtype) * branch + shortcut
-                if changes[i]:
-                    return branch
-                return ops.where(kept[i] > 0, branch, x)
+                    branch = ops.cast(kept[i], x.dtype) * branch
+                y = self._blocks[i].join(branch, shortcut)
+                if shortcut is not None or changes[i]:
+                    return y
+                return ops.where(kept[i] > 0, y, x)
 
             outputs = network.forward(model, images, block=join)
             return network.wrong(outputs, labels)
@@ -315,8 +316,9 @@ def gradient_by_path_length(
 
     Reference: Veit et al. 2016, section 5, figure 6.
     """
-    n = len(network.blocks(model))
-    if not all(block.residual for block in network.blocks(model)):
+    blocks = network.blocks(model)
+    n = len(blocks)
+    if not all(block.residual for block in blocks):
         raise ValueError(
             f"{model.name!r} is a plain network: it has one path, through all "
             f"of its {n} blocks."
@@ -343,12 +345,13 @@ def _path_gradient(model, images, labels):
     A path is 1.0 for each block whose branch it takes, 0.0 for the others.
     """
     from_logits = network.gives_logits(model)
+    blocks = network.blocks(model)
 
     def loss(images, labels, through):
         def join(i, branch, shortcut, x):
             share = ops.cast(through[i], branch.dtype)
-            return _in_gradient(branch, share) + _in_gradient(
-                shortcut, 1 - share
+            return blocks[i].join(
+                _in_gradient(branch, share), _in_gradient(shortcut, 1 - share)
             )
 
         outputs = network.forward(model, images, block=join)

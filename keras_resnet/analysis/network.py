@@ -2,26 +2,30 @@
 
 Every analysis starts here. The networks of this package are chains: each layer
 reads the one before it, and branches are inside blocks. An analysis walks along
-the chain and replaces the step it studies. The backend compiles the result
+the chain and replaces the part it studies. The backend compiles the result
 once, as a function of the network's variables, for any number of lesions,
 directions or training steps.
 """
+
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_resnet import backend
-from keras_resnet.blocks import ResidualBlock
+from keras_resnet.blocks import ResidualBlock, follows_steps
+from keras_resnet.types import Tensor
 
 BATCH_SIZE = 256
 
 
-def chain(model):
+def chain(model: keras.Model) -> list[keras.Layer]:
     """Return the layers of one of this package's networks, in order.
 
     Raises:
-        ValueError: If the model is not a chain of layers with blocks.
+        ValueError: If the model is not a chain of layers with blocks, or if
+            a block overrides `call` or `paths`.
     """
     layers = [x for x in model.layers if not _is_input(x)]
     tensor = model.inputs[0]
@@ -40,6 +44,13 @@ def chain(model):
             f"with `ResidualBlock`s. Received: {type(model).__name__} "
             f"{model.name!r}"
         )
+    for layer in layers:
+        if isinstance(layer, ResidualBlock) and not follows_steps(layer):
+            raise ValueError(
+                f"An analysis cannot see into block {layer.name!r}, because "
+                f"{type(layer).__name__} overrides `call` or `paths`. Override "
+                "the methods that `ResidualBlock` names instead."
+            )
     return layers
 
 
@@ -47,12 +58,12 @@ def _is_input(layer):
     return isinstance(layer, keras.layers.InputLayer)
 
 
-def blocks(model):
+def blocks(model: keras.Model) -> list[ResidualBlock]:
     """Return the `ResidualBlock`s of a network, in order."""
     return [x for x in chain(model) if isinstance(x, ResidualBlock)]
 
 
-def changes_shape(model):
+def changes_shape(model: keras.Model) -> np.ndarray:
     """Return for each block whether its output has another shape."""
     changes = []
     shape = model.inputs[0].shape
@@ -64,7 +75,13 @@ def changes_shape(model):
     return np.array(changes)
 
 
-def forward(model, x, training=False, block=None, observe=None):
+def forward(
+    model: keras.Model,
+    x: Tensor,
+    training: bool = False,
+    block: Callable[[int, Tensor, Tensor | None, Tensor], Tensor] | None = None,
+    observe: Callable[[str, keras.Layer, Tensor], None] | None = None,
+) -> Tensor:
     """Run a network layer by layer.
 
     Args:
@@ -73,23 +90,28 @@ def forward(model, x, training=False, block=None, observe=None):
         training: Boolean, whether to normalize by the batch. Defaults to
             `False`.
         block: Callable `(i, branch, shortcut, x)` that returns what block `i`
-            outputs before its last ReLU, given the outputs of its branch and
-            its shortcut (`None` in a plain net) and its input. Defaults to
-            their sum.
-        observe: Callable `(name, convolution, response)` that is shown each
-            3-D or 4-D response: after normalization, before the nonlinearity.
+            outputs, given the outputs of its branch and its shortcut (`None`
+            in a plain net) and its input. Defaults to the block's `join`.
+        observe: Callable `(name, convolution, response)` that is shown the
+            response of the stem and of each convolution in a branch: after
+            normalization, before the nonlinearity.
 
     Returns:
         The outputs of the network.
     """
-    join = block or _sum
     observe = observe or _nothing
     number = 0
     for layer in chain(model):
         if isinstance(layer, ResidualBlock):
-            branch = _branch(layer, x, training, observe)
-            shortcut = layer._shortcut(x, training) if layer.residual else None
-            x = ops.relu(join(number, branch, shortcut, x))
+
+            def response(convolution, y, name=layer.name):
+                observe(f"{name}/{convolution.name}", convolution, y)
+
+            branch, shortcut = layer.paths(x, training, response)
+            if block is None:
+                x = layer.join(branch, shortcut, training)
+            else:
+                x = block(number, branch, shortcut, x)
             number += 1
             continue
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -104,25 +126,12 @@ def forward(model, x, training=False, block=None, observe=None):
     return x
 
 
-def _branch(block, x, training, observe):
-    for i, (conv, bn) in enumerate(block.residual_branch(), start=1):
-        x = ops.relu(x) if i > 1 else x
-        x = conv(x)
-        x = x if bn is None else bn(x, training=training)
-        observe(f"{block.name}/{conv.name}", conv, x)
-    return x
-
-
-def _sum(number, branch, shortcut, x):
-    return branch if shortcut is None else branch + shortcut
-
-
 def _nothing(*_):
     pass
 
 
-def pure(model, function):
-    """Return a function as one of the model's variables, too.
+def pure(model: keras.Model, function: Callable) -> Callable:
+    """Return a function of tensors as one of the model's variables, too.
 
     Args:
         model: A built `keras.Model`.
@@ -142,7 +151,7 @@ def pure(model, function):
     return stateless
 
 
-def values_of(model):
+def values_of(model: keras.Model) -> list[Tensor]:
     """Return the values of all variables of a model, as tensors.
 
     Copies: on TensorFlow a variable would be one to `tf.function` too, and
@@ -151,7 +160,7 @@ def values_of(model):
     return [ops.copy(v) for v in model.variables]
 
 
-def compiled(model, function):
+def compiled(model: keras.Model, function: Callable) -> Callable:
     """Return `pure(model, function)`, compiled, with arrays in and out.
 
     Without `values`, each call takes the values that the model has then.
@@ -166,7 +175,7 @@ def compiled(model, function):
     return call
 
 
-def at_least_one(name, value):
+def at_least_one(name: str, value: int) -> None:
     """Raise `ValueError` for an argument that is less than one."""
     if value < 1:
         raise ValueError(
@@ -174,7 +183,9 @@ def at_least_one(name, value):
         )
 
 
-def batches(images, *others, batch_size=BATCH_SIZE):
+def batches(
+    images: Sequence, *others: Sequence, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield images as float32, and other arrays, a batch at a time."""
     at_least_one("batch_size", batch_size)
     if not len(images):
@@ -193,7 +204,7 @@ def batches(images, *others, batch_size=BATCH_SIZE):
         )
 
 
-def gives_logits(model):
+def gives_logits(model: keras.Model) -> bool:
     """Return whether a classifier's outputs are logits, not probabilities.
 
     Raises:
@@ -212,14 +223,16 @@ def gives_logits(model):
     return activation is keras.activations.linear
 
 
-def cross_entropies(outputs, labels, from_logits):
+def cross_entropies(
+    outputs: Tensor, labels: Tensor, from_logits: bool
+) -> Tensor:
     """Return the cross-entropy of each image, as the losses of Keras do."""
     return keras.losses.sparse_categorical_crossentropy(
         labels, ops.cast(outputs, "float32"), from_logits=from_logits
     )
 
 
-def wrong(outputs, labels):
+def wrong(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return 1.0 for each image that is classified wrongly, else 0.0."""
     predicted = ops.cast(ops.argmax(outputs, axis=-1), labels.dtype)
     return ops.cast(ops.not_equal(predicted, labels), "float32")

@@ -248,8 +248,10 @@ class Replay:
                 operation, _OPAQUE_LAYERS
             ):
                 self.refuse(
-                    f"a trace does not know what the layer {operation.name} "
-                    f"of class {type(operation).__name__} does besides"
+                    f"the layer {operation.name} is of class "
+                    f"{type(operation).__name__}, which may do more than "
+                    "compute its outputs, and a trace would leave that out. "
+                    "The numbers are the same"
                 )
             elif getattr(operation, "activity_regularizer", None) is not None:
                 self.refuse(

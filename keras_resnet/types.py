@@ -1,0 +1,11 @@
+"""Types that Keras has no public name for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+Tensor = Any  # each backend has its own
+Shape = tuple[int | None, ...]
+Size = int | tuple[int, int]  # of rows and columns
+Initializer = str | dict | Callable | keras.initializers.Initializer

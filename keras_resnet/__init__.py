@@ -27,6 +27,7 @@ from keras_resnet.factories import (
 )
 from keras_resnet.finetuning import FeatureExtractor, features, freeze
 from keras_resnet.folding import fold_batch_norm
+from keras_resnet.initializers import HeGaussian
 from keras_resnet.preprocessing import (
     Preprocessing,
     decode_predictions,
@@ -47,6 +48,7 @@ __all__ = [
     "Convolution",
     "DownloadError",
     "FeatureExtractor",
+    "HeGaussian",
     "LayerComplexity",
     "MaxPooling",
     "Preprocessing",

@@ -6,19 +6,10 @@ import keras
 from keras import ops
 
 from keras_resnet import backend, shortcuts, steps
+from keras_resnet.initializers import HeGaussian
 from keras_resnet.types import Initializer, Shape, Size, Tensor
 
-# He et al. 2015b ("Delving Deep into Rectifiers"), which section 3.4 refers
-# to: a plain Gaussian with variance 2 / fan_in. Keras's "he_normal" has the
-# same variance but cuts the tails off.
-KERNEL_INITIALIZER = {
-    "class_name": "VarianceScaling",
-    "config": {
-        "scale": 2.0,
-        "mode": "fan_in",
-        "distribution": "untruncated_normal",
-    },
-}
+KERNEL_INITIALIZER = HeGaussian
 MOMENTUM = 0.9
 EPSILON = 1e-5
 EXPANSION = 4

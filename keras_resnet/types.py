@@ -8,4 +8,4 @@ import keras
 Tensor = Any  # each backend has its own
 Shape = tuple[int | None, ...]
 Size = int | tuple[int, int]  # of rows and columns
-Initializer = str | dict | Callable | keras.initializers.Initializer
+Initializer = str | dict | type | Callable | keras.initializers.Initializer

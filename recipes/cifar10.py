@@ -110,10 +110,7 @@ class Settings(NetSettings, RunSettings, ImageSettings):
         "share of each label that is spread over all classes",
         type=share,
     )
-    seed: int = seed_setting(
-        "of weights, order and augmentation; the same seed gives other "
-        "weights on another backend"
-    )
+    seed: int = seed_setting()
     precision: str = setting(
         "float32",
         "of the computation; weights are float32",

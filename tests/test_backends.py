@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend_worker import TASKS, outputs
+from backend_worker import TASKS, outputs, run
 from conftest import INSTALLED_BACKENDS
 from networks import draw_weights, small
 from test_folding import randomize
@@ -103,6 +103,15 @@ def test_training_step(theirs):
     for name, value in before.items():
         assert np.abs(ours[name] - value).max() > 2 * TOLERANCE, name
     _compare(ours, expected)
+
+
+def test_one_seed_is_one_run(theirs):
+    """The same weights, batches and curve, but for rounding."""
+    pytest.importorskip("sklearn")
+    expected, _ = theirs("run")
+    ours = run()
+    assert ours["losses"][-1] < 0.8 * ours["losses"][0]
+    _compare(ours, expected, 1e-4)
 
 
 def test_file_written_there_is_read_here(theirs):

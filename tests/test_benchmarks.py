@@ -38,13 +38,6 @@ IMAGENET = Network(
 @pytest.fixture(autouse=True)
 def _backend(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", BACKEND)
-    # Every implementation is given its weights. To draw others first, JAX
-    # compiles for half a minute.
-    monkeypatch.setattr(
-        keras.initializers.VarianceScaling,
-        "__call__",
-        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
-    )
 
 
 def _trained(name, network, weights, images, labels):

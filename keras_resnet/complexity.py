@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import layers
@@ -90,7 +91,9 @@ class Complexity:
         return "\n".join(lines)
 
 
-def complexity(model, input_shape=None):
+def complexity(
+    model: keras.Model | keras.Layer, input_shape: Sequence | None = None
+) -> Complexity:
     """Count the parameters and multiply-adds of a built model.
 
     The model is traced symbolically for one image, so that layers nested in

@@ -1,9 +1,13 @@
 """The paper's networks by name: signatures and their documentation."""
 
 import inspect
+from collections.abc import Callable, Sequence
+
+import keras
 
 from keras_resnet import blocks, table1
-from keras_resnet.resnet import ResNet
+from keras_resnet.resnet import ResidualNetwork, ResNet
+from keras_resnet.types import Initializer, Tensor
 
 # The entry of a family's docstring that its members lack.
 _DEPTH = "    depth: Integer, the number of weighted layers.\n"
@@ -26,25 +30,25 @@ def _documented_by(family):
 
 
 def ResNetImageNet(
-    depth,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name=None,
+    depth: int,
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str | None = None,
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ImageNet network of depth 18, 34, 50, 101 or 152.
 
     Args:
@@ -118,24 +122,24 @@ def ResNetImageNet(
 
 
 def ResNetCIFAR(
-    depth,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name=None,
+    depth: int,
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str | None = None,
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """CIFAR network of any depth 6n+2.
 
     A 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
@@ -208,257 +212,257 @@ def ResNetCIFAR(
 
 @_documented_by(ResNetImageNet)
 def ResNet18(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet18",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet18",
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-18 for ImageNet."""
     return ResNetImageNet(18, **locals())
 
 
 @_documented_by(ResNetImageNet)
 def ResNet34(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet34",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet34",
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-34 for ImageNet."""
     return ResNetImageNet(34, **locals())
 
 
 @_documented_by(ResNetImageNet)
 def ResNet50(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet50",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet50",
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-50 for ImageNet."""
     return ResNetImageNet(50, **locals())
 
 
 @_documented_by(ResNetImageNet)
 def ResNet101(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet101",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet101",
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-101 for ImageNet."""
     return ResNetImageNet(101, **locals())
 
 
 @_documented_by(ResNetImageNet)
 def ResNet152(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet152",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet152",
     *,
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-152 for ImageNet."""
     return ResNetImageNet(152, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet20(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet20",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet20",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-20 for CIFAR-10."""
     return ResNetCIFAR(20, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet32(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet32",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet32",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-32 for CIFAR-10."""
     return ResNetCIFAR(32, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet44(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet44",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet44",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-44 for CIFAR-10."""
     return ResNetCIFAR(44, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet56(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet56",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet56",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-56 for CIFAR-10."""
     return ResNetCIFAR(56, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet110(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet110",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet110",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-110 for CIFAR-10."""
     return ResNetCIFAR(110, **locals())
 
 
 @_documented_by(ResNetCIFAR)
 def ResNet1202(
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="resnet1202",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 10,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet1202",
     *,
-    shortcut="A",
-    residual=True,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    shortcut: str = "A",
+    residual: bool = True,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """ResNet-1202 for CIFAR-10."""
     return ResNetCIFAR(1202, **locals())

@@ -1,12 +1,17 @@
 """Building on trained networks: frozen parts and feature maps."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_resnet import blocks, table1
 from keras_resnet.resnet import ResidualNetwork
 
 
-def freeze(model, stage=None, *, normalization=False):
+def freeze(
+    model: keras.Model, stage: int | None = None, *, normalization: bool = False
+) -> None:
     """Freeze a network up to a stage, and unfreeze what follows.
 
     A frozen layer keeps its weights, and a frozen normalization also its
@@ -61,7 +66,9 @@ def freeze(model, stage=None, *, normalization=False):
     return model
 
 
-def features(model, stages=(1, 2, 3, 4)):
+def features(
+    model: keras.Model, stages: Sequence[int] = (1, 2, 3, 4)
+) -> "FeatureExtractor":
     """Return a network that gives the feature maps of several stages.
 
     Their strides and channels, which detection and segmentation need, are the
@@ -129,7 +136,7 @@ class FeatureExtractor(ResidualNetwork):
     """
 
     @property
-    def strides(self):
+    def strides(self) -> Any:
         """Rows of the image for each row of a feature map, by its name."""
         found = {}
         stride = 1
@@ -142,7 +149,7 @@ class FeatureExtractor(ResidualNetwork):
         return {name: found[name] for name in self.output}
 
     @property
-    def channels(self):
+    def channels(self) -> Any:
         """Channels of each feature map, by its name."""
         found = {
             block.name.partition("_")[0]: block.out_channels

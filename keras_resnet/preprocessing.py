@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -89,12 +91,12 @@ class Preprocessing:
                 f"size={self.size}, resize={self.resize}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Return the fields as what JSON can hold."""
         config = dataclasses.asdict(self)
         return {**config, "mean": list(self.mean), "std": list(self.std)}
 
-    def for_channels(self, count):
+    def for_channels(self, count: int) -> "Preprocessing":
         """Return the same for images of `count` channels.
 
         One channel gets the average statistics, other counts repeat them, in
@@ -106,7 +108,9 @@ class Preprocessing:
         if self.channels == "BGR":
             repeat = [2 - i for i in repeat]
         mean, std = (
-            (np.mean(values),) if count == 1 else [values[i] for i in repeat]
+            (np.mean(values),)
+            if count == 1
+            else tuple(values[i] for i in repeat)
             for values in (self.mean, self.std)
         )
         return dataclasses.replace(self, mean=mean, std=std, channels="RGB")
@@ -126,7 +130,7 @@ PREPROCESSINGS = {
 }
 
 
-def resolve(preprocessing):
+def resolve(preprocessing: Any) -> "Preprocessing":
     """Return the `Preprocessing` that a name, dictionary or model means."""
     if isinstance(preprocessing, Preprocessing):
         return preprocessing
@@ -151,8 +155,12 @@ def resolve(preprocessing):
 
 
 def preprocess_input(
-    x, preprocessing="imagenet", *, resize=False, data_format=None
-):
+    x: Any,
+    preprocessing: Any = "imagenet",
+    *,
+    resize: int = False,
+    data_format: str | None = None,
+) -> Any:
     """Prepare RGB images of 0 to 255 as a network's weights expect them.
 
     The argument is never changed. Inside tf.data it works on every backend.
@@ -247,7 +255,9 @@ def _floats(x):
     return np.asarray(x).astype("float32"), np
 
 
-def resize_shorter_side(x, side, interpolation="bilinear"):
+def resize_shorter_side(
+    x: Any, side: int, interpolation: str = "bilinear"
+) -> Any:
     """Resize images to a shorter side, keeping their proportions.
 
     With antialiasing, as Pillow does. The argument is never changed.
@@ -289,7 +299,7 @@ def resize_shorter_side(x, side, interpolation="bilinear"):
     return ops.convert_to_numpy(x).copy() if kind is np else x
 
 
-def center_crop(x, size):
+def center_crop(x: Any, size: int) -> Any:
     """Return the central `size` x `size` pixels of images, channels last."""
     height, width = x.shape[-3:-1]
     if None in (height, width):
@@ -305,12 +315,14 @@ def center_crop(x, size):
     return x
 
 
-def half(n):
+def half(n: int) -> int:
     """Return n / 2, rounded to the even number, as torchvision's crop."""
     return n // 2 + (n % 2) * (n // 2 % 2)
 
 
-def decode_predictions(predictions, top=5, class_names=None):
+def decode_predictions(
+    predictions: Any, top: int = 5, class_names: Sequence[str] | None = None
+) -> list[list[tuple]]:
     """Name the classes with the highest scores.
 
     Args:
@@ -353,7 +365,7 @@ def decode_predictions(predictions, top=5, class_names=None):
     ]
 
 
-def imagenet_classes():
+def imagenet_classes() -> list[tuple[Any, str]]:
     """Return (WordNet id, name) of ImageNet's classes, in order.
 
     Raises:

@@ -1,9 +1,13 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 from keras import layers
 
 from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
+from keras_resnet.types import Initializer, Tensor
 from keras_resnet.weights import published
 
 STEMS = ("imagenet", "cifar")
@@ -21,7 +25,7 @@ class ResidualNetwork(backend.Model):
     _preprocessing = None
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> Any:
         """Preparation of images for the weights: see `preprocess_input`.
 
         A `Preprocessing`, or `None` where that is not known. It comes with
@@ -31,19 +35,21 @@ class ResidualNetwork(backend.Model):
         return self._preprocessing
 
     @preprocessing.setter
-    def preprocessing(self, value):
+    def preprocessing(self, value: Any) -> Any:
         if value is not None:
             value = preprocessing.resolve(value)
         self._preprocessing = value
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = super().get_config()
         if self._preprocessing is not None:
             config["preprocessing"] = self._preprocessing.get_config()
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict, custom_objects: dict | None = None
+    ) -> "ResidualNetwork":
         config = dict(config)
         images = config.pop("preprocessing", None)
         model = super().from_config(config, custom_objects=custom_objects)
@@ -52,28 +58,28 @@ class ResidualNetwork(backend.Model):
 
 
 def ResNet(
-    depths,
-    widths=table1.IMAGENET_WIDTHS,
+    depths: Sequence[int],
+    widths: Sequence[int] = table1.IMAGENET_WIDTHS,
     *,
-    bottleneck=False,
-    stem="imagenet",
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="resnet",
-    shortcut="B",
-    residual=True,
-    bottleneck_stride=None,
-    zero_init_residual=False,
-    momentum=blocks.MOMENTUM,
-    epsilon=blocks.EPSILON,
-    kernel_initializer=blocks.KERNEL_INITIALIZER,
-    block=blocks.ResidualBlock,
-):
+    bottleneck: bool = False,
+    stem: str = "imagenet",
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: Sequence | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "resnet",
+    shortcut: str = "B",
+    residual: bool = True,
+    bottleneck_stride: str | None = None,
+    zero_init_residual: bool = False,
+    momentum: float = blocks.MOMENTUM,
+    epsilon: float = blocks.EPSILON,
+    kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    block: Callable[..., keras.Layer] = blocks.ResidualBlock,
+) -> ResidualNetwork:
     """Build a residual network of any depths and widths.
 
     All other networks of this package are calls of this function. The model
@@ -166,7 +172,7 @@ def ResNet(
         bottleneck_stride = "1x1" if weights == "keras" else "3x3"
 
     data_format = keras.config.image_data_format()
-    common = {"momentum": momentum, "epsilon": epsilon}
+    common: dict[str, Any] = {"momentum": momentum, "epsilon": epsilon}
     x = _input(input_tensor, input_shape, stem, include_top, data_format)
     inputs = keras.utils.get_source_inputs(x)
     if len(inputs) == 1:

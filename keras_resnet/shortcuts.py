@@ -7,11 +7,12 @@ questions: does this shortcut project, and if not, what does it look like.
 from keras import ops
 
 from keras_resnet import backend
+from keras_resnet.types import Tensor
 
 OPTIONS = ("A", "B", "C")
 
 
-def check(option):
+def check(option: str) -> str:
     """Return `option` if it is "A", "B" or "C", else raise `ValueError`."""
     if option not in OPTIONS:
         raise ValueError(
@@ -21,7 +22,9 @@ def check(option):
     return option
 
 
-def projects(option, in_channels, out_channels, stride):
+def projects(
+    option: str, in_channels: int, out_channels: int, stride: int
+) -> bool:
     """Return whether a shortcut projects (1x1 convolution, normalization).
 
     Option C projects in every block, option B where the block changes the
@@ -31,7 +34,9 @@ def projects(option, in_channels, out_channels, stride):
     return option == "C" or (option == "B" and changes_shape)
 
 
-def zero_padding_shortcut(x, out_channels, stride, data_format):
+def zero_padding_shortcut(
+    x: Tensor, out_channels: int, stride: int, data_format: str
+) -> Tensor:
     """Identity where nothing changes, else option A: stride and zero channels.
 
     Every `stride`-th row and column is kept, beginning with the first, and

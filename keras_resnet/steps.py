@@ -6,15 +6,16 @@ which does nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import keras
 
 from keras_resnet.types import Shape, Tensor
 
-Pair = tuple[keras.Layer, keras.Layer | None]
-Step = keras.Layer | Callable[[Tensor], Tensor] | Pair | None
+Pair: TypeAlias = tuple[keras.Layer, keras.Layer | None]
+Step: TypeAlias = keras.Layer | Callable[[Tensor], Tensor] | Pair | None
 # Is shown a convolution and its response: what it gives, normalized.
-Observer = Callable[[keras.Layer, Tensor], None]
+Observer: TypeAlias = Callable[[keras.Layer, Tensor], None]
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 

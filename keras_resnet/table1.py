@@ -1,6 +1,8 @@
 """The paper's table 1, the CIFAR rule 6n+2, and the names of blocks."""
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 # Depth -> (bottleneck, blocks per stage).
 IMAGENET_SPECS = {
@@ -14,7 +16,7 @@ IMAGENET_WIDTHS = (64, 128, 256, 512)
 CIFAR_WIDTHS = (16, 32, 64)
 
 
-def imagenet_spec(depth):
+def imagenet_spec(depth: int) -> Any:
     """Return whether blocks are bottlenecks, and the blocks per stage.
 
     Raises:
@@ -29,7 +31,7 @@ def imagenet_spec(depth):
     return IMAGENET_SPECS[depth]
 
 
-def imagenet_depth(bottleneck, depths):
+def imagenet_depth(bottleneck: bool, depths: Sequence[int]) -> int | None:
     """Return the depth of the network with this row, `None` without one."""
     for depth, spec in IMAGENET_SPECS.items():
         if spec == (bottleneck, depths):
@@ -37,12 +39,12 @@ def imagenet_depth(bottleneck, depths):
     return None
 
 
-def is_cifar_depth(depth):
+def is_cifar_depth(depth: int) -> bool:
     """Return whether `depth` is an integer 6n+2, with n at least 1."""
     return isinstance(depth, int) and depth >= 8 and depth % 6 == 2
 
 
-def cifar_depths(depth):
+def cifar_depths(depth: int) -> Any:
     """Return the blocks per stage of the CIFAR network with `depth` layers.
 
     Raises:
@@ -56,18 +58,18 @@ def cifar_depths(depth):
     return (depth // 6,) * 3
 
 
-def block_name(stage, block):
+def block_name(stage: int, block: int) -> str:
     """Return the name of a block's layer. Stage and block count from 1."""
     return f"stage{stage}_block{block}"
 
 
-def stage_and_block(name):
+def stage_and_block(name: str) -> tuple[int, ...] | None:
     """Return the stage and block that a layer is named after, or `None`."""
     match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
     return tuple(map(int, match.groups())) if match else None
 
 
-def depths_of(names):
+def depths_of(names: Iterable[str]) -> Any:
     """Return the blocks per stage among layers with these names."""
     stages = [place[0] for place in map(stage_and_block, names) if place]
     return tuple(stages.count(stage) for stage in sorted({*stages}))

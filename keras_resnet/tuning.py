@@ -14,11 +14,14 @@ import statistics
 import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_tuner
 
+from keras_resnet.data.datasets import ImageData
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.table1 import IMAGENET_SPECS, is_cifar_depth
@@ -32,6 +35,7 @@ from keras_resnet.training.callbacks import (
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.schedules import one_cycle, step_decay
+from keras_resnet.types import PathLike
 
 # Families of networks: builder, and depths that are searched by default.
 FAMILIES = {
@@ -97,24 +101,24 @@ class ResNetHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        data,
-        epochs,
+        data: ImageData,
+        epochs: int,
         *,
-        family="cifar",
-        depth=None,
-        learning_rate=(0.01, 1.0),
-        weight_decay=5e-4,
-        batch_size=128,
-        shortcut=None,
-        label_smoothing=0.0,
-        schedule="one-cycle",
-        padding=0,
-        horizontal_flip=False,
-        seed=0,
-        batches=None,
-        make=None,
-        devices=None,
-    ):
+        family: str = "cifar",
+        depth: int | Sequence[int] | None = None,
+        learning_rate: float | tuple[float, float] = (0.01, 1.0),
+        weight_decay: float | tuple[float, float] = 5e-4,
+        batch_size: int | Sequence[int] = 128,
+        shortcut: str | Sequence[str] | None = None,
+        label_smoothing: float | Sequence[float] = 0.0,
+        schedule: str | Sequence[str] = "one-cycle",
+        padding: int = 0,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+        batches: Any = None,
+        make: Callable | None = None,
+        devices: Devices | None = None,
+    ) -> None:
         super().__init__(name="resnet")
         if family not in FAMILIES:
             raise ValueError(
@@ -144,7 +148,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             self._space["shortcut"] = shortcut
         _check_space(family, self._space)
 
-    def values(self, hp):
+    def values(self, hp: keras_tuner.HyperParameters) -> dict:
         """Return the values of a trial, searched and fixed, by their names.
 
         Args:
@@ -161,19 +165,19 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             return float(f"{hp.Float(name, low, high, sampling='log'):.4g}")
         return hp.Choice(name, list(values))
 
-    def searched(self):
+    def searched(self) -> list[str]:
         """Return the names of the searched arguments, in order."""
         return [name for name, v in self._space.items() if _is_searched(v)]
 
-    def trial_epochs(self, hp):
+    def trial_epochs(self, hp: keras_tuner.HyperParameters) -> int:
         """Return the epochs of a trial: Hyperband's, or all."""
         return hp.values.get("tuner/epochs", self.epochs)
 
-    def declare_hyperparameters(self, hp):
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
         """Declare the whole space without building a network."""
         self.values(hp)
 
-    def build(self, hp):
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return the compiled model of a trial."""
         values = self.values(hp)
         keras.utils.set_random_seed(self.seed)
@@ -204,8 +208,14 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         return max(1, round(len(self.data.train) / values["batch_size"]))
 
     def fit(
-        self, hp, model, callbacks=(), epochs=None, initial_epoch=0, verbose=0
-    ):
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        callbacks: Sequence = (),
+        epochs: int | None = None,
+        initial_epoch: int = 0,
+        verbose: int = 0,
+    ) -> dict:
         """Train and evaluate the model of a trial, in the main thread.
 
         Args:
@@ -312,7 +322,7 @@ def _check_space(family, space):
         )
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory is used up.
 
     It goes by name and message, so that no backend needs to be imported:
@@ -466,7 +476,7 @@ ALGORITHMS = {
 }
 
 
-def fewest_epochs(algorithm, epochs):
+def fewest_epochs(algorithm: str, epochs: int) -> int:
     """Return the epochs of the shortest trials of a search.
 
     Args:
@@ -484,7 +494,7 @@ def fewest_epochs(algorithm, epochs):
     return oracle.populate_space("0")["values"]["tuner/epochs"]
 
 
-def role():
+def role() -> str | None:
     """Return the role of this process, set by KerasTuner's variables.
 
     Returns:
@@ -541,15 +551,15 @@ class Search(keras_tuner.Tuner):
 
     def __init__(
         self,
-        hypermodel,
-        algorithm,
-        max_trials,
-        folder,
+        hypermodel: ResNetHyperModel,
+        algorithm: str,
+        max_trials: int,
+        folder: PathLike,
         *,
-        seed=0,
-        report=None,
-        lost_after=60.0,
-    ):
+        seed: int = 0,
+        report: Callable[[dict], None] | None = None,
+        lost_after: float = 60.0,
+    ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(
                 f"`algorithm` must be one of {', '.join(ALGORITHMS)}. "
@@ -576,7 +586,7 @@ class Search(keras_tuner.Tuner):
         if algorithm == "hyperband":
             options["max_epochs"] = hypermodel.epochs
             options["hyperband_iterations"] = None  # until `max_trials`
-        oracle = ALGORITHMS[algorithm](**options)
+        oracle: Any = ALGORITHMS[algorithm](**options)
         oracle.max_trials = max_trials  # Hyperband's has no such argument
         super().__init__(
             oracle, directory=str(folder.parent), project_name=folder.name
@@ -587,17 +597,17 @@ class Search(keras_tuner.Tuner):
         if oracle.file.exists():
             self.reload()
 
-    def save(self):
+    def save(self) -> None:
         """Save the oracle's state, unless the chief keeps it."""
         if self.role != "worker":
             self.oracle.save()
 
-    def reload(self):
+    def reload(self) -> None:
         """Reload the oracle's state, unless the chief keeps it."""
         if self.role != "worker":
             self.oracle.reload()
 
-    def search(self, **kwargs):
+    def search(self, **kwargs) -> None:
         """Run trials until there are `max_trials`.
 
         Args:
@@ -608,11 +618,11 @@ class Search(keras_tuner.Tuner):
             return  # KerasTuner would wait for a worker to ask
         super().search(**kwargs)
 
-    def pre_create_trial(self):
+    def pre_create_trial(self) -> Any:
         if self.role == "worker":
             time.sleep(1)  # or else it asks without a pause until there is one
 
-    def run_trial(self, trial, **kwargs):
+    def run_trial(self, trial: Any, **kwargs) -> Any:
         """Train the network of a trial: see `ResNetHyperModel.fit`."""
         hp = trial.hyperparameters
         keras.utils.clear_session()  # collects garbage, too
@@ -643,7 +653,7 @@ class Search(keras_tuner.Tuner):
         finally:
             over.set()
 
-    def on_trial_end(self, trial):
+    def on_trial_end(self, trial: Any) -> None:
         if trial.status == "INVALID":  # the chief is gone
             raise TrialError(
                 f"the result of trial {trial.trial_id} was not delivered: "
@@ -655,7 +665,7 @@ class Search(keras_tuner.Tuner):
             failed = trial.message and f"failed: {trial.message}"
             print(f"trial {trial.trial_id} {failed or 'completed'}")
 
-    def row(self, trial):
+    def row(self, trial: Any) -> dict:
         """Return a trial as a flat dictionary, for tables and figures.
 
         `trial` (its name), `status` (`"completed"`, `"failed"` or
@@ -675,13 +685,13 @@ class Search(keras_tuner.Tuner):
         reason = trial.message or "see the output of its worker"
         return row | {"reason": reason if failed else ""}
 
-    def rows(self):
+    def rows(self) -> list[dict]:
         """Return the `row` of each trial, in the order of their starts."""
         oracle = self.oracle
         return [self.row(oracle.trials[name]) for name in oracle.start_order]
 
 
-def best(rows):
+def best(rows: list[dict]) -> dict | None:
     """Return the completed row with the lowest validation error, or `None`.
 
     Args:

@@ -1,10 +1,13 @@
 """Types that Keras has no public name for."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
+PathLike = str | os.PathLike
+Numbers = Any  # a sequence or an array
 Tensor = Any  # each backend has its own
 Shape = tuple[int | None, ...]
 Size = int | tuple[int, int]  # of rows and columns

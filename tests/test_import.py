@@ -101,7 +101,8 @@ def test_all_is_everything_public():
     modules = {"analysis", "backend", "blocks", "complexity", "data", "plots"}
     modules |= {"devices", "factories", "finetuning", "folding"}
     modules |= {"preprocessing", "resnet", "shortcuts", "table1", "training"}
-    modules |= {"tuning", "version", "weights"}
+    modules |= {"initializers", "steps", "tuning", "types", "version"}
+    modules |= {"weights"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)
 

@@ -14,6 +14,7 @@ from keras_resnet.analysis import network
 from keras_resnet.steps import pairs
 from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import StepCounter
+from keras_resnet.types import PathLike
 
 GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
 
@@ -98,7 +99,9 @@ class GradientFunction:
         return GradientNorms(self.names, np.array(norms))
 
 
-def gradient_norms(model, images, labels):
+def gradient_norms(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> GradientNorms:
     """Return the norm of the loss's gradient by each layer's kernel.
 
     The loss is the mean cross-entropy of the images as one batch, normalized
@@ -140,7 +143,9 @@ class GradientFlow(StepCounter):
             of other layers, or with other norms for the same step.
     """
 
-    def __init__(self, images, labels, every, path):
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, every: int, path: PathLike
+    ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(
@@ -151,7 +156,7 @@ class GradientFlow(StepCounter):
         self.every = every
         self.path = Path(path)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         self._function = GradientFunction(self.model)
         self._steps, self._norms = [], []
@@ -175,13 +180,13 @@ class GradientFlow(StepCounter):
             )
         self._steps, self._norms = list(steps[kept]), list(norms[kept])
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         before = self.step
         super().on_train_batch_end(batch, logs)
         if before // self.every < self.step // self.every:
             self._record()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self._record()
 
     def _compute(self):
@@ -204,7 +209,9 @@ class GradientFlow(StepCounter):
         write_atomically(self.path, f"{text}\n")
 
 
-def read_gradient_flow(path):
+def read_gradient_flow(
+    path: PathLike,
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
     """Read what `GradientFlow` has recorded.
 
     Args:

@@ -2,6 +2,7 @@
 
 import collections
 import numbers
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,13 +12,19 @@ from keras_resnet.analysis import network
 from keras_resnet.blocks import ResidualBlock
 from keras_resnet.folding import copy_weights
 from keras_resnet.resnet import ResidualNetwork
+from keras_resnet.types import Numbers
 
 IdentityProperty = collections.namedtuple(
     "IdentityProperty", ("added", "zero", "random")
 )
 
 
-def grow(model, added, zero=True, seed=0):
+def grow(
+    model: keras.Model,
+    added: Numbers,
+    zero: bool = True,
+    seed: int = 0,
+) -> keras.Model:
     """Return a deeper copy of a network that computes the same.
 
     Each stage gets new blocks at its end. Those of a residual network begin
@@ -141,7 +148,12 @@ def _make_identity(block):
         bn.gamma.assign(np.full(out_channels, (1 + bn.epsilon) ** 0.5))
 
 
-def identity_property(model, images, added=(1, 2, 4, 8), seed=0):
+def identity_property(
+    model: keras.Model,
+    images: np.ndarray,
+    added: Sequence[int] = (1, 2, 4, 8),
+    seed: int = 0,
+) -> IdentityProperty:
     """Compare grown networks with the one that they have grown from.
 
     Args:

@@ -7,6 +7,8 @@ import collections
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,12 +17,13 @@ from keras import ops
 from keras_resnet import backend
 from keras_resnet.analysis import network
 from keras_resnet.training.atomic import replacing
+from keras_resnet.types import PathLike
 
 Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
 STATISTICS = ("moving", "batch")
 
 
-def random_direction(model, seed=0):
+def random_direction(model: keras.Model, seed: int = 0) -> Any:
     """Return a random direction in weight space, normalized by filter.
 
     Each filter of a convolution, and each class's weights in the head, is
@@ -57,17 +60,17 @@ def random_direction(model, seed=0):
 
 
 def loss_landscape(
-    model,
-    images,
-    labels,
-    directions,
-    axes,
-    statistics="moving",
-    batch_size=500,
-    points_at_a_time=None,
-    path=None,
-    verbose=0,
-):
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    directions: Sequence,
+    axes: Sequence,
+    statistics: str = "moving",
+    batch_size: int = 500,
+    points_at_a_time: int | None = None,
+    path: PathLike = None,
+    verbose: int = 0,
+) -> Landscape:
     """Evaluate the loss on a grid around a model's weights.
 
     The point `(a, b)` has the weights `w + a * directions[0] + b *
@@ -257,7 +260,7 @@ def _write(path, key, axes, values):
         )
 
 
-def read_landscape(path):
+def read_landscape(path: PathLike) -> Landscape:
     """Return the `Landscape` in a file that `loss_landscape` has written.
 
     Points that it has not reached yet are NaN.

@@ -7,12 +7,15 @@ Relatively Shallow Networks".
 import collections
 import math
 import operator
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
+from keras_resnet.types import Numbers
 
 DeletedBlocks = collections.namedtuple(
     "DeletedBlocks", ("names", "error", "baseline")
@@ -43,7 +46,13 @@ class LesionedNetwork:
         deletable: Integer array, the positions of those that can be deleted.
     """
 
-    def __init__(self, model, images, labels, batch_size=network.BATCH_SIZE):
+    def __init__(
+        self,
+        model: keras.Model,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int = network.BATCH_SIZE,
+    ) -> None:
         self._model = model
         self._blocks = network.blocks(model)
         self.names = tuple(block.name for block in self._blocks)
@@ -72,7 +81,9 @@ class LesionedNetwork:
 
         self._run = network.compiled(model, errors)
 
-    def error(self, deleted=(), order=None):
+    def error(
+        self, deleted: Numbers = (), order: Numbers | None = None
+    ) -> float:
         """Return the error with some blocks deleted, or reordered.
 
         Args:
@@ -143,7 +154,7 @@ class LesionedNetwork:
                 reordered[positions[id(old)]] = values[positions[id(new)]]
         return reordered
 
-    def swappable(self):
+    def swappable(self) -> list:
         """Return all pairs of blocks that can be in each other's place."""
         return [
             (i, j)
@@ -157,7 +168,9 @@ def _shapes_of_weights(block):
     return [tuple(v.shape) for v in block.variables]
 
 
-def delete_each_block(model, images, labels, **kwargs):
+def delete_each_block(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, **kwargs
+) -> DeletedBlocks:
     """Return the error after deleting each block, one at a time.
 
     Args:
@@ -176,7 +189,15 @@ def delete_each_block(model, images, labels, **kwargs):
     return DeletedBlocks(names, np.array(error), net.error())
 
 
-def delete_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
+def delete_blocks(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    counts: Numbers,
+    trials: int = 5,
+    seed: int = 0,
+    **kwargs,
+) -> LesionStudy:
     """Return the error after deleting several random blocks.
 
     Args:
@@ -211,7 +232,15 @@ def delete_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
     return LesionStudy(np.array(counts), np.array(error), None)
 
 
-def swap_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
+def swap_blocks(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    counts: Numbers,
+    trials: int = 5,
+    seed: int = 0,
+    **kwargs,
+) -> LesionStudy:
     """Return the error after swapping random pairs of equal blocks.
 
     Args:
@@ -248,7 +277,7 @@ def swap_blocks(model, images, labels, counts, trials=5, seed=0, **kwargs):
     return LesionStudy(np.array(counts), error, correlation)
 
 
-def kendall_correlation(order):
+def kendall_correlation(order: Numbers) -> float:
     """Return Kendall's rank correlation of an order with 0, 1, 2, ...
 
     Args:
@@ -262,7 +291,7 @@ def kendall_correlation(order):
     return float(signs[np.triu_indices(len(order), 1)].mean())
 
 
-def path_lengths(n):
+def path_lengths(n: int) -> Any:
     """Return the distribution of path lengths through `n` residual blocks.
 
     A path goes through the branch or the shortcut of each block, so there are
@@ -286,8 +315,13 @@ def path_lengths(n):
 
 
 def gradient_by_path_length(
-    model, images, labels, lengths=None, samples=10, seed=0
-):
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    lengths: Numbers | None = None,
+    samples: int = 10,
+    seed: int = 0,
+) -> PathGradients:
     """Return how much gradient a path of each length brings to the input.
 
     All images go forward through the whole network. On the way back the

@@ -7,7 +7,7 @@ once, as a function of the network's variables, for any number of lesions,
 directions or training steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.blocks import ResidualBlock, follows_steps
-from keras_resnet.types import Tensor
+from keras_resnet.types import Numbers, Tensor
 
 BATCH_SIZE = 256
 
@@ -184,7 +184,7 @@ def at_least_one(name: str, value: int) -> None:
 
 
 def batches(
-    images: Sequence, *others: Sequence, batch_size: int = BATCH_SIZE
+    images: Numbers, *others: Numbers, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield images as float32, and other arrays, a batch at a time."""
     at_least_one("batch_size", batch_size)

@@ -2,6 +2,7 @@
 
 import collections
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -10,7 +11,9 @@ from keras_resnet.analysis import network
 LayerResponses = collections.namedtuple("LayerResponses", ("names", "std"))
 
 
-def layer_responses(model, images, batch_size=network.BATCH_SIZE):
+def layer_responses(
+    model: keras.Model, images: np.ndarray, batch_size: int = network.BATCH_SIZE
+) -> LayerResponses:
     """Return the standard deviation of each 3x3 layer's response.
 
     A response is what a layer outputs after normalization and before the

@@ -48,10 +48,10 @@ vectorized = getattr(_own, "vectorized", None)
 if keras.backend.backend() == "torch":
     from keras_resnet.backend.torch.graph import Model as _Model
 else:
-    _Model = keras.Model
+    _Model = keras.Model  # type: ignore[misc]  # the other branch's class
 
 
-class Model(_Model):
+class Model(_Model):  # type: ignore[valid-type,misc]  # one of two classes
     """`keras.Model` with the fast functions of its backend."""
 
     def make_train_function(self, force=False):

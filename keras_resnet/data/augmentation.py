@@ -5,12 +5,17 @@ A window is three integers: its first row and column in the padded image, and
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
 
+from keras_resnet.types import Tensor
 
-def random_windows(n, padding, horizontal_flip, rng):
+
+def random_windows(
+    n: int, padding: int, horizontal_flip: bool, rng: np.random.Generator
+) -> np.ndarray:
     """Draw a window for each of `n` images.
 
     Args:
@@ -36,7 +41,9 @@ def pad(images, padding):
     return np.pad(images, ((0, 0), border, border, (0, 0)))
 
 
-def cut(padded, window, size):
+def cut(
+    padded: np.ndarray, window: Sequence[int], size: Sequence[int]
+) -> np.ndarray:
     """Cut a window out of an image, on the host.
 
     Args:
@@ -52,7 +59,9 @@ def cut(padded, window, size):
     return image[:, ::-1] if flipped else image
 
 
-def cut_on_device(padded, windows, size):
+def cut_on_device(
+    padded: Tensor, windows: Tensor, size: Sequence[int]
+) -> Tensor:
     """Cut a window out of each image of a batch, for tensors of the backend.
 
     Args:
@@ -74,7 +83,7 @@ def cut_on_device(padded, windows, size):
     return ops.take(ops.reshape(padded, (-1, channels)), pixel, axis=0)
 
 
-def corrections(mean, padding):
+def corrections(mean: np.ndarray, padding: int) -> np.ndarray:
     """Return the correction of each window of a raw padded image.
 
     The paper subtracts the mean before it pads; our models subtract it after.

@@ -9,14 +9,21 @@ import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.data.pipeline import cores, untuned
-from keras_resnet.data.records import Records
-from keras_resnet.data.unreadable import GROUP, reader
+from keras_resnet.data.records import Records, Source
+from keras_resnet.data.unreadable import GROUP, Unreadable, reader
+from keras_resnet.types import PathLike
 
 CACHE_INFO = "cache.json"
 IMAGES_PER_FILE = 10_000
 
 
-def cached(source, folder, side, unreadable, quality=95):
+def cached(
+    source: Source,
+    folder: PathLike,
+    side: int,
+    unreadable: Unreadable,
+    quality: int = 95,
+) -> Records:
     """Return smaller copies of images, which are decoded faster each epoch.
 
     Images whose shorter side is over `side` pixels are resized to it, with

@@ -3,8 +3,11 @@
 import dataclasses
 import urllib.error
 import urllib.request
+from typing import Any
 
 import numpy as np
+
+from keras_resnet.types import PathLike
 
 
 class DataUnavailableError(RuntimeError):
@@ -23,10 +26,10 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> "Split":
         return Split(self.images[index], self.labels[index])
 
 
@@ -50,7 +53,7 @@ class ImageData:
     class_names: tuple
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray:
         """Mean of each pixel over the training images, float32."""
         return self.train.images.mean(axis=0, dtype="float64").astype("float32")
 
@@ -96,7 +99,7 @@ def digits(data_dir=None):
 DATASETS = {"cifar10": cifar10, "digits": digits, "mnist": mnist}
 
 
-def load(name, data_dir=None):
+def load(name: str, data_dir: PathLike | None = None) -> ImageData:
     """Load a dataset by name.
 
     Args:

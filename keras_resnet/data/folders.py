@@ -4,18 +4,21 @@ import concurrent.futures
 import functools
 import itertools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
+from keras_resnet.types import PathLike
 
 
 class UnreadableImageError(ValueError):
     """A file is missing, broken, or no image."""
 
 
-def class_folders(folder):
+def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     """List the files of a folder that has a folder for each class.
 
     Every file in a class's folder counts, at any depth, whatever its name;
@@ -57,7 +60,7 @@ def _files(folder):
                 yield Path(path) / name
 
 
-def read_image(path, channels=3):
+def read_image(path: PathLike, channels: int = 3) -> np.ndarray:
     """Decode a JPEG, PNG, BMP or GIF file, by its content.
 
     Of several frames it takes the first. It ignores transparency, and the
@@ -107,8 +110,13 @@ def decode_image(contents, name, channels=3):
 
 
 def image_batches(
-    paths, batch_size=32, *, channels=3, on_error=None, read=None
-):
+    paths: Sequence[PathLike],
+    batch_size: int = 32,
+    *,
+    channels: int = 3,
+    on_error: Callable | None = None,
+    read: Callable | None = None,
+) -> Iterator[tuple[list[np.ndarray], list[int]]]:
     """Decode files in order, on several threads, ahead of their use.
 
     Args:

@@ -6,6 +6,8 @@ function of its step.
 
 import functools
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +16,9 @@ from keras_resnet import preprocessing
 from keras_resnet.data import sampling
 from keras_resnet.data.order import Draws, lay_out, shard_slice
 from keras_resnet.data.pipeline import cores, untuned
-from keras_resnet.data.records import Subset
+from keras_resnet.data.records import Source, Subset
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
+from keras_resnet.types import Tensor
 
 # Seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
@@ -23,7 +26,7 @@ CHANGES = 4
 MEAN_IMAGES = 10_000
 
 
-def decode(contents, choose):
+def decode(contents: Tensor, choose: Callable) -> tf.Tensor:
     """Decode part of an image, and of a JPEG file no more than that part.
 
     Grey and CMYK images become RGB. The contents tell the kind of file.
@@ -50,22 +53,22 @@ def decode(contents, choose):
 
 
 def training_batches(
-    source,
-    batch_size,
+    source: Source,
+    batch_size: int,
     *,
-    image_size=224,
-    steps_per_size=None,
-    box="inception",
-    interpolation="bilinear",
-    magnitude=None,
-    color=False,
-    mixup=0.0,
-    cutmix=0.0,
-    seed=0,
-    start=0,
-    shard=(0, 1),
-    unreadable=None,
-):
+    image_size: int | Sequence[int] = 224,
+    steps_per_size: int | None = None,
+    box: str = "inception",
+    interpolation: str = "bilinear",
+    magnitude: float | None = None,
+    color: bool = False,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    seed: int = 0,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    unreadable: Unreadable | None = None,
+) -> tf.data.Dataset:
     """Return endless shuffled, augmented batches, each a function of its step.
 
     Each epoch shuffles all images anew. A batch may begin in one epoch and
@@ -225,16 +228,16 @@ def _mixed(mixer, batch, sizes, seed):
 
 
 def evaluation_batches(
-    source,
-    batch_size=128,
+    source: Source,
+    batch_size: int = 128,
     *,
-    image_size=224,
-    resize=256,
-    interpolation="bilinear",
-    shard=(0, 1),
-    pad_to_multiple_of=None,
-    unreadable=None,
-):
+    image_size: int = 224,
+    resize: int = 256,
+    interpolation: str = "bilinear",
+    shard: tuple[int, int] = (0, 1),
+    pad_to_multiple_of: int | None = None,
+    unreadable: Unreadable | None = None,
+) -> tf.data.Dataset:
     """Return the centres of all images, in order; the last batch may be less.
 
     Each image is resized to a shorter side, with antialiasing, and its centre
@@ -333,7 +336,13 @@ def _without_small_last(n, batch_size):
     )
 
 
-def mean_image(source, *, image_size=224, resize=256, unreadable=None):
+def mean_image(
+    source: Source,
+    *,
+    image_size: int = 224,
+    resize: int = 256,
+    unreadable: Unreadable | None = None,
+) -> np.ndarray:
     """Return the mean of each pixel over the centres of training images.
 
     Of more than 10,000 images it takes 10,000, evenly spread. This reduces
@@ -358,7 +367,8 @@ def mean_image(source, *, image_size=224, resize=256, unreadable=None):
     chosen = Subset(
         source, np.linspace(0, len(source) - 1, min(MEAN_IMAGES, len(source)))
     )
-    total, count = 0.0, 0
+    total: Any = 0.0
+    count = 0
     try:
         for images, _ in evaluation_batches(
             chosen, image_size=image_size, resize=resize, unreadable=unreadable

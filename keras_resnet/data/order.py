@@ -11,7 +11,9 @@ import numpy as np
 from keras_resnet.data.augmentation import random_windows
 
 
-def draw_epoch(n, epoch, *, padding, horizontal_flip, seed):
+def draw_epoch(
+    n: int, epoch: int, *, padding: int, horizontal_flip: bool, seed: int
+) -> np.ndarray:
     """Draw order and augmentation of one epoch.
 
     Args:

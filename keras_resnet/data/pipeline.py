@@ -6,20 +6,21 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import augmentation
+from keras_resnet.data.datasets import Split
 from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
 
 
 def training_batches(
-    split,
-    batch_size,
+    split: Split,
+    batch_size: int,
     *,
-    mean=None,
-    padding=0,
-    horizontal_flip=False,
-    seed=0,
-    start=0,
-    shard=(0, 1),
-):
+    mean: np.ndarray | None = None,
+    padding: int = 0,
+    horizontal_flip: bool = False,
+    seed: int = 0,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
     """Return endless shuffled, augmented batches, each a function of its step.
 
     Each epoch shuffles all images anew. A batch may begin in one epoch and
@@ -102,8 +103,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    split, batch_size=500, *, shard=(0, 1), pad_to_multiple_of=None
-):
+    split: Split,
+    batch_size: int = 500,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    pad_to_multiple_of: int | None = None,
+) -> tf.data.Dataset:
     """Return all images once, in order; the last batch may be smaller.
 
     Args:
@@ -138,14 +143,14 @@ def evaluation_batches(
     )
 
 
-def cores():
+def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
-def untuned():
+def untuned() -> tf.data.Options:
     """Return the options of a dataset that tf.data does not tune as it runs.
 
     A tuned dataset ends together with its tuning thread, which sleeps twice as

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +24,7 @@ from keras_resnet.data.folders import (
     class_folders,
     decode_image,
 )
+from keras_resnet.types import PathLike
 
 # A record is its length, a checksum of that, the data, a checksum of them.
 HEADER, FOOTER = 12, 4
@@ -42,7 +45,9 @@ class Folder:
             class.
     """
 
-    def __init__(self, folder, class_names=None):
+    def __init__(
+        self, folder: PathLike, class_names: Sequence[str] | None = None
+    ) -> None:
         by_class = class_folders(folder)
         self.class_names = tuple(class_names or by_class)
         unknown = sorted({*by_class} - {*self.class_names})
@@ -59,16 +64,16 @@ class Folder:
         ]
         self.paths = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], "int32")
-        self._constants = None
+        self._constants: Any = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         """Return the name of an image, for people."""
         return self.paths[i]
 
-    def describe(self):
+    def describe(self) -> str:
         """Return a text that tells these images from others in any folder.
 
         It has their number, and a hash of their names and classes, not of
@@ -79,15 +84,15 @@ class Folder:
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         return f"{len(names)} images, SHA-256 of names {digest}"
 
-    def contents(self, i):
+    def contents(self, i: int) -> bytes:
         """Return the bytes of an image."""
         return Path(self.paths[i]).read_bytes()
 
-    def label(self, i):
+    def label(self, i: int) -> int:
         """Return the class of an image, an integer."""
         return int(self.labels[i])
 
-    def read(self, i):
+    def read(self, i: int) -> Any:
         """Return bytes and class of an image, for tf.data."""
         if self._constants is None:
             with tf.init_scope():
@@ -110,7 +115,9 @@ class Records:
         DataUnavailableError: If a file is missing or ends in mid-record.
     """
 
-    def __init__(self, files, class_names):
+    def __init__(
+        self, files: Sequence[PathLike], class_names: Sequence[str]
+    ) -> None:
         self.class_names = tuple(class_names)
         self._files = [os.fspath(file) for file in files]
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -120,7 +127,7 @@ class Records:
         )
         self._places = np.concatenate([np.zeros((0, 2), "int64"), *places])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._places)
 
     def _record(self, i):
@@ -131,21 +138,21 @@ class Records:
     def _features(self, i):
         return tf.train.Example.FromString(self._record(i)).features.feature
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         """Return the name of an image, for people."""
         names = self._features(i)["file_name"].bytes_list.value
         file = Path(self._files[self._file[i]]).name
         return names[0].decode() if names else f"record {i}, in {file}"
 
-    def contents(self, i):
+    def contents(self, i: int) -> bytes:
         """Return the bytes of an image."""
         return self._features(i)["image"].bytes_list.value[0]
 
-    def label(self, i):
+    def label(self, i: int) -> int:
         """Return the class of an image, an integer."""
         return self._features(i)["label"].int64_list.value[0]
 
-    def read(self, i):
+    def read(self, i: int) -> Any:
         """Return bytes and class of an image, for tf.data."""
         record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
         example = tf.io.parse_single_example(
@@ -191,6 +198,9 @@ class Subset:
         return self._source.read(tf.gather(self.numbers, i))
 
 
+Source: TypeAlias = "Folder | Records | Subset"
+
+
 def _places(file):
     """Return offset and length of each record's data, `(records, 2)`."""
     try:
@@ -212,7 +222,12 @@ def _places(file):
     return np.array(places, "int64").reshape(-1, 2)
 
 
-def from_tfds(name, split, data_dir=None, manual_dir=None):
+def from_tfds(
+    name: str,
+    split: str,
+    data_dir: PathLike | None = None,
+    manual_dir: PathLike | None = None,
+) -> Records:
     """Return the images of a dataset of TensorFlow Datasets.
 
     `imagenet2012` is prepared from its two original tar files if it is not
@@ -291,7 +306,7 @@ def _prepare(builder, manual_dir):
     )
 
 
-def read_image_of(source, i):
+def read_image_of(source: Source, i: int) -> np.ndarray:
     """Decode an image of a source.
 
     Args:

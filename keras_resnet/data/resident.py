@@ -10,20 +10,21 @@ from keras import ops
 
 from keras_resnet.backend import compiled
 from keras_resnet.data import augmentation
+from keras_resnet.data.datasets import Split
 from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
 
 
 def training_batches(
-    split,
-    batch_size,
+    split: Split,
+    batch_size: int,
     *,
-    mean=None,
-    padding=0,
-    horizontal_flip=False,
-    seed=0,
-    start=0,
-    shard=(0, 1),
-):
+    mean: np.ndarray | None = None,
+    padding: int = 0,
+    horizontal_flip: bool = False,
+    seed: int = 0,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> keras.utils.PyDataset:
     """Return the batches of `pipeline.training_batches`, bit by bit.
 
     Args: see `pipeline.training_batches`.
@@ -40,8 +41,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    split, batch_size=500, *, shard=(0, 1), pad_to_multiple_of=None
-):
+    split: Split,
+    batch_size: int = 500,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    pad_to_multiple_of: int | None = None,
+) -> keras.utils.PyDataset:
     """Return the batches of `pipeline.evaluation_batches`.
 
     Args: see `pipeline.evaluation_batches`.

@@ -3,12 +3,13 @@
 import itertools
 import sys
 import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from keras_resnet.data.folders import UnreadableImageError
 from keras_resnet.data.pipeline import untuned
-from keras_resnet.data.records import read_image_of
+from keras_resnet.data.records import Source, read_image_of
 
 # Share of the images that may be unreadable.
 MAX_UNREADABLE = 0.01
@@ -33,20 +34,20 @@ class Unreadable:
         error: `TooManyUnreadableError` when there were too many, else `None`.
     """
 
-    def __init__(self, source, share=MAX_UNREADABLE):
+    def __init__(self, source: Source, share: float = MAX_UNREADABLE) -> None:
         self.share = share
         self.reasons = {}
-        self.error = None
+        self.error: TooManyUnreadableError | None = None
         self._total = len(source)
         self._lock = threading.Lock()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.reasons)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.reasons)
 
-    def note(self, source, i):
+    def note(self, source: Source, i: int) -> None:
         """Note an image, and name it on standard error the first time.
 
         Args:

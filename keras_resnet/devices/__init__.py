@@ -22,7 +22,9 @@ ALL = "all"
 __all__ = ["ALL", "Devices", "DevicesError", "use"]
 
 
-def use(devices=None, *, synchronized=True):
+def use(
+    devices: int | str | None = None, *, synchronized: bool = True
+) -> Devices:
     """Make this process train on several devices, or on one.
 
     Must come before anything is computed. Where several processes were

@@ -4,6 +4,8 @@ import contextlib
 import os
 import pickle
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -63,21 +65,21 @@ class Devices:
     synchronized = True
 
     @property
-    def is_first(self):
+    def is_first(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.process == 0
 
     @property
-    def shard(self):
+    def shard(self) -> tuple[int, int]:
         """The shard of each batch that this process feeds, `(i, k)`."""
         return self.process, self.processes
 
     @property
-    def pad_to_multiple_of(self):
+    def pad_to_multiple_of(self) -> int | None:
         """The devices that evaluation batches are padded for, or `None`."""
         return None if self.count == 1 else self.count
 
-    def describe(self):
+    def describe(self) -> dict:
         """Return what a result line says of devices, JSON values."""
         normalization = "synchronized" if self.synchronized else "per device"
         return {
@@ -86,7 +88,7 @@ class Devices:
             "normalization": None if self.count == 1 else normalization,
         }
 
-    def settings(self):
+    def settings(self) -> dict:
         """Return what else determines the numbers of a run, JSON values.
 
         Nothing, but where each device normalizes its shard of a batch
@@ -96,7 +98,7 @@ class Devices:
             return {}
         return {"normalization": f"per device, {self.count} devices"}
 
-    def check_batch(self, batch_size):
+    def check_batch(self, batch_size: int) -> None:
         """Raise `DevicesError` if a batch has no equal shards."""
         if batch_size % self.count:
             low = batch_size // self.count * self.count
@@ -107,7 +109,7 @@ class Devices:
                 "or other devices"
             )
 
-    def check_model(self, model):
+    def check_model(self, model: keras.Model) -> None:
         """Raise `DevicesError` if a model's numbers would not be stated ones.
 
         On several devices batches for evaluation may be filled up with images
@@ -146,15 +148,15 @@ class Devices:
                     "devices that normalize by themselves"
                 )
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager:
         """Context in which a model for these devices is made and trained."""
         return contextlib.nullcontext()
 
-    def alone(self):
+    def alone(self) -> contextlib.AbstractContextManager:
         """Context in which this process computes by itself."""
         return undistributed()
 
-    def on_first(self, function):
+    def on_first(self, function: Callable) -> Any:
         """Call a function in the first process alone.
 
         All processes must come here. Where the first one fails, the others
@@ -183,7 +185,7 @@ class Devices:
             sys.exit(1)
         return result if self.is_first else received
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list:
         """Return the values that all processes have, in order, in each.
 
         Args:
@@ -201,7 +203,9 @@ class Devices:
         """Return a list of the bytes that each process has, in all."""
         raise NotImplementedError
 
-    def model(self, build, load=lambda: None):
+    def model(
+        self, build: Callable, load: Callable = lambda: None
+    ) -> keras.Model:
         """Make a model on these devices, the same on all of them.
 
         Files are read by the first process alone: the others need none.

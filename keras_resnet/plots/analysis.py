@@ -1,7 +1,11 @@
 """Responses, gradients, growth, lesions and paths."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib import ticker
+from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     RESIDUAL,
@@ -14,7 +18,9 @@ from keras_resnet.plots.style import (
 )
 
 
-def layer_responses(series, caption=None):
+def layer_responses(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw deviations of layer responses, in order and sorted.
 
     Args:
@@ -47,7 +53,9 @@ def layer_responses(series, caption=None):
     return figure
 
 
-def gradient_norms(series, caption=None):
+def gradient_norms(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw the gradient norm of each layer, from the stem to the head.
 
     Args:
@@ -79,7 +87,7 @@ def _gradient_axes(axes):
     axes.set_ylabel("gradient norm of the layer's kernel")
 
 
-def gradient_flow(series, caption=None):
+def gradient_flow(series: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw the gradient norm of each layer at several moments of training.
 
     A panel for each network, all with the same axis. At initialization the
@@ -120,7 +128,9 @@ def gradient_flow(series, caption=None):
     return figure
 
 
-def identity_property(series, caption=None):
+def identity_property(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw how much outputs change when a network is grown.
 
     Args:
@@ -155,7 +165,9 @@ def identity_property(series, caption=None):
     return figure
 
 
-def deleted_blocks(series, caption=None):
+def deleted_blocks(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw the error after deleting each block, one at a time.
 
     Args:
@@ -204,7 +216,7 @@ def _block(name):
     return int(stage), int(block)
 
 
-def lesion_study(series, caption=None):
+def lesion_study(series: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw the error against the blocks deleted, and against their order.
 
     Args:
@@ -248,7 +260,12 @@ def lesion_study(series, caption=None):
     return figure
 
 
-def path_lengths(lengths, share, gradients, caption=None):
+def path_lengths(
+    lengths: np.ndarray,
+    share: np.ndarray,
+    gradients: Any,
+    caption: str | None = None,
+) -> Figure:
     """Draw how long paths are, and how much gradient they carry.
 
     Args:

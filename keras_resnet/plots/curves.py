@@ -1,6 +1,9 @@
 """Learning curves, errors by depth, and predicted classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     OTHERS,
@@ -15,7 +18,9 @@ from keras_resnet.plots.style import (
 )
 
 
-def learning_curves(curves, title=None, caption=None):
+def learning_curves(
+    curves: Sequence[dict], title: str | None = None, caption: str | None = None
+) -> Figure:
     """Draw errors against iterations, as the paper's figure 6.
 
     Training error is thin and dashed, validation error bold; with several
@@ -80,7 +85,7 @@ def learning_curves(curves, title=None, caption=None):
     return figure
 
 
-def step_curves(curves, caption=None):
+def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw loss and accuracy against the step, side by side.
 
     Training is thin and dashed, validation bold; with several seeds the means
@@ -121,7 +126,13 @@ def step_curves(curves, caption=None):
     return figure
 
 
-def predictions(images, labels, predicted, caption=None, columns=6):
+def predictions(
+    images: np.ndarray,
+    labels: Sequence[str],
+    predicted: dict,
+    caption: str | None = None,
+    columns: int = 6,
+) -> Figure:
     """Draw images with their class and what networks take them for.
 
     Args:
@@ -153,7 +164,7 @@ def predictions(images, labels, predicted, caption=None, columns=6):
     return figure
 
 
-def degradation(curves, caption=None):
+def degradation(curves: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw training and validation error, plain beside residual.
 
     As the paper's figure 6: training error is thin and dashed, validation
@@ -202,7 +213,11 @@ def degradation(curves, caption=None):
     return figure
 
 
-def error_by_depth(series, ylabel="training error (%)", caption=None):
+def error_by_depth(
+    series: Sequence[dict],
+    ylabel: str = "training error (%)",
+    caption: str | None = None,
+) -> Figure:
     """Draw errors at the end of training against depth.
 
     Args:

@@ -1,7 +1,10 @@
 """Loss landscapes: lines, contours, surface."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib import colors, ticker
+from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     finish,
@@ -10,7 +13,9 @@ from keras_resnet.plots.style import (
 )
 
 
-def landscape_lines(series, caption=None):
+def landscape_lines(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw the loss along one direction, and the error.
 
     Args:
@@ -47,7 +52,9 @@ def _two_digits(value):
     return f"{float(f'{value:.2g}'):,g}"
 
 
-def landscape_contours(series, caption=None):
+def landscape_contours(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw the loss in a plane as contours, a panel for each network.
 
     All panels have the same levels, which are logarithmic.
@@ -85,7 +92,9 @@ def landscape_contours(series, caption=None):
     return figure
 
 
-def landscape_surface(series, caption=None):
+def landscape_surface(
+    series: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw the loss over a plane as a surface, a panel for each network.
 
     All panels have the same vertical axis, which is logarithmic.

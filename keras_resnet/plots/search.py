@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     MARKERS,
@@ -13,7 +15,9 @@ from keras_resnet.plots.style import (
 )
 
 
-def learning_rate_errors(trials, caption=None):
+def learning_rate_errors(
+    trials: Sequence[dict], caption: str | None = None
+) -> Figure:
     """Draw validation error against learning rate, one colour per depth.
 
     Failed trials are crosses at the upper edge.
@@ -61,7 +65,12 @@ def learning_rate_errors(trials, caption=None):
     return figure
 
 
-def parallel_coordinates(columns, errors, log=(), caption=None):
+def parallel_coordinates(
+    columns: dict[str, Sequence],
+    errors: Sequence[float],
+    log: Sequence[str] = (),
+    caption: str | None = None,
+) -> Figure:
     """Draw each trial as a line over one axis for each hyperparameter.
 
     The last axis is the validation error; the darker a line, the lower its

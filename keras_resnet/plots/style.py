@@ -7,6 +7,7 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 
 from keras_resnet.training.atomic import replacing
+from keras_resnet.types import PathLike
 
 # Okabe and Ito's colours: colour-blind readers can tell them apart. Residual
 # and plain nets keep theirs in every figure.
@@ -18,13 +19,13 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 
 
-def shade(color, share):
+def shade(color: str, share: float) -> tuple[float, ...]:
     """Return a colour mixed with white: 0 is light, 1 the colour itself."""
     rgb = np.array(colors.to_rgb(color))
     return tuple(1 - (0.35 + 0.65 * share) * (1 - rgb))
 
 
-def save(figure, path):
+def save(figure: Figure, path: PathLike) -> None:
     """Save a figure so that `path` holds the old picture or the new one.
 
     Args:

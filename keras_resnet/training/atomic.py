@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from keras_resnet.types import PathLike
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -25,7 +27,7 @@ def replacing(path):
     os.replace(partial, path)
 
 
-def write_atomically(path, text):
+def write_atomically(path: PathLike, text: str) -> None:
     """Write a text file so that `path` holds the old text or the new one."""
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")

@@ -3,21 +3,24 @@
 import math
 import signal
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
 from keras_resnet.training.atomic import replacing
+from keras_resnet.types import PathLike
 
 
-def steps_done(model):
+def steps_done(model: keras.Model) -> int:
     """Return the optimizer steps that a model has behind it."""
     # `int` alone does not know TensorFlow's variables of several devices.
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
-def batches_seen(model):
+def batches_seen(model: keras.Model) -> int:
     """Return the batches that a model was trained on.
 
     As many as steps, unless its optimizer accumulates gradients.
@@ -52,13 +55,15 @@ class Checkpoint(keras.callbacks.Callback):
         best: Float, the lowest value so far. Defaults to infinity.
     """
 
-    def __init__(self, path, monitor=None, best=math.inf):
+    def __init__(
+        self, path: PathLike, monitor: str | None = None, best: float = math.inf
+    ) -> None:
         super().__init__()
         self.path = path
         self.monitor = monitor
         self.best = best
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self.monitor is not None:
             value = logs[self.monitor]
             if not value < self.best:
@@ -77,10 +82,10 @@ class AverageCheckpoint(Checkpoint):
     Args: see `Checkpoint`.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Has nothing to do: the weights are back in their place."""
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict | None = None) -> None:
         logs = {f"val_{name}": value for name, value in logs.items()}
         _add_errors(logs)
         super().on_epoch_end(None, logs)
@@ -146,7 +151,13 @@ class StepEvaluation(StepCounter):
         history: List of the dictionaries of values so far.
     """
 
-    def __init__(self, validation_data, every, callbacks=(), **kwargs):
+    def __init__(
+        self,
+        validation_data: Any,
+        every: int,
+        callbacks: Sequence = (),
+        **kwargs,
+    ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(
@@ -158,35 +169,35 @@ class StepEvaluation(StepCounter):
         self.kwargs = {"verbose": 0, **kwargs}
         self.history = []
 
-    def set_params(self, params):
+    def set_params(self, params: dict) -> None:
         super().set_params(params)
         for callback in self.callbacks:
             callback.set_params(params)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         for callback in self.callbacks:
             callback.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         self._evaluated = self.step
         self._sums, self._summed = {}, 0
         for callback in self.callbacks:
             callback.on_train_begin(logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if self.step > self._evaluated:
             self._evaluate()
         for callback in self.callbacks:
             callback.on_train_end(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         # What the metrics of this epoch sum up to so far.
         self._in_epoch = {}
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         seen, before = self.batches, self.step
         super().on_train_batch_end(batch, logs)
         self._summed += self.batches - seen
@@ -241,11 +252,11 @@ class StopAt(StepCounter):
             batches. A multiple of `steps_per_execution`.
     """
 
-    def __init__(self, steps):
+    def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.batches >= self.steps:
             self.model.stop_training = True
@@ -263,11 +274,11 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
         **kwargs: Arguments of `keras.callbacks.ReduceLROnPlateau`.
     """
 
-    def __init__(self, history, **kwargs):
+    def __init__(self, history: Callable[[], dict], **kwargs) -> None:
         super().__init__(**kwargs)
         self._history = history
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         model, verbose = self.model, self.verbose
         seen = self._history().get(self.monitor, [])
@@ -299,25 +310,29 @@ class Profile(keras.callbacks.Callback):
             end ends it before that.
     """
 
-    def __init__(self, folder, first=5, batches=5):
+    def __init__(
+        self, folder: PathLike, first: int = 5, batches: int = 5
+    ) -> None:
         super().__init__()
         self.folder = str(folder)
         self.first = first
         self.batches = batches
         self._seen = 0
-        self._trace = None
+        self._trace: Any = None
         self._over = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._before = self._seen
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: dict | None = None
+    ) -> None:
         # Not at the end of the batch before: it may be the epoch's last.
         if self._trace is None and not self._over and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._seen = self._before + batch + 1
         if self._seen >= self.first + self.batches:
             self._stop()
@@ -328,7 +343,7 @@ class Profile(keras.callbacks.Callback):
             self._over = True
         self._trace = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         # A validation is no part of it.
         self._stop()
 
@@ -345,7 +360,7 @@ class FailOnDivergence(keras.callbacks.Callback):
     come before the callbacks that save the model.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if not math.isfinite(logs["loss"]):
             raise DivergenceError(
                 f"training diverged: the loss is {logs['loss']} in epoch "
@@ -366,21 +381,21 @@ class Throughput(keras.callbacks.Callback):
         batch_size: Integer, images per step.
     """
 
-    def __init__(self, batch_size):
+    def __init__(self, batch_size: int) -> None:
         super().__init__()
         self.batch_size = batch_size
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._begin = time.perf_counter()
         self._steps = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._last = time.perf_counter()
         if self._steps == 0:
             self._first, self._compiled = self._last, batch + 1
         self._steps = batch + 1
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         elapsed = self._last - self._first
         steps = self._steps - self._compiled
         if steps == 0:
@@ -400,7 +415,7 @@ class Interruptible(keras.callbacks.Callback):
     thread, as signal handlers do.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._asked = False
         self._previous = signal.signal(signal.SIGINT, self._ask)
 
@@ -411,11 +426,11 @@ class Interruptible(keras.callbacks.Callback):
     def _restore(self):
         signal.signal(signal.SIGINT, self._previous)
 
-    def _check(self, *_, **__):
+    def _check(self, *_, **__) -> None:
         if self._asked:
             raise KeyboardInterrupt
 
     on_train_batch_end = on_test_batch_end = _check
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self._restore()

@@ -5,6 +5,8 @@ list of images, of any sizes, to their probabilities; `evaluate` counts with it.
 """
 
 import collections
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ class EvaluationError(ValueError):
     """A network or images that cannot be evaluated as asked."""
 
 
-def ten_crops(image, size):
+def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
     """Return the four corners and the centre of an image, and their flips.
 
     Args:
@@ -53,7 +55,9 @@ def ten_crops(image, size):
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
-def fully_convolutional(model, size=None):
+def fully_convolutional(
+    model: keras.Model, size: int | None = None
+) -> keras.Model:
     """Return a network that looks at images of any size everywhere.
 
     The global average pooling becomes one over windows of the size that the
@@ -140,7 +144,12 @@ def fully_convolutional(model, size=None):
     return rebuilt(None, everywhere)
 
 
-def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
+def one_crop(
+    model: keras.Model,
+    preprocessing: Any = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Callable:
     """Return a function that scores images by their centre.
 
     Args:
@@ -173,7 +182,12 @@ def one_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
     return score
 
 
-def ten_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
+def ten_crop(
+    model: keras.Model,
+    preprocessing: Any = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Callable:
     """Return a function that scores images by ten crops.
 
     The probabilities (the softmax) of `ten_crops` are averaged.
@@ -197,8 +211,12 @@ def ten_crop(model, preprocessing=None, *, batch_size=BATCH_SIZE):
 
 
 def multi_scale(
-    model, preprocessing=None, *, scales=SCALES, batch_size=BATCH_SIZE
-):
+    model: keras.Model,
+    preprocessing: Any = None,
+    *,
+    scales: Sequence[int] = SCALES,
+    batch_size: int = BATCH_SIZE,
+) -> Callable:
     """Return a function that scores whole images at several scales.
 
     At each scale images are resized to that shorter side and nothing is cut
@@ -290,7 +308,9 @@ def in_top(scores, labels, k):
     return (best == labels[:, None]).any(axis=1)
 
 
-def evaluate(score, batches, *, on_batch=None):
+def evaluate(
+    score: Callable, batches: Iterable, *, on_batch: Callable | None = None
+) -> dict:
     """Count how often the right class is the best, and among the best five.
 
     Args:

@@ -3,6 +3,7 @@
 import keras
 
 from keras_resnet.blocks import register
+from keras_resnet.types import Tensor
 
 
 @register
@@ -21,11 +22,16 @@ class SmoothedCrossentropy(keras.losses.Loss):
     section 7.
     """
 
-    def __init__(self, label_smoothing, name="smoothed_crossentropy", **kwargs):
+    def __init__(
+        self,
+        label_smoothing: float,
+        name: str = "smoothed_crossentropy",
+        **kwargs,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.label_smoothing = label_smoothing
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
         # Keras hands over every label as a number of the loss's own type.
         labels = keras.ops.cast(labels, "int32")
@@ -36,7 +42,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
             label_smoothing=self.label_smoothing,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "label_smoothing": self.label_smoothing,
@@ -61,22 +67,22 @@ class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
 
     def __init__(
         self,
-        label_smoothing,
-        name="smoothed_binary_crossentropy",
+        label_smoothing: float,
+        name: str = "smoothed_binary_crossentropy",
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.share = label_smoothing
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         spread = self.share / y_pred.shape[-1]
         return super().call(y_true * (1 - self.share) + spread, y_pred)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "label_smoothing": self.share}
 
 
-def crossentropy(label_smoothing=0.0):
+def crossentropy(label_smoothing: float = 0.0) -> keras.losses.Loss:
     """Return the loss of integer labels and logits.
 
     Args:

@@ -1,10 +1,13 @@
 """Optimizers with the weight decay of their papers."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.blocks import register
+from keras_resnet.types import Tensor
 
 
 class _OfTheWholeBatch:
@@ -86,15 +89,15 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=False,
-        coupled_decay=1e-4,
-        decay_norm_and_bias=True,
-        momentum_correction=False,
-        name="coupled_sgd",
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        coupled_decay: float = 1e-4,
+        decay_norm_and_bias: bool = True,
+        momentum_correction: bool = False,
+        name: str = "coupled_sgd",
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -117,7 +120,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
             return 0
         return self.coupled_decay
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         super().build(variables)
         if backend.lay_out_like and self.momentum:
             for variable, velocity in zip(
@@ -154,7 +157,9 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
                 correction=self.momentum_correction,
             )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: Any, learning_rate: Any
+    ) -> None:
         decay = self._decay_of(variable)
         if decay:
             gradient = keras.ops.cast(gradient, variable.dtype)
@@ -171,7 +176,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         rate = ops.cast(learning_rate, variable.dtype)
         self.assign_add(variable, rate * step)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "coupled_decay": self.coupled_decay,
@@ -202,18 +207,20 @@ class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        coupled_decay=0.01,
-        epsilon=1e-6,
-        name="lamb",
+        learning_rate: Any = 0.001,
+        coupled_decay: float = 0.01,
+        epsilon: float = 1e-6,
+        name: str = "lamb",
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs
         )
         self.coupled_decay = coupled_decay
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: Any, learning_rate: Any
+    ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
@@ -233,5 +240,5 @@ class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
             update = ops.where(usable, ratio, 1.0) * update
         self.assign_sub(variable, rate * update)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "coupled_decay": self.coupled_decay}

@@ -1,5 +1,8 @@
 """Learning rates, as Keras schedules: functions of the step alone."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras import ops
 from keras.optimizers import schedules
 
@@ -7,12 +10,12 @@ from keras_resnet.blocks import register
 
 
 def step_decay(
-    learning_rate,
-    steps,
-    divisions=(1 / 2, 3 / 4),
-    warmup_steps=0,
-    warmup_rate=None,
-):
+    learning_rate: float,
+    steps: int,
+    divisions: Sequence[float] = (1 / 2, 3 / 4),
+    warmup_steps: int = 0,
+    warmup_rate: float | None = None,
+) -> schedules.LearningRateSchedule:
     """Divide the learning rate by 10 after some shares of all steps.
 
     By default as in the paper: after 32k and 48k of 64k steps.
@@ -51,7 +54,9 @@ def step_decay(
     return schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
-def one_cycle(learning_rate, steps, warmup=0.25):
+def one_cycle(
+    learning_rate: float, steps: int, warmup: float = 0.25
+) -> schedules.LearningRateSchedule:
     """Linear from 0 up to the peak, then along a half cosine down to 0.
 
     Args:
@@ -89,20 +94,25 @@ class WarmUp(schedules.LearningRateSchedule):
     2.2. Likewise timm, whose cosine goes on after a warm-up to the peak.
     """
 
-    def __init__(self, schedule, steps, first=0.0):
+    def __init__(
+        self,
+        schedule: schedules.LearningRateSchedule,
+        steps: int,
+        first: float = 0.0,
+    ) -> None:
         super().__init__()
         self.schedule = schedule
         self.steps = steps
         self.first = first
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         # Not the rate at the end of the way up, which may be 0 already.
         last = self.schedule(0)
         way = self.first + (last - self.first) * step / self.steps
         return ops.where(step < self.steps, way, self.schedule(step))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "schedule": schedules.serialize(self.schedule),
             "steps": self.steps,
@@ -110,6 +120,6 @@ class WarmUp(schedules.LearningRateSchedule):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "WarmUp":
         schedule = schedules.deserialize(config["schedule"])
         return cls(**{**config, "schedule": schedule})

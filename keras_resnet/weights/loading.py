@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,8 +18,13 @@ IF_DIFFERENT = "if different"
 
 
 def load_torch_weights(
-    model, source, *, new_head=False, adapt_input=False, naming=None
-):
+    model: keras.Model,
+    source: Any,
+    *,
+    new_head: bool = False,
+    adapt_input: bool = False,
+    naming: str | None = None,
+) -> Any:
     """Load weights that were trained in PyTorch, by their names.
 
     The names of torchvision, timm, transformers and akamaster's CIFAR
@@ -530,7 +536,9 @@ def to_arrays(model, naming):
     }
 
 
-def to_torch_state_dict(model, naming="torchvision"):
+def to_torch_state_dict(
+    model: keras.Model, naming: str = "torchvision"
+) -> dict:
     """Return a network's weights as a state dict of PyTorch.
 
     `load_state_dict` of the same network there takes it, and computes the

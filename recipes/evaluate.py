@@ -211,9 +211,9 @@ def load_network(settings):
         build = keras_resnet.ResNetImageNet
         if settings.weights == "keras":
             options.setdefault("bottleneck_stride", "1x1")
-    first = keras.config.image_data_format() == "channels_first"
-    shape = (3, None, None) if first else (None, None, 3)
-    model = build(settings.depth, input_shape=shape, **options)
+    # Images are decoded so, whatever Keras's setting is.
+    keras.config.set_image_data_format("channels_last")
+    model = build(settings.depth, input_shape=(None, None, 3), **options)
     # Unlike in a network that is built for training, a head that does not fit
     # must not stay random.
     published.load(
@@ -228,7 +228,10 @@ def preprocessing_of(model, settings):
 
     from keras_resnet import preprocessing, training
 
-    channels = model.inputs[0].shape[_channel_axis()]
+    shape = model.inputs[0].shape
+    channels, *sides = shape[1:]
+    if not training.evaluation.channels_first(model):
+        *sides, channels = shape[1:]
     kinds = keras.layers.Normalization, keras.layers.Rescaling
     own = any(isinstance(layer, kinds) for layer in model.layers)
     asked = settings.preprocessing
@@ -248,8 +251,7 @@ def preprocessing_of(model, settings):
             )
     if asked not in (None, "none"):
         return preprocessing.PREPROCESSINGS[asked].for_channels(channels)
-    shape = model.inputs[0].shape
-    rows, columns = shape[2:] if _channel_axis() == 1 else shape[1:3]
+    rows, columns = sides
     if rows is None and settings.depth:
         rows = columns = 224 if settings.depth in IMAGENET_DEPTHS else 32
     if rows is None or rows != columns:
@@ -264,13 +266,6 @@ def preprocessing_of(model, settings):
         size=rows,
         resize=rows,
     )
-
-
-def _channel_axis():
-    import keras
-
-    first = keras.config.image_data_format() == "channels_first"
-    return 1 if first else -1
 
 
 def scorer(model, how, settings):
@@ -324,7 +319,7 @@ def class_indices(folders, settings, count):
     """Return the index of the class of each folder, by name."""
     known = settings.class_names is not None
     if not known and len(folders) == count:
-        return {name: i for i, name in enumerate(sorted(folders))}
+        return {name: i for i, name in enumerate(folders)}
     if not known and count != 1000:
         raise UsageError(
             f"{settings.folder} has {len(folders)} folders, and the network "

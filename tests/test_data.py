@@ -350,3 +350,25 @@ def test_missing_data_are_reported_before_a_download(tmp_path, monkeypatch):
     assert "\n" not in message
     for words in (str(tmp_path), "no network", "`data_dir`", "digits"):
         assert words in message
+
+
+@pytest.mark.once
+def test_damaged_data_are_named_with_a_remedy(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Damaged:
+        data_path = "data/cifar10/3.0.2"
+
+        def is_prepared(self):
+            return True
+
+        def as_dataset(self, **_):
+            import tensorflow as tf
+
+            raise tf.errors.DataLossError(None, None, "truncated record at 7")
+
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Damaged())
+    with pytest.raises(data.DataUnavailableError) as caught:
+        data.load("cifar10")
+    for words in ("data/cifar10/3.0.2", "truncated record at 7", "anew"):
+        assert words in str(caught.value)

@@ -12,7 +12,7 @@ from conftest import ROOT, run_recipe
 from networks import draw_weights
 
 import keras_resnet
-from keras_resnet import training
+from keras_resnet import preprocessing, training
 from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
 from keras_resnet_recipes.experiment.run import RunError, write_new
@@ -131,6 +131,29 @@ def test_logits_become_probabilities(net):
         np.testing.assert_allclose(
             crops(logits)(image), crops(net)(image), atol=1e-5
         )
+
+
+def test_the_layout_is_the_models_and_not_keras_setting():
+    images = [picture(40, 40), picture(32, 48, seed=1)]
+    how = preprocessing.Preprocessing(
+        (0.5,) * 3, (0.25,) * 3, size=32, resize=32
+    )
+    models = []
+    for data_format in ("channels_last", "channels_first"):
+        keras.config.set_image_data_format(data_format)
+        models.append(networks.small((1, 1), size=(32, 32)))
+        draw_weights(models[-1], 4)
+    for data_format in ("channels_first", "channels_last"):
+        keras.config.set_image_data_format(data_format)
+        last, first = (
+            training.one_crop(model, how)(images) for model in models
+        )
+        np.testing.assert_allclose(first, last, atol=1e-5)
+        last, first = (
+            training.multi_scale(model, how, scales=(32, 40))(images)
+            for model in models
+        )
+        np.testing.assert_allclose(first, last, atol=1e-5)
 
 
 # Fully convolutional.
@@ -366,6 +389,17 @@ def test_class_folders(tmp_path):
     assert list(found) == ["cat", "dog", "empty"]
     assert found["cat"] == [tmp_path / "cat/2.txt", tmp_path / "cat/x/1.png"]
     assert found["empty"] == []
+    for i in range(11):
+        write_image(tmp_path / f"numbers/{i}/a.png", picture(8, 8))
+    numbers = data.class_folders(tmp_path / "numbers")
+    assert list(numbers) == [str(i) for i in range(11)]
+    (tmp_path / "numbers/10").rename(tmp_path / "numbers/11")
+    # As strings: they are not the numbers of all classes.
+    assert list(data.class_folders(tmp_path / "numbers"))[:3] == [
+        "0",
+        "1",
+        "11",
+    ]
     with pytest.raises(data.DataUnavailableError, match="no files in folders"):
         data.class_folders(tmp_path / "cat/x")
     with pytest.raises(data.DataUnavailableError, match="no folder '.*none'"):

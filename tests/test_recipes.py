@@ -313,6 +313,14 @@ def test_a_finished_run_is_left_alone(finished, capsys):
 
 
 @pytest.mark.once
+def test_images_have_their_channels_last_whatever_keras_setting_is(tmp_path):
+    keras.config.set_image_data_format("channels_first")
+    _run(*SMALL, "--steps", "1", "--output", str(tmp_path / "run"))
+    model = keras.models.load_model(tmp_path / "run/final.keras")
+    assert model.get_layer("stem_conv").kernel.shape == (3, 3, 1, 16)
+
+
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:Limiting epochs")
 def test_a_training_that_keras_ends_early_is_not_finished(
     finished, tmp_path, capsys, monkeypatch

@@ -132,12 +132,21 @@ def _from_tfds(name, data_dir, held_out=5000):
             '; or take `name="digits"`, which needs no download',
         )
         builder.download_and_prepare()
-    train, test = (
-        Split(*map(np.asarray, pair))
-        for pair in builder.as_dataset(
-            split=["train", "test"], batch_size=-1, as_supervised=True
+    import tensorflow as tf
+
+    try:
+        train, test = (
+            Split(*map(np.asarray, pair))
+            for pair in builder.as_dataset(
+                split=["train", "test"], batch_size=-1, as_supervised=True
+            )
         )
-    )
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split()).partition(" [[")[0]
+        raise DataUnavailableError(
+            f"{builder.data_path} is damaged ({reason}): move it away, and "
+            "prepare it anew."
+        ) from None
     return ImageData(
         name=name,
         train=train[:-held_out],

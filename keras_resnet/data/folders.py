@@ -28,7 +28,9 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
         folder: Path.
 
     Returns:
-        A dictionary from the names of classes to lists of paths, both sorted.
+        A dictionary from the names of classes to sorted lists of paths. The
+        classes are sorted, too: by number where their names are the integers
+        from 0 on, because 10 comes after 9 in the classes of a network.
 
     Raises:
         DataUnavailableError: If there is no such folder, or no class with a
@@ -37,11 +39,14 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataUnavailableError(f"There is no folder {str(folder)!r}.")
-    files = {
-        entry.name: sorted(_files(entry))
-        for entry in sorted(folder.iterdir())
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
-    }
+    )
+    if set(names) == {str(i) for i in range(len(names))}:
+        names.sort(key=int)
+    files = {name: sorted(_files(folder / name)) for name in names}
     if not any(files.values()):
         raise DataUnavailableError(
             f"{folder} has no files in folders of classes, such as "

@@ -97,7 +97,7 @@ def fully_convolutional(
         )
     size = size or _input_size(model)
     logits = _gives_logits(model)
-    first = keras.config.image_data_format() == "channels_first"
+    first = channels_first(model)
     channels = model.inputs[0].shape[1 if first else -1]
 
     def rebuilt(rows, call):
@@ -346,12 +346,26 @@ def evaluate(
     return result
 
 
+def channels_first(model: keras.Model) -> bool:
+    """Return whether a model takes images with their channels first.
+
+    Its first layer with a data format says so. Keras's setting counts only for
+    a model without such a layer, because a model keeps the format in which it
+    was built.
+    """
+    for layer in model._flatten_layers():
+        data_format = getattr(layer, "data_format", None)
+        if data_format is not None:
+            return data_format == "channels_first"
+    return keras.config.image_data_format() == "channels_first"
+
+
 def _input_size(model):
     """Return the rows of images that a network was trained for."""
     how = getattr(model, "preprocessing", None)
     if how is not None:
         return how.size
-    first = keras.config.image_data_format() == "channels_first"
+    first = channels_first(model)
     rows, columns = (
         model.inputs[0].shape[2:] if first else (model.inputs[0].shape[1:3])
     )
@@ -414,7 +428,7 @@ def _predictor(model, how, batch_size, logits=None):
     """Return a function from raw crops of one size to probabilities."""
     if logits is None:
         logits = _gives_logits(model)
-    first = keras.config.image_data_format() == "channels_first"
+    first = channels_first(model)
 
     def predict(crops):
         outputs = []

@@ -43,6 +43,8 @@ def use_devices(settings):
 
     All processes but the first are silent from here on.
     """
+    # The layout of all images here, whatever Keras's setting is.
+    keras.config.set_image_data_format("channels_last")
     devices = devices_.use(
         settings.devices,
         synchronized=settings.normalization == "synchronized",

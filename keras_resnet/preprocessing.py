@@ -158,7 +158,7 @@ def preprocess_input(
     x: Any,
     preprocessing: Any = "imagenet",
     *,
-    resize: int = False,
+    resize: bool = False,
     data_format: str | None = None,
 ) -> Any:
     """Prepare RGB images of 0 to 255 as a network's weights expect them.

@@ -182,12 +182,18 @@ def preprocess_input(
         What `x` is, in float32.
 
     Raises:
-        ValueError: If the number of channels is not that of the statistics.
+        ValueError: If the number of channels is not that of the statistics,
+            and for an unknown data format.
 
     Reference: He et al. 2015, section 3.4.
     """
     preprocessing = resolve(preprocessing)
     data_format = data_format or keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "`data_format` must be 'channels_last' or 'channels_first'. "
+            f"Received: data_format={data_format!r}"
+        )
     x, kind = _floats(x)
     rank = len(x.shape)
     if rank not in (3, 4):

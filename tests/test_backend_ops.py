@@ -512,3 +512,101 @@ def test_kernels_lie_in_memory_as_pytorch_reads_them(tmp_path):
     check(model)
     model.save(tmp_path / "m.keras")
     check(keras.models.load_model(tmp_path / "m.keras"))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX's own transformations"
+)
+@pytest.mark.parametrize(
+    ("images", "size", "stride", "dilation"),
+    [(8, 3, 1, 1), (6, 3, 2, 1), (5, 1, 2, 1), (4, 3, 1, 2), (16, 7, 2, 1)],
+)
+def test_jax_differentiates_both_ways_to_any_order(
+    images, size, stride, dilation
+):
+    import jax
+
+    rng = np.random.default_rng(0)
+    x = jax.numpy.asarray(rng.normal(size=(images, 12, 10, 3)), "float32")
+    w = jax.numpy.asarray(rng.normal(size=(size, size, 3, 5)), "float32")
+    margins = (size // 2 * dilation,) * 2
+
+    def function(convolution):
+        def f(x, w):
+            y = convolution(
+                x,
+                w,
+                None,
+                (stride, stride),
+                margins,
+                (dilation, dilation),
+                "channels_last",
+            )
+            return jax.numpy.sin(y).sum()
+
+        return f
+
+    def norm(f):
+        return lambda w: (jax.grad(f, 1)(x, w) ** 2).sum()
+
+    ours, twin = (
+        [
+            jax.jit(jax.grad(f, (0, 1)))(x, w),
+            jax.jvp(f, (x, w), (x / 9, w / 7)),
+            jax.jvp(jax.grad(f, (0, 1)), (x, w), (x / 9, w / 7)),
+            jax.grad(norm(f))(w),
+            jax.linearize(f, x, w)[1](x, w),
+            jax.jvp(jax.grad(norm(f)), (w,), (w / 5,)),
+        ]
+        for f in map(function, (backend.convolution, keras_ops.convolution))
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(twin), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(abs(b).max()))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX's own gradient by the kernel"
+)
+def test_jax_gradient_of_no_images_is_zero():
+    import jax
+
+    x, w = np.zeros((0, 8, 8, 3), "float32"), np.ones((3, 3, 3, 4), "float32")
+
+    def total(w):
+        geometry = (1, 1), (1, 1), (1, 1), "channels_last"
+        return backend.convolution(x, w, None, *geometry).sum()
+
+    assert not jax.grad(total)(w).any()
+
+
+def test_integers_are_promoted_as_by_keras():
+    x = ops.ones((2, 5, 5, 3), "int32")
+    stock = layers.Conv2D(6, 3, padding="same", use_bias=False)
+    ours = keras_resnet.Convolution(6, 3)
+    try:
+        expected = stock(x)
+    except Exception:
+        pytest.skip("Keras's own layer takes no integers on this backend")
+    ours.build(x.shape)
+    ours.set_weights(stock.get_weights())
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(ours(x)), ops.convert_to_numpy(expected), atol=1e-5
+    )
+    assert keras_resnet.ResidualBlock(6)(x).shape == (2, 5, 5, 6)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "uint8"])
+def test_max_pooling_of_integers(dtype):
+    x = np.arange(2 * 6 * 7 * 3).reshape(2, 6, 7, 3) % 100
+    x = (x if dtype == "uint8" else x - 120).astype(dtype)
+    expected = keras_resnet.MaxPooling(3, strides=2)(x.astype("float32"))
+    try:
+        found = keras_resnet.MaxPooling(3, strides=2)(ops.convert_to_tensor(x))
+    except Exception as error:
+        # PyTorch pools no such integers on a CPU.
+        with pytest.raises(type(error)):
+            layers.MaxPooling2D(3, strides=2)(ops.convert_to_tensor(x))
+        return
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(found), ops.convert_to_numpy(expected)
+    )

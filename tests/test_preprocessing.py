@@ -275,3 +275,11 @@ def test_decode_errors(monkeypatch):
         keras_resnet.decode_predictions(np.zeros((1, 7)))
     with pytest.raises(ValueError, match="top=0"):
         keras_resnet.decode_predictions(np.zeros((1, 7)), 0)
+
+
+@pytest.mark.once
+def test_an_unknown_data_format_is_an_error():
+    with pytest.raises(ValueError, match="channels_medium"):
+        keras_resnet.preprocess_input(
+            np.zeros((8, 8, 3)), data_format="channels_medium"
+        )

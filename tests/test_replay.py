@@ -6,6 +6,7 @@ import pickle
 import threading
 import warnings
 import weakref
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -21,6 +22,8 @@ if keras.backend.backend() != "torch":
     pytest.skip("only PyTorch replays traces", allow_module_level=True)
 
 import torch
+
+from keras_resnet.backend.torch import graph
 
 CLASSES = 4
 _rng = np.random.default_rng(0)
@@ -875,3 +878,61 @@ def test_models_are_forgotten():
     keras.backend.clear_session()
     gc.collect()
     assert model() is None
+
+
+def test_threads_share_a_model():
+    model = _net()
+    draw = np.random.default_rng(2).normal
+    batches = [draw(size=(n, 8, 8, 3)).astype("float32") for n in range(2, 7)]
+    expected = [keras.ops.convert_to_numpy(model(batch)) for batch in batches]
+    errors = []
+
+    def predict(seed):
+        for i in np.random.default_rng(seed).integers(len(batches), size=25):
+            try:
+                found = model.predict_on_batch(batches[i])
+                np.testing.assert_allclose(found, expected[i], atol=1e-5)
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=predict, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert _traces(model) == (0, len(batches))
+
+
+def test_threads_train_models_of_their_own():
+    expected = _net()
+    _compile(expected, eagerly=False)
+    _fit(expected)
+    models = [_net() for _ in range(4)]
+    for model in models:
+        _compile(model, eagerly=False)
+    with futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(_fit, models))
+    for model in models:
+        assert _traces(model) == (1, 0)
+        _same_weights(model, expected, atol=1e-5)
+    # What tracing leaves in the process is as it was.
+    compiled = torch.compile(lambda x: 2 * x + 1, backend="eager")
+    assert compiled(torch.ones(2)).tolist() == [3, 3]
+
+
+def test_traces_are_bounded_and_the_least_used_goes():
+    model = _net(input_shape=(None, None, 3))
+    sizes = range(8, 8 + 2 * graph.TRACES)
+
+    def predict(size):
+        model.predict_on_batch(np.zeros((1, size, size, 3), "float32"))
+
+    for size in sizes:
+        for _ in range(graph.UNTRACED_BATCHES + 1):
+            predict(size)
+        predict(sizes[0])
+    traced = {key[0][1] for key in model._replay._traces}
+    assert len(traced) == graph.TRACES
+    assert {sizes[0], *sizes[1 - graph.TRACES :]} == traced
+    assert set(model._replay._seen) == set(model._replay._traces)

@@ -12,6 +12,7 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from keras import ops
 
 from keras_resnet.backend import keras_ops, memory
@@ -30,8 +31,11 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     (docs/results/benchmarks).
     """
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    dtype = jnp.promote_types(x.dtype, kernel.dtype)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
     if (
         jax.default_backend() != "cpu"
+        or 0 in x.shape
         or data_format != "channels_last"
         or x.shape[-1] != kernel.shape[-2]
         # An export leaves sizes open.
@@ -46,7 +50,7 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     return keras_ops.add_bias(y, bias, data_format)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _convolution(x, kernel, strides, margins, dilation_rate):
     return lax.conv_general_dilated(
         x,
@@ -58,77 +62,71 @@ def _convolution(x, kernel, strides, margins, dilation_rate):
     )
 
 
-def _convolution_forward(x, kernel, *geometry):
-    return _convolution(x, kernel, *geometry), (x, kernel)
-
-
-def _convolution_backward(strides, margins, dilation_rate, residuals, gradient):
-    x, kernel = residuals
+@functools.partial(_convolution.defjvp, symbolic_zeros=True)
+def _convolution_tangent(strides, margins, dilation_rate, primals, tangents):
     geometry = strides, margins, dilation_rate
-    (by_x,) = jax.linear_transpose(
-        lambda x: _convolution.fun(x, kernel, *geometry), x
-    )(gradient)
-    return by_x, _gradient_by_kernel(x, kernel, gradient, *geometry)
+    (x, kernel), (by_x, by_kernel) = primals, tangents
+    y = _convolution(x, kernel, *geometry)
+    tangent = jnp.zeros_like(y)
+    if not _is_zero(by_x):
+        tangent += _convolution.fun(by_x, kernel, *geometry)
+    if not _is_zero(by_kernel):
+        tangent += _tangent_by_kernel(x, by_kernel, y.shape, *geometry)
+    return y, tangent
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+def _is_zero(tangent):
+    return isinstance(tangent, SymbolicZero)
 
 
-def _gradient_by_kernel(x, kernel, gradient, strides, margins, dilation_rate):
-    """Return the gradient of a convolution by its kernel.
+def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
+    """Return the convolution of images with the tangent of a kernel.
 
-    For each place in the kernel, the pixels that it meets, channels first,
-    times the gradient's pixels: products with a long inner dimension. A few
-    images at a time, so that it all happens in the processor's cache.
+    As matrix products, because JAX transposes these to the kernel's gradient:
+    for each place in the kernel, the pixels that it meets, channels first,
+    times the gradient's pixels, which are products with a long inner
+    dimension. A few images at a time, so that it all happens in the
+    processor's cache.
     """
-    rows, columns, in_channels, out_channels = kernel.shape
-    places = [
-        (row * dilation_rate[0], column * dilation_rate[1])
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    size = gradient.shape[1:3]
+    rows, columns, in_channels, _ = kernel.shape
+    n, *size, out_channels = shape
     extent = [
         (n - 1) * stride + 1 for n, stride in zip(size, strides, strict=True)
     ]
     border = [(margin, margin) for margin in margins]
+    # The sum of many products needs float32 at least.
+    dtype = jnp.promote_types(x.dtype, "float32")
+    weights = [
+        (
+            row * dilation_rate[0],
+            column * dilation_rate[1],
+            kernel[row, column].astype(dtype),
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
 
-    def add(total, images):
-        x, gradient = images
+    # Or else all those pixels would be kept for the way back.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def some(_, x):
         x = jnp.pad(jnp.transpose(x, (3, 0, 1, 2)), [(0, 0), (0, 0), *border])
         # Padded and transposed once, not again within each slice.
         x = lax.optimization_barrier(x)
-        pixels = gradient.reshape(-1, out_channels)
-        by_place = []
-        for row, column in places:
+        total = 0
+        for row, column, weight in weights:
             met = x[
                 :,
                 :,
                 row : row + extent[0] : strides[0],
                 column : column + extent[1] : strides[1],
             ]
-            by_place.append(
-                jnp.dot(
-                    met.reshape(in_channels, -1),
-                    pixels,
-                    preferred_element_type=total.dtype,
-                )
-            )
-        return total + jnp.stack(by_place), None
+            met = met.reshape(in_channels, -1).astype(dtype)
+            total += lax.dot_general(met, weight, (((0,), (0,)), ((), ())))
+        return None, total
 
-    n = len(x)
-    # The sum of many products needs float32 at least.
-    dtype = jnp.promote_types(x.dtype, "float32")
     few = max(d for d in range(1, min(n, IMAGES_AT_A_TIME) + 1) if n % d == 0)
-    total, _ = lax.scan(
-        add,
-        jnp.zeros((len(places), in_channels, out_channels), dtype),
-        (
-            x.reshape(-1, few, *x.shape[1:]),
-            gradient.reshape(-1, few, *gradient.shape[1:]),
-        ),
-    )
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+    _, tangent = lax.scan(some, None, x.reshape(-1, few, *x.shape[1:]))
+    return tangent.reshape(shape).astype(kernel.dtype)
 
 
 def accelerators():

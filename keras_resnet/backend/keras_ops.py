@@ -5,6 +5,8 @@ columns, in_channels / groups, out_channels)`, and what belongs to a channel
 is `(channels,)`.
 """
 
+import keras
+import numpy as np
 from keras import ops
 
 
@@ -79,8 +81,10 @@ def max_pooling(x, size, strides, data_format):
         Image.
     """
     margins = [k // 2 for k in size]
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    lowest = np.iinfo(dtype).min if "int" in dtype else -float("inf")
     return ops.max_pool(
-        ops.pad(x, border(margins, data_format), constant_values=-float("inf")),
+        ops.pad(x, border(margins, data_format), constant_values=lowest),
         size,
         strides=strides,
         padding="valid",

@@ -21,6 +21,11 @@ from keras_resnet.backend import parallel, torch_ops, torch_parallel
 # Tracing costs as much as some dozens of steps on small batches: batches of
 # a shape that comes up only now and then are not worth it.
 UNTRACED_BATCHES = 2
+# Traces that a model keeps, because each takes megabytes: one for each kind
+# of batch.
+TRACES = 16
+# PyTorch traces in state of the process: by one thread at a time.
+_TRACING = threading.RLock()
 
 _KINDS = ("train", "test", "predict")
 # Layers that run code of the user's, or of PyTorch's with state of its own.
@@ -218,13 +223,22 @@ class Replay:
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] <= UNTRACED_BATCHES:
                 return self._forward(inputs, training)
-            trace = _Trace(self._variables, self._forward, training, constants)
+            with _TRACING:
+                # Another thread may have traced it meanwhile.
+                trace = self._traces.get(key)
+                if trace is None:
+                    return self._traced(key, inputs, training, constants)
+        # The last one used stands last.
+        self._traces[key] = self._traces.pop(key, trace)
+        return trace(inputs)
+
+    def _traced(self, key, inputs, training, constants):
+        """Trace the forward pass, keep the trace, and return the outputs."""
+        trace = _Trace(self._variables, self._forward, training, constants)
         try:
-            with _may_hold_tensors() if key not in self._traces else _nothing:
+            with _may_hold_tensors():
                 outputs = trace(inputs)
         except Exception as error:
-            if key in self._traces:
-                raise
             # Tracing failed before anything was assigned.
             self.refuse(
                 str(error)
@@ -234,6 +248,10 @@ class Replay:
             )
             return self._forward(inputs, training)
         self._traces[key] = trace
+        while len(self._traces) > TRACES:
+            unused = next(iter(self._traces))
+            del self._traces[unused]
+            self._seen.pop(unused, None)
         return outputs
 
     def _check_layers(self):
@@ -365,6 +383,3 @@ def _may_hold_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return tracing(TracingContext(FakeTensorMode(allow_non_fake_inputs=True)))
-
-
-_nothing = contextlib.nullcontext()

@@ -138,21 +138,21 @@ class FeatureExtractor(ResidualNetwork):
     @property
     def strides(self) -> Any:
         """Rows of the image for each row of a feature map, by its name."""
-        found = {}
+        strides = {}
         stride = 1
         for layer in self.layers:
             if isinstance(layer, blocks.ResidualBlock):
                 stride *= layer.stride
-                found[layer.name.partition("_")[0]] = stride
+                strides[layer.name.partition("_")[0]] = stride
             elif layer.name in ("stem_conv", "stem_pool"):
                 stride *= layer.strides[0]
-        return {name: found[name] for name in self.output}
+        return {name: strides[name] for name in self.output}
 
     @property
     def channels(self) -> Any:
         """Channels of each feature map, by its name."""
-        found = {
+        channels = {
             block.name.partition("_")[0]: block.out_channels
             for block in blocks.residual_blocks(self)
         }
-        return {name: found[name] for name in self.output}
+        return {name: channels[name] for name in self.output}

@@ -139,14 +139,14 @@ def resolve(preprocessing: Any) -> "Preprocessing":
     if isinstance(preprocessing, dict):
         return Preprocessing(**preprocessing)
     if isinstance(preprocessing, keras.Model):
-        found = getattr(preprocessing, "preprocessing", None)
-        if found is None:
+        of_model = getattr(preprocessing, "preprocessing", None)
+        if of_model is None:
             raise ValueError(
                 f"Model {preprocessing.name!r} does not say how its images "
                 "are prepared: set its `preprocessing`, for example to "
                 "'imagenet'."
             )
-        return found
+        return of_model
     raise ValueError(
         "`preprocessing` must be a `Preprocessing`, a model that has one, or "
         f"one of {', '.join(map(repr, PREPROCESSINGS))}. "

@@ -30,9 +30,10 @@ def paper_box(size, seed):
     """Draw the part of an image that the paper crops.
 
     The paper resizes an image to a shorter side drawn from [256, 480] and
-    crops 224 x 224 anywhere. Here that crop is found in the image as it is,
-    rounded to whole pixels, so that nothing else need be decoded or resized.
-    For networks of other sizes it is the same share of the image.
+    crops 224 x 224 anywhere. This function returns that crop in the pixels of
+    the original image, rounded to whole ones, so that nothing else must be
+    decoded or resized. For networks of other sizes it is the same share of the
+    image.
 
     Args:
         size: `(2,)` int32 tensor, rows and columns.

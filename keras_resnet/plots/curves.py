@@ -152,8 +152,8 @@ def predictions(
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         lines = [f"is {labels[i]}"]
         wrong = False
-        for name, found in predicted.items():
-            what, probability = found[i]
+        for name, guesses in predicted.items():
+            what, probability = guesses[i]
             right = what == labels[i]
             wrong |= not right
             mark = "" if right else "  WRONG"

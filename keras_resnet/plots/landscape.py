@@ -27,12 +27,12 @@ def landscape_lines(
     """
     figure, [panels] = subplots(9, 4, caption, columns=2)
     for i, one in enumerate(series):
-        found = one["landscape"]
+        landscape = one["landscape"]
         for axes, values in zip(
-            panels, (found.loss, 100 * found.error), strict=True
+            panels, (landscape.loss, 100 * landscape.error), strict=True
         ):
             axes.plot(
-                found.axes[0],
+                landscape.axes[0],
                 values,
                 color=one["color"],
                 linestyle=line_style(i),
@@ -72,10 +72,10 @@ def landscape_contours(
     low, high = _limits(series)
     levels = np.geomspace(low, high, 16)
     for axes, one in zip(panels, series, strict=True):
-        found = one["landscape"]
+        landscape = one["landscape"]
         drawn = axes.contour(
-            *found.axes,
-            np.clip(found.loss, low, high).T,
+            *landscape.axes,
+            np.clip(landscape.loss, low, high).T,
             levels=levels,
             norm=colors.LogNorm(low, high),
             cmap="viridis",
@@ -115,10 +115,10 @@ def landscape_surface(
     )
     low, high = np.log10(_limits(series))
     for axes, one in zip(panels, series, strict=True):
-        found = one["landscape"]
+        landscape = one["landscape"]
         axes.plot_surface(
-            *np.meshgrid(*found.axes, indexing="ij"),
-            np.clip(np.log10(found.loss), low, high),
+            *np.meshgrid(*landscape.axes, indexing="ij"),
+            np.clip(np.log10(landscape.loss), low, high),
             cmap="viridis",
             vmin=low,
             vmax=high,

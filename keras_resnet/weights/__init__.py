@@ -1,4 +1,4 @@
-"""Published weights: found, verified, converted, loaded.
+"""Published weights: find, verify, convert and load them.
 
 `hub` downloads, `files` reads, `sources` knows the names, `loading` checks
 and assigns, `published` puts them together for `weights=`.

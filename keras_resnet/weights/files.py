@@ -101,11 +101,11 @@ def _torch(path):
     except Exception as error:
         # Text that is read as a pickle may fail in any way. PyTorch's own
         # advice, to load without this protection, is not passed on.
-        found = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        match = re.search(r"GLOBAL:? ([\w.]+)", str(error))
         with open(path, "rb") as file:
             pickled = file.read(1) == b"\x80"
-        if found or (pickled and isinstance(error, pickle.UnpicklingError)):
-            what = f" ({found[1]})" if found else ""
+        if match or (pickled and isinstance(error, pickle.UnpicklingError)):
+            what = f" ({match[1]})" if match else ""
             raise WeightsError(
                 f"{path} holds more than tensors{what}, which could run code. "
                 "It is not read."

@@ -116,10 +116,10 @@ def _difference(path, file):
     else:
         # On Windows there may be no links, so the hub is asked.
         stated = get_hf_file_metadata(hf_hub_url(**file)).etag
-    found = _checksum(path, stated)
-    if found == stated:
+    actual = _checksum(path, stated)
+    if actual == stated:
         return None
-    return f"its checksum is {found}, and the hub states {stated}"
+    return f"its checksum is {actual}, and the hub states {stated}"
 
 
 def _checksum(path, like):

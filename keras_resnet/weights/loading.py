@@ -86,7 +86,7 @@ def targets(model):
         WeightsError: If it is no network of this package, folded, quantized,
             or adapted by LoRA.
     """
-    found = {}
+    variables = {}
     for layer in model._flatten_layers():
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:
@@ -105,23 +105,23 @@ def targets(model):
         if isinstance(layer, blocks.ResidualBlock):
             parts = [p for p in layer._flatten_layers() if p is not layer]
             for part in parts:
-                _collect(found, layer.name, part.name, part)
+                _collect(variables, layer.name, part.name, part)
         elif layer.name in ("stem_conv", "stem_bn", "head"):
-            _collect(found, layer.name, "", layer)
-    names = {layer for layer, *_ in found}
+            _collect(variables, layer.name, "", layer)
+    names = {layer for layer, *_ in variables}
     if not {"stem_conv", "stem_bn", "stage1_block1"} <= names:
         raise WeightsError(
             f"Model {model.name!r} is no network of this package, or it is "
             "folded. Load the weights first, then fold or build on it."
         )
-    return found
+    return variables
 
 
-def _collect(found, name, part_name, layer):
+def _collect(variables, name, part_name, layer):
     for weight in ("kernel", "bias", *sources.WEIGHTS["bn"]):
         variable = getattr(layer, weight, None)
         if variable is not None:
-            found[name, part_name, weight] = variable
+            variables[name, part_name, weight] = variable
 
 
 def convert(
@@ -519,18 +519,18 @@ def _renumber(model, arrays, back=False):
 
 def to_arrays(model, naming):
     """Return a model's weights in the names and layout of a source."""
-    found = sources.NAMINGS[naming]
+    scheme = sources.NAMINGS[naming]
     arrays = {
         path: ops.convert_to_numpy(ops.convert_to_tensor(variable)).copy()
         for path, variable in targets(model).items()
     }
-    if found.centred_zeros:
+    if scheme.centred_zeros:
         _renumber(model, arrays, back=True)
-    if found.epsilon is not None:
-        _shift_variances(model, arrays, found.epsilon, back=True)
+    if scheme.epsilon is not None:
+        _shift_variances(model, arrays, scheme.epsilon, back=True)
     return {
-        found.name(path): np.ascontiguousarray(
-            sources.to_source(found, path, array), "float32"
+        scheme.name(path): np.ascontiguousarray(
+            sources.to_source(scheme, path, array), "float32"
         )
         for path, array in arrays.items()
     }

@@ -174,10 +174,10 @@ def describe(repository, config):
             f"{repository}: its configuration is not understood: "
             f"{type(error).__name__} {error}."
         ) from None
-    found = config.get("architecture") or config.get("model_type")
+    architecture = config.get("architecture") or config.get("model_type")
     raise WeightsError(
-        f"{repository} holds {found!r}, which is none of the networks of He "
-        "et al. 2015."
+        f"{repository} holds {architecture!r}, which is none of the networks "
+        "of He et al. 2015."
     )
 
 

@@ -2,8 +2,8 @@
 
 A weight of this package is known by its path, such as
 `("stage2_block1", "conv1", "kernel")` or `("head", "", "bias")`. A `Naming`
-translates paths to the names of a source, one way only: what a name means is
-found by translating the paths of all layers there could be.
+translates paths to the names of a source, one way only. To learn the meaning
+of a name, we translate the paths of all layers that there could be.
 """
 
 import dataclasses
@@ -163,20 +163,20 @@ def recognize(names, keys=None):
         without meaning are absent. `(None, {})` if no naming knows any
         weight of a stem.
     """
-    found = {
+    meanings = {
         key: _meanings(NAMINGS[key], set(names)) for key in keys or NAMINGS
     }
-    found = {
+    meanings = {
         key: meanings
-        for key, meanings in found.items()
+        for key, meanings in meanings.items()
         if ("stem_conv", "", "kernel") in meanings.values()
     }
-    if not found:
+    if not meanings:
         return None, {}
     # Of equals the first, torchvision: a network without head and projections
     # may be either (`loading.convert` asks whether that matters).
-    best = max(found, key=lambda key: len(found[key]))
-    return best, found[best]
+    best = max(meanings, key=lambda key: len(meanings[key]))
+    return best, meanings[best]
 
 
 def _meanings(naming, names):
@@ -195,15 +195,15 @@ def _meanings(naming, names):
     collect("head", "", "conv")
     parts = [(f"{k}{i}", k) for i in (1, 2, 3) for k in WEIGHTS]
     parts += [("shortcut_conv", "conv"), ("shortcut_bn", "bn")]
-    stage, block, found = 1, 1, True
+    stage, block, exists = 1, 1, True
     # On to the next stage after a block that is not there, and to the end
     # after a stage that is not.
-    while found or block > 1:
-        if not found:
+    while exists or block > 1:
+        if not exists:
             stage, block = stage + 1, 1
         layer = table1.block_name(stage, block)
-        found = sum(collect(layer, *part) for part in parts) > 0
-        block += found
+        exists = sum(collect(layer, *part) for part in parts) > 0
+        block += exists
     return meanings
 
 

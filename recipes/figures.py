@@ -211,7 +211,7 @@ class TrainedNets:
         """Return the folder of a finished run of these settings, if any."""
         for path in sorted(self.path.glob("*/result.json")):
             stored = json.loads(path.read_text("utf-8"))["settings"]
-            stored.pop("backend")
+            stored.pop("backend", None)
             if stored == net.stored() and _has(path.parent, needs):
                 return path.parent
         return None

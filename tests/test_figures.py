@@ -86,7 +86,8 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     assert trained.find(net(8, seed=1), "result.json") is None
     assert trained.find(net(8, plain=True), "result.json") is None
     # Not that of a grown net, which has other settings besides.
-    line.write_text(json.dumps({"settings": stored | {"added": 1}}), "utf-8")
+    grown = {"grown_from": stored, "added": 1}
+    line.write_text(json.dumps({"settings": grown}), "utf-8")
     assert trained.find(net(8), "result.json") is None
 
 

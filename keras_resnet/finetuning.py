@@ -1,7 +1,6 @@
-"""Building on trained networks: frozen parts and feature maps."""
+"""Fine-tuning of trained networks: frozen parts and feature maps."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -11,25 +10,25 @@ from keras_resnet.resnet import ResidualNetwork
 
 def freeze(
     model: keras.Model, stage: int | None = None, *, normalization: bool = False
-) -> None:
-    """Freeze a network up to a stage, and unfreeze what follows.
+) -> keras.Model:
+    """Freeze a network up to a stage, and unfreeze the layers after it.
 
-    A frozen layer keeps its weights, and a frozen normalization also its
-    statistics: it normalizes as in inference, in training too, whatever is
-    unfrozen after it. What is frozen depends on this call alone, not on calls
-    before it, and is saved with the model.
+    A frozen layer keeps its weights. A frozen batch normalization also keeps
+    its statistics and normalizes with them, in training as in inference.
+    Each call decides anew for all layers, and the model's file keeps the
+    decision.
 
-    As with any change of `trainable` in Keras, a model that is compiled must
-    be compiled again.
+    As after any change of `trainable` in Keras, a compiled model must be
+    compiled again.
 
     Args:
         model: A network of this package. Layers that it was built on
             (`input_tensor`) are frozen too.
         stage: Integer, the last stage that is frozen, from 1; `0` freezes the
-            stem alone, `None` (default) all stages. What follows the last
-            stage is never frozen: the head, or layers of your own.
-        normalization: Boolean, `True` also freezes every batch normalization
-            in what is unfrozen, as is usual where batches are small. Defaults
+            stem alone, `None` (default) all stages. Layers after the last
+            stage, the head or your own, are never frozen.
+        normalization: Boolean, whether to freeze the batch normalizations of
+            unfrozen layers too, as is usual where batches are small. Defaults
             to `False`.
 
     Returns:
@@ -71,11 +70,11 @@ def features(
 ) -> "FeatureExtractor":
     """Return a network that gives the feature maps of several stages.
 
-    Their strides and channels, which detection and segmentation need, are the
-    returned model's `strides` and `channels`. For ResNet-50 they are 4, 8,
-    16, 32 and 256, 512, 1024, 2048. It shares its layers with `model`, so
-    that both train together; for images of any size build `model` with
-    `input_shape=(None, None, 3)`.
+    Detection and segmentation need the maps' strides and channels: they are
+    the returned model's `strides` and `channels`, for ResNet-50 4, 8, 16, 32
+    and 256, 512, 1024, 2048. The returned model shares its layers with
+    `model`, so that both train together. For images of any size build `model`
+    with `input_shape=(None, None, 3)`.
 
     Args:
         model: A network of this package.
@@ -131,12 +130,12 @@ def _stages(model):
 class FeatureExtractor(ResidualNetwork):
     """Network whose outputs are the feature maps of stages.
 
-    See `features`, which makes it. `strides` and `channels` are dictionaries
-    by the outputs' names, such as `"stage3"`.
+    `features` builds it. `strides` and `channels` are dictionaries whose keys
+    are the outputs' names, such as `"stage3"`.
     """
 
     @property
-    def strides(self) -> Any:
+    def strides(self) -> dict[str, int]:
         """Rows of the image for each row of a feature map, by its name."""
         strides = {}
         stride = 1
@@ -149,7 +148,7 @@ class FeatureExtractor(ResidualNetwork):
         return {name: strides[name] for name in self.output}
 
     @property
-    def channels(self) -> Any:
+    def channels(self) -> dict[str, int]:
         """Channels of each feature map, by its name."""
         channels = {
             block.name.partition("_")[0]: block.out_channels

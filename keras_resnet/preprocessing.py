@@ -1,14 +1,15 @@
-"""Preparation of images for published weights, and names of classes."""
+"""Preprocessing of images for published weights, and names of classes."""
 
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_resnet.types import Tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -21,7 +22,7 @@ CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Preparation of the images that a network was trained on.
+    """Preparation of images as a network was trained on them.
 
     Pixels of 0 to 255 become `(pixel * scale - mean) / std`, the channels in
     the order `channels`. Whole images are first resized so that their shorter
@@ -30,9 +31,9 @@ class Preprocessing:
     A network has it as its `preprocessing`, and its `.keras` file keeps it.
 
     Args:
-        mean: Sequence of floats, one for each channel, in the unit that
-            `scale` leads to and the order of `channels`.
-        std: Sequence of floats, as many.
+        mean: Sequence of floats, one for each channel in the order of
+            `channels`, in units of `pixel * scale`.
+        std: Sequence of floats, as `mean`.
         scale: Float, factor of the pixels. Defaults to `1 / 255`.
         channels: `"RGB"` (default), or `"BGR"` for weights that came from
             Caffe. Images are given as RGB in either case.
@@ -43,11 +44,11 @@ class Preprocessing:
         interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
 
     Raises:
-        ValueError: For values that cannot be, naming them.
+        ValueError: For impossible values, naming them.
     """
 
-    mean: tuple
-    std: tuple
+    mean: Sequence[float]
+    std: Sequence[float]
     scale: float = 1 / 255
     channels: str = "RGB"
     size: int = 224
@@ -92,15 +93,15 @@ class Preprocessing:
             )
 
     def get_config(self) -> dict:
-        """Return the fields as what JSON can hold."""
+        """Return the fields as a dictionary that JSON can hold."""
         config = dataclasses.asdict(self)
         return {**config, "mean": list(self.mean), "std": list(self.std)}
 
     def for_channels(self, count: int) -> "Preprocessing":
-        """Return the same for images of `count` channels.
+        """Return the preparation for images of another number of channels.
 
-        One channel gets the average statistics, other counts repeat them, in
-        the order red, green, blue.
+        One channel gets the average statistics. Other numbers repeat the
+        statistics in the order red, green, blue.
         """
         if count == len(self.mean):
             return self
@@ -108,7 +109,7 @@ class Preprocessing:
         if self.channels == "BGR":
             repeat = [2 - i for i in repeat]
         mean, std = (
-            (np.mean(values),)
+            (float(np.mean(values)),)
             if count == 1
             else tuple(values[i] for i in repeat)
             for values in (self.mean, self.std)
@@ -130,8 +131,14 @@ PREPROCESSINGS = {
 }
 
 
-def resolve(preprocessing: Any) -> "Preprocessing":
-    """Return the `Preprocessing` that a name, dictionary or model means."""
+def resolve(
+    preprocessing: str | dict | Preprocessing | keras.Model,
+) -> Preprocessing:
+    """Return the `Preprocessing` of a name, a dictionary or a model.
+
+    Raises:
+        ValueError: If there is none.
+    """
     if isinstance(preprocessing, Preprocessing):
         return preprocessing
     if isinstance(preprocessing, str) and preprocessing in PREPROCESSINGS:
@@ -155,21 +162,20 @@ def resolve(preprocessing: Any) -> "Preprocessing":
 
 
 def preprocess_input(
-    x: Any,
-    preprocessing: Any = "imagenet",
+    x: np.ndarray | Tensor,
+    preprocessing: str | Preprocessing | keras.Model = "imagenet",
     *,
     resize: bool = False,
     data_format: str | None = None,
-) -> Any:
+) -> np.ndarray | Tensor:
     """Prepare RGB images of 0 to 255 as a network's weights expect them.
 
-    The argument is never changed. Inside tf.data it works on every backend.
+    `x` is never changed. Inside tf.data this works on every backend.
 
     Args:
-        x: Images, `(rows, columns, channels)` or a batch of them, channels
-            first as `data_format` says: a NumPy array, a tensor of the
-            backend, a Keras tensor, or a tensor of TensorFlow, of any real
-            dtype.
+        x: Images of any real dtype, `(rows, columns, channels)` or a batch of
+            them, or channels first, see `data_format`: a NumPy array, a
+            tensor of the backend, a Keras tensor, or a tensor of TensorFlow.
         preprocessing: A model, a `Preprocessing`, or `"imagenet"` (default;
             torchvision's), `"keras"` (`keras.applications`') or `"cifar"`.
         resize: Boolean, whether to also resize the images, keeping their
@@ -179,7 +185,7 @@ def preprocess_input(
             Keras's global setting.
 
     Returns:
-        What `x` is, in float32.
+        Float32 images, an array or tensor as `x` is.
 
     Raises:
         ValueError: If the number of channels is not that of the statistics,
@@ -262,11 +268,11 @@ def _floats(x):
 
 
 def resize_shorter_side(
-    x: Any, side: int, interpolation: str = "bilinear"
-) -> Any:
+    x: np.ndarray | Tensor, side: int, interpolation: str = "bilinear"
+) -> np.ndarray | Tensor:
     """Resize images to a shorter side, keeping their proportions.
 
-    With antialiasing, as Pillow does. The argument is never changed.
+    It antialiases, as Pillow does. `x` is never changed.
 
     Args:
         x: Images of 0 to 255, `(rows, columns, channels)` or a batch of them:
@@ -276,7 +282,7 @@ def resize_shorter_side(
         interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
 
     Returns:
-        What `x` is, in float32 and from 0 to 255.
+        Float32 images of 0 to 255, an array or tensor as `x` is.
 
     Raises:
         ValueError: If the size of the images is not known.
@@ -305,7 +311,7 @@ def resize_shorter_side(
     return ops.convert_to_numpy(x).copy() if kind is np else x
 
 
-def center_crop(x: Any, size: int) -> Any:
+def center_crop(x: np.ndarray | Tensor, size: int) -> np.ndarray | Tensor:
     """Return the central `size` x `size` pixels of images, channels last."""
     height, width = x.shape[-3:-1]
     if None in (height, width):
@@ -327,8 +333,10 @@ def half(n: int) -> int:
 
 
 def decode_predictions(
-    predictions: Any, top: int = 5, class_names: Sequence[str] | None = None
-) -> list[list[tuple]]:
+    predictions: np.ndarray | Tensor,
+    top: int = 5,
+    class_names: Sequence[str] | None = None,
+) -> list[list[tuple[str | int, str, float]]]:
     """Name the classes with the highest scores.
 
     Args:
@@ -360,6 +368,7 @@ def decode_predictions(
             "each class name. `class_names` gives other classes than "
             f"ImageNet's. Received: shape {predictions.shape}"
         )
+    classes: Sequence[tuple[str | int, str]]
     if class_names is None:
         classes = imagenet_classes()
     else:
@@ -371,11 +380,11 @@ def decode_predictions(
     ]
 
 
-def imagenet_classes() -> list[tuple[Any, str]]:
-    """Return (WordNet id, name) of ImageNet's classes, in order.
+def imagenet_classes() -> list[tuple[str, str]]:
+    """Return the (WordNet id, name) of each class of ImageNet, in order.
 
     Raises:
-        ValueError: If they are not there and cannot be downloaded.
+        ValueError: If their file is not cached and cannot be downloaded.
     """
     # From Keras's own cache, where keras.applications keeps the same file.
     try:

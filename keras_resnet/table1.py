@@ -1,8 +1,7 @@
 """The paper's table 1, the CIFAR rule 6n+2, and the names of blocks."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 # Depth -> (bottleneck, blocks per stage).
 IMAGENET_SPECS = {
@@ -16,8 +15,8 @@ IMAGENET_WIDTHS = (64, 128, 256, 512)
 CIFAR_WIDTHS = (16, 32, 64)
 
 
-def imagenet_spec(depth: int) -> Any:
-    """Return whether blocks are bottlenecks, and the blocks per stage.
+def imagenet_spec(depth: int) -> tuple[bool, tuple[int, ...]]:
+    """Return a row: whether blocks are bottlenecks, and blocks per stage.
 
     Raises:
         ValueError: If the table has no such depth.
@@ -31,8 +30,8 @@ def imagenet_spec(depth: int) -> Any:
     return IMAGENET_SPECS[depth]
 
 
-def imagenet_depth(bottleneck: bool, depths: Sequence[int]) -> int | None:
-    """Return the depth of the network with this row, `None` without one."""
+def imagenet_depth(bottleneck: bool, depths: tuple[int, ...]) -> int | None:
+    """Return the depth of the network with this row, or `None`."""
     for depth, spec in IMAGENET_SPECS.items():
         if spec == (bottleneck, depths):
             return depth
@@ -44,7 +43,7 @@ def is_cifar_depth(depth: int) -> bool:
     return isinstance(depth, int) and depth >= 8 and depth % 6 == 2
 
 
-def cifar_depths(depth: int) -> Any:
+def cifar_depths(depth: int) -> tuple[int, ...]:
     """Return the blocks per stage of the CIFAR network with `depth` layers.
 
     Raises:
@@ -63,13 +62,13 @@ def block_name(stage: int, block: int) -> str:
     return f"stage{stage}_block{block}"
 
 
-def stage_and_block(name: str) -> tuple[int, ...] | None:
+def stage_and_block(name: str) -> tuple[int, int] | None:
     """Return the stage and block that a layer is named after, or `None`."""
     match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
-    return tuple(map(int, match.groups())) if match else None
+    return (int(match[1]), int(match[2])) if match else None
 
 
-def depths_of(names: Iterable[str]) -> Any:
+def depths_of(names: Iterable[str]) -> tuple[int, ...]:
     """Return the blocks per stage among layers with these names."""
     stages = [place[0] for place in map(stage_and_block, names) if place]
     return tuple(stages.count(stage) for stage in sorted({*stages}))

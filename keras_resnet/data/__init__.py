@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 if keras.backend.backend() != "tensorflow":
-    # Or else TensorFlow would take the GPU's memory from the backend that
-    # trains. Must come before the first tf.data operation.
+    # TensorFlow would otherwise take the GPU's memory, which the backend that
+    # trains needs. This must come before the first tf.data operation.
     tf.config.set_visible_devices([], "GPU")
 
 from keras_resnet.data import imagenet, pipeline, resident  # noqa: E402

@@ -35,7 +35,7 @@ def random_windows(
     return rng.integers(0, high, (n, 3), "int32")
 
 
-def pad(images, padding):
+def pad(images: np.ndarray, padding: int) -> np.ndarray:
     """Return images `(n, rows, columns, channels)` with zeros around them."""
     border = (padding, padding)
     return np.pad(images, ((0, 0), border, border, (0, 0)))
@@ -87,8 +87,8 @@ def corrections(mean: np.ndarray, padding: int) -> np.ndarray:
     """Return the correction of each window of a raw padded image.
 
     The paper subtracts the mean before it pads; our models subtract it after.
-    Adding this correction to a window of raw pixels makes the two equal: the
-    mean then moves in from outside, not black.
+    Adding this correction to a window of raw pixels makes the two equal: its
+    padding then has the mean's colours instead of black.
 
     Args:
         mean: `(rows, columns, channels)` array, the mean of each pixel.
@@ -111,7 +111,7 @@ def corrections(mean: np.ndarray, padding: int) -> np.ndarray:
     )
 
 
-def window_index(windows, padding):
+def window_index(windows: np.ndarray, padding: int) -> np.ndarray:
     """Return the index of each window among all windows, `(batch,)`."""
     shifts = 2 * padding + 1
     return (windows[:, 0] * shifts + windows[:, 1]) * 2 + windows[:, 2]

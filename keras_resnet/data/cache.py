@@ -1,4 +1,4 @@
-"""Smaller copies of images in TFRecord files, to be decoded faster."""
+"""Smaller copies of images in TFRecord files, because they decode faster."""
 
 import json
 import os
@@ -24,19 +24,19 @@ def cached(
     unreadable: Unreadable,
     quality: int = 95,
 ) -> Records:
-    """Return smaller copies of images, which are decoded faster each epoch.
+    """Return smaller copies of images, because they decode faster.
 
     Images whose shorter side is over `side` pixels are resized to it, with
-    antialiasing, and stored as JPEG; others are stored as they are. TFRecord
-    files in `folder` hold them. If there is no such folder, it is made, under
-    another name until it is complete.
+    antialiasing, and stored as JPEG. Others are stored as they are. TFRecord
+    files in `folder` hold them. A missing folder is made, under another name
+    until it is complete.
 
     Args:
         source: `Folder` or `Records`.
         folder: Path.
         side: Integer, pixels.
-        unreadable: `Unreadable`, for images that are then left out.
-        quality: Integer, of the JPEG. Defaults to `95`.
+        unreadable: `Unreadable`, which notes the images that are left out.
+        quality: Integer, quality of the JPEG files. Defaults to `95`.
 
     Returns:
         `Records`.
@@ -66,7 +66,9 @@ def cached(
     return Records(sorted(folder.glob("*.tfrecord")), source.class_names)
 
 
-def _write_cache(source, folder, asked, unreadable):
+def _write_cache(
+    source: Source, folder: Path, asked: dict, unreadable: Unreadable
+) -> None:
     partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
     partial.mkdir(parents=True)
 
@@ -119,7 +121,7 @@ def _write_cache(source, folder, asked, unreadable):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _example(contents, label, name):
+def _example(contents: bytes, label: int, name: str) -> bytes:
     def feature(**kwargs):
         return tf.train.Feature(**kwargs)
 

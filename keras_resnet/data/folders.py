@@ -6,8 +6,8 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
@@ -15,14 +15,14 @@ from keras_resnet.types import PathLike
 
 
 class UnreadableImageError(ValueError):
-    """A file is missing, broken, or no image."""
+    """A file is missing, broken, or not an image."""
 
 
 def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     """List the files of a folder that has a folder for each class.
 
-    Every file in a class's folder counts, at any depth, whatever its name;
-    only names that begin with a dot are passed over.
+    Every file in a class's folder counts, at any depth and whatever its name.
+    Only names that begin with a dot are left out.
 
     Args:
         folder: Path.
@@ -55,9 +55,9 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     return files
 
 
-def _files(folder):
-    """Yield all files below a folder but hidden ones."""
-    # Links to folders are followed: collections of links are common.
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, except hidden ones."""
+    # Collections of links to folders are common.
     for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -65,11 +65,11 @@ def _files(folder):
                 yield Path(path) / name
 
 
-def read_image(path: PathLike, channels: int = 3) -> np.ndarray:
+def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
     """Decode a JPEG, PNG, BMP or GIF file, by its content.
 
-    Of several frames it takes the first. It ignores transparency, and the
-    orientation that cameras note.
+    The first of several frames is taken. Transparency is ignored, and so is
+    the orientation that cameras note.
 
     Args:
         path: Path.
@@ -89,7 +89,9 @@ def read_image(path: PathLike, channels: int = 3) -> np.ndarray:
     return decode_image(contents, path, channels)
 
 
-def decode_image(contents, name, channels=3):
+def decode_image(
+    contents: bytes, name: PathLike, channels: int = 3
+) -> tf.Tensor:
     """Decode the contents of a file: see `read_image`.
 
     Args:
@@ -98,7 +100,7 @@ def decode_image(contents, name, channels=3):
         channels: See `read_image`.
     """
     try:
-        # TensorFlow converts no file but JPEG to grey.
+        # TensorFlow converts only JPEG files to grey.
         image = tf.io.decode_image(
             contents, channels=3, dtype=tf.uint8, expand_animations=False
         )
@@ -115,29 +117,28 @@ def decode_image(contents, name, channels=3):
 
 
 def image_batches(
-    paths: Sequence[PathLike],
+    paths: Sequence,
     batch_size: int = 32,
     *,
     channels: int = 3,
-    on_error: Callable | None = None,
-    read: Callable | None = None,
-) -> Iterator[tuple[list[np.ndarray], list[int]]]:
+    on_error: Callable[[UnreadableImageError], object] | None = None,
+    read: Callable[[Any], Any] | None = None,
+) -> Iterator[tuple[list, list[int]]]:
     """Decode files in order, on several threads, ahead of their use.
 
     Args:
-        paths: Sequence of paths.
+        paths: Sequence of paths, or of other values that `read` takes.
         batch_size: Integer. Defaults to `32`.
         channels: See `read_image`.
-        on_error: Function that gets the `UnreadableImageError` of a file that
-            cannot be read, which is then left out. Defaults to `None`, which
-            raises it.
-        read: Function from an entry of `paths` to its image, instead of
-            `read_image`, for images that are in no files of their own.
+        on_error: Function that gets the `UnreadableImageError` of each file
+            that cannot be read and is left out. Defaults to `None`, which
+            raises the error.
+        read: Function from an entry of `paths` to its image, for images that
+            have no files of their own. Defaults to `read_image`.
 
     Yields:
-        A list of images and a list of their places in `paths`. Together they
-        are all readable files once; a batch may be smaller than `batch_size`,
-        or empty.
+        A list of images and a list of their places in `paths`. Each readable
+        file comes once. A batch may be smaller than `batch_size`, or empty.
     """
     paths = list(paths)
     read = read or functools.partial(read_image, channels=channels)

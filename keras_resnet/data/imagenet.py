@@ -18,23 +18,25 @@ from keras_resnet.data.order import Draws, lay_out, shard_slice
 from keras_resnet.data.pipeline import cores, untuned
 from keras_resnet.data.records import Source, Subset
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
-from keras_resnet.types import Tensor
 
 # Seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
-# Images whose average stands for that of all.
+# `mean_image` averages at most this number of images.
 MEAN_IMAGES = 10_000
 
 
-def decode(contents: Tensor, choose: Callable) -> tf.Tensor:
-    """Decode part of an image, and of a JPEG file no more than that part.
+def decode(
+    contents: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """Decode a part of an image.
 
-    Grey and CMYK images become RGB. The contents tell the kind of file.
+    A JPEG file is decoded in that part alone, which is faster. Grey and CMYK
+    images become RGB. The contents tell the kind of file.
 
     Args:
-        contents: String tensor.
-        choose: Function from the size, `(2,)` int32, to the part of it,
-            `(4,)` int32: first row, first column, rows, columns.
+        contents: String tensor, the contents of a file.
+        choose: Function from the size of the image, `(2,)` int32, to the part
+            to decode, `(4,)` int32: first row, first column, rows, columns.
 
     Returns:
         `(rows, columns, 3)` uint8 tensor.
@@ -77,21 +79,21 @@ def training_batches(
     batches that it would have got without the stop. Half of the images are
     flipped.
 
-    An image that cannot be decoded is replaced by that of the next place.
+    An image that cannot be decoded is replaced by the image of the next place.
 
     Args:
         source: `Folder` or `Records`.
         batch_size: Integer.
-        image_size: Integer, rows and columns, or a sequence of them. Defaults
-            to `224`.
-        steps_per_size: Integer, steps at each `image_size` of several; the
-            last one stays. Defaults to `None`, for one size.
+        image_size: Integer, rows and columns, or a sequence of integers, the
+            sizes one after the other. Defaults to `224`.
+        steps_per_size: Integer, steps at each of several sizes. The last size
+            stays until the end. Defaults to `None`, for one size.
         box: `"inception"` (default) or `"paper"`: see `inception_box` and
             `paper_box`.
         interpolation: `"bilinear"` (default) or `"bicubic"`, with
             antialiasing.
-        magnitude: Number from 0 to 10, of `rand_augment`. Defaults to `None`,
-            none of it.
+        magnitude: Number from 0 to 10, see `rand_augment`. Defaults to
+            `None`, no RandAugment.
         color: Boolean, whether to shift colours as the paper does: see
             `color_shift`. Defaults to `False`.
         mixup: Float, see `sampling.mixer`. Defaults to `0`.
@@ -102,11 +104,15 @@ def training_batches(
             of each batch, from 0, for one of `k` processes. Mixup and cutmix
             then mix the images of a shard. Defaults to `(0, 1)`, whole
             batches.
-        unreadable: `Unreadable`. Defaults to one of its own.
+        unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:
         `tf.data.Dataset` of float32 images, `(batch, rows, columns, 3)` of
         about 0 to 255, and float32 labels, `(batch, classes)`.
+
+    Raises:
+        ValueError: If `image_size` and `steps_per_size`, or `batch_size` and
+            `shard`, do not fit together.
 
     Reference: He et al. 2015, section 3.4.
     """
@@ -115,7 +121,8 @@ def training_batches(
     sizes = np.atleast_1d(np.asarray(image_size, "int32"))
     if (len(sizes) > 1) != (steps_per_size is not None):
         raise ValueError(
-            "`steps_per_size` is for several sizes. Received: "
+            "`steps_per_size` must be given if `image_size` has several sizes, "
+            "and only then. Received: "
             f"image_size={image_size}, steps_per_size={steps_per_size}"
         )
     draws = Draws(len(source), padding=0, horizontal_flip=False, seed=seed)
@@ -143,11 +150,11 @@ def training_batches(
         return images, tf.one_hot(labels, classes)
 
     def mix(step, batch):
-        # Not the seed of any image: their places are not negative.
+        # No image has this seed, because places are not negative.
         drawn = tf.stack([seed, -1 - step * shard[1] - shard[0]])
         return _mixed(mixer, batch, sizes, drawn)
 
-    # Images of a group are of one size, so it must not straddle two steps.
+    # All images of a group have one size, so no group spans two steps.
     group = max(n for n in range(1, GROUP + 1) if shard_size % n == 0)
     steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     batches = (
@@ -169,12 +176,18 @@ def training_batches(
     return batches.prefetch(2).with_options(untuned())
 
 
-def _preparing(seed, box, interpolation, magnitude, color):
+def _preparing(
+    seed: tf.Tensor,
+    box: str,
+    interpolation: str,
+    magnitude: float | None,
+    color: bool,
+) -> Callable[..., tf.Tensor]:
     """Return a function from contents, place and size to an image."""
 
     def prepare(contents, place, size):
-        # Each change of each image has a seed of its own. To split one seed
-        # would take much of the time that the image takes.
+        # Each change of each image has its own seed, because splitting one
+        # seed takes a large share of an image's time.
         seeds = [(seed, place * CHANGES + i) for i in range(CHANGES)]
         for_box, *further = map(tf.stack, seeds)
         image = decode(contents, lambda x: sampling.BOXES[box](x, for_box))
@@ -186,7 +199,13 @@ def _preparing(seed, box, interpolation, magnitude, color):
     return prepare
 
 
-def _elements(draws, batch_size, mine, sizes, steps_per_size):
+def _elements(
+    draws: Draws,
+    batch_size: int,
+    mine: slice,
+    sizes: np.ndarray,
+    steps_per_size: int | None,
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     """Return a function from a step to its images, places and sizes."""
     shard_size = mine.stop - mine.start
 
@@ -207,7 +226,12 @@ def _elements(draws, batch_size, mine, sizes, steps_per_size):
     return elements
 
 
-def _mixed(mixer, batch, sizes, seed):
+def _mixed(
+    mixer: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    batch: tuple[tf.Tensor, tf.Tensor],
+    sizes: np.ndarray,
+    seed: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mix the images of a batch, whose size is one of `sizes`."""
     images, labels = batch
 
@@ -238,31 +262,31 @@ def evaluation_batches(
     pad_to_multiple_of: int | None = None,
     unreadable: Unreadable | None = None,
 ) -> tf.data.Dataset:
-    """Return the centres of all images, in order; the last batch may be less.
+    """Return all images' centres, in order; the last batch may be smaller.
 
     Each image is resized to a shorter side, with antialiasing, and its centre
-    is cut out, as `training.one_crop` does it. Images that cannot be decoded
-    are left out.
+    is cut out, as `training.one_crop` does. Images that cannot be decoded are
+    left out.
 
     Args:
         source: `Folder` or `Records`.
-        batch_size: Integer, at most so many. Defaults to `128`.
+        batch_size: Integer, the largest size of a batch. Defaults to `128`.
         image_size: Integer, rows and columns. Defaults to `224`.
         resize: Integer, the shorter side before the crop. Defaults to `256`.
         interpolation: `"bilinear"` (default) or `"bicubic"`.
         shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
             of each batch, from 0, for one of `k` processes. Defaults to
             `(0, 1)`, whole batches.
-        pad_to_multiple_of: Integer, the number of devices: all batches are
-            then of one size, a multiple of it, and there are sample weights,
-            0 for images that cannot be decoded and for empty places. The loss
-            counts such images as 0. Defaults to `None`: the number of shards;
-            whole batches stay as they are.
-        unreadable: `Unreadable`. Defaults to one of its own.
+        pad_to_multiple_of: Integer, the number of devices. All batches then
+            have one size, a multiple of it, and sample weights: 0 for images
+            that cannot be decoded, which add 0 to the loss, and for empty
+            places. Defaults to `None`: the number of shards; whole batches
+            are not padded.
+        unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:
         `tf.data.Dataset` of float32 images, `(batch, rows, columns, 3)` of 0
-        to 255, and float32 labels, `(batch, classes)`; for several devices
+        to 255, and float32 labels, `(batch, classes)`. Padded batches have
         float32 sample weights, too.
     """
     if unreadable is None:
@@ -308,7 +332,7 @@ def evaluation_batches(
                 tf.boolean_mask(labels, readable),
             ),
         )
-        # Keras warns of a size that is not known.
+        # Keras warns of an unknown size.
         images = tf.ensure_shape(images, (None, *spec.shape))
         return images, tf.one_hot(labels, classes)
 
@@ -325,11 +349,11 @@ def evaluation_batches(
     )
 
 
-def _without_small_last(n, batch_size):
+def _without_small_last(n: int, batch_size: int) -> int:
     """Return a batch size that leaves the last batch at least half full.
 
-    Unreadable images are left out, and the loss of an empty batch would be
-    no number.
+    Unreadable images are left out: a smaller batch could become empty, and
+    the loss of an empty batch is not a number.
     """
     return next(
         b for b in range(batch_size, 0, -1) if n % b == 0 or n % b >= b / 2
@@ -345,14 +369,14 @@ def mean_image(
 ) -> np.ndarray:
     """Return the mean of each pixel over the centres of training images.
 
-    Of more than 10,000 images it takes 10,000, evenly spread. This reduces
-    the standard error of each pixel to about 0.6.
+    It takes at most 10,000 images, evenly spread. This reduces the standard
+    error of each pixel to about 0.6.
 
     Args:
         source: `Folder` or `Records`.
         image_size: Integer, rows and columns. Defaults to `224`.
         resize: Integer, the shorter side before the crop. Defaults to `256`.
-        unreadable: `Unreadable`. Defaults to one of its own.
+        unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:
         `(image_size, image_size, 3)` float32 array.
@@ -382,8 +406,10 @@ def mean_image(
     return (total / count).astype("float32")
 
 
-def _resized(image, size, interpolation):
+def _resized(
+    image: tf.Tensor, size: tuple[tf.Tensor, tf.Tensor], interpolation: str
+) -> tf.Tensor:
     image = tf.image.resize(image, size, interpolation, antialias=True)
-    # Bicubic interpolation overshoots what a pixel can be.
+    # Bicubic interpolation overshoots the range of a pixel.
     bicubic = interpolation == "bicubic"
     return tf.clip_by_value(image, 0.0, 255.0) if bicubic else image

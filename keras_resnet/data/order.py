@@ -5,10 +5,12 @@ and every backend gets the same batches.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from keras_resnet.data.augmentation import random_windows
+from keras_resnet.data.datasets import Split
 
 
 def draw_epoch(
@@ -41,14 +43,14 @@ class Draws:
         **kwargs: See `draw_epoch`.
     """
 
-    def __init__(self, n, **kwargs):
+    def __init__(self, n: int, **kwargs: Any) -> None:
         self.n = n
-        # A slice may begin in one epoch and end in the next.
+        # Two epochs, because a slice may begin in one and end in the next.
         self._draw = functools.lru_cache(maxsize=2)(
             functools.partial(draw_epoch, n, **kwargs)
         )
 
-    def __getitem__(self, places):
+    def __getitem__(self, places: slice) -> np.ndarray:
         """Return a slice of the sequence, `(places, 4)` int32."""
         first, last = places.start, places.stop - 1
         pieces = []
@@ -60,7 +62,7 @@ class Draws:
         return np.concatenate(pieces)
 
 
-def shard_slice(batch_size, shard):
+def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
     """Return the slice of each batch that belongs to a shard.
 
     Args:
@@ -81,15 +83,20 @@ def shard_slice(batch_size, shard):
     return slice(index * size, (index + 1) * size)
 
 
-def evaluation_arrays(split, batch_size, shard, pad_to_multiple_of):
+def evaluation_arrays(
+    split: Split,
+    batch_size: int,
+    shard: tuple[int, int],
+    pad_to_multiple_of: int | None,
+) -> tuple[list[np.ndarray], int]:
     """Lay out all images of a split in batches, for one or more devices.
 
     Args:
         split: `Split`.
-        batch_size: Integer, images of a batch, about.
+        batch_size: Integer, approximate number of images in a batch.
         shard: See `shard_slice`.
-        pad_to_multiple_of: See `lay_out`. `None` is the number of shards;
-            one shard is then not laid out at all.
+        pad_to_multiple_of: See `lay_out`. `None` is the number of shards, and
+            leaves whole batches as they are.
 
     Returns:
         Tuple of a list of arrays (images, labels, and float32 weights if
@@ -105,7 +112,12 @@ def evaluation_arrays(split, batch_size, shard, pad_to_multiple_of):
     return [*arrays, weights] if (weights != 1).any() else arrays, places
 
 
-def lay_out(n, batch_size, shard, pad_to_multiple_of):
+def lay_out(
+    n: int,
+    batch_size: int,
+    shard: tuple[int, int],
+    pad_to_multiple_of: int | None,
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Lay out images by number in batches of equal size, for some devices.
 
     Each device takes an equal share of each batch, so some places at the end
@@ -115,15 +127,15 @@ def lay_out(n, batch_size, shard, pad_to_multiple_of):
 
     Args:
         n: Integer, number of images.
-        batch_size: Integer, images of a batch, about.
+        batch_size: Integer, approximate number of images in a batch.
         shard: See `shard_slice`.
         pad_to_multiple_of: Integer that divides the size of each batch.
             `None` is the number of shards.
 
     Returns:
-        Tuple of the image in each place of this shard, any image in an empty
-        one; float32 weights, 0 for an empty place; and the number of places
-        in a batch.
+        Tuple of the number of the image in each place of this shard, 0 in an
+        empty place; float32 weights, 0 for an empty place; and the number of
+        places in a batch.
     """
     multiple = pad_to_multiple_of or shard[1]
     batches = -(-n // batch_size)

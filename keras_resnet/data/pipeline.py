@@ -30,7 +30,7 @@ def training_batches(
     batches that it would have got without the stop.
 
     Each image is shifted by up to `padding` pixels and flipped at random. As
-    in the paper, the mean moves in from outside (see `corrections`).
+    in the paper, padding has the mean's colours (see `corrections`).
 
     Args:
         split: `Split` of uint8 images `(n, rows, columns, channels)` and
@@ -58,7 +58,7 @@ def training_batches(
     rows, columns = size
     padded = [augmentation.pad(split.images, padding)]
     if horizontal_flip:
-        # To flip a view would take longer than all the rest.
+        # Flipping views one by one would take longer than all the rest.
         padded.append(np.ascontiguousarray(padded[0][:, :, ::-1]))
     labels = split.labels.astype("int32")
     corrections = augmentation.corrections(mean, padding)
@@ -72,7 +72,7 @@ def training_batches(
         drawn = draws[step * batch_size : (step + 1) * batch_size][mine]
         indices = augmentation.window_index(drawn[:, 1:], padding)
         images = np.empty((shard_size, *size, channels), "float32")
-        # Views and one addition for each image are several times as fast as
+        # A view and one addition for each image are several times as fast as
         # a gather of all pixels.
         for image, (i, row, column, flipped), index in zip(
             images, drawn.tolist(), indices.tolist(), strict=True
@@ -117,15 +117,15 @@ def evaluation_batches(
         shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
             of each batch, from 0, for one of `k` processes. Defaults to
             `(0, 1)`, whole batches.
-        pad_to_multiple_of: Integer, the number of devices: all batches are
-            then of one size, about `batch_size`, a multiple of it. If that
-            leaves places empty, there are sample weights too, with which the
-            loss and weighted metrics are those of the images. Defaults to
-            `None`: the number of shards; whole batches stay as they are.
+        pad_to_multiple_of: Integer, the number of devices. All batches then
+            have one size, a multiple of it near `batch_size`. If that leaves
+            places empty, sample weights make the loss and weighted metrics
+            those of the images alone. Defaults to `None`: the number of
+            shards; whole batches are not padded.
 
     Returns:
         `tf.data.Dataset` of float32 images in [0, 255] and int32 labels, and
-        float32 sample weights where places are empty.
+        float32 sample weights if places are empty.
     """
 
     def as_float(images, labels, *weights):
@@ -147,14 +147,14 @@ def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    return os.cpu_count() or 1
 
 
 def untuned() -> tf.data.Options:
-    """Return the options of a dataset that tf.data does not tune as it runs.
+    """Return the options of a dataset that is not tuned while it runs.
 
-    A tuned dataset ends together with its tuning thread, which sleeps twice as
-    long each time, so a run would end late.
+    A tuned dataset ends only when its tuning thread wakes up. The thread
+    sleeps twice as long each time, so a run would end late.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

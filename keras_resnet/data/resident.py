@@ -1,7 +1,8 @@
 """Input that stays on the device: images go there once, before training.
 
-A step then gets some numbers from the host, and the device cuts its batch
-itself. For PyTorch and JAX: TensorFlow's `fit` reads tf.data alone.
+At each step the host sends only the numbers of the images and their windows,
+and the device cuts the batch. For PyTorch and JAX, because TensorFlow's `fit`
+reads only tf.data.
 """
 
 import keras
@@ -12,6 +13,7 @@ from keras_resnet.backend import compiled
 from keras_resnet.data import augmentation
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
+from keras_resnet.types import Tensor
 
 
 def training_batches(
@@ -25,7 +27,7 @@ def training_batches(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> keras.utils.PyDataset:
-    """Return the batches of `pipeline.training_batches`, bit by bit.
+    """Return the batches of `pipeline.training_batches`, bit for bit.
 
     Args: see `pipeline.training_batches`.
 
@@ -53,7 +55,7 @@ def evaluation_batches(
 
     Returns:
         `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels,
-        and float32 sample weights where places are empty.
+        and float32 sample weights if places are empty.
 
     Raises:
         RuntimeError: On TensorFlow.
@@ -64,11 +66,11 @@ def evaluation_batches(
 
 
 class _Batches(keras.utils.PyDataset):
-    def __init__(self):
+    def __init__(self) -> None:
         if keras.backend.backend() == "tensorflow":
             raise RuntimeError(
-                "TensorFlow's `fit` reads tf.data alone: take the functions "
-                "of `keras_resnet.data.pipeline`, or another backend"
+                "TensorFlow's `fit` reads only tf.data: use the functions of "
+                "`keras_resnet.data.pipeline`, or another backend"
             )
         super().__init__()
 
@@ -76,15 +78,15 @@ class _Batches(keras.utils.PyDataset):
 class _TrainingBatches(_Batches):
     def __init__(
         self,
-        split,
-        batch_size,
-        mean,
-        padding,
-        horizontal_flip,
-        seed,
-        start,
-        shard,
-    ):
+        split: Split,
+        batch_size: int,
+        mean: np.ndarray | None,
+        padding: int,
+        horizontal_flip: bool,
+        seed: int,
+        start: int,
+        shard: tuple[int, int],
+    ) -> None:
         super().__init__()
         if mean is None:
             mean = np.zeros(split.images.shape[1:])
@@ -108,10 +110,10 @@ class _TrainingBatches(_Batches):
         self._shard = shard_slice(batch_size, shard)
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> None:
         return None
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         first = (self._start + index) * self._batch_size
         drawn = self._draws[first : first + self._batch_size][self._shard]
         indices = augmentation.window_index(drawn[:, 1:], self._padding)
@@ -122,7 +124,9 @@ class _TrainingBatches(_Batches):
 
 
 @compiled
-def _augmented(images, labels, corrections, drawn):
+def _augmented(
+    images: Tensor, labels: Tensor, corrections: Tensor, drawn: Tensor
+) -> tuple[Tensor, Tensor]:
     image, windows, window = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
     images = augmentation.cut_on_device(
         ops.take(images, image, axis=0), windows, corrections.shape[1:3]
@@ -134,7 +138,7 @@ def _augmented(images, labels, corrections, drawn):
 
 
 class _EvaluationBatches(_Batches):
-    def __init__(self, arrays, batch_size):
+    def __init__(self, arrays: list[np.ndarray], batch_size: int) -> None:
         super().__init__()
         images, labels, *weights = arrays
         arrays = [images, labels.astype("int32"), *weights]
@@ -144,9 +148,9 @@ class _EvaluationBatches(_Batches):
         ]
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         images, *others = self._batches[index]
         return ops.cast(images, "float32"), *others

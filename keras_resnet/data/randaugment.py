@@ -1,8 +1,8 @@
 """RandAugment, one image at a time, in tf.data.
 
-Keras's `RandAugment` computes all of its operations and keeps two, the same
-ones for a whole batch, and it disregards a seed given to it (Keras 3.15). Here
-only what was drawn is computed.
+Keras's `RandAugment` (3.15) computes all of its operations, keeps two, the
+same ones for a whole batch, and ignores the seed that it is given. Here only
+the operations that were drawn are computed.
 """
 
 import functools
@@ -10,19 +10,23 @@ import math
 
 import tensorflow as tf
 
-# What moves in from outside: ImageNet's mean colour.
+from keras_resnet.types import Tensor
+
+# Colour of pixels from outside the image: ImageNet's mean.
 FILL = 124.0, 116.0, 104.0
 PROBABILITY = 0.5
 DEVIATION = 0.5
 OPERATIONS = 2
 
 
-def rand_augment(image, seed, magnitude):
-    """Change an image by two operations of fifteen, each with chance 1/2.
+def rand_augment(
+    image: tf.Tensor, seed: tf.Tensor, magnitude: float
+) -> tf.Tensor:
+    """Draw two of fifteen operations, and apply each with probability 1/2.
 
-    The set is timm's "increasing" one: a larger magnitude always changes
-    more. The magnitude of each operation is Gaussian around `magnitude`, with
-    deviation 0.5, within 0 and 10.
+    The operations are timm's "increasing" set: a larger magnitude always
+    changes more. The magnitude of each operation is Gaussian around
+    `magnitude`, with deviation 0.5, within 0 and 10.
 
     Args:
         image: `(rows, columns, 3)` float32 tensor, 0 to 255.
@@ -30,7 +34,7 @@ def rand_augment(image, seed, magnitude):
         magnitude: Number from 0 to 10.
 
     Returns:
-        What `image` is.
+        Tensor of the shape and dtype of `image`.
 
     Reference: Cubuk et al. 2019, "RandAugment"; Wightman et al. 2021, "ResNet
     strikes back" ("6 / 0.5").
@@ -41,9 +45,9 @@ def rand_augment(image, seed, magnitude):
     return image
 
 
-# A function of TensorFlow: both operations are the same part of the graph.
+# As a `tf.function` it is in the graph once for both operations.
 @tf.function(autograph=False)
-def _one(image, seed, magnitude):
+def _one(image: tf.Tensor, seed: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
     choose, how_much = tf.unstack(tf.random.split(seed, 2))
     drawn = tf.random.stateless_uniform((3,), choose)
     level = magnitude + DEVIATION * tf.random.stateless_normal((), how_much)
@@ -58,7 +62,9 @@ def _one(image, seed, magnitude):
     )
 
 
-def auto_contrast(image, level=None, sign=None):
+def auto_contrast(
+    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
+) -> tf.Tensor:
     """Stretch each channel from 0 to 255."""
     low = tf.reduce_min(image, (0, 1))
     high = tf.reduce_max(image, (0, 1))
@@ -66,13 +72,15 @@ def auto_contrast(image, level=None, sign=None):
     return tf.where(high > low, (image - low) * scale, image)
 
 
-def equalize(image, level=None, sign=None):
+def equalize(
+    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
+) -> tf.Tensor:
     """Make the values of each channel equally frequent."""
     channels = tf.unstack(tf.cast(tf.round(image), tf.int32), axis=-1)
     return tf.stack([_equalize_channel(x) for x in channels], axis=-1)
 
 
-def _equalize_channel(x):
+def _equalize_channel(x: tf.Tensor) -> tf.Tensor:
     counts = tf.math.bincount(
         tf.reshape(x, (-1,)), minlength=256, maxlength=256
     )
@@ -84,12 +92,14 @@ def _equalize_channel(x):
     return tf.cast(tf.gather(table, x), tf.float32)
 
 
-def invert(image, level=None, sign=None):
+def invert(
+    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
+) -> tf.Tensor:
     """Turn black into white."""
     return 255 - image
 
 
-def rotate(image, level, sign):
+def rotate(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Rotate by up to 30 degrees."""
     angle = sign * level * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
@@ -101,34 +111,35 @@ def rotate(image, level, sign):
     )
 
 
-def shear_x(image, level, sign):
+def shear_x(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Shift rows by up to 0.3 of their distance from the top."""
     shear = sign * level * 0.3
     return _move(image, (1.0, shear, shear / 2, 0.0, 1.0, 0.0))
 
 
-def shear_y(image, level, sign):
+def shear_y(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Shift columns by up to 0.3 of their distance from the left."""
     shear = sign * level * 0.3
     return _move(image, (1.0, 0.0, 0.0, shear, 1.0, shear / 2))
 
 
-def translate_x(image, level, sign):
+def translate_x(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Shift to the side by up to 0.45 of the columns."""
     shift = sign * level * 0.45 * tf.cast(tf.shape(image)[1], tf.float32)
     return _move(image, (1.0, 0.0, shift, 0.0, 1.0, 0.0))
 
 
-def translate_y(image, level, sign):
+def translate_y(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Shift up or down by up to 0.45 of the rows."""
     shift = sign * level * 0.45 * tf.cast(tf.shape(image)[0], tf.float32)
     return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, shift))
 
 
-def _move(image, places):
-    """Move pixels: (a, b, c, d, e, f) takes (x, y) from ax+by+c, dx+ey+f.
+def _move(image: tf.Tensor, places: tuple) -> tf.Tensor:
+    """Move pixels: (x, y) gets the pixel at (ax + by + c, dx + ey + f).
 
-    Places are those of the centres of pixels, from 0.
+    `places` is (a, b, c, d, e, f). Coordinates are those of the centres of
+    pixels, from 0.
     """
     transform = tf.stack([*map(tf.convert_to_tensor, places), 0.0, 0.0])
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -142,41 +153,45 @@ def _move(image, places):
     return moved[0] + FILL
 
 
-def posterize(image, level, sign=None):
+def posterize(
+    image: tf.Tensor, level: Tensor, sign: Tensor = None
+) -> tf.Tensor:
     """Keep 4 to 0 bits of each value."""
     lost = 2.0 ** (4 + tf.floor(level * 4))
     return tf.floor(image / lost) * lost
 
 
-def solarize(image, level, sign=None):
+def solarize(image: tf.Tensor, level: Tensor, sign: Tensor = None) -> tf.Tensor:
     """Invert the brightest values."""
     threshold = 256 - tf.floor(level * 256)
     return tf.where(image < threshold, image, 255 - image)
 
 
-def solarize_add(image, level, sign=None):
+def solarize_add(
+    image: tf.Tensor, level: Tensor, sign: Tensor = None
+) -> tf.Tensor:
     """Add up to 110 to values below 128."""
     added = tf.minimum(image + tf.floor(level * 110), 255.0)
     return tf.where(image < 128, added, image)
 
 
-def color(image, level, sign):
-    """Take colour away or add to it."""
+def color(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
+    """Weaken or strengthen colours."""
     return _blend(tf.image.rgb_to_grayscale(image), image, level, sign)
 
 
-def contrast(image, level, sign):
-    """Draw values towards the mean grey or away from it."""
+def contrast(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
+    """Move values towards the mean grey or away from it."""
     grey = tf.reduce_mean(tf.image.rgb_to_grayscale(image))
     return _blend(grey, image, level, sign)
 
 
-def brightness(image, level, sign):
+def brightness(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Darken or brighten."""
     return _blend(0.0, image, level, sign)
 
 
-def sharpness(image, level, sign):
+def sharpness(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     """Smooth or sharpen."""
     weights = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     kernel = tf.tile(weights[:, :, None, None], (1, 1, 3, 1))
@@ -187,8 +202,10 @@ def sharpness(image, level, sign):
     return _blend(tf.where(within, smooth, image), image, level, sign)
 
 
-def _blend(other, image, level, sign):
-    """Go from `other`, at factor 0, past `image`, at factor 1."""
+def _blend(
+    other: Tensor, image: tf.Tensor, level: Tensor, sign: Tensor
+) -> tf.Tensor:
+    """Blend: factor 0 gives `other`, 1 gives `image`, more goes beyond."""
     factor = tf.maximum(1 + sign * level * 0.9, 0.1)
     return tf.clip_by_value(other + factor * (image - other), 0.0, 255.0)
 

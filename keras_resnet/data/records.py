@@ -1,6 +1,6 @@
 """Encoded images by number: files in folders of classes, or TFRecord files.
 
-Training reads images in any order, so both give any image at once.
+Training reads images in any order, so both can read any image directly.
 """
 
 import concurrent.futures
@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,7 @@ from keras_resnet.data.folders import (
 )
 from keras_resnet.types import PathLike
 
-# A record is its length, a checksum of that, the data, a checksum of them.
+# A record has a length and its checksum, then the data and their checksum.
 HEADER, FOOTER = 12, 4
 TARS = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
@@ -37,8 +37,8 @@ class Folder:
     Args:
         folder: Path.
         class_names: Sequence of strings, the classes in order, for a folder
-            that need not have all of them. Defaults to the folder's own,
-            sorted.
+            that need not have all of them. Defaults to the folder's own, in
+            the order of `class_folders`.
 
     Raises:
         DataUnavailableError: If there are no such images, or some of another
@@ -74,14 +74,14 @@ class Folder:
         return self.paths[i]
 
     def describe(self) -> str:
-        """Return a text that tells these images from others in any folder.
+        """Return a text that identifies these images, in any folder.
 
         It has their number, and a hash of their names and classes, not of
         their contents.
         """
         names = [os.path.basename(path) for path in self.paths]
-        told = json.dumps([self.class_names, self.labels.tolist(), names])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        hashed = json.dumps([self.class_names, self.labels.tolist(), names])
+        digest = hashlib.sha256(hashed.encode()).hexdigest()[:16]
         return f"{len(names)} images, SHA-256 of names {digest}"
 
     def contents(self, i: int) -> bytes:
@@ -92,7 +92,7 @@ class Folder:
         """Return the class of an image, an integer."""
         return int(self.labels[i])
 
-    def read(self, i: int) -> Any:
+    def read(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return bytes and class of an image, for tf.data."""
         if self._constants is None:
             with tf.init_scope():
@@ -104,15 +104,15 @@ class Folder:
 class Records:
     """The images in TFRecord files of `tf.train.Example`s.
 
-    It first reads the headers of all records, which say where they are; then
-    it can read any record. The files must be on a disk, not behind a URL.
+    It reads the headers of all records once, because they say where each
+    record is. The files must be on a disk, not behind a URL.
 
     Args:
         files: Sequence of paths, in order.
         class_names: Sequence of strings.
 
     Raises:
-        DataUnavailableError: If a file is missing or ends in mid-record.
+        DataUnavailableError: If a file is missing or ends within a record.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class Records:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _record(self, i):
+    def _record(self, i: int) -> bytes:
         offset, length = self._places[i]
         with open(self._files[self._file[i]], "rb", buffering=0) as file:
             return os.pread(file.fileno(), int(length), int(offset))
 
-    def _features(self, i):
+    def _features(self, i: int) -> Any:
         return tf.train.Example.FromString(self._record(i)).features.feature
 
     def name(self, i: int) -> str:
@@ -152,7 +152,7 @@ class Records:
         """Return the class of an image, an integer."""
         return self._features(i)["label"].int64_list.value[0]
 
-    def read(self, i: int) -> Any:
+    def read(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return bytes and class of an image, for tf.data."""
         record = tf.numpy_function(self._record, [i], tf.string, stateful=False)
         example = tf.io.parse_single_example(
@@ -173,35 +173,37 @@ class Subset:
         numbers: Sequence of numbers, which images.
     """
 
-    def __init__(self, source, numbers):
+    def __init__(
+        self, source: "Source", numbers: Sequence[int] | np.ndarray
+    ) -> None:
         self.class_names = source.class_names
         self.numbers = np.asarray(numbers).astype("int64")
         self._source = source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.numbers)
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         """Return the name of an image, for people."""
         return self._source.name(self.numbers[i])
 
-    def contents(self, i):
+    def contents(self, i: int) -> bytes:
         """Return the bytes of an image."""
         return self._source.contents(self.numbers[i])
 
-    def label(self, i):
+    def label(self, i: int) -> int:
         """Return the class of an image, an integer."""
         return self._source.label(self.numbers[i])
 
-    def read(self, i):
+    def read(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return bytes and class of an image, for tf.data."""
         return self._source.read(tf.gather(self.numbers, i))
 
 
-Source: TypeAlias = "Folder | Records | Subset"
+Source = Folder | Records | Subset
 
 
-def _places(file):
+def _places(file: str) -> np.ndarray:
     """Return offset and length of each record's data, `(records, 2)`."""
     try:
         size = os.path.getsize(file)
@@ -217,7 +219,7 @@ def _places(file):
     if offset != size:
         raise DataUnavailableError(
             f"{file} ends in the middle of record {len(places)}: it was not "
-            "written to its end, or is no TFRecord file."
+            "written to its end, or is not a TFRecord file."
         )
     return np.array(places, "int64").reshape(-1, 2)
 
@@ -230,8 +232,8 @@ def from_tfds(
 ) -> Records:
     """Return the images of a dataset of TensorFlow Datasets.
 
-    `imagenet2012` is prepared from its two original tar files if it is not
-    yet; other datasets are downloaded.
+    If a dataset is not prepared yet, `imagenet2012` is prepared from its two
+    original tar files, and others are downloaded.
 
     Args:
         name: String, `"imagenet2012"`, `"imagenette"`, or any other with
@@ -246,7 +248,7 @@ def from_tfds(
         `Records`.
 
     Raises:
-        DataUnavailableError: If the data are neither prepared nor can be.
+        DataUnavailableError: If the data are not prepared and cannot be.
     """
     import tensorflow_datasets as tfds
 
@@ -257,13 +259,13 @@ def from_tfds(
     if split not in info.splits:
         raise DataUnavailableError(
             f"{builder.data_path} has no images of the split {split!r}, only "
-            f"{', '.join(map(repr, info.splits))}: it was prepared without "
-            "them. Move it away, and prepare it anew with all tar files."
+            f"{', '.join(map(repr, info.splits))}. Move the folder away, and "
+            "prepare it anew with all tar files."
         )
     if info.file_format != tfds.core.FileFormat.TFRECORD:
         raise DataUnavailableError(
             f"{builder.data_path} is of the format {info.file_format.value!r}, "
-            "and only 'tfrecord' can be read: convert it by tfds "
+            "and only 'tfrecord' can be read: convert it with tfds "
             "convert_format."
         )
     records = Records(
@@ -278,7 +280,7 @@ def from_tfds(
     return records
 
 
-def _prepare(builder, manual_dir):
+def _prepare(builder: Any, manual_dir: PathLike | None) -> None:
     import tensorflow_datasets as tfds
 
     folder = builder.data_path.parent.parent
@@ -288,11 +290,10 @@ def _prepare(builder, manual_dir):
         if missing:
             raise DataUnavailableError(
                 f"imagenet2012 is not prepared in {folder}, and {manual} has "
-                f"no {' and no '.join(missing)} to prepare it from. Get them "
-                "from https://image-net.org/download-images (for which one "
-                "registers), and name their folder by `manual_dir`; or name "
-                "a folder that holds prepared data by `data_dir` or "
-                "TFDS_DATA_DIR."
+                f"no {' and no '.join(missing)} to prepare it from. Register "
+                "at https://image-net.org/download-images, download them, and "
+                "give their folder as `manual_dir`; or give a folder of "
+                "prepared data as `data_dir` or TFDS_DATA_DIR."
             )
         manual_dir = manual
     else:
@@ -306,12 +307,12 @@ def _prepare(builder, manual_dir):
     )
 
 
-def read_image_of(source: Source, i: int) -> np.ndarray:
+def read_image_of(source: Source, i: int) -> tf.Tensor:
     """Decode an image of a source.
 
     Args:
         source: `Folder` or `Records`.
-        i: Integer.
+        i: Integer, the number of the image.
 
     Returns:
         See `folders.read_image`.

@@ -1,17 +1,19 @@
 """Boxes, flips, colours and mixtures: ImageNet's augmentation, in tf.data.
 
-Each function takes a seed, two integers, and gives the same for the same
-seed: what an image of a training looks like is a function of its place.
+Each function takes a seed of two integers and gives the same result for the
+same seed, so that an image of a training is a function of its place.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_resnet.data.randaugment import rand_augment
 
-# Shorter sides between which the paper draws, and the crop they are for.
+# The paper draws the shorter side from this range and then crops 224 x 224.
 SHORTER_SIDES = 256, 480
 PAPER_CROP = 224
 # The principal components of the RGB values, 0 to 1, of ImageNet's training
@@ -26,7 +28,7 @@ EIGENVECTORS = (
 COLOR_DEVIATION = 0.1
 
 
-def paper_box(size, seed):
+def paper_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draw the part of an image that the paper crops.
 
     The paper resizes an image to a shorter side drawn from [256, 480] and
@@ -46,25 +48,34 @@ def paper_box(size, seed):
     """
     drawn = tf.random.stateless_uniform((3,), seed)
     low, high = SHORTER_SIDES
-    # Whole numbers, each as likely.
+    # Every integer is equally likely.
     shorter = low + tf.floor(drawn[0] * (high - low + 1))
     shortest = tf.cast(tf.reduce_min(size), tf.float32)
     side = tf.cast(tf.round(shortest * PAPER_CROP / shorter), tf.int32)
     side = tf.maximum(side, 1)
     room = tf.cast(size - side + 1, tf.float32)
     corner = tf.cast(tf.floor(drawn[1:] * room), tf.int32)
-    # A number just below one, times the room, may be rounded up to it.
+    # Rounding may turn a number just below 1, times `room`, into `room`.
     corner = tf.minimum(corner, size - side)
     return tf.concat([corner, [side, side]], 0)
 
 
-def inception_box(size, seed, area=(0.08, 1.0)):
+def inception_box(
+    size: tf.Tensor, seed: tf.Tensor, area: tuple[float, float] = (0.08, 1.0)
+) -> tf.Tensor:
     """Draw a part of an image by area and proportions.
 
-    Any share of the area between `area`, at proportions from 3:4 to 4:3; the
-    whole image where ten attempts do not fit into it.
+    The proportions are from 3:4 to 4:3. If ten attempts do not fit into the
+    image, the part is the whole image.
 
-    Args and returns: see `paper_box`.
+    Args:
+        size: `(2,)` int32 tensor, rows and columns.
+        seed: `(2,)` int64 tensor.
+        area: Pair of floats, the smallest and the largest share of the
+            image's area. Defaults to `(0.08, 1.0)`.
+
+    Returns:
+        See `paper_box`.
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
@@ -84,17 +95,17 @@ def inception_box(size, seed, area=(0.08, 1.0)):
 BOXES = {"paper": paper_box, "inception": inception_box}
 
 
-def color_shift(seed):
-    """Draw what the paper adds to all pixels of an image, 0 to 255.
+def color_shift(seed: tf.Tensor) -> tf.Tensor:
+    """Draw the colour that the paper adds to all pixels of an image.
 
-    Along each principal component of ImageNet's colours, its eigenvalue times
-    a Gaussian number with deviation 0.1.
+    It is the sum of the principal components of ImageNet's colours, each
+    times its eigenvalue and a Gaussian number with deviation 0.1.
 
     Args:
         seed: `(2,)` int64 tensor.
 
     Returns:
-        `(3,)` float32 tensor: red, green, blue.
+        `(3,)` float32 tensor: red, green, blue, for pixels of 0 to 255.
 
     Reference: Krizhevsky et al. 2012, "ImageNet Classification with Deep
     Convolutional Neural Networks", section 4.1.
@@ -106,21 +117,27 @@ def color_shift(seed):
 
 
 def augmented(
-    image, for_flip, for_augment, for_color, *, magnitude=None, color=False
-):
-    """Flips an image or not, and changes it further as asked.
+    image: tf.Tensor,
+    for_flip: tf.Tensor,
+    for_augment: tf.Tensor,
+    for_color: tf.Tensor,
+    *,
+    magnitude: float | None = None,
+    color: bool = False,
+) -> tf.Tensor:
+    """Flip an image at random, and change it further if asked.
 
     Args:
         image: `(rows, columns, 3)` float32 tensor, 0 to 255.
-        for_flip: `(2,)` int64 tensor, a seed.
-        for_augment: The same.
-        for_color: The same.
-        magnitude: Number from 0 to 10, of `rand_augment`. Defaults to `None`,
-            none of it.
+        for_flip: `(2,)` int64 tensor, the seed of the flip.
+        for_augment: `(2,)` int64 tensor, the seed of `rand_augment`.
+        for_color: `(2,)` int64 tensor, the seed of `color_shift`.
+        magnitude: Number from 0 to 10, see `rand_augment`. Defaults to
+            `None`, no RandAugment.
         color: Boolean, whether to add a `color_shift`. Defaults to `False`.
 
     Returns:
-        What `image` is.
+        Tensor of the shape and dtype of `image`.
     """
     flipped = tf.random.stateless_uniform((), for_flip) < 0.5
     # A slice with a negative stride takes several times as long.
@@ -133,33 +150,36 @@ def augmented(
 
 
 class _Seeds(keras.random.SeedGenerator):
-    """Seeds for Keras's layers that count from a seed instead of a state.
+    """Seed generator for Keras's layers that counts from a given seed.
 
-    Layers of Keras take a generator, whose state in tf.data is that of the
-    process: a resumed training would draw others.
+    Keras's own generator has a state, which belongs to the process in
+    tf.data: a resumed training would draw other seeds.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: tf.Tensor) -> None:
         self._seed = seed
         self._drawn = 0
 
-    def next(self, ordered=True):
+    def next(self, ordered: bool = True) -> tf.Tensor:
         self._drawn += 1
         seed = tf.random.fold_in(self._seed, self._drawn)
         return tf.bitcast(tf.cast(seed, tf.int32), tf.int32)
 
 
-def mixer(mixup=0.0, cutmix=0.0):
+def mixer(
+    mixup: float = 0.0, cutmix: float = 0.0
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Return a function that mixes the images of a batch with each other.
 
-    By Keras's `MixUp` or `CutMix`, each time one of them if both are asked
-    for. Labels are mixed likewise. Must be called outside tf.data, where
-    Keras's layers cannot make their variables on TensorFlow.
+    Keras's `MixUp` or `CutMix` mixes them and their labels. If both are asked
+    for, each batch gets one of them at random. Call `mixer` outside tf.data,
+    because on TensorFlow Keras's layers cannot make their variables inside.
 
     Args:
-        mixup: Float, shares are drawn from Beta(mixup, mixup). Defaults to
-            `0`, no mixup.
-        cutmix: Float, areas likewise. Defaults to `0`, no cutmix.
+        mixup: Float, images are mixed in shares from Beta(mixup, mixup).
+            Defaults to `0`, no mixup.
+        cutmix: Float, areas are cut in shares from Beta(cutmix, cutmix).
+            Defaults to `0`, no cutmix.
 
     Returns:
         A function from images, `(batch, rows, columns, channels)` float32 of
@@ -172,7 +192,7 @@ def mixer(mixup=0.0, cutmix=0.0):
     if mixup:
         layers.append(keras.layers.MixUp(mixup, data_format="channels_last"))
     if cutmix:
-        # From one number to the same: the parameter itself is not drawn.
+        # A pair of equal numbers, because Keras draws the parameter between.
         layers.append(
             keras.layers.CutMix((cutmix, cutmix), data_format="channels_last")
         )
@@ -192,7 +212,9 @@ def mixer(mixup=0.0, cutmix=0.0):
     return mix
 
 
-def _apply(layer, images, labels, seed):
+def _apply(
+    layer: Any, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     layer.backend.set_backend("tensorflow")
     try:
         drawn = layer.get_random_transformation(

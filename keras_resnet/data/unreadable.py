@@ -3,7 +3,8 @@
 import itertools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ from keras_resnet.data.records import Source, read_image_of
 
 # Share of the images that may be unreadable.
 MAX_UNREADABLE = 0.01
-# Images that are decoded within one `try`: they share its cost.
+# Images that are decoded together, because a graph's `try` costs time.
 GROUP = 16
 
 
@@ -36,7 +37,7 @@ class Unreadable:
 
     def __init__(self, source: Source, share: float = MAX_UNREADABLE) -> None:
         self.share = share
-        self.reasons = {}
+        self.reasons: dict[str, str] = {}
         self.error: TooManyUnreadableError | None = None
         self._total = len(source)
         self._lock = threading.Lock()
@@ -51,9 +52,9 @@ class Unreadable:
         """Note an image, and name it on standard error the first time.
 
         Args:
-            source: The source that it was read from: the images themselves,
-                some of them, or smaller copies.
-            i: Integer, its number there.
+            source: The `Folder`, `Records` or `Subset` that it was read from:
+                the images themselves, some of them, or smaller copies.
+            i: Integer, its number in `source`.
 
         Raises:
             TooManyUnreadableError: If there are too many.
@@ -64,7 +65,7 @@ class Unreadable:
                 return
             try:
                 read_image_of(source, i)
-                reason = "its size and its contents do not fit"
+                reason = "its size and its contents do not match"
             except UnreadableImageError as error:
                 reason = str(error).removeprefix(f"{name}: ")
             self.reasons[name] = reason
@@ -73,31 +74,38 @@ class Unreadable:
             if count > self.share * self._total:
                 self.error = TooManyUnreadableError(
                     f"{count} of {self._total:,} images cannot be decoded, "
-                    f"the last {name} ({reason}): more than the share of "
-                    f"{self.share:g} that is allowed"
+                    f"the last {name} ({reason}): more than the allowed share "
+                    f"of {self.share:g}"
                 )
                 raise self.error
 
 
-def reader(source, prepare, spec, unreadable, others=lambda *_: ()):
+def reader(
+    source: Source,
+    prepare: Callable[..., tf.Tensor],
+    spec: tf.TensorSpec,
+    unreadable: Unreadable,
+    others: Callable[..., Iterable[int]] = lambda *_: (),
+) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Return a function, for tf.data, that reads and prepares some images.
 
-    A graph decodes them without Python's lock. Where one of them fails,
-    Python takes them one by one.
+    A graph decodes them without Python's lock. If one of them fails, Python
+    has them decoded one by one.
 
     Args:
         source: `Folder` or `Records`.
-        prepare: Function from contents, and further scalars if there are any,
-            to what an image becomes.
-        spec: `tf.TensorSpec` of what an image becomes.
+        prepare: Function from the contents of an image, and further scalars
+            if there are any, to a tensor.
+        spec: `tf.TensorSpec` of this tensor.
         unreadable: `Unreadable`.
         others: Function from the further scalars of an image that cannot be
             decoded to the numbers of images to take instead, in order.
-            Defaults to none: zeros stay in its place.
+            Defaults to no other images: zeros take its place.
 
     Returns:
         Function from the numbers of images, and as many of each further
-        scalar, to prepared images, int32 labels, and whether each is an image.
+        scalar, to prepared images, int32 labels, and booleans, `False` where
+        zeros took an image's place.
     """
     outputs = spec, tf.int32, tf.bool
 
@@ -142,12 +150,14 @@ def reader(source, prepare, spec, unreadable, others=lambda *_: ()):
     return read
 
 
-def _or_nothing(function, elements):
-    """Return tensors of a function, or tensors without rows where it fails.
+def _or_nothing(
+    function: Any, elements: tuple[tf.Tensor, ...]
+) -> tuple[tf.Tensor, ...]:
+    """Return a function's tensors, or tensors without rows if it fails.
 
-    Graphs have no `try`, but a dataset can leave out an element that fails.
-    Python's `try` around each call would do, but a process that ends waits
-    for ever for a thread that waits for Python.
+    A graph has no `try`, but a dataset can leave out an element that fails. A
+    `try` of Python around each call could hang the end of the process, which
+    waits for the threads of tf.data while they wait for Python.
     """
     nothing = [
         tf.zeros([n or 0 for n in x.shape], x.dtype)

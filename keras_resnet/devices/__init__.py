@@ -1,4 +1,4 @@
-"""Training on several devices, by the engines that backends have.
+"""Training on several devices, by the engine of each backend.
 
     devices = keras_resnet.devices.use("all")
     model = devices.model(build)
@@ -27,24 +27,24 @@ def use(
 ) -> Devices:
     """Make this process train on several devices, or on one.
 
-    Must come before anything is computed. Where several processes were
-    started for one run, each of them must call this, and then do the same.
+    Call it before anything is computed. If several processes were started for
+    one run, each of them must call this, and then do the same as the others.
     On JAX without a plugin for accelerators, all threads of this process
     allocate from the same memory from here on (docs/performance.md).
 
     Args:
-        devices: `None` (default) for one device; `"all"`; or an integer, how
-            many in all.
+        devices: `None` (default) for one device; `"all"`; or an integer, the
+            number of devices of all processes together.
         synchronized: Boolean, whether normalization takes its statistics over
-            the whole batch: the numbers are then those of one device.
-            Defaults to `True`. `False` is each device's shard of a batch by
-            itself, which takes no communication, and which JAX does not have.
+            the whole batch, so that the numbers are those of one device.
+            Defaults to `True`. `False` normalizes each device's shard of a
+            batch by itself, without communication; JAX does not have it.
 
     Returns:
         A `Devices`.
 
     Raises:
-        DevicesError: If these devices are not there, or cannot train
+        DevicesError: If there are no such devices, or they cannot train
             together.
     """
     if backend.share_memory is not None:
@@ -53,7 +53,7 @@ def use(
         if launched() > 1:
             raise DevicesError(
                 f"{launched()} processes were started for one run: let them "
-                'train together by `devices="all"`, or start one'
+                'train together with `devices="all"`, or start one'
             )
         return Devices()
     name = keras.backend.backend()

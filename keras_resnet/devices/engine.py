@@ -4,15 +4,16 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.blocks import BatchNormalization
 
-# What tells a process how many were started for one run: Keras's own
-# variable, torchrun's, Slurm's for what `srun` starts, and Open MPI's.
+# The number of processes that were started for one run is in one of these:
+# Keras's own variable, torchrun's, that of Slurm's `srun`, and Open MPI's.
 _LAUNCHERS = (
     "KERAS_DISTRIBUTION_NUM_PROCESSES",
     "WORLD_SIZE",
@@ -25,17 +26,17 @@ class DevicesError(RuntimeError):
     """The devices that were asked for cannot train together."""
 
 
-def launched():
-    """Return how many processes were started together, 1 if one was."""
+def launched() -> int:
+    """Return the number of processes that were started together, or 1."""
     return max(int(os.environ.get(name) or 1) for name in _LAUNCHERS)
 
 
 @contextlib.contextmanager
-def undistributed():
-    """Context in which what Keras makes belongs to this process alone.
+def undistributed() -> Iterator[None]:
+    """Context in which new variables belong to this process alone.
 
-    Even to save a model Keras makes an optimizer, to compare with; under a
-    distribution on JAX all processes would have to.
+    Keras makes an optimizer even when it saves a model, to compare with.
+    Under a distribution on JAX, all processes would have to make it.
     """
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -54,7 +55,7 @@ class Devices:
     Attributes:
         count: Integer, number of devices.
         processes: Integer, number of processes that they belong to.
-        process: Integer, which of them this one is, from 0.
+        process: Integer, the index of this process, from 0.
         synchronized: Boolean, whether normalization takes its statistics over
             the whole batch, so that numbers are those of one device.
     """
@@ -80,7 +81,7 @@ class Devices:
         return None if self.count == 1 else self.count
 
     def describe(self) -> dict:
-        """Return what a result line says of devices, JSON values."""
+        """Return the description of the devices in a run's result, for JSON."""
         normalization = "synchronized" if self.synchronized else "per device"
         return {
             "count": self.count,
@@ -89,49 +90,48 @@ class Devices:
         }
 
     def settings(self) -> dict:
-        """Return what else determines the numbers of a run, JSON values.
+        """Return the settings of devices that change a run's numbers, for JSON.
 
-        Nothing, but where each device normalizes its shard of a batch
-        by itself.
+        There are none unless each device normalizes its shard of a batch by
+        itself.
         """
         if self.synchronized:
             return {}
         return {"normalization": f"per device, {self.count} devices"}
 
     def check_batch(self, batch_size: int) -> None:
-        """Raise `DevicesError` if a batch has no equal shards."""
+        """Raise `DevicesError` if a batch cannot be split evenly."""
         if batch_size % self.count:
             low = batch_size // self.count * self.count
             near = f"{low} or {low + self.count}" if low else f"{self.count}"
             raise DevicesError(
-                f"a batch of {batch_size} images has no equal shards for "
-                f"{self.count} devices: take batches of {near}, "
-                "or other devices"
+                f"a batch of {batch_size} images cannot be split evenly over "
+                f"{self.count} devices: take batches of {near}, or another "
+                "number of devices"
             )
 
     def check_model(self, model: keras.Model) -> None:
-        """Raise `DevicesError` if a model's numbers would not be stated ones.
+        """Raise `DevicesError` if several devices would change the numbers.
 
-        On several devices batches for evaluation may be filled up with images
-        of weight 0 (see `keras_resnet.data.evaluation_batches`), so metrics
-        must be weighted; and layers that Keras does not synchronize must not
-        be there where synchronized normalization was asked for. On TensorFlow
-        the optimizer must not accumulate gradients.
+        Batches for evaluation may be padded with images of weight 0 (see
+        `keras_resnet.data.evaluation_batches`), so metrics must be weighted.
+        If normalization is to be synchronized, every layer must support it.
+        On TensorFlow the optimizer must not accumulate gradients.
         """
         if self.count == 1:
             return
         if model.get_compile_config().get("metrics"):
             raise DevicesError(
-                "on several devices batches for evaluation are filled up with "
+                "on several devices batches for evaluation are padded with "
                 "images of weight 0: compile the model with "
                 "`weighted_metrics`, not `metrics`"
             )
         steps = getattr(model.optimizer, "gradient_accumulation_steps", None)
         if steps and keras.backend.backend() == "tensorflow":
             raise DevicesError(
-                "on several TensorFlow devices Keras cannot accumulate "
-                "gradients: the optimizer has "
-                f"gradient_accumulation_steps={steps}; leave them out, or set "
+                "Keras cannot accumulate gradients on several TensorFlow "
+                "devices, and the optimizer has "
+                f"gradient_accumulation_steps={steps}: leave it out, or set "
                 "KERAS_BACKEND to jax or torch"
             )
         if not self.synchronized or keras.backend.backend() == "jax":
@@ -144,8 +144,8 @@ class Devices:
             ):
                 raise DevicesError(
                     f"the normalization {layer.name} is not synchronized: "
-                    "take `keras_resnet.BatchNormalization`, or ask for "
-                    "devices that normalize by themselves"
+                    "take `keras_resnet.BatchNormalization`, or let each "
+                    "device normalize by itself with `synchronized=False`"
                 )
 
     def scope(self) -> contextlib.AbstractContextManager:
@@ -156,17 +156,17 @@ class Devices:
         """Context in which this process computes by itself."""
         return undistributed()
 
-    def on_first(self, function: Callable) -> Any:
+    def on_first(self, function: Callable[[], Any]) -> Any:
         """Call a function in the first process alone.
 
-        All processes must come here. Where the first one fails, the others
-        exit with status 1, and leave it to the first to say why.
+        All processes must call this method. If the function fails, the first
+        process raises its error, and the others exit with status 1.
 
         Args:
-            function: Callable without arguments. What it returns is pickled.
+            function: Callable without arguments, whose result can be pickled.
 
         Returns:
-            What it returned, in every process.
+            The result of `function`, in every process.
         """
         if self.processes == 1:
             return function()
@@ -186,34 +186,36 @@ class Devices:
         return result if self.is_first else received
 
     def gather(self, value: Any) -> list:
-        """Return the values that all processes have, in order, in each.
+        """Return the values of all processes, in order, in every process.
 
         Args:
-            value: What can be pickled.
+            value: The value of this process, which can be pickled.
         """
         if self.processes == 1:
             return [value]
         return list(map(pickle.loads, self._gather(pickle.dumps(value))))
 
-    def _broadcast(self, data):
-        """Return the bytes that the first process has, in all of them."""
+    def _broadcast(self, data: bytes) -> bytes:
+        """Return the bytes of the first process, in every process."""
         raise NotImplementedError
 
-    def _gather(self, data):
-        """Return a list of the bytes that each process has, in all."""
+    def _gather(self, data: bytes) -> list[bytes]:
+        """Return the bytes of each process, in every process."""
         raise NotImplementedError
 
     def model(
-        self, build: Callable, load: Callable = lambda: None
+        self,
+        build: Callable[[], keras.Model],
+        load: Callable[[], keras.Model | None] = lambda: None,
     ) -> keras.Model:
         """Make a model on these devices, the same on all of them.
 
-        Files are read by the first process alone: the others need none.
+        Only the first process calls `load`, so the others need no files.
 
         Args:
             build: Callable that returns a new compiled model.
-            load: Callable that returns it as it was saved, or `None` (the
-                default) if it was not.
+            load: Callable that returns the saved model, or `None` if there is
+                none. Defaults to no saved model.
 
         Returns:
             The compiled `keras.Model`.
@@ -233,12 +235,12 @@ class Devices:
         return model
 
 
-def _state(model):
-    """Return all variables that training goes on from."""
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """Return all variables that a resumed training needs."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
 
 
-def _values(model):
+def _values(model: keras.Model) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(v) for v in _state(model)]

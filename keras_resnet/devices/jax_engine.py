@@ -1,10 +1,12 @@
 """JAX: `keras.distribution.DataParallel`, over `jax.distributed`.
 
-The compiled step is that of the whole batch, and the compiler finds out what
-devices must tell each other: normalization is always over the whole batch.
+The compiled step is that of the whole batch, and the compiler adds the
+communication of the devices. Normalization is therefore always over the whole
+batch.
 """
 
 import os
+from contextlib import AbstractContextManager
 
 import jax
 import keras
@@ -13,13 +15,12 @@ import numpy as np
 from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
-def start(count, synchronized):
+def start(count: int | None, synchronized: bool) -> Devices:
     """Return the engine. `count` is an integer or `None`, all devices."""
     if not synchronized:
         raise DevicesError(
-            "on JAX a step is that of the whole batch, and normalization too: "
-            "leave out `synchronized=False`, or set KERAS_BACKEND to "
-            "tensorflow or torch"
+            "JAX always normalizes over the whole batch: leave out "
+            "`synchronized=False`, or set KERAS_BACKEND to tensorflow or torch"
         )
     processes = launched()
     if processes > 1:
@@ -36,7 +37,7 @@ def start(count, synchronized):
     return Devices() if count == 1 else JaxDevices(names[:count])
 
 
-def _join():
+def _join() -> None:
     try:
         if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
             keras.distribution.initialize()
@@ -45,7 +46,7 @@ def _join():
             jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
         raise DevicesError(
-            f"JAX could not join the processes ({error}): start them by srun "
+            f"JAX could not join the processes ({error}): start them with srun "
             "or mpirun, or set KERAS_DISTRIBUTION_JOB_ADDRESSES to host:port "
             "of the first process, KERAS_DISTRIBUTION_NUM_PROCESSES, and "
             "KERAS_DISTRIBUTION_PROCESS_ID, from 0"
@@ -55,27 +56,27 @@ def _join():
 class JaxDevices(Devices):
     """Devices of one or more processes, as one mesh."""
 
-    def __init__(self, names):
+    def __init__(self, names: list[str]) -> None:
         self.count = len(names)
         self.processes = jax.process_count()
         self.process = jax.process_index()
-        # Each process feeds its shard alone: see `Devices.shard`.
+        # Each process feeds only its own shard: see `Devices.shard`.
         self._distribution = keras.distribution.DataParallel(
             devices=names, auto_shard_dataset=False
         )
 
-    def scope(self):
+    def scope(self) -> AbstractContextManager:
         return self._distribution.scope()
 
-    def _broadcast(self, data):
+    def _broadcast(self, data: bytes) -> bytes:
         from jax.experimental import multihost_utils
 
         size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
-        # Another process has other bytes, and of other number.
-        data = np.resize(np.frombuffer(data, "uint8"), int(size))
-        return multihost_utils.broadcast_one_to_all(data).tobytes()
+        # Arrays must have one shape, and processes differ in their bytes.
+        array = np.resize(np.frombuffer(data, "uint8"), int(size))
+        return multihost_utils.broadcast_one_to_all(array).tobytes()
 
-    def _gather(self, data):
+    def _gather(self, data: bytes) -> list[bytes]:
         from jax.experimental import multihost_utils
 
         sizes = multihost_utils.process_allgather(np.int32(len(data)))

@@ -7,6 +7,7 @@ of Keras 3 (https://github.com/keras-team/keras/issues/20585).
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -14,7 +15,7 @@ from keras_resnet.backend import parallel
 from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
-def start(count, synchronized):
+def start(count: int | None, synchronized: bool) -> Devices:
     """Return the engine. `count` is an integer or `None`, all devices."""
     _check_processes()
     names = [device.name for device in tf.config.list_logical_devices("GPU")]
@@ -32,29 +33,29 @@ def start(count, synchronized):
     return TensorFlowDevices(names[:count], synchronized)
 
 
-def _check_processes():
+def _check_processes() -> None:
     """Raise `DevicesError` if this is one of several processes."""
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     workers = sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
     if max(workers, launched()) > 1:
         raise DevicesError(
             f"{max(workers, launched())} processes were started for one run, "
-            "and on TensorFlow Keras trains in one alone: its `fit` fails "
-            "under MultiWorkerMirroredStrategy (keras-team/keras#20585). Start "
-            "one process, or set KERAS_BACKEND to jax or torch"
+            "and Keras trains in only one on TensorFlow: its `fit` fails under "
+            "MultiWorkerMirroredStrategy (keras-team/keras#20585). Start one "
+            "process, or set KERAS_BACKEND to jax or torch"
         )
 
 
 class TensorFlowDevices(Devices):
-    """Devices of one process, mirrors of each other."""
+    """Devices of one process, each with a copy of all weights."""
 
-    def __init__(self, names, synchronized):
+    def __init__(self, names: list[str], synchronized: bool) -> None:
         self.count = len(names)
         self.synchronized = synchronized
         self._strategy = tf.distribute.MirroredStrategy(names)
 
     @contextlib.contextmanager
-    def scope(self):
+    def scope(self) -> Iterator[None]:
         with (
             parallel.setting(synchronized=self.synchronized),
             self._strategy.scope(),

@@ -1,11 +1,12 @@
 """PyTorch: `DistributedDataParallel`, in the processes that torchrun starts.
 
-One process for each device. Keras's `fit` knows nothing of this: what it
-needs is in the `Model` of `keras_resnet.backend.torch.graph`.
+Each device has one process. Keras's `fit` does not support this: the `Model`
+of `keras_resnet.backend.torch.graph` adds the missing steps.
 """
 
 import atexit
 import os
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -13,14 +14,14 @@ from keras_resnet.backend import parallel
 from keras_resnet.devices.engine import Devices, DevicesError, launched
 
 
-def start(count, synchronized):
+def start(count: int | None, synchronized: bool) -> Devices:
     """Return the engine. `count` is an integer or `None`, all devices."""
     here = torch.cuda.device_count()
     if "WORLD_SIZE" not in os.environ:
         if launched() > 1 or (count or here) > 1:
             raise DevicesError(
-                "PyTorch trains on several devices in as many processes, and "
-                "torchrun starts them: torchrun --standalone "
+                "PyTorch needs one process for each of several devices: run "
+                "torchrun --standalone "
                 f"--nproc-per-node={max(count or here, 2)} SCRIPT ARGUMENTS "
                 "instead of python SCRIPT ARGUMENTS"
             )
@@ -41,7 +42,7 @@ def start(count, synchronized):
                 f"torchrun started more processes than the {here} GPUs of "
                 f"this machine: give it --nproc-per-node={here}"
             )
-        # What Keras calls "cuda" is the current device.
+        # Keras's "cuda" is the current device.
         torch.cuda.set_device(local)
     return TorchDevices(synchronized)
 
@@ -49,7 +50,7 @@ def start(count, synchronized):
 class TorchDevices(Devices):
     """One device in each of several processes."""
 
-    def __init__(self, synchronized):
+    def __init__(self, synchronized: bool) -> None:
         torch.distributed.init_process_group(
             "nccl" if torch.cuda.is_available() else "gloo"
         )
@@ -58,20 +59,20 @@ class TorchDevices(Devices):
         self.process = torch.distributed.get_rank()
         self.synchronized = synchronized
 
-    def scope(self):
+    def scope(self) -> AbstractContextManager:
         return parallel.setting(
             synchronized=self.synchronized, processes=self.processes
         )
 
-    def alone(self):
+    def alone(self) -> AbstractContextManager:
         return parallel.setting(synchronized=False, processes=1)
 
-    def _broadcast(self, data):
+    def _broadcast(self, data: bytes) -> bytes:
         box = [data]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def _gather(self, data):
-        gathered = [None] * self.processes
+    def _gather(self, data: bytes) -> list[bytes]:
+        gathered = [b""] * self.processes
         torch.distributed.all_gather_object(gathered, data)
         return gathered

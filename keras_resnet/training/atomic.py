@@ -9,15 +9,15 @@ from keras_resnet.types import PathLike
 
 @contextlib.contextmanager
 def replacing(path):
-    """Give the path of a new file, which takes the place of `path` at the end.
+    """Yield the path of a new file, which replaces `path` at the end.
 
-    A process that is killed meanwhile, or fails, leaves the old one.
+    If the process fails or is killed before the end, the old file stays.
 
     Args:
-        path: Path of a file, which need not be there yet.
+        path: Path of a file, which need not exist yet.
 
     Yields:
-        Path beside it, with the same suffix, to be written to.
+        Path to write to, beside `path` and with the same suffix.
     """
     path = Path(path)
     partial = path.with_name(f".partial-{path.name}")

@@ -1,5 +1,7 @@
 """Losses with label smoothing."""
 
+from typing import Any
+
 import keras
 
 from keras_resnet.blocks import register
@@ -26,14 +28,14 @@ class SmoothedCrossentropy(keras.losses.Loss):
         self,
         label_smoothing: float,
         name: str = "smoothed_crossentropy",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
-        # Keras hands over every label as a number of the loss's own type.
+        # Keras casts the labels to the dtype of the loss.
         labels = keras.ops.cast(labels, "int32")
         return keras.losses.categorical_crossentropy(
             keras.ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype),
@@ -53,10 +55,10 @@ class SmoothedCrossentropy(keras.losses.Loss):
 class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
     """Binary cross-entropy of each class, with label smoothing over classes.
 
-    Of each class that is present a share `label_smoothing` is spread evenly
-    over all classes, as for the softmax and in timm.
-    `keras.losses.BinaryCrossentropy` moves each of them towards 1/2 instead:
-    half the share for every class that is absent.
+    A share `label_smoothing` of each present class is spread evenly over all
+    classes, as for the softmax and in timm. `keras.losses.BinaryCrossentropy`
+    moves every class towards 1/2 instead, so that each absent class gets half
+    the share.
 
     Args:
         label_smoothing: Float in [0, 1].
@@ -69,7 +71,7 @@ class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
         self,
         label_smoothing: float,
         name: str = "smoothed_binary_crossentropy",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.share = label_smoothing

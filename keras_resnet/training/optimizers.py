@@ -4,40 +4,43 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_resnet import backend
 from keras_resnet.blocks import register
 from keras_resnet.types import Tensor
 
 
-class _OfTheWholeBatch:
-    """Clips and averages by the gradient of the whole batch.
+class _OfTheWholeBatch(keras.optimizers.Optimizer):
+    """Clipping and weight averages by whole batches and steps.
 
     On several TensorFlow devices Keras clips the gradient of each shard before
-    it sums them, but the norm of a shard is not that of the batch. Where it
-    accumulates the gradients of several batches, it averages weights after
-    each of them, whether they moved or not.
+    it sums them, but the norm of a shard is not that of the batch. If gradients
+    of several batches are accumulated, Keras averages the weights after each
+    batch, although they change only after the last one.
     """
 
-    def _clip_gradients(self, grads):
+    def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         if keras.backend.backend() == "tensorflow":
             pairs = [(gradient, None) for gradient in grads]
             pairs = super()._all_reduce_sum_gradients(pairs)
             grads = [gradient for gradient, _ in pairs]
         return super()._clip_gradients(grads)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        # Keras asks for it after it has clipped.
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        # Keras calls it after clipping, which has summed them already.
         return grads_and_vars
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    def _update_model_variables_moving_average(
+        self, trainable_variables: list[keras.Variable]
+    ) -> None:
         batches = self.gradient_accumulation_steps
         if not batches:
             super()._update_model_variables_moving_average(trainable_variables)
             return
         stepped = ops.equal((self._iterations + 1) % batches, 0)
-        # A weight of 1 for the average leaves it as it is, on every backend.
-        # Until the first step it is that of the weights, as Keras begins it.
+        # A momentum of 1 leaves the average as it is, on every backend. Until
+        # the first step a momentum of 0 copies the weights, as Keras does.
         momentum = ops.where(stepped, self.ema_momentum, 1.0)
         momentum = ops.where(ops.equal(self.iterations, 0), 0.0, momentum)
         for variable, average in zip(
@@ -59,17 +62,19 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         v = momentum * v - learning_rate * (gradient + d * w)
         w = w + v
 
-    as in Caffe, which the paper used. `torch.optim.SGD(weight_decay=d)` is the
-    same while the learning rate stays: its momentum is of gradients, not of
-    moves, so that a new rate takes effect on them at once. That is
-    `momentum_correction`, where each weight moves by `-learning_rate * u`:
+    as in Caffe, which the paper used. With `momentum_correction` each weight
+    moves by `-learning_rate * u`:
 
         u = momentum * u + gradient + d * w
 
+    as in `torch.optim.SGD(weight_decay=d)`. Both are equal while the learning
+    rate is constant. A new rate applies to earlier gradients at once here,
+    because the momentum sums gradients, not moves.
+
     Either way the gradient is that of `loss + d / 2 * sum(w ** 2)` for every
     trainable weight, normalization and biases included. Keras's own
-    `SGD(weight_decay=)` is another thing: it shrinks the weights apart from
-    the gradient and the momentum.
+    `SGD(weight_decay=)` differs: it shrinks the weights separately from the
+    gradient and the momentum.
 
     Args:
         learning_rate: Float or schedule. Defaults to `0.1`.
@@ -89,14 +94,14 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate: Any = 0.1,
+        learning_rate: float | LearningRateSchedule = 0.1,
         momentum: float = 0.9,
         nesterov: bool = False,
         coupled_decay: float = 1e-4,
         decay_norm_and_bias: bool = True,
         momentum_correction: bool = False,
         name: str = "coupled_sgd",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             learning_rate=learning_rate,
@@ -114,13 +119,13 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.momentum_correction = momentum_correction
 
-    def _decay_of(self, variable):
+    def _decay_of(self, variable: keras.Variable) -> float:
         norm_or_bias = len(variable.shape) < 2
         if norm_or_bias and not self.decay_norm_and_bias:
             return 0
         return self.coupled_decay
 
-    def build(self, variables: list) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
         if backend.lay_out_like and self.momentum:
             for variable, velocity in zip(
@@ -128,7 +133,12 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
             ):
                 backend.lay_out_like(velocity, variable)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self,
+        grads: list[Tensor],
+        trainable_variables: list[keras.Variable],
+        learning_rate: Tensor,
+    ) -> None:
         if not backend.sgd_step:
             super()._backend_update_step(
                 grads, trainable_variables, learning_rate
@@ -158,7 +168,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
             )
 
     def update_step(
-        self, gradient: Tensor, variable: Any, learning_rate: Any
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         decay = self._decay_of(variable)
         if decay:
@@ -189,12 +199,12 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
 class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
     """LAMB with weight decay as in its paper.
 
-    The decay is part of the step whose length is made that of the weights
-    times the learning rate. Weights of one dimension, those of normalizations
-    and biases, neither decay nor have the length of their step changed, as in
-    the implementations of timm and NVIDIA: Keras's own LAMB does that to them
-    too, so that what begins at zero hardly moves, and its `weight_decay` is
-    apart from the step.
+    Each step, decay included, is scaled to the norm of its weights times the
+    learning rate. Weights of one dimension, those of normalizations and
+    biases, do not decay, and their steps are not scaled, as in the
+    implementations of timm and NVIDIA. Keras's own LAMB scales them too, so
+    that weights that begin at zero hardly move, and its `weight_decay` is
+    separate from the step.
 
     Args:
         learning_rate: Float or schedule. Defaults to `0.001`.
@@ -207,11 +217,11 @@ class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         coupled_decay: float = 0.01,
         epsilon: float = 1e-6,
         name: str = "lamb",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs
@@ -219,7 +229,7 @@ class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
         self.coupled_decay = coupled_decay
 
     def update_step(
-        self, gradient: Tensor, variable: Any, learning_rate: Any
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)

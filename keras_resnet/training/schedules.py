@@ -1,12 +1,12 @@
 """Learning rates, as Keras schedules: functions of the step alone."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from keras import ops
 from keras.optimizers import schedules
 
 from keras_resnet.blocks import register
+from keras_resnet.types import Tensor
 
 
 def step_decay(
@@ -18,21 +18,21 @@ def step_decay(
 ) -> schedules.LearningRateSchedule:
     """Divide the learning rate by 10 after some shares of all steps.
 
-    By default as in the paper: after 32k and 48k of 64k steps.
+    The defaults are the paper's: after 32k and 48k of 64k steps.
 
     Args:
         learning_rate: Float, the rate before the first division.
         steps: Integer, steps in all.
         divisions: Increasing shares of `steps`. Defaults to `(1/2, 3/4)`.
-        warmup_steps: Integer, steps at `warmup_rate` before that, fewer than
-            those before the first division. Defaults to `0`.
+        warmup_steps: Integer, first steps, which have `warmup_rate`; fewer
+            than the steps before the first division. Defaults to `0`.
         warmup_rate: Float. Defaults to a tenth of `learning_rate`.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: If the warm-up goes on until the first division.
+        ValueError: If the warm-up does not end before the first division.
 
     Reference: He et al. 2015, section 4.2.
     """
@@ -40,7 +40,7 @@ def step_decay(
     boundaries = [max(0, round(share * steps) - 1) for share in divisions]
     rates = [learning_rate / 10**i for i in range(len(divisions) + 1)]
     if warmup_steps:
-        # Keras would add up the rates of boundaries that are not in order.
+        # Keras adds up the rates of boundaries that are not in order.
         if warmup_steps > boundaries[0]:
             raise ValueError(
                 f"`warmup_steps` must be fewer than {boundaries[0] + 1}, the "
@@ -57,18 +57,18 @@ def step_decay(
 def one_cycle(
     learning_rate: float, steps: int, warmup: float = 0.25
 ) -> schedules.LearningRateSchedule:
-    """Linear from 0 up to the peak, then along a half cosine down to 0.
+    """Raise the learning rate linearly from 0, then lower it by a cosine to 0.
 
     Args:
         learning_rate: Float, the peak.
         steps: Integer, steps in all.
-        warmup: Float, share of the steps that go up. Defaults to `0.25`.
+        warmup: Float, share of the steps before the peak. Defaults to `0.25`.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
-    Reference: Smith and Topin 2017, "Super-Convergence" (there the way down
-    is linear too).
+    Reference: Smith and Topin 2017, "Super-Convergence", which lowers the
+    rate linearly, too.
     """
     up = round(warmup * steps)
     return schedules.CosineDecay(
@@ -81,17 +81,17 @@ def one_cycle(
 
 @register
 class WarmUp(schedules.LearningRateSchedule):
-    """Another schedule, with a linear way up to where it begins.
+    """Linear warm-up to the rate at which another schedule begins.
 
     Args:
-        schedule: A `keras.optimizers.schedules.LearningRateSchedule`. The way
-            up leads to its rate at step 0, the peak. It is not delayed: its
-            steps are those of the whole training.
-        steps: Integer, steps of the way up, at least 1.
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`. Its
+            rate at step 0 is the peak of the warm-up. It is not delayed: its
+            steps include those of the warm-up.
+        steps: Integer, steps of the warm-up, at least 1.
         first: Float, the learning rate at step 0. Defaults to `0`.
 
     Reference: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section
-    2.2. Likewise timm, whose cosine goes on after a warm-up to the peak.
+    2.2. timm's cosine counts the steps of its warm-up, too.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class WarmUp(schedules.LearningRateSchedule):
         self.steps = steps
         self.first = first
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: int | Tensor) -> Tensor:
         step = ops.cast(step, "float32")
-        # Not the rate at the end of the way up, which may be 0 already.
-        last = self.schedule(0)
-        way = self.first + (last - self.first) * step / self.steps
-        return ops.where(step < self.steps, way, self.schedule(step))
+        # Not the schedule's rate when the warm-up ends, which may be 0.
+        peak = self.schedule(0)
+        warm_up = self.first + (peak - self.first) * step / self.steps
+        return ops.where(step < self.steps, warm_up, self.schedule(step))
 
     def get_config(self) -> dict:
         return {

@@ -15,28 +15,28 @@ from keras_resnet.types import PathLike
 
 
 def steps_done(model: keras.Model) -> int:
-    """Return the optimizer steps that a model has behind it."""
-    # `int` alone does not know TensorFlow's variables of several devices.
+    """Return the number of optimizer steps that a model was trained for."""
+    # `int` alone fails on TensorFlow's variables of several devices.
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def batches_seen(model: keras.Model) -> int:
-    """Return the batches that a model was trained on.
+    """Return the number of batches that a model was trained on.
 
-    As many as steps, unless its optimizer accumulates gradients.
+    It is the number of steps, unless the optimizer accumulates gradients.
     """
     return steps_done(model) * batches_per_step(model)
 
 
-def batches_per_step(model):
-    """Return the batches whose gradients the optimizer accumulates."""
+def batches_per_step(model: keras.Model) -> int:
+    """Return the number of batches whose gradients make one step."""
     return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
 
 
-def save_atomically(model, path):
+def save_atomically(model: keras.Model, path: PathLike) -> None:
     """Save a model so that `path` holds the old file or the new one.
 
-    Keras writes in place: a process killed meanwhile leaves a broken file.
+    Keras writes in place, so a process that is killed leaves a broken file.
     """
     with replacing(path) as partial, undistributed():
         model.save(partial)
@@ -49,9 +49,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         path: Path of the `.keras` file.
-        monitor: Name of a value in the logs. The model is then saved only
-            when this value is lower than ever before. Defaults to `None`,
-            every epoch.
+        monitor: Name of a value in the logs. The model is saved only when this
+            value is lower than ever before. Defaults to `None`, every epoch.
         best: Float, the lowest value so far. Defaults to infinity.
     """
 
@@ -64,6 +63,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.best = best
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._save(logs)
+
+    def _save(self, logs: dict) -> None:
         if self.monitor is not None:
             value = logs[self.monitor]
             if not value < self.best:
@@ -75,74 +77,73 @@ class Checkpoint(keras.callbacks.Callback):
 class AverageCheckpoint(Checkpoint):
     """Saves the model with the average of its weights, after validations.
 
-    While `keras.callbacks.SwapEMAWeights` has the average in the place of the
-    weights: must stand before it among the callbacks. To swap them once more
-    would need all processes of a run.
+    During a validation `keras.callbacks.SwapEMAWeights` has replaced the
+    weights by their average. This callback must come before that one, because
+    swapping the weights once more would need all processes of a run.
 
     Args: see `Checkpoint`.
     """
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Has nothing to do: the weights are back in their place."""
+        """Do nothing: the weights are no longer the average."""
 
     def on_test_end(self, logs: dict | None = None) -> None:
         logs = {f"val_{name}": value for name, value in logs.items()}
         _add_errors(logs)
-        super().on_epoch_end(None, logs)
+        self._save(logs)
 
 
 class StepCounter(keras.callbacks.Callback):
-    """Knows the optimizer steps that are done while a model is trained.
+    """Counts the optimizer steps while a model is trained.
 
-    Keras tells a callback the batch of the epoch, which is not the step: with
-    `steps_per_execution` it tells the last of several batches, an optimizer
-    that accumulates gradients takes one step in several, and a training that
-    is resumed has steps behind it.
+    Keras passes a callback the batch of the epoch, which is not the step: with
+    `steps_per_execution` it is the last of several batches, an optimizer that
+    accumulates gradients makes one step of several batches, and a resumed
+    training has made steps before.
 
     Attributes:
         batches: Integer, batches so far, those before a resume included.
         step: Integer, optimizer steps so far.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._each = batches_per_step(self.model)
         self.batches = self._before = batches_seen(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._before = self.batches
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.batches = self._before + batch + 1
 
     @property
-    def step(self):
+    def step(self) -> int:
         return self.batches // self._each
 
 
 class StepEvaluation(StepCounter):
     """Evaluates the model every so many steps, within epochs too.
 
-    Every `every` optimizer steps, and after the last one, it evaluates and
-    has the values of this moment. After the last one before the epoch ends,
-    where a callback before this one ends training (`StopAt`), else when
-    training ends:
+    It evaluates every `every` optimizer steps and after the last step. After
+    the last step means before the epoch ends if a callback before this one
+    ends training (`StopAt`), else when training ends. The values are:
 
     - `iterations`: optimizer steps so far;
-    - `loss` and the other metrics over the steps since the evaluation before
-      or since training began, of a model that was moving on, as in the logs
-      of Keras, where all batches are of one size;
-    - `val_loss` and so on: those of the validation data, for the model now;
-    - `error` and `val_error`, one minus the accuracies, if there are any.
+    - `loss` and the other metrics of the training batches since the last
+      evaluation, or since training began, as in the logs of Keras if all
+      batches have one size;
+    - `val_loss` and so on: the metrics of the validation data;
+    - `error` and `val_error`: one minus the accuracies, if there are any.
 
-    It hands them to other callbacks as if an epoch had ended: to
-    `keras.callbacks.CSVLogger`, for a file of them, to `Checkpoint` or
+    It passes them to other callbacks as if an epoch had ended: for example to
+    `keras.callbacks.CSVLogger`, for a file of them, and to `Checkpoint` or
     `keras.callbacks.ModelCheckpoint`, for the best model. The epoch is
     `iterations - 1`, so that Keras's `"{epoch}"` in a file name is the step.
-    The metrics of the epoch that goes on are not disturbed.
+    The metrics of the current epoch are not disturbed.
 
     Args:
-        validation_data: What `Model.evaluate` takes: a dataset, or a tuple of
-            arrays `(x, y)` or `(x, y, sample_weight)`.
+        validation_data: A dataset, or a tuple of arrays `(x, y)` or
+            `(x, y, sample_weight)`, as `Model.evaluate` takes.
         every: Integer, steps between two evaluations.
         callbacks: List of callbacks that get the values. Defaults to none.
         **kwargs: Other arguments of `Model.evaluate`, such as `batch_size`.
@@ -155,8 +156,8 @@ class StepEvaluation(StepCounter):
         self,
         validation_data: Any,
         every: int,
-        callbacks: Sequence = (),
-        **kwargs,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -167,7 +168,7 @@ class StepEvaluation(StepCounter):
         self.every = every
         self.callbacks = list(callbacks)
         self.kwargs = {"verbose": 0, **kwargs}
-        self.history = []
+        self.history: list[dict] = []
 
     def set_params(self, params: dict) -> None:
         super().set_params(params)
@@ -194,8 +195,8 @@ class StepEvaluation(StepCounter):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        # What the metrics of this epoch sum up to so far.
-        self._in_epoch = {}
+        # The sums of the metrics over this epoch so far.
+        self._in_epoch: dict[str, float] = {}
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         seen, before = self.batches, self.step
@@ -207,13 +208,13 @@ class StepEvaluation(StepCounter):
             change = value - self._in_epoch.get(key, 0)
             self._sums[key] = self._sums.get(key, 0) + change
         self._in_epoch = in_epoch
-        # The last step's must be there before the epoch's end, where a run
-        # saves what it vouches for: `StopAt`, which comes before, knows it.
+        # The last step is evaluated before the epoch ends, because a run saves
+        # its results then. `StopAt`, which comes before, has ended training.
         last = self.model.stop_training and self.step > self._evaluated
         if last or before // self.every < self.step // self.every:
             self._evaluate()
 
-    def _evaluate(self):
+    def _evaluate(self) -> None:
         logs = {"iterations": self.step}
         logs |= {k: value / self._summed for k, value in self._sums.items()}
         # Evaluation uses the metrics that the epoch is adding to.
@@ -236,7 +237,7 @@ class StepEvaluation(StepCounter):
             callback.on_epoch_end(self.step - 1, dict(logs))
 
 
-def _add_errors(logs):
+def _add_errors(logs: dict) -> None:
     """Add one minus the accuracies to logs that have any."""
     for prefix in ("", "val_"):
         if f"{prefix}accuracy" in logs:
@@ -247,9 +248,9 @@ class StopAt(StepCounter):
     """Ends training after an exact number of steps, within an epoch too.
 
     Args:
-        steps: Integer, batches in all, those before a resume included: steps
-            of the optimizer, unless it accumulates gradients over several
-            batches. A multiple of `steps_per_execution`.
+        steps: Integer, batches in all, those before a resume included, a
+            multiple of `steps_per_execution`. They are optimizer steps, unless
+            the optimizer accumulates gradients.
     """
 
     def __init__(self, steps: int) -> None:
@@ -263,10 +264,10 @@ class StopAt(StepCounter):
 
 
 class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
-    """`keras.callbacks.ReduceLROnPlateau` that goes on after a resume.
+    """`keras.callbacks.ReduceLROnPlateau` that continues after a resume.
 
-    Keras's forgets at the beginning of a training what it has seen. The
-    learning rate itself is the optimizer's and is saved with it.
+    Keras's callback forgets earlier epochs when training begins. The learning
+    rate itself belongs to the optimizer and is saved with it.
 
     Args:
         history: Function that returns the logs of earlier epochs, a
@@ -274,23 +275,25 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
         **kwargs: Arguments of `keras.callbacks.ReduceLROnPlateau`.
     """
 
-    def __init__(self, history: Callable[[], dict], **kwargs) -> None:
+    def __init__(
+        self, history: Callable[[], dict[str, list]], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._history = history
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         model, verbose = self.model, self.verbose
-        seen = self._history().get(self.monitor, [])
-        # It is shown the past with an optimizer that nobody uses. From the
-        # rate of now on, `min_lr` would prevent divisions that there were. One
-        # that it did prevent does not matter: none came after it.
+        past = self._history().get(self.monitor, [])
+        # The past is replayed on an unused optimizer with an infinite rate. On
+        # the current rate, `min_lr` would prevent divisions that took place. A
+        # division that it did prevent does not matter: none came after it.
         stand_in = keras.Sequential()
         stand_in.optimizer = keras.optimizers.SGD(math.inf)
         self.verbose = 0
         self._set_monitor_op()
         self.set_model(stand_in)
-        for epoch, value in enumerate(seen):
+        for epoch, value in enumerate(past):
             self.on_epoch_end(epoch, {self.monitor: value})
         self.set_model(model)
         self.verbose = verbose
@@ -299,15 +302,15 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
 class Profile(keras.callbacks.Callback):
     """Writes a trace of some batches, for TensorBoard's profiler.
 
-    By the profiler of the backend. PyTorch's is a JSON file, which TensorBoard
-    shows with the plugin torch-tb-profiler, and any Chrome by itself.
+    The profiler of the backend makes it. PyTorch's trace is a JSON file, which
+    Chrome can show, and TensorBoard with the plugin torch-tb-profiler.
 
     Args:
         folder: Path of TensorBoard's folder.
-        first: Integer, batches before the trace begins. Defaults to `5`: the
-            first ones compile.
-        batches: Integer, batches in the trace. Defaults to `5`. An epoch's
-            end ends it before that.
+        first: Integer, batches before the trace begins. Defaults to `5`,
+            because the first batches compile.
+        batches: Integer, batches in the trace, fewer if the epoch ends before.
+            Defaults to `5`.
     """
 
     def __init__(
@@ -327,7 +330,7 @@ class Profile(keras.callbacks.Callback):
     def on_train_batch_begin(
         self, batch: int, logs: dict | None = None
     ) -> None:
-        # Not at the end of the batch before: it may be the epoch's last.
+        # The end of the previous batch may be the end of the epoch.
         if self._trace is None and not self._over and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
@@ -337,14 +340,14 @@ class Profile(keras.callbacks.Callback):
         if self._seen >= self.first + self.batches:
             self._stop()
 
-    def _stop(self):
+    def _stop(self) -> None:
         if self._trace:
             self._trace.__exit__(None, None, None)
             self._over = True
         self._trace = None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        # A validation is no part of it.
+        # The trace must not contain a validation.
         self._stop()
 
 
@@ -355,9 +358,9 @@ class DivergenceError(ArithmeticError):
 class FailOnDivergence(keras.callbacks.Callback):
     """Raises `DivergenceError` after an epoch whose loss is not finite.
 
-    `keras.callbacks.TerminateOnNaN` ends training as if all were well, and
-    asks for the loss at every step, for which an accelerator must wait. Must
-    come before the callbacks that save the model.
+    `keras.callbacks.TerminateOnNaN` ends training without an error, and reads
+    the loss at every step, which makes an accelerator wait. This callback must
+    come before those that save the model.
     """
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -371,11 +374,14 @@ class FailOnDivergence(keras.callbacks.Callback):
 class Throughput(keras.callbacks.Callback):
     """Adds step, errors, duration and throughput to the logs of each epoch.
 
-    `iterations`: optimizer steps so far. `error` and `val_error`: one minus
-    the accuracies. `seconds`: duration of the epoch with its validation.
-    `images_per_second`: of all training steps but the first, which compiles,
-    or of that one if it is the only one; evaluations within the epoch count.
-    Must come before the callbacks that write the logs.
+    - `iterations`: optimizer steps so far;
+    - `error` and `val_error`: one minus the accuracies;
+    - `seconds`: duration of the epoch with its validation;
+    - `images_per_second`: throughput of the training steps, evaluations
+      between them included, without the first step, which compiles, unless it
+      is the only one.
+
+    This callback must come before those that write the logs.
 
     Args:
         batch_size: Integer, images per step.
@@ -407,26 +413,25 @@ class Throughput(keras.callbacks.Callback):
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Makes Ctrl-C end training after the batch that runs.
+    """Makes Ctrl-C end training after the current batch.
 
-    Python raises `KeyboardInterrupt` wherever it happens to be, and swallows
-    it where that is a destructor, as TensorFlow has them: now and then a
-    Ctrl-C would be lost. A second Ctrl-C acts at once. Must run in the main
-    thread, as signal handlers do.
+    Python raises `KeyboardInterrupt` anywhere, and ignores it in a destructor,
+    such as TensorFlow's: a Ctrl-C would sometimes be lost. A second Ctrl-C acts
+    at once. Training must run in the main thread, as signal handlers do.
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._asked = False
         self._previous = signal.signal(signal.SIGINT, self._ask)
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
         self._restore()
 
-    def _restore(self):
+    def _restore(self) -> None:
         signal.signal(signal.SIGINT, self._previous)
 
-    def _check(self, *_, **__) -> None:
+    def _check(self, *_: Any, **__: Any) -> None:
         if self._asked:
             raise KeyboardInterrupt
 

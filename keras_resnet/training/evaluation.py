@@ -1,19 +1,21 @@
 """Evaluation as in the paper: one crop, 10-crop, fully convolutional.
 
-Each of `one_crop`, `ten_crop` and `multi_scale` returns a function from a
-list of images, of any sizes, to their probabilities; `evaluate` counts with it.
+Each of `one_crop`, `ten_crop` and `multi_scale` returns a function from a list
+of images, of any sizes, to their probabilities, which `evaluate` takes.
 """
 
 import collections
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from keras_resnet import preprocessing as images_before
+from keras_resnet.types import Tensor
 
+# A function from images to their probabilities.
+Score = Callable[[Sequence], np.ndarray]
 # The shorter sides of the paper's fully convolutional testing.
 SCALES = (224, 256, 384, 480, 640)
 BATCH_SIZE = 32
@@ -58,24 +60,24 @@ def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
 def fully_convolutional(
     model: keras.Model, size: int | None = None
 ) -> keras.Model:
-    """Return a network that looks at images of any size everywhere.
+    """Return a network that classifies images of any size at every position.
 
-    The global average pooling becomes one over windows of the size that the
-    feature maps have for `size` x `size` images, moved by one position at a
-    time; the classifier reads every position, and the probabilities are
-    averaged. For images of `size` x `size` there is one position, and the
-    probabilities are those of `model`. The layers are shared with `model`.
+    The global average pooling is replaced by an average pooling with stride 1,
+    whose window is the size of the feature maps of `size` x `size` images. The
+    classifier reads every position, and the probabilities are averaged. Images
+    of `size` x `size` have one position, and the probabilities of `model`. The
+    new network shares its layers with `model`.
 
-    Statistics of each pixel, which images of other sizes do not have, are
-    replaced by their averages over all pixels; with them the two networks
-    differ for images of `size` x `size` too.
+    If `model` normalizes each pixel by statistics of its own, which images of
+    other sizes do not have, they are replaced by their averages over all
+    pixels. The two networks then differ for images of `size` x `size` too.
 
     The paper does not say whether scores are averaged before or after the
-    softmax; here it is after, as with crops.
+    softmax. Here they are averaged after it, as those of crops are.
 
     Args:
         model: A network of this package with its top, for square images; it
-            may be folded. Layers it is built on must take any size.
+            may be folded. Layers that it is built on must take any size.
         size: Integer, the size of images that it was trained for. Defaults to
             that of `model.preprocessing`, else to that of the model's input.
 
@@ -103,7 +105,7 @@ def fully_convolutional(
     def rebuilt(rows, call):
         shape = (channels, rows, rows) if first else (rows, rows, channels)
         image = layers.Input(shape, name="image")
-        # A plain graph: it is called with images of many sizes, once each.
+        # A plain `keras.Model`: a trace for each of many sizes costs more.
         clone = keras.models.clone_model(
             keras.Model(model.inputs[0], model.outputs[0]),
             input_tensors=image,
@@ -120,8 +122,8 @@ def fully_convolutional(
         return layer(*args, **kwargs)
 
     def everywhere(layer, *args, **kwargs):
-        if _of_each_pixel(layer):
-            return _of_each_channel(layer, 1 if first else -1)(args[0])
+        if _normalizes_each_pixel(layer):
+            return _averaged_over_pixels(layer, 1 if first else -1)(args[0])
         if layer.name == "avg_pool":
             x = layers.Permute((2, 3, 1))(args[0]) if first else args[0]
             return layers.AveragePooling2D(
@@ -146,15 +148,15 @@ def fully_convolutional(
 
 def one_crop(
     model: keras.Model,
-    preprocessing: Any = None,
+    preprocessing: str | images_before.Preprocessing | None = None,
     *,
     batch_size: int = BATCH_SIZE,
-) -> Callable:
+) -> Score:
     """Return a function that scores images by their centre.
 
     Args:
         model: A network whose output is probabilities or logits of classes.
-        preprocessing: A `Preprocessing`, or a name of one. Defaults to
+        preprocessing: A `Preprocessing`, or the name of one. Defaults to
             `model.preprocessing`.
         batch_size: Integer, images that the model gets at once. Defaults to
             `32`.
@@ -166,7 +168,7 @@ def one_crop(
     Raises:
         EvaluationError: If the model's outputs are neither probabilities nor
             logits.
-        ValueError: If it does not say how its images are prepared.
+        ValueError: If neither argument says how images are prepared.
 
     Reference: He et al. 2015, section 3.4.
     """
@@ -184,10 +186,10 @@ def one_crop(
 
 def ten_crop(
     model: keras.Model,
-    preprocessing: Any = None,
+    preprocessing: str | images_before.Preprocessing | None = None,
     *,
     batch_size: int = BATCH_SIZE,
-) -> Callable:
+) -> Score:
     """Return a function that scores images by ten crops.
 
     The probabilities (the softmax) of `ten_crops` are averaged.
@@ -212,17 +214,17 @@ def ten_crop(
 
 def multi_scale(
     model: keras.Model,
-    preprocessing: Any = None,
+    preprocessing: str | images_before.Preprocessing | None = None,
     *,
     scales: Sequence[int] = SCALES,
     batch_size: int = BATCH_SIZE,
-) -> Callable:
+) -> Score:
     """Return a function that scores whole images at several scales.
 
-    At each scale images are resized to that shorter side and nothing is cut
+    At each scale images are resized to that shorter side, and nothing is cut
     off: see `fully_convolutional`. The probabilities of the scales are
     averaged. Images of one shape are computed together. JAX compiles the
-    network for every shape that occurs.
+    network for every shape.
 
     Args:
         model: A network as `fully_convolutional` takes.
@@ -231,7 +233,7 @@ def multi_scale(
             size of images that the network was trained for. Defaults to the
             paper's, `(224, 256, 384, 480, 640)`.
         batch_size: Integer, images of the trained size at once; of larger
-            ones correspondingly fewer. Defaults to `32`.
+            images the batch has fewer, in proportion. Defaults to `32`.
 
     Returns:
         See `one_crop`.
@@ -275,12 +277,14 @@ def multi_scale(
     return score
 
 
-def in_top(scores, labels, k):
+def in_top(
+    scores: np.ndarray, labels: Sequence[int] | np.ndarray, k: int
+) -> np.ndarray:
     """Return for each image whether its class is among the `k` best.
 
-    Of equal scores the class with the lower index is better, as in
-    `decode_predictions`: a network that gives every class the same is right
-    only by chance.
+    Among equal scores the class with the lower index is better, as in
+    `decode_predictions`, so that a network with equal scores for all classes
+    is right only by chance.
 
     Args:
         scores: `(images, classes)` array.
@@ -291,7 +295,7 @@ def in_top(scores, labels, k):
         `(images,)` booleans.
 
     Raises:
-        EvaluationError: If a score is not finite, or a label is no class.
+        EvaluationError: If a score is not finite, or a label is not a class.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if not np.isfinite(scores).all():
@@ -309,15 +313,17 @@ def in_top(scores, labels, k):
 
 
 def evaluate(
-    score: Callable, batches: Iterable, *, on_batch: Callable | None = None
-) -> dict:
+    score: Score,
+    batches: Iterable[tuple[Sequence, Sequence[int] | np.ndarray]],
+    *,
+    on_batch: Callable[[int, dict], object] | None = None,
+) -> dict[str, float]:
     """Count how often the right class is the best, and among the best five.
 
     Args:
-        score: Function from images to probabilities, such as `one_crop`
-            returns.
+        score: Function from images to probabilities, as `one_crop` returns.
         batches: Iterable of pairs, a sequence of images and their labels.
-            Every image of it is counted once; batches may differ in size.
+            Each image is counted once. Batches may differ in size.
         on_batch: Function that is called after each batch with the number of
             its images and the result so far. Defaults to `None`.
 
@@ -328,7 +334,7 @@ def evaluate(
     Raises:
         EvaluationError: If there are no images, and as `in_top`.
     """
-    counts = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     result = None
     for images, labels in batches:
         if not len(images):
@@ -360,7 +366,7 @@ def channels_first(model: keras.Model) -> bool:
     return keras.config.image_data_format() == "channels_first"
 
 
-def _input_size(model):
+def _input_size(model: keras.Model) -> int:
     """Return the rows of images that a network was trained for."""
     how = getattr(model, "preprocessing", None)
     if how is not None:
@@ -377,13 +383,15 @@ def _input_size(model):
     return rows
 
 
-def _of_each_pixel(layer):
-    """Whether a layer subtracts a mean that differs by pixel."""
+def _normalizes_each_pixel(layer: keras.Layer) -> bool:
+    """Return whether a layer subtracts a mean that differs by pixel."""
     return isinstance(layer, layers.Normalization) and np.size(layer.axis) > 1
 
 
-def _of_each_channel(layer, axis):
-    """Return a normalization with the statistics' averages over pixels."""
+def _averaged_over_pixels(
+    layer: layers.Normalization, axis: int
+) -> layers.Normalization:
+    """Return a normalization by the averages of the layer's statistics."""
     mean, variance = (
         np.moveaxis(ops.convert_to_numpy(value), axis, -1)
         for value in (layer.mean, layer.variance)
@@ -397,8 +405,8 @@ def _of_each_channel(layer, axis):
     )
 
 
-def _gives_logits(model):
-    """Whether a network ends without softmax."""
+def _gives_logits(model: keras.Model) -> bool:
+    """Return whether a network ends without softmax."""
     output = model.outputs[0]._keras_history.operation
     activation = getattr(output, "activation", None)
     if activation not in (
@@ -412,19 +420,26 @@ def _gives_logits(model):
     return activation is keras.activations.linear
 
 
-def _resize(image, side, how):
+def _resize(
+    image: np.ndarray | Tensor, side: int, how: images_before.Preprocessing
+) -> np.ndarray:
     """Return an image of that shorter side, as a float32 array."""
     if min(image.shape[:2]) != side:
         image = images_before.resize_shorter_side(
             image, side, how.interpolation
         )
-    # Of NumPy, TensorFlow or the backend.
+    # The image is of NumPy, TensorFlow or the backend.
     if ops.is_tensor(image):
         image = ops.convert_to_numpy(image)
     return np.asarray(image).astype("float32")
 
 
-def _predictor(model, how, batch_size, logits=None):
+def _predictor(
+    model: keras.Model,
+    how: images_before.Preprocessing,
+    batch_size: int,
+    logits: bool | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from raw crops of one size to probabilities."""
     if logits is None:
         logits = _gives_logits(model)

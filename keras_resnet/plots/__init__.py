@@ -1,7 +1,8 @@
 """Figures from plain arrays.
 
-Each analysis of `keras_resnet.analysis` has its figure here. All functions take
-a `caption`, for seeds and settings, and return a `matplotlib.figure.Figure`.
+Each analysis of `keras_resnet.analysis` has its figure here. All functions that
+draw take a `caption`, for seeds and settings, and return a
+`matplotlib.figure.Figure`.
 """
 
 from keras_resnet.plots.analysis import (

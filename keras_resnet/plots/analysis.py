@@ -1,10 +1,11 @@
 """Responses, gradients, growth, lesions and paths."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
@@ -16,6 +17,9 @@ from keras_resnet.plots.style import (
     shade,
     subplots,
 )
+
+if TYPE_CHECKING:
+    from keras_resnet.analysis import PathGradients
 
 
 def layer_responses(
@@ -80,7 +84,7 @@ def gradient_norms(
     return figure
 
 
-def _gradient_axes(axes):
+def _gradient_axes(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("layer (1: the stem)")
@@ -90,8 +94,8 @@ def _gradient_axes(axes):
 def gradient_flow(series: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw the gradient norm of each layer at several moments of training.
 
-    A panel for each network, all with the same axis. At initialization the
-    line is dashed and lightest, at the end of training darkest.
+    Each network has a panel, and all panels have the same axis. The line at
+    initialization is dashed. Lines darken from the first moment to the last.
 
     Args:
         series: List of dictionaries with `label`, `color`, `steps` (`n`) and
@@ -108,7 +112,7 @@ def gradient_flow(series: Sequence[dict], caption: str | None = None) -> Figure:
         axes.axis("off")
     for axes, one in zip(grid.flat, series, strict=False):
         n = len(one["steps"])
-        # Five moments at most: more could not be told apart.
+        # Five moments at most, because more could not be told apart.
         shown = sorted({round(i) for i in np.linspace(0, n - 1, min(n, 5))})
         for rank, i in enumerate(shown):
             axes.plot(
@@ -139,7 +143,7 @@ def identity_property(
         caption: String, optional.
     """
     figure, [[axes]] = subplots(6, 4.2, caption)
-    # What is exactly zero has no place on a logarithmic axis of its own.
+    # A purely logarithmic axis has no place for zero.
     axes.set_yscale("symlog", linthresh=1e-8)
     for i, one in enumerate(series):
         for key, what, style in (
@@ -211,7 +215,7 @@ def deleted_blocks(
     return figure
 
 
-def _block(name):
+def _block(name: str) -> tuple[int, int]:
     stage, _, block = name.removeprefix("stage").partition("_block")
     return int(stage), int(block)
 
@@ -263,13 +267,15 @@ def lesion_study(series: Sequence[dict], caption: str | None = None) -> Figure:
 def path_lengths(
     lengths: np.ndarray,
     share: np.ndarray,
-    gradients: Any,
+    gradients: "PathGradients",
     caption: str | None = None,
 ) -> Figure:
     """Draw how long paths are, and how much gradient they carry.
 
     Args:
-        lengths, share: As of `keras_resnet.analysis.path_lengths`.
+        lengths: Array of path lengths, as of
+            `keras_resnet.analysis.path_lengths`.
+        share: Array of the share of the paths with each length, likewise.
         gradients: `keras_resnet.analysis.PathGradients`.
         caption: String, optional.
 

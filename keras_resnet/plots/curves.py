@@ -23,8 +23,8 @@ def learning_curves(
 ) -> Figure:
     """Draw errors against iterations, as the paper's figure 6.
 
-    Training error is thin and dashed, validation error bold; with several
-    seeds the means of them, with bands of one standard deviation.
+    Training error is thin and dashed, validation error bold. Several seeds
+    are drawn as their mean with a band of one standard deviation.
 
     Args:
         curves: List of dictionaries with `label`, `iterations` (`n`), `error`
@@ -88,8 +88,8 @@ def learning_curves(
 def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw loss and accuracy against the step, side by side.
 
-    Training is thin and dashed, validation bold; with several seeds the means
-    of them, with bands of one standard deviation.
+    Training is thin and dashed, validation bold. Several seeds are drawn as
+    their mean with a band of one standard deviation.
 
     Args:
         curves: List of dictionaries with `label`, `color`, `iterations`
@@ -129,11 +129,11 @@ def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
 def predictions(
     images: np.ndarray,
     labels: Sequence[str],
-    predicted: dict,
+    predicted: dict[str, Sequence[tuple[str, float]]],
     caption: str | None = None,
     columns: int = 6,
 ) -> Figure:
-    """Draw images with their class and what networks take them for.
+    """Draw images with their class and the classes that networks predict.
 
     Args:
         images: `(n, rows, columns, channels)` array of pixels, 0 to 255.
@@ -153,11 +153,11 @@ def predictions(
         lines = [f"is {labels[i]}"]
         wrong = False
         for name, guesses in predicted.items():
-            what, probability = guesses[i]
-            right = what == labels[i]
+            guess, probability = guesses[i]
+            right = guess == labels[i]
             wrong |= not right
             mark = "" if right else "  WRONG"
-            lines.append(f"{name}: {what} ({100 * probability:.0f} %){mark}")
+            lines.append(f"{name}: {guess} ({100 * probability:.0f} %){mark}")
         axes.set_title(
             "\n".join(lines), fontsize=7, fontweight="bold" if wrong else None
         )
@@ -167,8 +167,8 @@ def predictions(
 def degradation(curves: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw training and validation error, plain beside residual.
 
-    As the paper's figure 6: training error is thin and dashed, validation
-    error bold; the deeper a net, the darker.
+    As in the paper's figure 6, training error is thin and dashed and
+    validation error bold. Deeper nets are darker.
 
     Args:
         curves: List of dictionaries with `depth`, `plain` (boolean),
@@ -222,8 +222,8 @@ def error_by_depth(
 
     Args:
         series: List of dictionaries with `label`, `color`, `depths` and
-            `error`, one list of fractions over seeds for each depth. Bars
-            are one standard deviation.
+            `error`, a list of fractions for each depth, one for each seed.
+            Bars are one standard deviation.
         ylabel: String. Defaults to `"training error (%)"`.
         caption: String, optional.
 

@@ -48,7 +48,7 @@ def landscape_lines(
     return figure
 
 
-def _two_digits(value):
+def _two_digits(value: float) -> str:
     return f"{float(f'{value:.2g}'):,g}"
 
 
@@ -143,17 +143,17 @@ def landscape_surface(
     return figure
 
 
-def _limits(series):
+def _limits(series: Sequence[dict]) -> tuple[float, float]:
     """Return lowest and highest loss of several landscapes, both positive.
 
-    Points where the loss is no number are left out.
+    Points without a finite loss are left out.
     """
     losses = np.concatenate([one["landscape"].loss.ravel() for one in series])
     losses = losses[np.isfinite(losses)]
     if not len(losses):
         raise ValueError(
-            "There is nothing to draw: the loss is not a finite number at any "
-            "point of the landscapes."
+            "There is nothing to draw: the landscapes have no point with a "
+            "finite loss."
         )
     low = max(losses.min(), 1e-4)
     return low, max(losses.max(), 1.01 * low)

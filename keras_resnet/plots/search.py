@@ -73,15 +73,15 @@ def parallel_coordinates(
 ) -> Figure:
     """Draw each trial as a line over one axis for each hyperparameter.
 
-    The last axis is the validation error; the darker a line, the lower its
-    error. The best trial is drawn bold, in a colour of its own.
+    The last axis is the validation error. Lines with lower errors are darker,
+    and the best trial is bold, in another colour.
 
     Args:
-        columns: Dictionary of lists: names of hyperparameters, and their
-            values in each trial. Numbers and strings; strings, and numbers of
-            no more than five kinds, are evenly spaced.
+        columns: Dictionary from the names of hyperparameters to lists of their
+            values in each trial, numbers or strings. Strings are evenly
+            spaced, and so are numbers with at most five different values.
         errors: List of floats, the fraction of errors of each trial.
-        log: Names of columns whose axes are logarithmic.
+        log: Names of columns with logarithmic axes. Defaults to none.
         caption: String, optional.
     """
     columns = columns | {"validation error (%)": [100 * e for e in errors]}
@@ -126,7 +126,9 @@ def parallel_coordinates(
     return figure
 
 
-def _axis(values, log, continuous):
+def _axis(
+    values: Sequence, log: bool, continuous: bool
+) -> tuple[list[float], list[tuple[float, str]]]:
     """Return places from 0 to 1 of values, and ticks: places and texts."""
     kinds = sorted(set(values))
     if isinstance(kinds[0], str) or (
@@ -150,8 +152,8 @@ def _axis(values, log, continuous):
     return [(scale(v) - low) / width for v in values], ticks
 
 
-def _shades(n):
-    """Return `n` colours from light to dark, to be told apart in grey too."""
+def _shades(n: int) -> list[tuple[float, ...]]:
+    """Return `n` colours from light to dark, distinct in grey too."""
     return [
         colormaps["viridis_r"](0.15 + 0.8 * i / max(n - 1, 1)) for i in range(n)
     ]

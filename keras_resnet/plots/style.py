@@ -1,16 +1,19 @@
 """Style of all figures: colours, lines, captions, files."""
 
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colors
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_resnet.training.atomic import replacing
 from keras_resnet.types import PathLike
 
-# Okabe and Ito's colours: colour-blind readers can tell them apart. Residual
-# and plain nets keep theirs in every figure.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. Residual
+# and plain nets have the same colours in every figure.
 RESIDUAL = "#0072B2"
 PLAIN = "#D55E00"
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,17 +39,24 @@ def save(figure: Figure, path: PathLike) -> None:
         figure.savefig(partial)
 
 
-def marker(i):
+def marker(i: int) -> str:
     """Return the marker of series `i`."""
     return MARKERS[i % len(MARKERS)]
 
 
-def line_style(i):
+def line_style(i: int) -> Any:
     """Return the line style of series `i`."""
     return STYLES[i % len(STYLES)]
 
 
-def subplots(width, height, caption, rows=1, columns=1, **kwargs):
+def subplots(
+    width: float,
+    height: float,
+    caption: str | None,
+    rows: int = 1,
+    columns: int = 1,
+    **kwargs: Any,
+) -> tuple[Figure, np.ndarray]:
     """Return a figure with a caption below it, and its array of axes."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
@@ -54,7 +64,7 @@ def subplots(width, height, caption, rows=1, columns=1, **kwargs):
     return figure, axes
 
 
-def _caption(figure, caption):
+def _caption(figure: Figure, caption: str | None) -> None:
     if caption:
         width = int(figure.get_figwidth() * 15.5)
         figure.supxlabel(
@@ -65,7 +75,7 @@ def _caption(figure, caption):
         )
 
 
-def finish(axes, legend=True):
+def finish(axes: Axes, legend: bool = True) -> None:
     """Give axes a grid, two spines and a legend."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -73,7 +83,13 @@ def finish(axes, legend=True):
         axes.legend(frameon=False, fontsize=8)
 
 
-def band(axes, x, values, color, **kwargs):
+def band(
+    axes: Axes,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    color: str | tuple[float, ...],
+    **kwargs: Any,
+) -> None:
     """Draw the mean over the last axis and a band of one deviation."""
     values = np.asarray(values, "float64")
     if values.ndim == 1:

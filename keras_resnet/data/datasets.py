@@ -11,7 +11,7 @@ from keras_resnet.types import PathLike
 
 
 class DataUnavailableError(RuntimeError):
-    """The data are neither there nor can they be downloaded."""
+    """The data are not on disk and cannot be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ImageData:
         train: `Split` to train on.
         validation: `Split` to choose by, taken from the training images, or
             `None`.
-        test: `Split` to look at once, at the end.
+        test: `Split` to evaluate on once, at the end.
         class_names: Tuple of strings.
     """
 
@@ -50,7 +50,7 @@ class ImageData:
     train: Split
     validation: Split | None
     test: Split
-    class_names: tuple
+    class_names: tuple[str, ...]
 
     @property
     def mean(self) -> np.ndarray:
@@ -58,8 +58,8 @@ class ImageData:
         return self.train.images.mean(axis=0, dtype="float64").astype("float32")
 
 
-def cifar10(data_dir=None):
-    """CIFAR-10 by TensorFlow Datasets: 45k / 5k / 10k images of 32x32x3.
+def cifar10(data_dir: PathLike | None = None) -> ImageData:
+    """Load CIFAR-10 by TensorFlow Datasets: 45k / 5k / 10k images of 32x32x3.
 
     The last 5,000 training images, in the order of TensorFlow Datasets, are
     the validation images.
@@ -69,17 +69,17 @@ def cifar10(data_dir=None):
     return _from_tfds("cifar10", data_dir)
 
 
-def mnist(data_dir=None):
-    """MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
+def mnist(data_dir: PathLike | None = None) -> ImageData:
+    """Load MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
     return _from_tfds("mnist", data_dir)
 
 
-def digits(data_dir=None):
-    """scikit-learn's handwritten digits: 1257 / 180 / 360 images of 8x8x1.
+def digits(data_dir: PathLike | None = None) -> ImageData:
+    """Load scikit-learn's digits: 1257 / 180 / 360 images of 8x8x1.
 
-    1,797 real digits that come with scikit-learn (the test set of UCI's
-    "Optical Recognition of Handwritten Digits"). The split is random, the
-    same each time.
+    The 1,797 handwritten digits come with scikit-learn (the test set of UCI's
+    "Optical Recognition of Handwritten Digits"), so `data_dir` has no effect.
+    The split is random, and the same each time.
     """
     from sklearn.datasets import load_digits
 
@@ -111,7 +111,7 @@ def load(name: str, data_dir: PathLike | None = None) -> ImageData:
         An `ImageData`.
 
     Raises:
-        DataUnavailableError: If the data are neither prepared nor can they be
+        DataUnavailableError: If the data are not prepared and cannot be
             downloaded.
         ValueError: For an unknown name.
     """
@@ -122,7 +122,9 @@ def load(name: str, data_dir: PathLike | None = None) -> ImageData:
     return DATASETS[name](data_dir)
 
 
-def _from_tfds(name, data_dir, held_out=5000):
+def _from_tfds(
+    name: str, data_dir: PathLike | None, held_out: int = 5000
+) -> ImageData:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -156,8 +158,18 @@ def _from_tfds(name, data_dir, held_out=5000):
     )
 
 
-def check_download(builder, instead="", timeout=5):
-    """Raise within seconds where TFDS would retry for minutes."""
+def check_download(builder: Any, instead: str = "", timeout: float = 5) -> None:
+    """Raise within seconds if a download fails, which TFDS retries for minutes.
+
+    Args:
+        builder: A `tfds.core.DatasetBuilder`.
+        instead: String, another remedy to add to the message. Defaults to
+            none.
+        timeout: Number, seconds to wait. Defaults to `5`.
+
+    Raises:
+        DataUnavailableError: If the first URL of the dataset does not answer.
+    """
     url = next(iter(builder.url_infos))
     request = urllib.request.Request(url, method="HEAD")
     try:

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from keras_resnet.types import PathLike
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: PathLike) -> Iterator[Path]:
     """Yield the path of a new file, which replaces `path` at the end.
 
     If the process fails or is killed before the end, the old file stays.

@@ -67,9 +67,9 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
 
         u = momentum * u + gradient + d * w
 
-    as in `torch.optim.SGD(weight_decay=d)`. Both are equal while the learning
-    rate is constant. A new rate applies to earlier gradients at once here,
-    because the momentum sums gradients, not moves.
+    as in `torch.optim.SGD(weight_decay=d)`. Both rules are equal while the
+    learning rate is constant. With the second, a new rate also applies to
+    earlier gradients at once, because the momentum sums gradients, not moves.
 
     Either way the gradient is that of `loss + d / 2 * sum(w ** 2)` for every
     trainable weight, normalization and biases included. Keras's own

@@ -1,17 +1,29 @@
 """The operations of the layers in terms of `keras.ops`, for any backend.
 
-Images are 4-D tensors in the order of `data_format`, kernels are `(rows,
-columns, in_channels / groups, out_channels)`, and what belongs to a channel
-is `(channels,)`.
+Images are 4-D tensors in the order of `data_format`. Kernels are `(rows,
+columns, in_channels / groups, out_channels)`. Statistics, scales and offsets
+of channels are `(channels,)`.
 """
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_resnet.types import Tensor
 
-def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
-    """2-D convolution of an image padded alike on both sides.
+
+def convolution(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    margins: Sequence[int],
+    dilation_rate: Sequence[int],
+    data_format: str,
+) -> Tensor:
+    """Convolve an image that is padded alike on both sides.
 
     Args:
         x: Image.
@@ -27,7 +39,7 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     """
     padding = "valid"
     if max(strides) == 1:
-        # "same" is symmetric here, and spares a copy of the image.
+        # Here "same" pads alike on both sides, without a copy of the image.
         padding = "same"
     elif max(margins) > 0:
         x = ops.pad(x, border(margins, data_format))
@@ -42,7 +54,7 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     return add_bias(y, bias, data_format)
 
 
-def add_bias(x, bias, data_format):
+def add_bias(x: Tensor, bias: Tensor | None, data_format: str) -> Tensor:
     """Add the offset of each channel to an image; `None` adds nothing."""
     if bias is None:
         return x
@@ -51,7 +63,7 @@ def add_bias(x, bias, data_format):
     return ops.add(x, bias)
 
 
-def subsample(x, strides, data_format):
+def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
     """Keep every `strides`-th row and column, beginning with the first.
 
     Args:
@@ -68,8 +80,10 @@ def subsample(x, strides, data_format):
     return x[:, :, rows, columns]
 
 
-def max_pooling(x, size, strides, data_format):
-    """2-D max pooling of an image padded alike on both sides.
+def max_pooling(
+    x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
+) -> Tensor:
+    """Take the maxima of an image that is padded alike on both sides.
 
     Args:
         x: Image.
@@ -92,8 +106,10 @@ def max_pooling(x, size, strides, data_format):
     )
 
 
-def batch_normalization(x, gamma, beta, epsilon, axis):
-    """Normalize by the batch's own statistics.
+def batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize by the statistics of the batch.
 
     Args:
         x: Image.
@@ -103,7 +119,7 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
 
     Returns:
         Tuple of the normalized image, in the dtype of `x`, and the mean and
-        the biased variance of each channel, in that of `gamma`.
+        the biased variance of each channel, in the dtype of `gamma`.
     """
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
     wide = ops.cast(x, gamma.dtype)
@@ -112,8 +128,10 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
     return ops.cast(y, x.dtype), mean, variance
 
 
-def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
-    """As `batch_normalization`, of the batches of all devices together."""
+def synchronized_batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize by the statistics of the batches of all devices."""
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
     wide = ops.cast(x, gamma.dtype)
     mean, variance = ops.moments(wide, axes, synchronized=True)
@@ -121,12 +139,20 @@ def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
     return ops.cast(y, x.dtype), mean, variance
 
 
-def moving_average(average, value, momentum):
+def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:
     """Return `momentum * average + (1 - momentum) * value`."""
     return average * momentum + value * (1 - momentum)
 
 
-def normalization(x, mean, variance, gamma, beta, epsilon, axis):
+def normalization(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    axis: int,
+) -> Tensor:
     """Normalize by given statistics.
 
     Args:
@@ -145,8 +171,8 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
     return ops.cast(y, x.dtype)
 
 
-def border(margins, data_format):
-    """Return what `ops.pad` takes for margins of rows and columns."""
+def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
+    """Return the `pad_width` of `ops.pad` for margins of rows and columns."""
     rows_and_columns = [[margin, margin] for margin in margins]
     none = [[0, 0]]
     if data_format == "channels_last":

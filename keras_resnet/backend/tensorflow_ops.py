@@ -1,19 +1,31 @@
 """TensorFlow: fused normalization, and padding inside the convolution.
 
-Keras normalizes by `tf.nn.moments` and arithmetic, and pads a strided
-convolution's image by a copy of it. On one core, with memory that is kept, a
-training step of ResNet-20, batch 128, is 1.07 times as fast as with Keras's
-layers, and inference of ResNet-50 1.12 times (docs/results/benchmarks).
+Keras normalizes by `tf.nn.moments` and arithmetic, and copies an image to pad
+it for a strided convolution. On one core, with freed memory kept, a training
+step of ResNet-20, batch 128, is 1.07 times as fast as with Keras's layers, and
+inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import tensorflow as tf
 from keras import ops
 
 from keras_resnet.backend import keras_ops
+from keras_resnet.types import Tensor
 
 
-def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
-    """As `keras_ops.convolution`, on a CPU with channels first too."""
+def convolution(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    margins: Sequence[int],
+    dilation_rate: Sequence[int],
+    data_format: str,
+) -> Tensor:
+    """As `keras_ops.convolution`, also with channels first on a CPU."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     if data_format == "channels_first":
         if _has_gpu():
@@ -33,14 +45,14 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
             x,
         )
     if x.shape[-1] != kernel.shape[-2]:
-        # Keras knows how to convolve groups on a CPU.
+        # Keras convolves groups on a CPU, and `tf.nn.conv2d` does not.
         return keras_ops.convolution(
             x, kernel, bias, strides, margins, dilation_rate, data_format
         )
     if max(kernel.shape[:2]) == 1 and max(strides) > 1:
-        # The same, and whole: on a CPU the filter gradient of a strided 1x1
-        # convolution writes beyond its memory where there are fewer than 16
-        # channels and an odd number of images (TensorFlow 2.21).
+        # Subsampled first, because on a CPU the filter gradient of a strided
+        # 1x1 convolution writes beyond its memory where there are fewer than
+        # 16 channels and an odd number of images (TensorFlow 2.21).
         x = subsample(x, strides, data_format)
         strides = (1, 1)
     y = tf.nn.conv2d(
@@ -53,8 +65,8 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     return y if bias is None else tf.nn.bias_add(y, ops.convert_to_tensor(bias))
 
 
-def subsample(x, strides, data_format):
-    """As `keras_ops.subsample`, as the mean of one pixel.
+def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
+    """As `keras_ops.subsample`, by average pooling of one pixel.
 
     TensorFlow's strided slice takes several times as long.
     """
@@ -63,8 +75,10 @@ def subsample(x, strides, data_format):
     return tf.nn.avg_pool2d(x, 1, strides, "VALID")
 
 
-def max_pooling(x, size, strides, data_format):
-    """As `keras_ops.max_pooling`, on a CPU with channels first too."""
+def max_pooling(
+    x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
+) -> Tensor:
+    """As `keras_ops.max_pooling`, also with channels first on a CPU."""
     if data_format == "channels_first" and not _has_gpu():
         return _by_channels_last(
             lambda x: keras_ops.max_pooling(x, size, strides, "channels_last"),
@@ -73,7 +87,9 @@ def max_pooling(x, size, strides, data_format):
     return keras_ops.max_pooling(x, size, strides, data_format)
 
 
-def batch_normalization(x, gamma, beta, epsilon, axis):
+def batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     if not _is_fused(x, gamma, axis):
         return keras_ops.batch_normalization(x, gamma, beta, epsilon, axis)
@@ -87,13 +103,21 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
         data_format="NCHW" if axis == 1 else "NHWC",
         is_training=True,
     )
-    # It returns the unbiased variance; Keras's moving variance is biased.
+    # The operation returns the unbiased variance. Keras's is biased.
     n = tf.cast(tf.size(x) // tf.shape(x)[axis], variance.dtype)
     variance *= tf.maximum(n - 1, 1) / n
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-def normalization(x, mean, variance, gamma, beta, epsilon, axis):
+def normalization(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    axis: int,
+) -> Tensor:
     """As `keras_ops.normalization`, in one fused operation."""
     if not _is_fused(x, gamma, axis):
         return keras_ops.normalization(
@@ -112,9 +136,9 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
 
 
 def _is_fused(x, gamma, axis):
-    """Whether TensorFlow has a fused normalization for this image.
+    """Return whether TensorFlow has a fused normalization for this image.
 
-    It takes images of half precision, but only weights in float32.
+    The image may have half precision, but the weights must be float32.
     """
     return (
         x.dtype != tf.float64
@@ -124,7 +148,7 @@ def _is_fused(x, gamma, axis):
 
 
 def _has_gpu():
-    """Whether there is one: TensorFlow's CPU kernels know NHWC alone."""
+    """Return whether there is a GPU. The kernels of a CPU take NHWC alone."""
     return bool(tf.config.list_logical_devices("GPU"))
 
 
@@ -134,7 +158,7 @@ def _by_channels_last(operation, x):
     return ops.transpose(y, (0, 3, 1, 2))
 
 
-def accelerators():
+def accelerators() -> list[str]:
     """Return the names of the GPUs that TensorFlow computes on."""
     return [
         tf.config.experimental.get_device_details(gpu)["device_name"]
@@ -142,13 +166,16 @@ def accelerators():
     ]
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """Return a pure function of tensors, as a graph."""
     return tf.function(function, autograph=False)
 
 
-def value_and_gradients(function):
-    """Return a function of a scalar and its gradients by the first list."""
+def value_and_gradients(function: Callable) -> Callable:
+    """Return a function that gives a scalar and its gradients.
+
+    The gradients are by the first argument, a list of tensors.
+    """
 
     @tf.function(autograph=False)
     def run(values, *inputs):
@@ -162,6 +189,6 @@ def value_and_gradients(function):
     return run
 
 
-def profiler(folder):
-    """Return a context whose trace is written for TensorBoard."""
+def profiler(folder: str) -> AbstractContextManager:
+    """Return a context that writes a trace of itself for TensorBoard."""
     return tf.profiler.experimental.Profile(folder)

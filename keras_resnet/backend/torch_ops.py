@@ -1,30 +1,43 @@
-"""PyTorch: images are looked at in another order of axes, never copied.
+"""PyTorch: views of images in another order of axes, without copies.
 
-Keras permutes a channels-last image into a new tensor before and after each
+Keras copies a channels-last image into another order before and after each
 convolution and pooling, and normalizes by a dozen operations in float32. A
-permuted view of it already is what PyTorch calls channels-last memory, which
-its kernels take as they are. With this and the replay of `torch.graph` a
-training step of ResNet-20 on one core is 1.5 times as fast as with Keras's
-layers in batches of 128, and 2.5 times in batches of 2
+permuted view of the image has the memory format that PyTorch calls channels
+last, and PyTorch's kernels take it without a copy. With this and the replay of
+`torch.graph` a training step of ResNet-20 on one core is 1.5 times as fast as
+with Keras's layers in batches of 128, and 2.5 times in batches of 2
 (docs/results/benchmarks).
 """
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import keras
 import torch
 from keras import ops
 
 from keras_resnet.backend import parallel
 from keras_resnet.backend.torch_parallel import SynchronizedNormalization
+from keras_resnet.types import Tensor
 
 
-def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
+def convolution(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    margins: Sequence[int],
+    dilation_rate: Sequence[int],
+    data_format: str,
+) -> Tensor:
     """As `keras_ops.convolution`, without copies of the image."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     last = data_format == "channels_last"
     x = channels_first_view(x, last)
     kernel = kernel.permute(3, 2, 0, 1)
     if last and not torch._C._functorch.is_batchedtensor(kernel):
-        # No copy either where `lay_out_kernel` has been. A kernel for each
-        # place of `vectorized` has no such order.
+        # This copies nothing after `lay_out_kernel`. The kernels of
+        # `vectorized` have no memory format.
         kernel = kernel.contiguous(memory_format=torch.channels_last)
     y = torch.nn.functional.conv2d(
         x,
@@ -38,7 +51,9 @@ def convolution(x, kernel, bias, strides, margins, dilation_rate, data_format):
     return y.permute(0, 2, 3, 1) if last else y
 
 
-def max_pooling(x, size, strides, data_format):
+def max_pooling(
+    x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
+) -> Tensor:
     """As `keras_ops.max_pooling`, without copies of the image."""
     last = data_format == "channels_last"
     y = torch.nn.functional.max_pool2d(
@@ -50,7 +65,9 @@ def max_pooling(x, size, strides, data_format):
     return y.permute(0, 2, 3, 1) if last else y
 
 
-def batch_normalization(x, gamma, beta, epsilon, axis):
+def batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     last = axis != 1
     y, mean, inverse_deviation = torch.native_batch_norm(
@@ -63,14 +80,16 @@ def batch_normalization(x, gamma, beta, epsilon, axis):
         0.0,
         epsilon,
     )
-    # They are so already, but while they are traced under mixed precision.
+    # Only a trace under mixed precision has another dtype here.
     mean = mean.detach().to(gamma.dtype)
     inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
     variance = inverse_deviation**-2 - epsilon
     return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 
-def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
+def synchronized_batch_normalization(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.synchronized_batch_normalization`, on CPUs and GPUs."""
     if parallel.processes == 1:
         return batch_normalization(x, gamma, beta, epsilon, axis)
@@ -81,12 +100,20 @@ def synchronized_batch_normalization(x, gamma, beta, epsilon, axis):
     return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 
-def moving_average(average, value, momentum):
+def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:
     """As `keras_ops.moving_average`, in one operation."""
     return torch.lerp(average, value, 1 - momentum)
 
 
-def normalization(x, mean, variance, gamma, beta, epsilon, axis):
+def normalization(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    axis: int,
+) -> Tensor:
     """As `keras_ops.normalization`, in one fused operation."""
     last = axis != 1
     y = torch.nn.functional.batch_norm(
@@ -95,11 +122,11 @@ def normalization(x, mean, variance, gamma, beta, epsilon, axis):
     return y.permute(0, 2, 3, 1) if last else y
 
 
-def lay_out_kernel(kernel):
+def lay_out_kernel(kernel: keras.Variable) -> None:
     """Lay out a kernel in memory as PyTorch's convolutions read it.
 
-    Its shape and values stay. `convolution` would otherwise copy it at every
-    step, and hand the optimizer a gradient in another order than the weight.
+    Its shape and values stay. Otherwise `convolution` would copy the kernel at
+    every step, and its gradient would be in another order than the kernel.
 
     Args:
         kernel: `keras.Variable` of `(rows, columns, in, out)`.
@@ -112,8 +139,8 @@ def lay_out_kernel(kernel):
         )
 
 
-def lay_out_like(variable, reference):
-    """Lay out a variable in memory as another one of the same shape."""
+def lay_out_like(variable: keras.Variable, reference: keras.Variable) -> None:
+    """Lay out a variable in memory like another one of the same shape."""
     with torch.no_grad():
         variable.value.data = torch.empty_like(reference.value.data).copy_(
             variable.value.data
@@ -122,23 +149,23 @@ def lay_out_like(variable, reference):
 
 @torch.no_grad()
 def sgd_step(
-    values,
-    gradients,
-    velocities,
-    learning_rate,
-    momentum,
-    nesterov,
-    decay,
-    correction,
-):
-    """One step of SGD for all weights at once, see `CoupledSGD`.
+    values: list[Tensor],
+    gradients: list[Tensor],
+    velocities: list[Tensor] | None,
+    learning_rate: Tensor,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    correction: bool,
+) -> None:
+    """Take a step of SGD for all weights at once, see `CoupledSGD`.
 
-    The learning rate stays on the device: to read it a GPU would have to
-    finish the step first.
+    The learning rate stays on the device, because reading it would wait for
+    the GPU.
     """
     if decay:
         gradients = torch._foreach_add(gradients, values, alpha=decay)
-    # With the correction, velocities are of gradients, without their rate.
+    # With the correction, velocities sum gradients without the rate.
     inside, outside = -learning_rate, None
     if correction:
         inside, outside = -1.0, learning_rate
@@ -155,25 +182,33 @@ def sgd_step(
     torch._foreach_add_(values, steps)
 
 
-def channels_first_view(x, last):
-    """Return an image with its channels first, without copying it."""
+def channels_first_view(x: Tensor, last: bool) -> Tensor:
+    """Return a view of an image with its channels first.
+
+    Args:
+        x: Image.
+        last: Boolean, whether its channels are last.
+    """
     return x.permute(0, 3, 1, 2) if last else x
 
 
-def accelerators():
+def accelerators() -> list[str]:
     """Return the names of the GPUs that PyTorch computes on."""
     return [
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
     ]
 
 
-def compiled(function):
-    """Return a pure function of tensors, without a record for gradients."""
+def compiled(function: Callable) -> Callable:
+    """Return a pure function of tensors that records no gradients."""
     return torch.no_grad()(function)
 
 
-def value_and_gradients(function):
-    """Return a function of a scalar and its gradients by the first list."""
+def value_and_gradients(function: Callable) -> Callable:
+    """Return a function that gives a scalar and its gradients.
+
+    The gradients are by the first argument, a list of tensors.
+    """
 
     def run(values, *inputs):
         values = [value.detach().requires_grad_() for value in values]
@@ -187,13 +222,18 @@ def value_and_gradients(function):
     return run
 
 
-def vectorized(function, arguments):
-    """Map a function over the first axis of the last of its arguments."""
+def vectorized(function: Callable, arguments: int) -> Callable:
+    """Return a function mapped over the first axis of its last argument.
+
+    Args:
+        function: Callable of tensors.
+        arguments: Integer, how many it takes.
+    """
     return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))
 
 
-def profiler(folder):
-    """Return a context whose trace is written for TensorBoard."""
+def profiler(folder: str) -> AbstractContextManager:
+    """Return a context that writes a trace of itself for TensorBoard."""
     return torch.profiler.profile(
         on_trace_ready=torch.profiler.tensorboard_trace_handler(folder)
     )

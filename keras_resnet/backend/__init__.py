@@ -2,16 +2,17 @@
 
 No other package names jax, torch or tensorflow for speed. `keras_ops` has each
 operation in terms of `keras.ops`. The module of a backend has the operations
-that are faster there, with the same numbers; for all others, layers use
-`keras_ops`. An operation that a backend has no use for is `None`.
+that are faster there, with the same numbers. Layers take all others from
+`keras_ops`. An operation that only other backends need is `None`.
 
-Every backend also has transformations of pure functions of tensors, which
-`analysis` and `data` use: `compiled`, `value_and_gradients` (by the first
-argument, a list of tensors) and, where a convolution can have another kernel
-for each place, `vectorized` (over the first axis of the last argument).
+`analysis` and `data` transform pure functions of tensors by `compiled`,
+`value_and_gradients` (by the first argument, a list of tensors) and
+`vectorized` (over the first axis of the last argument). TensorFlow lacks the
+last one, because its convolutions take one kernel at a time.
 """
 
 import importlib
+from collections.abc import Callable
 
 import keras
 
@@ -54,15 +55,15 @@ else:
 class Model(_Model):  # type: ignore[valid-type,misc]  # one of two classes
     """`keras.Model` with the fast functions of its backend."""
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         _keep_memory()
         super().make_train_function(force)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         _keep_memory()
         super().make_test_function(force)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> Callable:
         _keep_memory()
         return super().make_predict_function(force)
 

@@ -1,19 +1,20 @@
-"""State of a process that trains beside others, read by layers and models.
+"""State of a process that trains beside others, for layers and models.
 
-Set by `keras_resnet.devices`, within its `scope`.
+The `scope` of `keras_resnet.devices` sets it.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 # Whether normalization takes its statistics over the batches of all devices.
 synchronized = False
-# How many processes exchange gradients that no engine of Keras exchanges.
+# Number of processes that exchange gradients without an engine of Keras.
 processes = 1
 
 
 @contextlib.contextmanager
-def setting(**values):
-    """Context in which the names above have these values."""
+def setting(**values: bool | int) -> Iterator[None]:
+    """Return a context in which the names above have these values."""
     before = {name: globals()[name] for name in values}
     globals().update(values)
     try:

@@ -1,27 +1,32 @@
-"""PyTorch: what several processes that train one model tell each other.
+"""PyTorch: the exchange between processes that train one model.
 
-Gradients by `torch.nn.parallel.DistributedDataParallel`. Statistics of
-normalization and of metrics by `torch.distributed`.
+`torch.nn.parallel.DistributedDataParallel` exchanges gradients, and
+`torch.distributed` the statistics of normalization and of metrics.
 """
 
 import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import torch
 from torch import distributed
 
 from keras_resnet.backend import parallel
+from keras_resnet.types import Tensor
 
 
 class SynchronizedNormalization(torch.autograd.Function):
-    """Normalize an image by the statistics of the images of all processes.
+    """Normalization by the statistics of the images of all processes.
 
-    `torch.nn.SyncBatchNorm` does so on GPUs alone, and returns no statistics.
+    `torch.nn.SyncBatchNorm` needs GPUs, and returns no statistics.
     All processes must have equally many images.
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, epsilon):
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image, and mean and biased variance by channel."""
         wide = x.to(gamma.dtype)
         variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
@@ -41,11 +46,14 @@ class SynchronizedNormalization(torch.autograd.Function):
         return y.to(x.dtype), mean, variance
 
     @staticmethod
-    def backward(ctx, by_y, *_):
-        """Return the gradients of the sum of all processes' losses by `x`.
+    def backward(
+        ctx: Any, by_y: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients by the arguments of `forward`.
 
-        Those by `gamma` and `beta` are of this process's loss, as those of
-        other weights: to exchange them is left to what exchanges all.
+        The gradient by `x` is of the sum of all processes' losses. Those by
+        `gamma` and `beta` are of this process's loss, because
+        `DistributedDataParallel` exchanges the gradients of all weights.
         """
         wide, mean, variance, gamma = ctx.saved_tensors
         shape = (1, -1, 1, 1)
@@ -76,7 +84,7 @@ class Exchange:
             process.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._trained = [v.value for v in model.trainable_variables]
         self._statistics = [
@@ -86,21 +94,21 @@ class Exchange:
             and layer.trainable
             for statistic in (layer.moving_mean, layer.moving_variance)
         ]
-        # Gradients arrive averaged. Statistics are not its buffers.
+        # It averages gradients. Moving statistics are not its buffers.
         self.wrapper = torch.nn.parallel.DistributedDataParallel(model)
 
-    def holds(self):
-        """Whether the same weights are still trained."""
+    def holds(self) -> bool:
+        """Return whether the same weights are still trained."""
         trained = [v.value for v in self._model.trainable_variables]
         return len(trained) == len(self._trained) and all(
             a is b for a, b in zip(trained, self._trained, strict=True)
         )
 
-    def average_statistics(self):
-        """Make moving statistics the mean of those of all processes.
+    def average_statistics(self) -> None:
+        """Set moving statistics to their mean over all processes.
 
-        Moving averages are linear: it is as if each step had moved them by
-        the mean of the processes' statistics.
+        Moving averages are linear, so this equals a step with the mean of the
+        processes' statistics.
         """
         if parallel.synchronized or not self._statistics:
             return
@@ -112,15 +120,15 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def summed(variables):
-    """Context in which metrics' variables are the sums of all processes'.
+def summed(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Return a context in which variables of metrics are sums over processes.
 
     Args:
-        variables: List of `keras.Variable`. After it they are again what this
-            process has counted.
+        variables: Sequence of `keras.Variable`. They have their own values
+            again after the context.
 
     Raises:
-        ValueError: If Keras says of one that it is no sum.
+        ValueError: If the `aggregation` of one is not `"sum"`.
     """
     others = [v.path for v in variables if v.aggregation != "sum"]
     if others:
@@ -142,7 +150,7 @@ def _sums(values):
     """Return the sums of tensors over all processes, in one message."""
     if not values:
         return []
-    # Counts are exact in it up to 2 ** 53.
+    # Float64 holds counts exactly up to 2 ** 53.
     flat = torch.cat([value.detach().reshape(-1).double() for value in values])
     distributed.all_reduce(flat)
     parts = flat.split([value.numel() for value in values])

@@ -1,1 +1,1 @@
-"""Replay of a model's graph on PyTorch: `graph` traces, `program` runs."""
+"""Replay of a model's graph: `graph` traces it, `program` runs it."""

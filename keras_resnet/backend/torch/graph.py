@@ -1,15 +1,17 @@
 """PyTorch: a model's graph of operations, traced once and replayed.
 
-On small batches PyTorch waits for Python: for Keras's layers to call one
-another, and for autograd to write down what they do. Both find the same
-operations in each batch, so they are traced once, forward and backward, and
-replayed as they are. Nothing is compiled.
+On small batches PyTorch waits for Python: Keras's layers call one another, and
+autograd records their operations. The operations are the same in each batch,
+so they are traced once, forward and backward, and replayed. Nothing is
+compiled.
 """
 
 import contextlib
 import functools
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,52 +19,58 @@ import torch
 from keras import tree
 
 from keras_resnet.backend import parallel, torch_ops, torch_parallel
+from keras_resnet.types import Tensor
 
-# Tracing costs as much as some dozens of steps on small batches: batches of
-# a shape that comes up only now and then are not worth it.
+# Tracing costs as much as dozens of steps on small batches, which batches of a
+# rare shape would not earn back.
 UNTRACED_BATCHES = 2
-# Traces that a model keeps, because each takes megabytes: one for each kind
-# of batch.
+# A model keeps so many traces, because each takes megabytes.
 TRACES = 16
-# PyTorch traces in state of the process: by one thread at a time.
+# One thread traces at a time, because PyTorch's tracing has global state.
 _TRACING = threading.RLock()
 
 _KINDS = ("train", "test", "predict")
-# Layers that run code of the user's, or of PyTorch's with state of its own.
+# Layers that run code of the user, or PyTorch modules with state of their own.
 _OPAQUE_LAYERS = (keras.layers.Lambda, keras.layers.TorchModuleWrapper)
 
 
 class Model(keras.Model):
     """`keras.Model` whose `fit`, `evaluate` and `predict` replay its graph."""
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        mask: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         replay = self.__dict__.get("_replay")
-        # Keras gives the mask of several inputs in their structure.
+        # The mask of several inputs has their structure.
         masked = any(m is not None for m in tree.flatten(mask))
         if replay is None or masked or kwargs:
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return replay.call(inputs, training)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         wrapper = self.__dict__.pop("_calls_by", None)
-        # It calls the model in turn, and awaits the gradients' arrival.
+        # The wrapper calls the model in turn, and waits for the gradients.
         call = super().__call__ if wrapper is None else wrapper
         return call(*args, **kwargs)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict:
         if parallel.processes == 1:
             return super().train_step(data)
         exchange = self.__dict__.get("_exchange")
         if exchange is None or not exchange.holds():
             exchange = torch_parallel.Exchange(self)
-            # Not an attribute that Keras or PyTorch would track and save.
+            # Keras and PyTorch would track and save an attribute.
             self.__dict__["_exchange"] = exchange
         self.__dict__["_calls_by"] = exchange.wrapper
         logs = super().train_step(data)
         exchange.average_statistics()
         return logs
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict:
         if parallel.processes == 1:
             return super().get_metrics_result()
         variables = self.metrics_variables
@@ -72,8 +80,9 @@ class Model(keras.Model):
         with torch_parallel.summed(variables):
             return super().get_metrics_result()
 
-    def export(self, *args, **kwargs):
-        # `torch.export` packs weights in the order of their shape alone.
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        # `torch.export` saves weights in the order of their shape, whatever
+        # their strides are.
         kernels = [v for v in self.variables if not v.value.is_contiguous()]
         for kernel in kernels:
             kernel.value.data = kernel.value.data.contiguous()
@@ -83,13 +92,13 @@ class Model(keras.Model):
             for kernel in kernels:
                 torch_ops.lay_out_kernel(kernel)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         self._make_function("train", force)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         self._make_function("test", force)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> Callable:
         self._make_function("predict", force)
         return self.predict_function
 
@@ -99,8 +108,8 @@ class Model(keras.Model):
         function = getattr(self, f"{kind}_function")
         if function in before or self.jit_compile or self.run_eagerly:
             return
-        # Shared by the functions of all kinds, until they are made anew: by
-        # then the model may have other layers.
+        # The functions of all kinds share it until they are made anew, because
+        # the model may have other layers then.
         replay = self.__dict__.get("_replay")
         if replay is None or force or before == [None] * len(_KINDS):
             forward = super().call
@@ -108,7 +117,7 @@ class Model(keras.Model):
                 self,
                 lambda inputs, training: forward(inputs, training=training),
             )
-            # Not an attribute that Keras or PyTorch would track and save.
+            # Keras and PyTorch would track and save an attribute.
             self.__dict__["_replay"] = replay
         for method in (f"{kind}_step", "call", "compute_loss"):
             owner = getattr(self, method).__module__
@@ -126,18 +135,18 @@ class Model(keras.Model):
 
 
 class Replay:
-    """Run the forward pass of a model from a trace of its operations.
+    """Forward pass of a model, replayed from a trace of its operations.
 
     A trace holds for one kind of batch: shape, dtype, training or not, and
-    which weights are trainable. What has side effects that a trace does not
-    know of runs layer by layer instead, and says so once.
+    which weights are trainable. A model with side effects that a trace would
+    miss runs layer by layer instead, and warns once.
 
     Args:
         model: `keras.Model` whose variables the forward pass reads.
         forward: Callable `(inputs, training)`, its forward pass.
     """
 
-    def __init__(self, model, forward):
+    def __init__(self, model: keras.Model, forward: Callable) -> None:
         self._model = model
         self._forward = forward
         self._layers = list(model._flatten_layers())
@@ -152,7 +161,7 @@ class Replay:
                 layer._backward_pre_hooks,
             )
         ]
-        # Tensors that are no variables, and constants of a trace.
+        # Tensors that are no variables are constants of a trace.
         self._places_of_constants = [
             (vars(layer), name)
             for layer in self._layers
@@ -166,15 +175,15 @@ class Replay:
         ]
         self._seen = {}
         self._traces = {}
-        # One thread may predict while another one does not replay.
+        # Another thread may call the model without replay at the same time.
         self._state = threading.local()
         self._enabled = True
         self._said = False
         self._check_layers()
 
     @contextlib.contextmanager
-    def active(self):
-        """Within this context `call` may replay, in this thread."""
+    def active(self) -> Iterator[None]:
+        """Return a context in which `call` may replay, in this thread."""
         before = getattr(self._state, "active", False)
         self._state.active = True
         try:
@@ -182,7 +191,7 @@ class Replay:
         finally:
             self._state.active = before
 
-    def refuse(self, reason):
+    def refuse(self, reason: str) -> None:
         """Run layer by layer from now on, and say why."""
         if not self._enabled:
             return
@@ -193,11 +202,11 @@ class Replay:
             stacklevel=2,
         )
 
-    def call(self, inputs, training):
+    def call(self, inputs: Any, training: bool | None) -> Any:
         """Return the outputs, and assign the variables that change."""
         active = getattr(self._state, "active", False)
         if active and isinstance(inputs, np.ndarray):
-            # What `train_on_batch` and its like hand on as they got it.
+            # `train_on_batch` and its like pass arrays on unchanged.
             inputs = keras.ops.convert_to_tensor(inputs)
         if not (active and self._enabled and self._replayable(inputs)):
             return self._forward(inputs, training)
@@ -228,7 +237,7 @@ class Replay:
                 trace = self._traces.get(key)
                 if trace is None:
                     return self._traced(key, inputs, training, constants)
-        # The last one used stands last.
+        # Moved to the end, because the first is the next to be dropped.
         self._traces[key] = self._traces.pop(key, trace)
         return trace(inputs)
 
@@ -277,7 +286,7 @@ class Replay:
                 )
 
     def _communicates(self):
-        """Whether layers exchange statistics, which a trace does not hold."""
+        """Return whether layers exchange statistics, which a trace cannot."""
         if parallel.processes == 1 or not (
             parallel.synchronized or self._synchronized
         ):
@@ -307,19 +316,19 @@ class Replay:
 
 
 class _NotTraceableError(Exception):
-    """A trace of this model would compute something else."""
+    """A model whose trace would compute something else."""
 
 
 class _Trace:
     """The operations of one kind of batch."""
 
     def __init__(self, variables, forward, training, constants):
-        # Kept, so that no other tensor gets their ids.
+        # Kept, because another tensor could get the id of a freed one.
         self._constants = constants
         self._variables = variables
         self._forward = forward
         self._training = training
-        # Imported only now: they are slow to import.
+        # Imported only here, because the import is slow.
         from functorch.compile import aot_function
 
         from keras_resnet.backend.torch import program
@@ -332,14 +341,14 @@ class _Trace:
         )
 
     def _pure(self, inputs, *values):
-        """The forward pass as a function of tensors, of tensors."""
+        """Return the outputs and changed values, given inputs and values."""
         mapping = zip(self._variables, values, strict=True)
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = self._forward(inputs, self._training)
         flat = tree.flatten(outputs)
         if len(flat) > 1 and torch.is_grad_enabled():
-            # Zeros instead of none: an optimizer with weight decay or
-            # momentum would move weights that it should leave alone.
+            # A trace would give unused weights gradients of zero instead of
+            # none, and weight decay or momentum would move them.
             raise _NotTraceableError(
                 "a loss may leave out some of its several outputs"
             )
@@ -363,7 +372,7 @@ class _Trace:
             ),
         )
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Tensor) -> Any:
         results = self._run(inputs, *(v._value for v in self._variables))
         n = len(results) - len(self._changed)
         if self._changed:
@@ -375,9 +384,9 @@ class _Trace:
 
 
 def _may_hold_tensors():
-    """Context in which layers may use tensors that are no variables.
+    """Return a context in which layers may use tensors that are no variables.
 
-    Such as `keras.layers.Normalization` its mean: a constant of the trace.
+    The mean of `keras.layers.Normalization` is one, a constant of the trace.
     """
     from torch._guards import TracingContext, tracing
     from torch._subclasses.fake_tensor import FakeTensorMode

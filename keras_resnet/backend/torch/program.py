@@ -1,11 +1,13 @@
-"""PyTorch: a traced graph, turned into a program that runs it as it is.
+"""PyTorch: a program that runs the operations of a traced graph.
 
-The graph's operations and their order stay. What changes is where results are
-written, how axes are looked at, and, for inference on a CPU, that a
-convolution, an addition and a ReLU may be one operation of oneDNN.
+The operations and their order stay, with three exceptions: some results
+overwrite tensors that nothing else reads, permutations move and cancel, and for
+inference on a CPU a convolution, an addition and a ReLU become one operation of
+oneDNN.
 """
 
 import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from functorch.compile import make_boxed_func
@@ -16,8 +18,8 @@ _IN_PLACE = {
     _aten.relu.default: _aten.relu_.default,
     _aten.add.Tensor: _aten.add_.Tensor,
 }
-# Operations whose results share no memory with what they read, nor with what
-# their gradient reads but as an output of the graph.
+# Operations whose results share no memory with their inputs. Their gradients
+# read such a result only if it is an output of the graph.
 _FRESH = {
     _aten.add.Tensor,
     _aten.add_.Tensor,
@@ -31,15 +33,19 @@ _FRESH = {
 }
 
 
-def training_program(graph_module, example_inputs):
-    """Return a function of the graph's inputs, for its forward or backward."""
+def training_program(
+    graph_module: torch.fx.GraphModule, example_inputs: Sequence
+) -> Callable:
+    """Return a function that runs a forward or backward graph of training."""
     graph = graph_module.graph
     _forget_copies(graph)
     return _program(graph)
 
 
-def inference_program(graph_module, example_inputs):
-    """Return a function of the graph's inputs, where none has a gradient."""
+def inference_program(
+    graph_module: torch.fx.GraphModule, example_inputs: Sequence
+) -> Callable:
+    """Return a function that runs a graph without gradients."""
     graph = graph_module.graph
     _forget_copies(graph)
     _stay_channels_first(graph)
@@ -61,12 +67,12 @@ def _program(graph):
 
 
 def _forget_copies(graph):
-    """Remove operations that return what they were given."""
+    """Remove operations that return their input."""
     for node in graph.nodes:
         # Without autograd there is nothing to detach from.
         if node.target is _aten.detach.default:
             node.replace_all_uses_with(node.args[0])
-        # One layer's last permutation is undone by the next layer's first.
+        # A layer's first permutation undoes the last one of the layer before.
         elif _is_permuted(node, _CHANNELS_FIRST):
             before = node.args[0]
             if _is_permuted(before, _CHANNELS_LAST):
@@ -83,7 +89,7 @@ def _is_permuted(node, order):
 
 
 def _stay_channels_first(graph):
-    """Move permutations behind what works on each number alone."""
+    """Move permutations behind elementwise operations."""
     for node in graph.nodes:
         if node.target not in _IN_PLACE or node.kwargs:
             continue
@@ -111,7 +117,7 @@ def _stay_channels_first(graph):
 
 
 def _call(graph, target, *args):
-    """Add a call to the graph, with the value that traced ones carry."""
+    """Add a call to the graph, with a value as traced calls have."""
     node = graph.call_function(target, args)
     values = [
         x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in args
@@ -121,7 +127,7 @@ def _call(graph, target, *args):
 
 
 def _fuse_convolutions(graph):
-    """Make convolution, addition and ReLU one operation where they follow."""
+    """Fuse convolution, addition and ReLU where they follow each other."""
     for node in graph.nodes:
         if node.target is not _aten.relu.default:
             continue
@@ -175,7 +181,7 @@ def _is_convolution(node):
 def _write_in_place(node):
     """Let an operation overwrite a tensor that nothing else will read.
 
-    So much less memory is asked of the system, which a CPU has to wait for.
+    This allocates much less memory, for which a CPU has to wait.
     """
     in_place = _IN_PLACE.get(node.target)
     if in_place is None or node.kwargs:
@@ -189,7 +195,7 @@ def _write_in_place(node):
         if (
             value.shape != result.shape
             or value.dtype != result.dtype
-            # What comes next may view it.
+            # The next operation may be a view that needs these strides.
             or value.stride() != result.stride()
         ):
             continue
@@ -200,7 +206,7 @@ def _write_in_place(node):
 
 
 def _is_fresh(node):
-    """Whether a tensor is newly made, and read in one place alone."""
+    """Return whether a tensor is new and has one reader."""
     while len(node.users) == 1:
         if node.target in _FRESH:
             return True
@@ -215,8 +221,8 @@ def _is_fresh(node):
 def _straight_line(graph):
     """Return a function that calls the operators of a graph one by one.
 
-    As `torch.fx.GraphModule.forward`, but it calls each operator's overload
-    itself rather than PyTorch's Python wrapper around it.
+    Unlike `torch.fx.GraphModule.forward` it calls the overloads of operators
+    without PyTorch's Python wrappers.
     """
     names, constants, lines = {}, {}, []
 
@@ -269,7 +275,7 @@ def _straight_line(graph):
             if last_use[source] is node and node.op != "output"
         ]
         if done:
-            # So that its memory can be used again.
+            # Frees their memory for the next operations.
             lines.append(f"{' = '.join(done)} = None")
     body = "\n    ".join(lines)
     namespace = constants

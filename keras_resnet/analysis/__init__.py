@@ -1,7 +1,7 @@
-"""Why residual networks learn: what a trained network can be asked.
+"""Analyses of trained networks, residual or plain, on every backend.
 
-Each analysis takes a network of this package, residual or plain, and returns
-arrays, on every backend; `keras_resnet.plots` draws them.
+Each takes a network of this package and returns arrays, which
+`keras_resnet.plots` draws.
 """
 
 from keras_resnet.analysis.gradients import (

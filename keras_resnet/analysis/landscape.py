@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,18 +16,18 @@ from keras import ops
 from keras_resnet import backend
 from keras_resnet.analysis import network
 from keras_resnet.training.atomic import replacing
-from keras_resnet.types import PathLike
+from keras_resnet.types import Numbers, PathLike
 
 Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
 STATISTICS = ("moving", "batch")
 
 
-def random_direction(model: keras.Model, seed: int = 0) -> Any:
+def random_direction(model: keras.Model, seed: int = 0) -> list[np.ndarray]:
     """Return a random direction in weight space, normalized by filter.
 
-    Each filter of a convolution, and each class's weights in the head, is
-    Gaussian and as long as the filter of the model. Biases and the scales and
-    offsets of normalization are left alone: their direction is zero.
+    Each filter of a convolution, and the weights of each class in the head,
+    is Gaussian and has the norm of the model's filter. The direction of biases
+    and of the scales and offsets of normalization is zero.
 
     Args:
         model: A built `keras.Model`.
@@ -38,8 +37,8 @@ def random_direction(model: keras.Model, seed: int = 0) -> Any:
     Returns:
         List of float32 arrays, one for each of `model.trainable_variables`.
 
-    Reference: Li et al. 2018, section 4. That biases and normalization are
-    left alone is in the authors' published code.
+    Reference: Li et al. 2018, section 4; the zeros are as in the authors'
+    published code.
     """
     rng = np.random.default_rng(seed)
     direction = []
@@ -63,12 +62,12 @@ def loss_landscape(
     model: keras.Model,
     images: np.ndarray,
     labels: np.ndarray,
-    directions: Sequence,
-    axes: Sequence,
+    directions: Sequence[Sequence[np.ndarray]],
+    axes: Sequence[Numbers],
     statistics: str = "moving",
     batch_size: int = 500,
     points_at_a_time: int | None = None,
-    path: PathLike = None,
+    path: PathLike | None = None,
     verbose: int = 0,
 ) -> Landscape:
     """Evaluate the loss on a grid around a model's weights.
@@ -77,30 +76,30 @@ def loss_landscape(
     directions[1]`. With one direction the grid is a line.
 
     Args:
-        model: A classifier of this package, residual or plain. It is left as
-            it is.
-        images: `(n, rows, columns, channels)` array of what the model takes.
+        model: A classifier of this package, residual or plain. It is not
+            changed.
+        images: `(n, rows, columns, channels)` array, inputs of the model.
         labels: `(n,)` array of classes.
         directions: One or two directions, as of `random_direction`.
-        axes: One sequence of numbers for each direction: where to evaluate
-            along it. 0 is the model itself.
+        axes: A sequence of numbers for each direction, the points along it. 0
+            is the model itself.
         statistics: `"moving"` (default) normalizes by the moving statistics
             of the trained model at every point, as the authors' published
-            code does. `"batch"` normalizes by each batch at the point itself:
-            the loss that training would see there.
+            code does. `"batch"` normalizes by the statistics of each batch at
+            the point itself, as training there would.
         batch_size: Integer, images at a time. Defaults to `500`.
         points_at_a_time: Integer, grid points that are evaluated in one
             vectorized call, on JAX and PyTorch. Defaults to 16 on an
-            accelerator and to 1 elsewhere. TensorFlow takes 1 alone.
-        path: Path of an `.npz` file, which is replaced by a more complete one
-            every few points. If it is there already, what it holds is not
-            evaluated again. Defaults to `None`.
+            accelerator and to 1 elsewhere. TensorFlow allows only 1.
+        path: Path of an `.npz` file, which keeps the points evaluated so far.
+            If the file exists, only missing points are evaluated. Defaults to
+            `None`.
         verbose: 0 or 1, whether to show a progress bar. Defaults to `0`.
 
     Returns:
         `Landscape` of `axes`, a tuple of arrays; `loss`, the mean
-        cross-entropy at each point, an array of a dimension for each axis;
-        and `error`, the share of wrongly classified images, likewise.
+        cross-entropy at each point, an array with a dimension for each axis;
+        and `error`, an array of the shares of wrongly classified images.
 
     Raises:
         ValueError: For arguments that do not fit together, and if `path`
@@ -204,7 +203,7 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
         if size == 1:
             run, points = one, points[0]
         else:
-            # As many as ever, or else the rest would be compiled anew.
+            # Padded, because another size would be compiled anew.
             run = several
             points = np.concatenate(
                 [points, np.repeat(points[:1], size - n, 0)]
@@ -220,9 +219,9 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
 
 
 def _key(model, *others):
-    """Return what tells one landscape from all others."""
+    """Return a checksum of all that determines a landscape."""
     digest = hashlib.sha256()
-    # Twins may have the same weights, and other numbers or types of them too.
+    # Different networks may have the same weights.
     layers = [_configuration(layer) for layer in network.chain(model)]
     digest.update(json.dumps(layers, sort_keys=True).encode())
     values = [ops.convert_to_numpy(v) for v in network.values_of(model)]
@@ -233,7 +232,7 @@ def _key(model, *others):
 
 
 def _configuration(layer):
-    """Return what makes a layer compute what it does, without its name."""
+    """Return the class and the configuration of a layer, without its name."""
     serialized = keras.saving.serialize_keras_object(layer)
     return serialized["class_name"], serialized["config"] | {"name": None}
 
@@ -249,7 +248,7 @@ def _read(path, key):
 
 
 def _write(path, key, axes, values):
-    # Through a file: to a path savez would add its own suffix.
+    # To a file object, because `savez` would add a suffix to a path.
     with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(
             file,
@@ -263,7 +262,7 @@ def _write(path, key, axes, values):
 def read_landscape(path: PathLike) -> Landscape:
     """Return the `Landscape` in a file that `loss_landscape` has written.
 
-    Points that it has not reached yet are NaN.
+    Points that are not evaluated yet are NaN.
     """
     with np.load(path) as file:
         axes = [file[name] for name in sorted(file) if name.startswith("axis")]

@@ -1,4 +1,4 @@
-"""Layer responses: how strongly each 3x3 layer answers."""
+"""Layer responses: standard deviations of the outputs of 3x3 layers."""
 
 import collections
 
@@ -22,12 +22,12 @@ def layer_responses(
 
     Args:
         model: A network of this package, residual or plain.
-        images: `(n, rows, columns, channels)` array of what the model takes.
+        images: `(n, rows, columns, channels)` array, inputs of the model.
         batch_size: Integer, images at a time. Defaults to `256`.
 
     Returns:
         `LayerResponses` of `names`, a tuple of strings such as
-        `"stage1_block1/conv1"`, in order, and `std`, an array of as many
+        `"stage1_block1/conv1"`, in order, and `std`, an array of their
         deviations. `np.sort(std)[::-1]` gives the paper's second panel.
 
     Raises:
@@ -46,8 +46,8 @@ def layer_responses(
                 return
             response = ops.cast(response, "float32")
             mean = ops.mean(response)
-            # Squares are of differences from the mean, because a difference
-            # of two large sums would round a small deviation away.
+            # The mean is subtracted first, because a difference of two large
+            # sums would round a small deviation away.
             moments.append(
                 ops.stack([mean, ops.mean(ops.square(response - mean))])
             )

@@ -1,9 +1,9 @@
-"""Errors of weights."""
+"""Errors of published weights."""
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be loaded; the model is unchanged."""
+    """Weights that cannot be loaded. The model is unchanged."""
 
 
 class DownloadError(WeightsError):
-    """A file that could not be downloaded, or is not what it should be."""
+    """A file that cannot be downloaded, or has another checksum."""

@@ -3,22 +3,25 @@
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import keras
 
+from keras_resnet.types import PathLike
 from keras_resnet.weights.errors import WeightsError
 
 TORCH_ENDINGS = (".pth", ".pt", ".th", ".bin")
 ENDINGS = (".keras", ".weights.h5", ".h5", ".safetensors", *TORCH_ENDINGS)
 
 
-def check(path):
-    """Return a `Path` to a file that is there and has a known ending.
+def check(path: PathLike) -> Path:
+    """Return the `Path` of a file of weights.
 
     Raises:
-        WeightsError: If not.
+        WeightsError: If there is no such file, its ending is unknown, or it
+            is empty.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,7 +38,7 @@ def check(path):
     return path
 
 
-def read(path):
+def read(path: PathLike) -> Mapping:
     """Read tensors by name from a file of PyTorch, safetensors or Keras 2.
 
     Args:
@@ -47,7 +50,8 @@ def read(path):
         `sources.unwrap`.
 
     Raises:
-        WeightsError: If the file is not what its ending says.
+        WeightsError: If the file is broken or has another format than its
+            ending says.
     """
     path = check(path)
     if path.name.endswith((".keras", ".weights.h5")):
@@ -68,7 +72,7 @@ def read(path):
 
 
 def _safetensors(path):
-    # Imported where it is needed: most uses of this package read none.
+    # Imported here because most uses of this package read no such file.
     import safetensors
     from safetensors.numpy import load_file
 
@@ -94,13 +98,13 @@ def _torch(path):
         ) from None
     try:
         with warnings.catch_warnings():
-            # Of a pickle of another kind; what comes of it is said below.
+            # The error below covers pickles of this kind.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            # Never runs code that a file brings.
+            # `weights_only` never runs code that a file contains.
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Text that is read as a pickle may fail in any way. PyTorch's own
-        # advice, to load without this protection, is not passed on.
+        # Text that is read as a pickle may fail in any way. PyTorch's message
+        # is left out, because it advises to load without this protection.
         match = re.search(r"GLOBAL:? ([\w.]+)", str(error))
         with open(path, "rb") as file:
             pickled = file.read(1) == b"\x80"
@@ -144,8 +148,12 @@ def _text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
-def read_model(path):
-    """Load a `.keras` file; what it would need code for is refused."""
+def read_model(path: PathLike) -> keras.Model:
+    """Load a `.keras` file, unless it contains code.
+
+    Raises:
+        WeightsError: If it cannot be loaded.
+    """
     path = check(path)
     try:
         return keras.saving.load_model(path, compile=False)

@@ -1,7 +1,7 @@
-"""Downloads: cached, verified, moved into place whole.
+"""Downloads of published weights, cached and verified.
 
 `huggingface_hub` downloads and caches the files of repositories. It compares
-sizes and no checksums, so the content is checked here at each use.
+sizes and no checksums, so this module checks the content at each use.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from keras_resnet.weights.errors import DownloadError
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-def repository_file(repository, name):
+def repository_file(repository: str, name: str) -> Path:
     """Download one file of a repository on the Hugging Face hub.
 
     A file in the cache is used without the network.
@@ -62,8 +62,12 @@ def repository_file(repository, name):
     )
 
 
-def read_json(repository, name):
-    """Return the content of a repository's JSON file."""
+def read_json(repository: str, name: str) -> dict:
+    """Return the content of a repository's JSON file.
+
+    Raises:
+        DownloadError: See `repository_file`, and if it is no JSON.
+    """
     path = repository_file(repository, name)
     try:
         return json.loads(path.read_text("utf-8"))
@@ -73,10 +77,18 @@ def read_json(repository, name):
         ) from None
 
 
-def keras_file(url, md5):
+def keras_file(url: str, md5: str) -> Path:
     """Download a file of `keras.applications` and return its path.
 
-    `keras.utils.get_file` writes in place, so it is given a temporary name.
+    A file in the cache is used without the network.
+
+    Args:
+        url: Address of the file.
+        md5: Its checksum.
+
+    Raises:
+        DownloadError: If the file cannot be downloaded or written, or has
+            another checksum.
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / url.rpartition("/")[2]
@@ -92,6 +104,7 @@ def keras_file(url, md5):
             if whole():
                 return path
             try:
+                # To a temporary name, because it writes in place.
                 keras.utils.get_file(
                     partial.name,
                     url,

@@ -9,7 +9,7 @@ of a name, we translate the paths of all layers that there could be.
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from keras_resnet import table1
 
 KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
+# Layer, sublayer (or "") and weight.
+WeightPath = tuple[str, str, str]
 WEIGHTS = {
     "conv": ("kernel", "bias"),
     "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -33,41 +35,45 @@ TORCH_WEIGHTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """The names of one source.
+    """Names that one source gives to weights.
 
     Args:
         stem: Pair of strings, the stem's convolution and normalization.
-        block: Function of stage and block, both from 1, that returns the
-            beginning of the names within a block.
-        conv, bn: Functions of the convolution's number within the block, from
-            1, that return a layer's name.
-        shortcut: Pair of strings, the projection's.
+        block: Callable that takes stage and block, both from 1, and returns
+            the beginning of the names within a block.
+        conv, bn: Callables that take the convolution's number within the
+            block, from 1, and return a layer's name.
+        shortcut: Pair of strings, the projection's convolution and
+            normalization.
         head: String, the classifier.
-        weight: Function of our name of a weight that returns the end of the
-            source's.
-        torch: Boolean, whether arrays are laid out as PyTorch does.
-        ignored: Regular expression of names that hold no weight.
+        weight: Callable that takes our name of a weight and returns the end
+            of the source's name.
+        torch: Boolean, whether arrays have PyTorch's order of axes. Defaults
+            to `True`.
+        ignored: Regular expression of names that are no weights. Defaults to
+            PyTorch's counters of batches.
         centred_zeros: Boolean, whether option A adds zero channels on both
-            sides of the others, not after them.
-        bottleneck_stride: Where bottlenecks stride; `None` where the source
-            does not tell.
-        epsilon: Float, that of the source's normalizations; `None` for any.
+            sides of the others, not after them. Defaults to `False`.
+        bottleneck_stride: `"3x3"` or `"1x1"`, the convolution that strides in
+            bottlenecks. Defaults to `None`, if the source does not say.
+        epsilon: Float, the epsilon of the source's normalizations, or `None`
+            for any. Defaults to PyTorch's, `1e-5`.
     """
 
-    stem: tuple
-    block: Callable
-    conv: Callable
-    bn: Callable
-    shortcut: tuple
+    stem: tuple[str, str]
+    block: Callable[[int, int], str]
+    conv: Callable[[int], str]
+    bn: Callable[[int], str]
+    shortcut: tuple[str, str]
     head: str
-    weight: Callable
+    weight: Callable[[str], str]
     torch: bool = True
     ignored: str = r".*num_batches_tracked"
     centred_zeros: bool = False
     bottleneck_stride: str | None = None
     epsilon: float | None = TORCH_EPSILON
 
-    def name(self, path):
+    def name(self, path: WeightPath) -> str:
         """Return the source's name of a weight."""
         layer, part, weight = path
         if layer == "head":
@@ -151,17 +157,18 @@ NAMINGS = {
 TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
 
 
-def recognize(names, keys=None):
-    """Return the naming that knows most of `names`, and what they mean.
+def recognize(
+    names: Collection[str], keys: Iterable[str] | None = None
+) -> tuple[str | None, dict[str, WeightPath]]:
+    """Return the naming that knows most of `names`, and their paths.
 
     Args:
         names: Collection of strings.
         keys: Names of the namings to choose from. Defaults to all.
 
     Returns:
-        The name of the naming and a dictionary from names to paths. Names
-        without meaning are absent. `(None, {})` if no naming knows any
-        weight of a stem.
+        The name of the naming and a dictionary from names to paths, without
+        unknown names. `(None, {})` if no naming knows the kernel of a stem.
     """
     meanings = {
         key: _meanings(NAMINGS[key], set(names)) for key in keys or NAMINGS
@@ -173,8 +180,8 @@ def recognize(names, keys=None):
     }
     if not meanings:
         return None, {}
-    # Of equals the first, torchvision: a network without head and projections
-    # may be either (`loading.convert` asks whether that matters).
+    # The first of equals, torchvision: a network without head and projections
+    # has the same names in akamaster (`loading.convert` asks if that matters).
     best = max(meanings, key=lambda key: len(meanings[key]))
     return best, meanings[best]
 
@@ -196,8 +203,7 @@ def _meanings(naming, names):
     parts = [(f"{k}{i}", k) for i in (1, 2, 3) for k in WEIGHTS]
     parts += [("shortcut_conv", "conv"), ("shortcut_bn", "bn")]
     stage, block, exists = 1, 1, True
-    # On to the next stage after a block that is not there, and to the end
-    # after a stage that is not.
+    # A missing block ends its stage, and a missing stage ends the search.
     while exists or block > 1:
         if not exists:
             stage, block = stage + 1, 1
@@ -207,11 +213,11 @@ def _meanings(naming, names):
     return meanings
 
 
-def unwrap(source):
+def unwrap(source: Mapping) -> dict:
     """Return the tensors of a state dict that may be wrapped.
 
-    Checkpoints often hold the state dict under a key, beside other things,
-    and that of a network on many devices begins all names with `module.`.
+    Checkpoints often hold the state dict under a key, beside other things. A
+    network on many devices puts `module.` before all names.
     """
     for key in ("state_dict", "model_state_dict", "model"):
         inner = source.get(key)
@@ -222,19 +228,21 @@ def unwrap(source):
     names = list(source)
     if names and all(str(name).startswith("module.") for name in names):
         source = {n.removeprefix("module."): v for n, v in source.items()}
-    # What transformers' network without classifier is called.
+    # Transformers leaves out `resnet.` in a network without classifier.
     names = list(source)
     if any(str(name).startswith("embedder.embedder.") for name in names):
         source = {f"resnet.{n}": v for n, v in source.items()}
     return source
 
 
-def to_ours(naming, path, value):
+def to_ours(naming: Naming, path: WeightPath, value: np.ndarray) -> np.ndarray:
     """Return a source's array with its axes in Keras's order."""
     return _transposed(naming, path, value, (2, 3, 1, 0))
 
 
-def to_source(naming, path, value):
+def to_source(
+    naming: Naming, path: WeightPath, value: np.ndarray
+) -> np.ndarray:
     """Return an array of ours with its axes in the source's order."""
     return _transposed(naming, path, value, (3, 2, 0, 1))
 
@@ -246,13 +254,12 @@ def _transposed(naming, path, value, axes):
     return value.transpose(axes) if value.ndim == 4 else value.T
 
 
-def channel_order(channels):
-    """Return which of the source's channels each of ours is.
+def channel_order(channels: Sequence[int]) -> list[np.ndarray]:
+    """Return the number that each of our channels has in akamaster's networks.
 
-    Option A with zero channels on both sides, as akamaster's: where a stage
-    widens, as many zero channels come before the old ones as after them. Ours
-    all come after. Both networks compute the same if the channels that pass
-    from block to block are numbered anew.
+    In their option A, zero channels come before the old channels of a wider
+    stage and as many after them. Ours all come after. Both networks compute
+    the same if the channels between blocks are renumbered.
 
     Args:
         channels: Sequence of integers, the channels of the stem's output and

@@ -1,4 +1,4 @@
-"""The paper's networks by name: signatures and their documentation."""
+"""The paper's networks by name, ResNet18 to ResNet1202."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def ResNetImageNet(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -61,8 +61,8 @@ def ResNetImageNet(
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
             of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
             `.th` or `.h5` file. If `classes` or the number of input channels
-            is not the default, the head keeps its random weights, or the
-            first convolution is adapted, where the file has another number.
+            is not the default and differs from the file's, the head keeps
+            its random weights, or the first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, in the image data format; rows and
@@ -76,19 +76,20 @@ def ResNetImageNet(
         name: String, name of the model. Defaults to `"resnet"` and the depth.
         shortcut: `"A"`, zero padding; `"B"` (default), a projection where the
             shape changes; or `"C"`, a projection in every block.
-        residual: Boolean, `False` for the plain twin. Defaults to `True`.
+        residual: Boolean, `False` for a plain network, without shortcuts.
+            Defaults to `True`.
         bottleneck_stride: `"3x3"` or `"1x1"` (the paper's), the convolution
-            that strides in the bottlenecks of depths 50 and more. The weight
-            shapes are the same, the outputs are not. Defaults to `"1x1"` if
-            `weights` is `"keras"`, to `"3x3"` otherwise.
-        zero_init_residual: Boolean, whether every block begins as its
-            shortcut alone. Defaults to `False`.
+            that strides in the bottlenecks of depths 50 and more. Both have
+            the same weight shapes and different outputs. Defaults to `"1x1"`
+            if `weights` is `"keras"`, to `"3x3"` otherwise.
+        zero_init_residual: Boolean, whether each residual branch is zero at
+            the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
-        block: `ResidualBlock` (default), a subclass, or any callable with its
-            keyword arguments that returns a layer.
+        block: `ResidualBlock` (default), a subclass, or a callable that takes
+            its keyword arguments and returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`.
@@ -126,7 +127,7 @@ def ResNetCIFAR(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -153,9 +154,8 @@ def ResNetCIFAR(
             the Hugging Face hub, `"owner/name"` or `"owner/name@revision"`;
             or the path of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`,
             `.pt`, `.th` or `.h5` file. If `classes` or the number of input
-            channels is not the default, the head keeps its random weights, or
-            the first convolution is adapted, where the file has another
-            number.
+            channels is not the default and differs from the file's, the head
+            keeps its random weights, or the first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, in the image data format; rows and
@@ -170,15 +170,16 @@ def ResNetCIFAR(
         shortcut: `"A"` (default, the paper's), zero padding; `"B"`, a
             projection where the shape changes; or `"C"`, a projection in
             every block.
-        residual: Boolean, `False` for the plain twin. Defaults to `True`.
-        zero_init_residual: Boolean, whether every block begins as its
-            shortcut alone. Defaults to `False`.
+        residual: Boolean, `False` for a plain network, without shortcuts.
+            Defaults to `True`.
+        zero_init_residual: Boolean, whether each residual branch is zero at
+            the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
-        block: `ResidualBlock` (default), a subclass, or any callable with its
-            keyword arguments that returns a layer.
+        block: `ResidualBlock` (default), a subclass, or a callable that takes
+            its keyword arguments and returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`.
@@ -215,7 +216,7 @@ def ResNet18(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -239,7 +240,7 @@ def ResNet34(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -263,7 +264,7 @@ def ResNet50(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -287,7 +288,7 @@ def ResNet101(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -311,7 +312,7 @@ def ResNet152(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",
@@ -335,7 +336,7 @@ def ResNet20(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -358,7 +359,7 @@ def ResNet32(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -381,7 +382,7 @@ def ResNet44(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -404,7 +405,7 @@ def ResNet56(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -427,7 +428,7 @@ def ResNet110(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",
@@ -450,7 +451,7 @@ def ResNet1202(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 10,
     classifier_activation: str | Callable | None = "softmax",

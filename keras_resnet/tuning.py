@@ -2,7 +2,7 @@
 
 `ResNetHyperModel` is the space of networks and their training, `Search` runs
 its trials, and `Search.rows` lists them. `keras_resnet` does not import this
-module, because it imports `keras_tuner`.
+module, because `keras_tuner` is an extra.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
 
     Args:
         data: `keras_resnet.data.ImageData`.
-        epochs: Integer, epochs of a trial. Hyperband gives its first rounds
+        epochs: Integer, epochs of a trial. Hyperband's first trials have
             fewer.
         family: `"cifar"` or `"imagenet"`, the builder. Defaults to
             `"cifar"`.
@@ -116,7 +116,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         horizontal_flip: bool = False,
         seed: int = 0,
         batches: Any = None,
-        make: Callable | None = None,
+        make: Callable[[dict, int], keras.Model] | None = None,
         devices: Devices | None = None,
     ) -> None:
         super().__init__(name="resnet")
@@ -325,7 +325,7 @@ def _check_space(family, space):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory is used up.
 
-    It goes by name and message, so that no backend needs to be imported:
+    It compares names and messages, because it imports no backend:
     TensorFlow's `ResourceExhaustedError`, JAX's `JaxRuntimeError` of that
     status, PyTorch's `OutOfMemoryError` and, on a CPU, its `RuntimeError`
     about the allocator, and Python's `MemoryError`.
@@ -356,7 +356,7 @@ def _failed_trials():
 
 
 class TrialError(keras_tuner.errors.FatalError):
-    """A trial broke for a reason that is not in its hyperparameters."""
+    """Failure of a trial for a reason other than its hyperparameters."""
 
 
 class _Resumable:
@@ -598,12 +598,12 @@ class Search(keras_tuner.Tuner):
             self.reload()
 
     def save(self) -> None:
-        """Save the oracle's state, unless the chief keeps it."""
+        """Save the oracle's state, unless this process is a worker."""
         if self.role != "worker":
             self.oracle.save()
 
     def reload(self) -> None:
-        """Reload the oracle's state, unless the chief keeps it."""
+        """Reload the oracle's state, unless this process is a worker."""
         if self.role != "worker":
             self.oracle.reload()
 
@@ -618,11 +618,11 @@ class Search(keras_tuner.Tuner):
             return  # KerasTuner would wait for a worker to ask
         super().search(**kwargs)
 
-    def pre_create_trial(self) -> Any:
+    def pre_create_trial(self) -> None:
         if self.role == "worker":
-            time.sleep(1)  # or else it asks without a pause until there is one
+            time.sleep(1)  # KerasTuner asks for a trial without a pause
 
-    def run_trial(self, trial: Any, **kwargs) -> Any:
+    def run_trial(self, trial: Any, **kwargs) -> dict:
         """Train the network of a trial: see `ResNetHyperModel.fit`."""
         hp = trial.hyperparameters
         keras.utils.clear_session()  # collects garbage, too
@@ -668,9 +668,9 @@ class Search(keras_tuner.Tuner):
     def row(self, trial: Any) -> dict:
         """Return a trial as a flat dictionary, for tables and figures.
 
-        `trial` (its name), `status` (`"completed"`, `"failed"` or
-        `"running"`), `epochs`, the values of the hyperparameters, the result
-        of `ResNetHyperModel.fit`, and `reason`, why it failed.
+        Its keys are `trial` (the name), `status` (`"completed"`, `"failed"`
+        or `"running"`), `epochs`, the hyperparameters, the keys of
+        `ResNetHyperModel.fit`, and `reason`, the cause of a failure.
         """
         hp, metrics = trial.hyperparameters, trial.metrics.metrics
         failed = "failed" in metrics

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_resnet import backend, shortcuts, steps
 from keras_resnet.initializers import HeGaussian
-from keras_resnet.types import Initializer, Shape, Size, Tensor
+from keras_resnet.types import Initializer, Regularizer, Shape, Size, Tensor
 
 KERNEL_INITIALIZER = HeGaussian
 MOMENTUM = 0.9
@@ -15,6 +15,17 @@ EPSILON = 1e-5
 EXPANSION = 4
 BOTTLENECK_STRIDES = ("1x1", "3x3")
 DATA_FORMATS = ("channels_last", "channels_first")
+
+# What people set on a layer after it was made, besides regularizers and
+# constraints.
+SETTINGS = (
+    "trainable",
+    "dtype",
+    "momentum",
+    "epsilon",
+    "lora_rank",
+    "lora_alpha",
+)
 
 register = keras.saving.register_keras_serializable(package="keras_resnet")
 
@@ -286,14 +297,17 @@ class ResidualBlock(keras.layers.Layer):
         epsilon: Float added to the variance. Defaults to `1e-5`.
         kernel_initializer: Initializer of the convolutions. Defaults to the
             paper's, Gaussian with variance `2 / fan_in`.
+        kernel_regularizer: Regularizer of the convolutions. Defaults to
+            `None`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             Keras's global setting.
         folded: Boolean. `True` makes the block that `fold_batch_norm` puts in
             place of another: convolutions with bias, no normalizations, so
             that `momentum`, `epsilon` and `zero_init_residual` have no
             effect. Defaults to `False`.
-        **kwargs: `name`, `dtype`, `trainable`. Sublayers may be frozen one by
-            one, by their own `trainable`; files and copies keep that.
+        **kwargs: `name`, `dtype`, `trainable`. Files and copies keep what is
+            set on a single sublayer: its `trainable`, regularizers,
+            constraints, `momentum`, `epsilon`, `dtype_policy` and LoRA.
 
     Call arguments:
         inputs: 4-D tensor, `(batch, height, width, channels)` or, channels
@@ -324,6 +338,7 @@ class ResidualBlock(keras.layers.Layer):
         momentum: float = MOMENTUM,
         epsilon: float = EPSILON,
         kernel_initializer: Initializer = KERNEL_INITIALIZER,
+        kernel_regularizer: Regularizer = None,
         data_format: str | None = None,
         folded: bool = False,
         **kwargs,
@@ -357,10 +372,15 @@ class ResidualBlock(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.data_format = data_format
         self.folded = folded
         self.out_channels = filters * (EXPANSION if bottleneck else 1)
 
+        # The settings of sublayers by name: when they were made, and those
+        # that a configuration has for sublayers that are not made yet.
+        self._made = {}
+        self._configured = {}
         plan = [(filters, 3, stride), (filters, 3, 1)]
         if bottleneck:
             strides = (stride, 1) if bottleneck_stride == "1x1" else (1, stride)
@@ -376,7 +396,7 @@ class ResidualBlock(keras.layers.Layer):
                 setattr(self, name, layer)
         self.shortcut_conv = None
         self.shortcut_bn = None
-        self._trainable_before_build = {}
+        self._configure_sublayers()
 
     def _make_pair(self, geometry, conv_name, bn_name, gamma="ones"):
         conv = self.make_convolution(*geometry, conv_name)
@@ -394,6 +414,7 @@ class ResidualBlock(keras.layers.Layer):
             kernel_size,
             strides=stride,
             kernel_initializer=own_initializer(self.kernel_initializer),
+            kernel_regularizer=self.kernel_regularizer,
             data_format=self.data_format,
             dtype=self.dtype_policy,
             # A frozen normalization keeps its statistics, so a block made
@@ -444,16 +465,12 @@ class ResidualBlock(keras.layers.Layer):
         projects = self.residual and shortcuts.projects(
             self.shortcut, in_channels, self.out_channels, self.stride
         )
-        shape = steps.output_shape(
-            self.preactivation(), input_shape, build=True
-        )
         if projects:
             self.shortcut_conv, self.shortcut_bn = self._make_pair(
                 (self.out_channels, 1, self.stride),
                 "shortcut_conv",
                 "shortcut_bn",
             )
-            steps.output_shape(self.projection(), shape, build=True)
         elif self.residual and in_channels > self.out_channels:
             raise ValueError(
                 "Shortcut 'A' can only add channels, and this block would "
@@ -461,13 +478,28 @@ class ResidualBlock(keras.layers.Layer):
                 f"{self.out_channels}. Use shortcut 'B' or 'C', or more "
                 "filters."
             )
+        self._configure_sublayers()
+        self._configured = {}
+        shape = steps.output_shape(
+            self.preactivation(), input_shape, build=True
+        )
+        if projects:
+            steps.output_shape(self.projection(), shape, build=True)
         steps.output_shape(self.residual_branch(), shape, build=True)
-        # Also those that were made just now.
         for layer in self._sublayers():
-            layer.trainable = self._trainable_before_build.get(
-                layer.name, layer.trainable
-            )
-        self._trainable_before_build = {}
+            if not layer.trainable:
+                # Also the layers that it made when it was built.
+                layer.trainable = False
+
+    def _configure_sublayers(self):
+        """Set what the configuration says of sublayers, before they are built.
+
+        Keras configures only layers of a model, not layers of layers.
+        """
+        for layer in self._sublayers():
+            self._made.setdefault(layer.name, _settings(layer))
+            for key, value in self._configured.pop(layer.name, {}).items():
+                _set(layer, key, value)
 
     def _sublayers(self):
         return self._flatten_layers(include_self=False, recursive=False)
@@ -511,14 +543,22 @@ class ResidualBlock(keras.layers.Layer):
         return steps.output_shape(self.residual_branch(), shape)
 
     def get_config(self) -> dict:
-        # Sublayers that were frozen, or not, by themselves.
-        trainable = dict(self._trainable_before_build)
+        sublayers = dict(self._configured)
         for layer in self._sublayers():
-            if layer.trainable != self.trainable:
-                trainable.setdefault(layer.name, layer.trainable)
+            made = {
+                **self._made.get(layer.name, {}),
+                "trainable": self.trainable,
+            }
+            changed = {
+                key: value
+                for key, value in _settings(layer).items()
+                if value != made.get(key)
+            }
+            if changed:
+                sublayers[layer.name] = changed
         return {
             **super().get_config(),
-            **({"trainable_sublayers": trainable} if trainable else {}),
+            **({"sublayers": sublayers} if sublayers else {}),
             "filters": self.filters,
             "stride": self.stride,
             "shortcut": self.shortcut,
@@ -531,6 +571,9 @@ class ResidualBlock(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(
                 self.kernel_initializer
             ),
+            "kernel_regularizer": keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
             "data_format": self.data_format,
             "folded": self.folded,
         }
@@ -538,10 +581,43 @@ class ResidualBlock(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict) -> "ResidualBlock":
         config = dict(config)
-        trainable = config.pop("trainable_sublayers", {})
+        sublayers = config.pop("sublayers", {})
         block = super().from_config(config)
-        block._trainable_before_build = trainable
+        block._configured = dict(sublayers)
+        block._configure_sublayers()
         return block
+
+
+def _settings(layer):
+    """Return what may be set on a layer after it was made, serialized."""
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        # A layer that no file can keep.
+        return {"trainable": layer.trainable}
+    settings = {
+        key: value
+        for key, value in config.items()
+        if key in SETTINGS or key.endswith(("_regularizer", "_constraint"))
+    }
+    # Keras numbers objects while it writes a file, later ones and earlier ones.
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            settings[key] = {
+                k: v for k, v in value.items() if k != "shared_object_id"
+            }
+    return settings
+
+
+def _set(layer, key, value):
+    """Set what `_settings` returns."""
+    if key == "dtype":
+        key = "dtype_policy"
+    elif key.endswith("_regularizer"):
+        value = keras.regularizers.get(value)
+    elif key.endswith("_constraint"):
+        value = keras.constraints.get(value)
+    setattr(layer, key, value)
 
 
 def residual_blocks(model: keras.Model) -> list[ResidualBlock]:

@@ -7,7 +7,7 @@ import keras
 
 from keras_resnet import blocks, table1
 from keras_resnet.resnet import ResidualNetwork, ResNet
-from keras_resnet.types import Initializer, Tensor
+from keras_resnet.types import Initializer, Regularizer, Tensor
 
 # The entry of a family's docstring that its members lack.
 _DEPTH = "    depth: Integer, the number of weighted layers.\n"
@@ -47,6 +47,7 @@ def ResNetImageNet(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ImageNet network of depth 18, 34, 50, 101 or 152.
@@ -88,6 +89,8 @@ def ResNetImageNet(
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        kernel_regularizer: Regularizer of convolutions and classifier, for
+            example `keras.regularizers.L2(5e-5)`. Defaults to `None`.
         block: `ResidualBlock` (default), a subclass, or a callable that takes
             its keyword arguments and returns a layer.
 
@@ -118,6 +121,7 @@ def ResNetImageNet(
         momentum=momentum,
         epsilon=epsilon,
         kernel_initializer=kernel_initializer,
+        kernel_regularizer=kernel_regularizer,
         block=block,
     )
 
@@ -139,6 +143,7 @@ def ResNetCIFAR(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """CIFAR network of any depth 6n+2.
@@ -178,6 +183,8 @@ def ResNetCIFAR(
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        kernel_regularizer: Regularizer of convolutions and classifier, for
+            example `keras.regularizers.L2(5e-5)`. Defaults to `None`.
         block: `ResidualBlock` (default), a subclass, or a callable that takes
             its keyword arguments and returns a layer.
 
@@ -207,6 +214,7 @@ def ResNetCIFAR(
         momentum=momentum,
         epsilon=epsilon,
         kernel_initializer=kernel_initializer,
+        kernel_regularizer=kernel_regularizer,
         block=block,
     )
 
@@ -229,6 +237,7 @@ def ResNet18(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-18 for ImageNet."""
@@ -253,6 +262,7 @@ def ResNet34(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-34 for ImageNet."""
@@ -277,6 +287,7 @@ def ResNet50(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-50 for ImageNet."""
@@ -301,6 +312,7 @@ def ResNet101(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-101 for ImageNet."""
@@ -325,6 +337,7 @@ def ResNet152(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-152 for ImageNet."""
@@ -348,6 +361,7 @@ def ResNet20(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-20 for CIFAR-10."""
@@ -371,6 +385,7 @@ def ResNet32(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-32 for CIFAR-10."""
@@ -394,6 +409,7 @@ def ResNet44(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-44 for CIFAR-10."""
@@ -417,6 +433,7 @@ def ResNet56(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-56 for CIFAR-10."""
@@ -440,6 +457,7 @@ def ResNet110(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-110 for CIFAR-10."""
@@ -463,6 +481,7 @@ def ResNet1202(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """ResNet-1202 for CIFAR-10."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_resnet import blocks, table1
-from keras_resnet.resnet import ResidualNetwork
+from keras_resnet.resnet import ResidualNetwork, register_model
 
 
 def freeze(
@@ -101,13 +101,11 @@ def features(
             f"`stages` must be ascending stages of model {model.name!r}, which "
             f"has {', '.join(map(str, last))}. Received: stages={stages!r}"
         )
-    extractor = FeatureExtractor(
+    return FeatureExtractor(
         model.inputs if len(model.inputs) > 1 else model.inputs[0],
         {f"stage{s}": last[s].output for s in stages},
         name=f"{model.name}_features",
     )
-    extractor.preprocessing = getattr(model, "preprocessing", None)
-    return extractor
 
 
 def _stages(model):
@@ -126,7 +124,7 @@ def _stages(model):
     return last
 
 
-@blocks.register
+@register_model
 class FeatureExtractor(ResidualNetwork):
     """Network whose outputs are the feature maps of stages.
 

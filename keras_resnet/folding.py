@@ -8,12 +8,12 @@ import numpy as np
 from keras import layers, ops
 
 from keras_resnet import blocks
-from keras_resnet.resnet import ResidualNetwork
+from keras_resnet.resnet import ResidualNetwork, StemConvolution
 from keras_resnet.steps import pairs
 
 # These and no subclasses, because `call` of a subclass may compute something
 # else.
-CONVOLUTIONS = (layers.Conv2D, blocks.Convolution)
+CONVOLUTIONS = (layers.Conv2D, blocks.Convolution, StemConvolution)
 NORMALIZATIONS = (layers.BatchNormalization, blocks.BatchNormalization)
 
 
@@ -110,9 +110,12 @@ def _folded(model):
         transfer = copy_weights
         if layer in convolutions:
             config["use_bias"] = True
+            _forget_lora(config)
             transfer = functools.partial(_fold, bn=convolutions[layer])
         elif layer not in in_training and _is_foldable_block(layer):
             config["folded"] = True
+            for sublayer in config.get("sublayers", {}).values():
+                _forget_lora(sublayer)
             transfer = _fold_block
         twin = type(layer).from_config(config)
         transfers.append((transfer, layer, twin))
@@ -126,8 +129,6 @@ def _folded(model):
     folded = keras.models.clone_model(
         graph, clone_function=copy, call_function=call
     )
-    if isinstance(model, ResidualNetwork):
-        folded.preprocessing = model.preprocessing
     # Only now are all layers built.
     for transfer, layer, twin in transfers:
         transfer(layer, twin)
@@ -201,6 +202,12 @@ def _is_foldable_block(layer):
             type(x) in (*CONVOLUTIONS, *NORMALIZATIONS) for x in _others(layer)
         )
     )
+
+
+def _forget_lora(config):
+    """Remove LoRA, which is part of the folded kernel."""
+    config.pop("lora_rank", None)
+    config.pop("lora_alpha", None)
 
 
 def _fold_block(block, twin):

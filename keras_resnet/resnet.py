@@ -7,7 +7,8 @@ import keras
 from keras import layers
 
 from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
-from keras_resnet.types import Initializer, Tensor
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.types import Initializer, Regularizer, Tensor
 from keras_resnet.weights import published
 
 STEMS = ("imagenet", "cifar")
@@ -15,6 +16,41 @@ POOLINGS = (None, "avg", "max")
 
 
 @blocks.register
+class StemConvolution(blocks.Convolution):
+    """First convolution of a network, which says how to prepare its images.
+
+    Attributes:
+        preprocessing: A `Preprocessing`, or `None` (default) if it is not
+            known. A layer keeps it, because Keras copies a model layer by
+            layer.
+    """
+
+    preprocessing: Preprocessing | None = None
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        if self.preprocessing is not None:
+            config["preprocessing"] = self.preprocessing.get_config()
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> "StemConvolution":
+        config = dict(config)
+        images = config.pop("preprocessing", None)
+        layer = super().from_config(config)
+        if images is not None:
+            layer.preprocessing = preprocessing.resolve(images)
+        return layer
+
+
+def register_model(model: type) -> type:
+    """Register a class of models for files of Keras, also of its old format."""
+    # A `.h5` file has the plain name of a model's class.
+    keras.saving.get_custom_objects()[model.__name__] = model
+    return blocks.register(model)
+
+
+@register_model
 class ResidualNetwork(backend.Model):
     """`keras.Model` of this package's networks, a functional graph.
 
@@ -22,39 +58,35 @@ class ResidualNetwork(backend.Model):
     a graph of layers, `fit`, `evaluate` and `predict` take it.
     """
 
-    _preprocessing = None
-
     @property
-    def preprocessing(self) -> Any:
+    def preprocessing(self) -> Preprocessing | None:
         """Preparation of images for the weights: see `preprocess_input`.
 
-        A `Preprocessing`, or `None` where that is not known. It comes with
-        published weights, may be set, also by a name such as `"imagenet"`,
-        and is saved with the model.
+        It is `None` where it is not known. It comes with published weights,
+        may be set, also by a name such as `"imagenet"`, and is kept by files
+        and copies of the model.
         """
-        return self._preprocessing
+        stem = self._stem
+        return None if stem is None else stem.preprocessing
 
     @preprocessing.setter
-    def preprocessing(self, value: Any) -> Any:
+    def preprocessing(
+        self, value: str | dict | Preprocessing | keras.Model | None
+    ) -> None:
         if value is not None:
             value = preprocessing.resolve(value)
-        self._preprocessing = value
+        stem = self._stem
+        if stem is None:
+            raise ValueError(
+                f"Model {self.name!r} has no `StemConvolution`, which keeps "
+                "`preprocessing`."
+            )
+        stem.preprocessing = value
 
-    def get_config(self) -> dict:
-        config = super().get_config()
-        if self._preprocessing is not None:
-            config["preprocessing"] = self._preprocessing.get_config()
-        return config
-
-    @classmethod
-    def from_config(
-        cls, config: dict, custom_objects: dict | None = None
-    ) -> "ResidualNetwork":
-        config = dict(config)
-        images = config.pop("preprocessing", None)
-        model = super().from_config(config, custom_objects=custom_objects)
-        model.preprocessing = images
-        return model
+    @property
+    def _stem(self):
+        stems = [x for x in self.layers if isinstance(x, StemConvolution)]
+        return stems[0] if stems else None
 
 
 def ResNet(
@@ -78,6 +110,7 @@ def ResNet(
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
     kernel_initializer: Initializer = blocks.KERNEL_INITIALIZER,
+    kernel_regularizer: Regularizer = None,
     block: Callable[..., keras.Layer] = blocks.ResidualBlock,
 ) -> ResidualNetwork:
     """Build a residual network of any depths and widths.
@@ -138,6 +171,8 @@ def ResNet(
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
+        kernel_regularizer: Regularizer of convolutions and classifier, for
+            example `keras.regularizers.L2(5e-5)`. Defaults to `None`.
         block: `ResidualBlock` (default), a subclass, or any callable with its
             keyword arguments that returns a layer.
 
@@ -172,17 +207,19 @@ def ResNet(
         bottleneck_stride = "1x1" if weights == "keras" else "3x3"
 
     data_format = keras.config.image_data_format()
+    kernel_regularizer = keras.regularizers.get(kernel_regularizer)
     common: dict[str, Any] = {"momentum": momentum, "epsilon": epsilon}
     x = _input(input_tensor, input_shape, stem, include_top, data_format)
     inputs = keras.utils.get_source_inputs(x)
     if len(inputs) == 1:
         (inputs,) = inputs
 
-    x = blocks.Convolution(
+    x = StemConvolution(
         widths[0],
         7 if stem == "imagenet" else 3,
         strides=2 if stem == "imagenet" else 1,
         kernel_initializer=blocks.own_initializer(kernel_initializer),
+        kernel_regularizer=kernel_regularizer,
         name="stem_conv",
     )(x)
     x = blocks.BatchNormalization(name="stem_bn", **common)(x)
@@ -203,6 +240,7 @@ def ResNet(
                 bottleneck_stride=bottleneck_stride,
                 zero_init_residual=zero_init_residual,
                 kernel_initializer=kernel_initializer,
+                kernel_regularizer=kernel_regularizer,
                 name=table1.block_name(stage, i),
                 **common,
             )(x)
@@ -213,6 +251,7 @@ def ResNet(
             classes,
             activation=classifier_activation,
             kernel_initializer=blocks.own_initializer(kernel_initializer),
+            kernel_regularizer=kernel_regularizer,
             dtype="float32",
             name="head",
         )(x)

@@ -12,3 +12,4 @@ Tensor = Any  # each backend has its own
 Shape = tuple[int | None, ...]
 Size = int | tuple[int, int]  # of rows and columns
 Initializer = str | dict | type | Callable | keras.initializers.Initializer
+Regularizer = str | dict | keras.regularizers.Regularizer | None

@@ -438,6 +438,7 @@ BLOCK_VALUES = {
     "momentum": 0.75,
     "epsilon": 0.125,
     "kernel_initializer": INITIALIZER,
+    "kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.5}},
     "data_format": "channels_first",
     "folded": True,
 }
@@ -555,6 +556,80 @@ def test_configuration_reaches_the_sublayers():
             assert layer.axis == 1
         else:
             assert layer.data_format == "channels_first"
+
+def configured(model, tmp_path, way):
+    """Return a copy of a model, made in one of Keras's ways."""
+    if way == "clone":
+        return keras.models.clone_model(model)
+    if way == "json":
+        return keras.models.model_from_json(model.to_json())
+    if way == "configuration":
+        return type(model).from_config(model.get_config())
+    path = tmp_path / f"model.{way}"
+    model.save(path)
+    return keras.saving.load_model(path)
+
+
+WAYS = ("clone", "json", "configuration", "keras", "h5")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore:.*HDF5 file:UserWarning")
+def test_copies_keep_what_is_set_on_sublayers(way, tmp_path):
+    model = small()
+    block = model.get_layer("stage2_block1")
+    block.conv1.kernel_regularizer = keras.regularizers.L2(0.5)
+    block.shortcut_conv.kernel_regularizer = keras.regularizers.L2(0.25)
+    block.conv2.kernel_constraint = keras.constraints.MaxNorm(1.0)
+    block.bn1.gamma_regularizer = keras.regularizers.L1(0.125)
+    block.bn2.momentum = 0.5
+    block.bn2.trainable = False
+    model.get_layer("stage2_block2").conv1.enable_lora(2, lora_alpha=3)
+    # Twice, because a copy must tell its own copies.
+    copy = configured(configured(model, tmp_path, way), tmp_path, way)
+    block = copy.get_layer("stage2_block1")
+    kernel, projection, gamma = (
+        ops.convert_to_numpy(ops.convert_to_tensor(x))
+        for x in (
+            block.conv1.kernel,
+            block.shortcut_conv.kernel,
+            block.bn1.gamma,
+        )
+    )
+    expected = [
+        0.5 * (kernel**2).sum(),
+        0.25 * (projection**2).sum(),
+        0.125 * np.abs(gamma).sum(),
+    ]
+    losses = [to_numpy(x) for x in copy.losses]
+    np.testing.assert_allclose(sorted(losses), sorted(expected), rtol=1e-5)
+    assert block.conv2.kernel.constraint.max_value == 1.0
+    assert (block.bn1.momentum, block.bn2.momentum) == (0.9, 0.5)
+    assert block.bn1.trainable and not block.bn2.trainable
+    adapted = copy.get_layer("stage2_block2").conv1
+    assert (adapted.lora_rank, adapted.lora_alpha) == (2, 3)
+    assert adapted.lora_enabled
+    assert not copy.get_layer("stage1_block1").get_config().get("sublayers")
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_kernel_regularizer_reaches_every_kernel(way, tmp_path):
+    model = keras_resnet.ResNet(
+        [1, 1],
+        [16, 32],
+        stem="cifar",
+        input_shape=(8, 8, 3),
+        classes=10,
+        kernel_regularizer=keras.regularizers.L2(0.5),
+    )
+    copy = configured(model, tmp_path, way)
+    kernels = [v for v in copy.trainable_variables if v.name == "kernel"]
+    assert len(kernels) == len(copy.losses) == 7
+    np.testing.assert_allclose(
+        sum(to_numpy(x) for x in copy.losses),
+        sum(0.5 * (to_numpy(v) ** 2).sum() for v in kernels),
+        rtol=1e-5,
+    )
 
 
 def test_sublayers_have_the_documented_names():

@@ -411,3 +411,34 @@ def test_errors_are_one_line(make, message):
     with pytest.raises(ValueError, match=message) as error:
         fold_batch_norm(model)
     assert "\n" not in str(error.value)
+
+
+def test_lora_is_folded():
+    model = small()
+    model.get_layer("stem_conv").enable_lora(2)
+    model.get_layer("stage2_block1").conv1.enable_lora(2)
+    model.get_layer("stage2_block1").shortcut_conv.enable_lora(2)
+    randomize(model)
+    rng = np.random.default_rng(2)
+    for variable in model.weights:
+        if variable.name.startswith("lora"):
+            value = rng.normal(scale=0.1, size=variable.shape)
+            variable.assign(value.astype("float32"))
+    x = images(model)
+    expected = call(model, x, training=False)
+    folded = fold_batch_norm(model)
+    actual = call(folded, x, training=False)
+    np.testing.assert_allclose(
+        actual, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0
+    )
+    assert not normalizations(folded)
+    assert not any("lora" in variable.path for variable in folded.weights)
+
+
+def test_a_quantized_head_stays():
+    model = small()
+    model.get_layer("head").quantize("int8")
+    x = images(model)
+    expected = call(model, x, training=False)
+    actual = call(fold_batch_norm(model), x, training=False)
+    np.testing.assert_allclose(actual, expected, atol=0.02)

@@ -197,6 +197,9 @@ def test_kept_by_files_and_copies(tmp_path):
     assert again.preprocessing == expected
     assert type(again) is keras_resnet.ResidualNetwork
     assert keras_resnet.fold_batch_norm(model).preprocessing == expected
+    clone = keras.models.clone_model(model)
+    assert type(clone) is keras_resnet.ResidualNetwork
+    assert clone.preprocessing == expected
     twin = keras_resnet.ResidualNetwork.from_config(model.get_config())
     assert twin.preprocessing == expected
     x = pictures(1, 32, 32, 3)

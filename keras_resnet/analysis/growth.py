@@ -105,8 +105,6 @@ def grow(
                 x = block(x)
                 new.append(block)
     grown = ResidualNetwork(image, x, name=f"{model.name}_grown")
-    if isinstance(model, ResidualNetwork):
-        grown.preprocessing = model.preprocessing
     for layer, twin in pairs:
         copy_weights(layer, twin)
     if zero:

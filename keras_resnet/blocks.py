@@ -631,3 +631,22 @@ def follows_steps(block: ResidualBlock) -> bool:
         getattr(type(block), name) is getattr(ResidualBlock, name)
         for name in ("call", "paths")
     )
+
+
+def adaptation(model: keras.Model) -> str | None:
+    """Return what makes the weights of a layer other than usual, in words.
+
+    Returns:
+        For example `"Layer 'head' of model 'resnet50' is quantized (int8)"`,
+        or `None` if no layer is quantized or adapted by LoRA.
+    """
+    for layer in model._flatten_layers():
+        mode = getattr(layer, "quantization_mode", None)
+        if mode is not None:
+            what = f"is quantized ({mode})"
+        elif getattr(layer, "lora_enabled", False):
+            what = "is adapted by LoRA"
+        else:
+            continue
+        return f"Layer {layer.name!r} of model {model.name!r} {what}"
+    return None

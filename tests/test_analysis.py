@@ -655,6 +655,24 @@ def test_analyses_need_a_network_of_this_package():
         analysis.layer_responses(_net("A"), _data(2)[0], batch_size=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
+        (lambda head: head.enable_lora(2), "'head'.*LoRA"),
+    ],
+)
+def test_analyses_of_weights_refuse_adapted_weights(change, message):
+    model = _net()
+    x, y = _data()
+    direction = analysis.random_direction(model)
+    change(model.get_layer("head"))
+    with pytest.raises(ValueError, match=message):
+        analysis.gradient_norms(model, x, y)
+    with pytest.raises(ValueError, match=message):
+        analysis.loss_landscape(model, x, y, [direction], [[0.0]])
+
+
 def test_a_network_may_come_after_preprocessing():
     image = keras.Input((8, 8, 3))
     scaled = keras.layers.Rescaling(0.5)(image)

@@ -552,6 +552,9 @@ def test_broken_files_of_keras(tmp_path):
         file["x"] = np.zeros(3)
     with pytest.raises(WeightsError, match="names no layers"):
         load_torch_weights(model, path)
+    model.save(path)
+    with pytest.raises(WeightsError, match="this package.*saving.load_model"):
+        load_torch_weights(model, path)
     for name, advice in (
         ("model.weights.h5", "load_weights"),
         ("model.keras", "saving.load_model"),

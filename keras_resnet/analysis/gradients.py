@@ -25,6 +25,7 @@ def weighted_layers(model):
     These layers make a network's depth: the stem, the convolutions of the
     residual branches and the head. Projections do not count.
     """
+    network.check_weights(model)
     layers = []
     for layer in network.chain(model):
         if isinstance(layer, network.ResidualBlock):

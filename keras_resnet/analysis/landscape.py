@@ -140,6 +140,7 @@ def loss_landscape(
 
 
 def _check(model, directions, axes, statistics):
+    network.check_weights(model)
     if statistics not in STATISTICS:
         raise ValueError(
             "`statistics` must be 'moving' or 'batch'. "

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_resnet import backend
-from keras_resnet.blocks import ResidualBlock, follows_steps
+from keras_resnet.blocks import ResidualBlock, adaptation, follows_steps
 from keras_resnet.types import Numbers, Tensor
 
 BATCH_SIZE = 256
@@ -149,6 +149,16 @@ def pure(model: keras.Model, function: Callable) -> Callable:
             return function(*inputs)
 
     return stateless
+
+
+def check_weights(model: keras.Model) -> None:
+    """Raise `ValueError` if weights are not those that a network trains."""
+    reason = adaptation(model)
+    if reason is not None:
+        raise ValueError(
+            f"{reason}. This analysis needs a network whose weights are all "
+            "float and its own."
+        )
 
 
 def values_of(model: keras.Model) -> list[Tensor]:

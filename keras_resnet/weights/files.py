@@ -136,8 +136,14 @@ def _legacy_h5(path):
                 "do. The names of Keras 3's own files end in .weights.h5 or "
                 ".keras."
             )
+        names = list(map(_text, root.attrs["layer_names"]))
+        if "stem_conv" in names:
+            raise WeightsError(
+                f"{path} is a model of this package in Keras's old HDF5 "
+                "format. Load it by `keras.saving.load_model`."
+            )
         arrays = {}
-        for layer in map(_text, root.attrs["layer_names"]):
+        for layer in names:
             for weight in map(_text, root[layer].attrs["weight_names"]):
                 kind = weight.rpartition("/")[2].removesuffix(":0")
                 arrays[f"{layer}/{kind}"] = root[layer][weight][()]

@@ -86,21 +86,13 @@ def targets(model):
         WeightsError: If it is no network of this package, folded, quantized,
             or adapted by LoRA.
     """
+    reason = blocks.adaptation(model)
+    if reason is not None:
+        raise WeightsError(
+            f"{reason}, so its weights are other numbers. Load or convert "
+            "them first, and adapt or quantize afterwards."
+        )
     variables = {}
-    for layer in model._flatten_layers():
-        mode = getattr(layer, "quantization_mode", None)
-        if mode is not None:
-            raise WeightsError(
-                f"Layer {layer.name!r} of model {model.name!r} is quantized "
-                f"({mode}), and its weights are other numbers: load or "
-                "convert first, then quantize."
-            )
-        if getattr(layer, "lora_enabled", False):
-            raise WeightsError(
-                f"Layer {layer.name!r} of model {model.name!r} has LoRA "
-                "enabled, and its kernel is not all of what it computes with: "
-                "load or convert first, then enable it."
-            )
     for layer in model.layers:
         if isinstance(layer, blocks.ResidualBlock):
             parts = [p for p in layer._flatten_layers() if p is not layer]

@@ -198,6 +198,47 @@ def test_batch_normalization_under_mixed_precision(policy):
         np.testing.assert_allclose(mine, theirs, atol=5e-3)
 
 
+@pytest.mark.parametrize("values", ["normal", "nearly equal"])
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_half_precision_is_no_less_exact_than_keras(policy, values):
+    if values == "normal":
+        x = np.random.default_rng(0).normal(10, 1, (32, 8, 8, 4))
+    else:
+        x = np.full((8, 4, 4, 4), 10.0)
+        x[::2] += 0.0625
+    x = ops.cast(ops.convert_to_tensor(x.astype("float32")), policy)
+    exact = ops.convert_to_numpy(ops.cast(x, "float32")).astype("float64")
+    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    exact = (exact - mean) / np.sqrt(variance + 1e-5)
+    for training in (True, False):
+        errors = []
+        for kind in (
+            keras_resnet.BatchNormalization,
+            layers.BatchNormalization,
+        ):
+            layer = kind(dtype=policy, momentum=0.0, epsilon=1e-5)
+            layer.build(x.shape)
+            if not training:
+                # Both get the same statistics, rounded alike.
+                layer.moving_mean.assign(mean)
+                layer.moving_variance.assign(variance)
+            y = layer(x, training=training)
+            results = [y, layer.moving_mean, layer.moving_variance]
+            errors.append(
+                [
+                    np.abs(
+                        ops.convert_to_numpy(ops.cast(result, "float32"))
+                        - expected
+                    ).max()
+                    for result, expected in zip(
+                        results, (exact, mean, variance), strict=True
+                    )
+                ]
+            )
+        ours, stock = np.array(errors)
+        assert (ours <= 1.1 * stock + 1e-6).all(), (training, ours, stock)
+
+
 def test_other_shapes_and_options_are_still_normalized():
     x = _images((6, 5, 16))
     for arguments in ({}, {"scale": False}, {"center": False}):

@@ -557,6 +557,7 @@ def test_configuration_reaches_the_sublayers():
         else:
             assert layer.data_format == "channels_first"
 
+
 def configured(model, tmp_path, way):
     """Return a copy of a model, made in one of Keras's ways."""
     if way == "clone":

@@ -70,10 +70,13 @@ def batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     last = axis != 1
+    # With scale and offset in half precision PyTorch would round the
+    # statistics to it, too.
+    wide = torch.promote_types(gamma.dtype, torch.float32)
     y, mean, inverse_deviation = torch.native_batch_norm(
         channels_first_view(x, last),
-        gamma,
-        beta,
+        gamma.to(wide),
+        beta.to(wide),
         None,
         None,
         True,
@@ -81,10 +84,10 @@ def batch_normalization(
         epsilon,
     )
     # Only a trace under mixed precision has another dtype here.
-    mean = mean.detach().to(gamma.dtype)
-    inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
-    variance = inverse_deviation**-2 - epsilon
-    return y.permute(0, 2, 3, 1) if last else y, mean, variance
+    mean = mean.detach().to(wide)
+    variance = inverse_deviation.detach().to(wide) ** -2 - epsilon
+    y = y.permute(0, 2, 3, 1) if last else y
+    return y, mean.to(gamma.dtype), variance.to(gamma.dtype)
 
 
 def synchronized_batch_normalization(
@@ -94,10 +97,12 @@ def synchronized_batch_normalization(
     if parallel.processes == 1:
         return batch_normalization(x, gamma, beta, epsilon, axis)
     last = axis != 1
+    wide = torch.promote_types(gamma.dtype, torch.float32)
     y, mean, variance = SynchronizedNormalization.apply(
-        channels_first_view(x, last), gamma, beta, epsilon
+        channels_first_view(x, last), gamma.to(wide), beta.to(wide), epsilon
     )
-    return y.permute(0, 2, 3, 1) if last else y, mean, variance
+    y = y.permute(0, 2, 3, 1) if last else y
+    return y, mean.to(gamma.dtype), variance.to(gamma.dtype)
 
 
 def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:

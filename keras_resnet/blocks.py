@@ -218,6 +218,26 @@ class MaxPooling(keras.layers.MaxPooling2D):
         )
 
 
+@register
+class ReLU(keras.layers.Layer):
+    """Rectified linear unit that gives NaN for NaN on every backend.
+
+    `keras.layers.ReLU` gives 0 in some graphs of TensorFlow on a CPU, so that
+    a training that has diverged looks as if it went on.
+
+    Args:
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Reference: He et al. 2015, section 3.4.
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return backend.relu(inputs)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+
 def _check_window(layer, argument, size, padding):
     """Raise `ValueError` if a window cannot be padded alike on both sides."""
     if padding != "same" or any(k % 2 == 0 for k in size):
@@ -439,7 +459,7 @@ class ResidualBlock(keras.layers.Layer):
 
     def activation(self, x: Tensor) -> Tensor:
         """Return the nonlinearity of a tensor, of the same shape."""
-        return ops.relu(x)
+        return backend.relu(x)
 
     # Methods and not attributes, because Keras names a layer in a weight file
     # after the first attribute that holds it.

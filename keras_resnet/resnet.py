@@ -223,7 +223,7 @@ def ResNet(
         name="stem_conv",
     )(x)
     x = blocks.BatchNormalization(name="stem_bn", **common)(x)
-    x = layers.ReLU(name="stem_relu")(x)
+    x = blocks.ReLU(name="stem_relu")(x)
     if stem == "imagenet":
         x = blocks.MaxPooling(3, strides=2, name="stem_pool")(x)
 

@@ -606,7 +606,8 @@ def test_copies_keep_what_is_set_on_sublayers(way, tmp_path):
     np.testing.assert_allclose(sorted(losses), sorted(expected), rtol=1e-5)
     assert block.conv2.kernel.constraint.max_value == 1.0
     assert (block.bn1.momentum, block.bn2.momentum) == (0.9, 0.5)
-    assert block.bn1.trainable and not block.bn2.trainable
+    assert block.bn1.trainable
+    assert not block.bn2.trainable
     adapted = copy.get_layer("stage2_block2").conv1
     assert (adapted.lora_rank, adapted.lora_alpha) == (2, 3)
     assert adapted.lora_enabled

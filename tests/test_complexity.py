@@ -392,7 +392,7 @@ def test_table():
         "multiply-adds",
     ]
     assert re.fullmatch(
-        r"stem_conv\s+Convolution\s+32x32x16\s+432\s+442,368", lines[2]
+        r"stem_conv\s+StemConvolution\s+32x32x16\s+432\s+442,368", lines[2]
     )
     assert re.fullmatch(r"resnet20\s+271,098\s+40,551,040", lines[-2])
     assert lines[-1] == (

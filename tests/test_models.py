@@ -829,3 +829,36 @@ def test_docstring_of_a_factory_is_that_of_its_signature(name):
                 r"`([^`]+)` \(default|Defaults\s+to `([^`]+)`", text
             )
             assert ast.literal_eval("".join(shown)) == default, argument
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("kind", ["residual", "plain", "folded"])
+def test_nan_reaches_loss_and_predictions(kind, eagerly):
+    """Or else a training that has diverged looks as if it went on."""
+    model = small(residual=kind != "plain")
+    if kind == "folded":
+        model = keras_resnet.fold_batch_norm(model)
+    model.compile(
+        "sgd",
+        "sparse_categorical_crossentropy",
+        run_eagerly=eagerly,
+    )
+    weights = [w.copy() for w in model.get_weights()]
+    x, y = np.zeros((4, 16, 16, 3), "float32"), np.zeros(4, "int32")
+    broken = np.full_like(x, np.nan)
+    assert np.isnan(model.predict(broken, verbose=0)).all()
+    if kind != "folded":
+        assert np.isnan(model.train_on_batch(broken, y))
+    model.reset_metrics()
+    model.set_weights(weights)
+    for variable in model.trainable_variables:
+        if variable.name != "kernel":
+            continue
+        value = ops.convert_to_numpy(variable.value).copy()
+        broken = value.copy()
+        broken[0, ...] = np.nan
+        variable.assign(broken)
+        assert np.isnan(model.test_on_batch(x + 1, y)), variable.path
+        variable.assign(value)
+        model.reset_metrics()
+    assert np.isfinite(model.test_on_batch(x + 1, y))

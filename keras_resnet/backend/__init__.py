@@ -34,6 +34,7 @@ max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
 moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
 normalization = getattr(_own, "normalization", keras_ops.normalization)
 profiler = _own.profiler
+relu = getattr(_own, "relu", keras_ops.relu)
 sgd_step = getattr(_own, "sgd_step", None)
 share_memory = getattr(_own, "share_memory", None)
 synchronized_batch_normalization = getattr(

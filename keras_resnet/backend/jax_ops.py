@@ -22,8 +22,17 @@ from keras_resnet.types import Tensor
 
 IMAGES_AT_A_TIME = 8
 
+
 # A compiled step is of the whole batch, however many devices share it.
 synchronized_batch_normalization = keras_ops.batch_normalization
+
+
+def relu(x: Tensor) -> Tensor:
+    """As `keras_ops.relu`, also on a CPU.
+
+    There XLA's maximum of NaN and 0 may be 0.
+    """
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
 def convolution(

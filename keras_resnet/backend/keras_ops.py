@@ -180,6 +180,11 @@ def wide(dtype: Any) -> str:
     return keras.backend.result_type(dtype, "float32")
 
 
+def relu(x: Tensor) -> Tensor:
+    """Return the positive part of a tensor, NaN where it is NaN."""
+    return ops.relu(x)
+
+
 def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
     """Return the `pad_width` of `ops.pad` for margins of rows and columns."""
     rows_and_columns = [[margin, margin] for margin in margins]

@@ -135,6 +135,16 @@ def normalization(
     ).y
 
 
+def relu(x: Tensor) -> Tensor:
+    """As `keras_ops.relu`, also in graphs on a CPU.
+
+    There TensorFlow 2.21 joins a ReLU with the normalization or the
+    convolution before it, and the joint operation returns 0 for NaN.
+    """
+    # Nothing is joined across this operation, which copies nothing.
+    return tf.nn.relu(tf.ensure_shape(x, x.shape))
+
+
 def _is_fused(x, gamma, axis):
     """Return whether TensorFlow has a fused normalization for this image.
 

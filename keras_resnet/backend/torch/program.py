@@ -1,9 +1,7 @@
 """PyTorch: a program that runs the operations of a traced graph.
 
-The operations and their order stay, with three exceptions: some results
-overwrite tensors that nothing else reads, permutations move and cancel, and for
-inference on a CPU a convolution, an addition and a ReLU become one operation of
-oneDNN.
+The operations and their order stay, with two exceptions: some results overwrite
+tensors that nothing else reads, and permutations move and cancel.
 """
 
 import operator
@@ -50,13 +48,6 @@ def inference_program(
     _forget_copies(graph)
     _stay_channels_first(graph)
     _forget_copies(graph)
-    on_cpu = all(
-        value.device.type == "cpu"
-        for value in example_inputs
-        if isinstance(value, torch.Tensor)
-    )
-    if on_cpu and torch.backends.mkldnn.is_available():
-        _fuse_convolutions(graph)
     return _program(graph)
 
 
@@ -124,58 +115,6 @@ def _call(graph, target, *args):
     ]
     node.meta["val"] = target(*values)
     return node
-
-
-def _fuse_convolutions(graph):
-    """Fuse convolution, addition and ReLU where they follow each other."""
-    for node in graph.nodes:
-        if node.target is not _aten.relu.default:
-            continue
-        (x,) = node.args
-        if len(x.users) > 1:
-            continue
-        if _is_convolution(x):
-            operands, conv = [x.args[0]], x
-            variant, names = "default", ["relu", [], ""]
-        elif x.target is _aten.add.Tensor and not x.kwargs:
-            conv, other = x.args
-            if not _is_convolution(conv) or len(conv.users) > 1:
-                other, conv = conv, other
-            if not _is_convolution(conv) or len(conv.users) > 1:
-                continue
-            operands = [conv.args[0], other]
-            variant, names = "binary", ["add", 1.0, "relu", [], ""]
-        else:
-            continue
-        _, kernel, bias, stride, padding, dilation, *_, groups = conv.args
-        overload = getattr(torch.ops.mkldnn._convolution_pointwise, variant)
-        with graph.inserting_before(node):
-            fused = graph.call_function(
-                overload,
-                (
-                    *operands,
-                    kernel,
-                    bias,
-                    padding,
-                    stride,
-                    dilation,
-                    groups,
-                    *names,
-                ),
-            )
-        fused.meta["val"] = node.meta["val"]
-        node.replace_all_uses_with(fused)
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-
-
-def _is_convolution(node):
-    return (
-        isinstance(node, torch.fx.Node)
-        and node.target is _aten.convolution.default
-        and not node.args[6]  # transposed
-        and node.args[2] is not None
-    )
 
 
 def _write_in_place(node):

@@ -300,6 +300,11 @@ def resize_shorter_side(
     # Bicubic interpolation overshoots what a pixel can be.
     if tf:
         return tf.clip(tf.resize(x, size, interpolation))
+    if kind is np:
+        for axis, n in zip((-3, -2), size, strict=True):
+            weights = _resize_weights(x.shape[axis], n, interpolation)
+            x = np.moveaxis(np.moveaxis(x, axis, -1) @ weights, -1, axis)
+        return np.clip(x, 0, 255)
     x = ops.image.resize(
         x,
         size,
@@ -307,8 +312,31 @@ def resize_shorter_side(
         antialias=interpolation != "nearest",
         data_format="channels_last",
     )
-    x = ops.clip(x, 0, 255)
-    return ops.convert_to_numpy(x).copy() if kind is np else x
+    return ops.clip(x, 0, 255)
+
+
+def _resize_weights(before, after, interpolation):
+    """Return the weights of old pixels in new ones, `(before, after)`.
+
+    In NumPy and not by the backend, because a forked process, such as a worker
+    of a data loader, cannot use the threads and the GPU of a backend.
+    """
+    scale = before / after
+    centers = (np.arange(after) + 0.5) * scale - 0.5
+    pixels = np.arange(before)[:, None]
+    if interpolation == "nearest":
+        weights = pixels == np.floor(centers + 0.5)
+        return weights.astype("float32")
+    # A smaller image averages over more pixels.
+    x = np.abs(pixels - centers) / max(scale, 1)
+    if interpolation == "bilinear":
+        weights = np.maximum(1 - x, 0)
+    else:
+        # Keys's cubic convolution with a = -0.5, as in Pillow.
+        near = (1.5 * x - 2.5) * x**2 + 1
+        far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return (weights / weights.sum(0)).astype("float32")
 
 
 def center_crop(x: np.ndarray | Tensor, size: int) -> np.ndarray | Tensor:

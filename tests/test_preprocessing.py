@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import multiprocessing
+import os
 
 import keras
 import numpy as np
@@ -181,6 +183,39 @@ def test_inside_tf_data(interpolation):
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("interpolation", preprocessing.INTERPOLATIONS)
+@pytest.mark.parametrize("shape", [(37, 50, 3), (90, 60, 3), (2, 20, 31, 1)])
+@pytest.mark.parametrize("side", [24, 64])
+def test_numpy_is_resized_as_tensors_are(interpolation, shape, side):
+    x = pictures(*shape)
+    arguments = side, interpolation
+    actual = preprocessing.resize_shorter_side(x, *arguments)
+    expected = preprocessing.resize_shorter_side(
+        ops.convert_to_tensor(x), *arguments
+    )
+    assert isinstance(actual, np.ndarray)
+    assert actual.dtype == "float32"
+    np.testing.assert_allclose(
+        actual, ops.convert_to_numpy(expected), atol=1e-2
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_numpy_needs_no_backend_in_a_forked_worker():
+    x = pictures(40, 50, 3)
+    # The backend has threads by now, which a fork does not copy.
+    expected = ops.convert_to_numpy(
+        preprocess_input(ops.convert_to_tensor(x), "cifar", resize=True)
+    )
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        result = pool.apply_async(
+            preprocess_input, (x, "cifar"), {"resize": True}
+        ).get(timeout=120)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 # With the model.

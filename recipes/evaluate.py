@@ -418,13 +418,13 @@ def dataset_batches(settings, channels, count):
     return batches, len(labels)
 
 
-def readable(batches, labels, progress):
-    """Yield images with their labels, and at the end reports the others."""
+def readable(batches, label, progress):
+    """Yield images with their labels, and at the end report the others."""
     count = 0
     for images, places in batches:
         count += len(images)
         if images:
-            yield images, [labels[i] for i in places]
+            yield images, [label(i) for i in places]
     progress.report(count)
 
 
@@ -446,8 +446,7 @@ def evaluate(settings, score, channels, count):
             on_error=progress.unread,
             read=functools.partial(data.read_image_of, source),
         )
-        labels = [source.label(i) for i in range(len(source))]
-        batches = readable(images, labels, progress)
+        batches = readable(images, source.label, progress)
     elif settings.dataset:
         batches, total = dataset_batches(settings, channels, count)
         progress = Progress(total)
@@ -472,7 +471,7 @@ def evaluate(settings, score, channels, count):
             channels=channels,
             on_error=progress.unread,
         )
-        batches = readable(images, [label for _, label in files], progress)
+        batches = readable(images, lambda i: files[i][1], progress)
     result = training.evaluate(score, batches, on_batch=progress.add)
     return {**result, "unreadable": progress.unreadable}
 

@@ -1,6 +1,8 @@
 """ImageNet's input: sources, decoding, augmentation, order."""
 
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -578,6 +580,97 @@ def test_a_broken_record_file_is_noticed(tmp_path):
             data.Records([path], "abc")
     with pytest.raises(data.DataUnavailableError, match="No such file"):
         data.Records([tmp_path / "none"], "abc")
+
+
+def test_a_damaged_record_is_an_unreadable_image(tmp_path, capsys):
+    path = tmp_path / "x.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i in range(20):
+            writer.write(cache._example(jpeg(i), i % 3, f"{i}.JPEG"))
+    source = data.Records([path], "abc")
+    intact = path.read_bytes()
+    # One bit in the middle of a picture, and one in a label.
+    for i, distance in ((4, 500), (7, None)):
+        offset, length = map(int, source._places[i])
+        place = offset + (
+            distance or intact[offset : offset + length].index(b"label") + 10
+        )
+        damaged = bytearray(path.read_bytes())
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+    unreadable = data.Unreadable(source, share=0.2)
+    count = 0
+    for images, labels in imagenet.evaluation_batches(
+        source, image_size=32, resize=36, unreadable=unreadable
+    ):
+        count += len(images)
+        assert labels.shape[1] == 3
+    assert count == 18
+    assert sorted(unreadable.reasons) == [
+        "record 4, in x.tfrecord",
+        "record 7, in x.tfrecord",
+    ]
+    assert "do not match its checksum" in capsys.readouterr().err
+    # One bit of a length.
+    damaged = bytearray(intact)
+    damaged[0] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(data.DataUnavailableError, match="checksum"):
+        data.Records([path], "abc")
+
+
+def bmp(image):
+    file = io.BytesIO()
+    image.save(file, "bmp")
+    return file.getvalue()
+
+
+def test_a_bmp_with_a_palette_is_refused(tmp_path):
+    pictures = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    red = pictures.new("RGB", (40, 40), (255, 0, 0))
+    (folder / "palette.bmp").write_bytes(bmp(red.convert("P")))
+    (folder / "colours.bmp").write_bytes(bmp(red))
+    (folder / "grey.bmp").write_bytes(bmp(red.convert("L")))
+    with pytest.raises(data.UnreadableImageError, match="palette.bmp.*PNG"):
+        data.read_image(folder / "palette.bmp")
+    for name, expected in (("colours", [255, 0, 0]), ("grey", [76, 76, 76])):
+        image = data.read_image(folder / f"{name}.bmp")
+        assert np.asarray(image)[3, 5].tolist() == expected
+    source = data.Folder(tmp_path / "train")
+    unreadable = data.Unreadable(source, share=0.5)
+    ((images, _),) = imagenet.evaluation_batches(
+        source, image_size=32, resize=36, unreadable=unreadable
+    )
+    assert len(images) == 2
+    assert list(unreadable.reasons) == [str(folder / "palette.bmp")]
+    assert "convert it to PNG" in next(iter(unreadable.reasons.values()))
+
+
+def test_names_need_not_be_utf_8(tmp_path, capsys):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    name = os.fsdecode(b"\xff\xe9.jpg")
+    try:
+        (folder / name).write_bytes(jpeg(0))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    (folder / ("broken" + name)).write_bytes(b"no image")
+    source = data.Folder(tmp_path / "train")
+    assert "2 images" in source.describe()
+    unreadable = data.Unreadable(source, share=0.5)
+    batches = imagenet.evaluation_batches(
+        source, image_size=32, resize=36, unreadable=unreadable
+    )
+    assert sum(len(images) for images, _ in batches) == 1
+    broken = f"{folder}/broken\\xff\\xe9.jpg"
+    assert list(unreadable.reasons) == [broken]
+    assert f"skipped: {broken}: " in capsys.readouterr().err
+    small = data.cached(source, tmp_path / "cache", 20, unreadable)
+    assert small.name(0) == f"{folder}/\\xff\\xe9.jpg"
+    with pytest.raises(data.UnreadableImageError, match=r"\\xff\\xe9.jpg: "):
+        data.read_image(folder / ("broken" + name))
 
 
 # Cache.

@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
+from keras_resnet.data.folders import decode
 from keras_resnet.data.pipeline import cores, untuned
 from keras_resnet.data.records import Records, Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
@@ -73,7 +74,7 @@ def _write_cache(
     partial.mkdir(parents=True)
 
     def smaller(contents):
-        image = tf.io.decode_image(contents, 3, expand_animations=False)
+        image = decode(contents)
         size = tf.shape(image)[:2]
         shorter = tf.reduce_min(size)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
@@ -85,8 +86,15 @@ def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
     try:
         contents = Path(path).read_bytes()
     except OSError as error:
-        raise UnreadableImageError(f"{path}: {error.strerror}") from None
-    return decode_image(contents, path, channels)
+        raise UnreadableImageError(
+            f"{printable(path)}: {error.strerror}"
+        ) from None
+    return decode_image(contents, printable(path), channels)
+
+
+def printable(path: PathLike) -> str:
+    """Return a path as text that can be written, which not every name is."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def decode_image(
@@ -101,9 +109,7 @@ def decode_image(
     """
     try:
         # TensorFlow converts only JPEG files to grey.
-        image = tf.io.decode_image(
-            contents, channels=3, dtype=tf.uint8, expand_animations=False
-        )
+        image = decode(contents)
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())
         reason = reason.removeprefix("{{function_node __wrapped__DecodeImage_")
@@ -114,6 +120,46 @@ def decode_image(
     if not tf.size(image):
         raise UnreadableImageError(f"{name}: an image without pixels")
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
+
+
+def decode(contents: tf.Tensor) -> tf.Tensor:
+    """Decode an image of any format that TensorFlow knows, in a graph too.
+
+    Args:
+        contents: String tensor, the contents of a file.
+
+    Returns:
+        `(rows, columns, 3)` uint8 tensor.
+
+    Raises:
+        tf.errors.OpError: If the contents cannot be decoded, and for a BMP
+            with a palette, whose colours TensorFlow would not look up.
+    """
+    palette = tf.cond(
+        tf.strings.substr(contents, 0, 2) == b"BM",
+        lambda: tf.numpy_function(
+            _has_palette, [contents], tf.bool, stateful=False
+        ),
+        lambda: False,
+    )
+    refused = tf.debugging.Assert(
+        tf.logical_not(palette), ["a BMP with a palette; convert it to PNG"]
+    )
+    with tf.control_dependencies([] if refused is None else [refused]):
+        return tf.io.decode_image(contents, 3, expand_animations=False)
+
+
+def _has_palette(contents: bytes | np.ndarray) -> bool:
+    """Return whether the pixels of a BMP are numbers of colours."""
+    # Without a graph TensorFlow passes an array of one object.
+    contents = np.asarray(contents, object).item()
+    header, bits = (
+        int.from_bytes(contents[i:j], "little") for i, j in ((14, 18), (28, 30))
+    )
+    palette = contents[14 + header :][:1024]
+    # Blue, green and red of each shade of grey, and a byte that means nothing.
+    grey = all(palette[i::4] == bytes(range(256)) for i in range(3))
+    return bits < 8 or (bits == 8 and not grey)
 
 
 def image_batches(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import preprocessing
-from keras_resnet.data import sampling
+from keras_resnet.data import folders, sampling
 from keras_resnet.data.order import Draws, lay_out, shard_slice
 from keras_resnet.data.pipeline import cores, untuned
 from keras_resnet.data.records import Source, Subset
@@ -47,7 +47,7 @@ def decode(
         return tf.io.decode_and_crop_jpeg(contents, box, channels=3)
 
     def other():
-        image = tf.io.decode_image(contents, 3, expand_animations=False)
+        image = folders.decode(contents)
         box = choose(tf.shape(image)[:2])
         return tf.image.crop_to_bounding_box(image, *tf.unstack(box))
 
@@ -294,7 +294,7 @@ def evaluation_batches(
     classes = len(source.class_names)
 
     def centre(contents):
-        image = tf.io.decode_image(contents, 3, expand_animations=False)
+        image = folders.decode(contents)
         image = preprocessing.resize_shorter_side(image, resize, interpolation)
         return preprocessing.center_crop(image, image_size)
 

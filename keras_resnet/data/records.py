@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +24,7 @@ from keras_resnet.data.folders import (
     UnreadableImageError,
     class_folders,
     decode_image,
+    printable,
 )
 from keras_resnet.types import PathLike
 
@@ -71,7 +73,7 @@ class Folder:
 
     def name(self, i: int) -> str:
         """Return the name of an image, for people."""
-        return self.paths[i]
+        return printable(self.paths[i])
 
     def describe(self) -> str:
         """Return a text that identifies these images, in any folder.
@@ -96,7 +98,9 @@ class Folder:
         """Return bytes and class of an image, for tf.data."""
         if self._constants is None:
             with tf.init_scope():
-                self._constants = tf.constant(self.paths), self.labels
+                # As bytes, because a name need not be UTF-8.
+                paths = [os.fsencode(path) for path in self.paths]
+                self._constants = tf.constant(paths), self.labels
         paths, labels = self._constants
         return tf.io.read_file(tf.gather(paths, i)), tf.gather(labels, i)
 
@@ -131,18 +135,28 @@ class Records:
         return len(self._places)
 
     def _record(self, i: int) -> bytes:
-        offset, length = self._places[i]
+        offset, length = map(int, self._places[i])
         with open(self._files[self._file[i]], "rb", buffering=0) as file:
-            return os.pread(file.fileno(), int(length), int(offset))
+            read = os.pread(file.fileno(), length + FOOTER, offset)
+        if not _is_intact(read):
+            raise UnreadableImageError(
+                f"{self._place(i)}: its contents do not match its checksum"
+            )
+        return read[:-FOOTER]
 
     def _features(self, i: int) -> Any:
         return tf.train.Example.FromString(self._record(i)).features.feature
 
+    def _place(self, i: int) -> str:
+        return f"record {i}, in {Path(self._files[self._file[i]]).name}"
+
     def name(self, i: int) -> str:
         """Return the name of an image, for people."""
-        names = self._features(i)["file_name"].bytes_list.value
-        file = Path(self._files[self._file[i]]).name
-        return names[0].decode() if names else f"record {i}, in {file}"
+        try:
+            names = self._features(i)["file_name"].bytes_list.value
+        except UnreadableImageError:
+            names = ()
+        return printable(names[0]) if names else self._place(i)
 
     def contents(self, i: int) -> bytes:
         """Return the bytes of an image."""
@@ -210,8 +224,14 @@ def _places(file: str) -> np.ndarray:
         places, offset = [], 0
         with open(file, "rb", buffering=0) as source:
             while offset < size:
-                header = os.pread(source.fileno(), 8, offset)
-                (length,) = struct.unpack("<Q", header.ljust(8, b"\xff"))
+                header = os.pread(source.fileno(), HEADER, offset)
+                if len(header) == HEADER and not _is_intact(header):
+                    raise DataUnavailableError(
+                        f"{file} is damaged at byte {offset}, or is not a "
+                        "TFRecord file: the length of a record does not match "
+                        "its checksum. Prepare it anew."
+                    )
+                (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\xff"))
                 places.append((offset + HEADER, length))
                 offset += HEADER + length + FOOTER
     except OSError as error:
@@ -222,6 +242,13 @@ def _places(file: str) -> np.ndarray:
             "written to its end, or is not a TFRecord file."
         )
     return np.array(places, "int64").reshape(-1, 2)
+
+
+def _is_intact(data: bytes) -> bool:
+    """Return whether data end in their checksum, as TFRecord files mask it."""
+    crc = google_crc32c.value(data[:-FOOTER])
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return data[-FOOTER:] == struct.pack("<I", masked)
 
 
 def from_tfds(

@@ -11,6 +11,7 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
+from networks import draw_weights
 
 import keras_resnet
 from keras_resnet import (
@@ -862,3 +863,45 @@ def test_nan_reaches_loss_and_predictions(kind, eagerly):
         variable.assign(value)
         model.reset_metrics()
     assert np.isfinite(model.test_on_batch(x + 1, y))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch's parameters"
+)
+def test_contiguous_parameters_serve_all_of_pytorch(tmp_path):
+    """As docs/performance.md says."""
+    import safetensors.torch
+    import torch
+    from torch.nn import functional, utils
+
+    x = torch.tensor(np.random.default_rng(0).random((8, 16, 16, 3)))
+    x, y = x.float(), torch.arange(8) % 5
+
+    def trained(model, contiguous):
+        draw_weights(model, 0)
+        if contiguous:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.contiguous()
+        model.compile(
+            keras.optimizers.SGD(0.01, 0.9), "sparse_categorical_crossentropy"
+        )
+        return [model.train_on_batch(x, y) for _ in range(5)]
+
+    model = small()
+    assert trained(model, True) == pytest.approx(trained(small(), False))
+    parameters = list(model.parameters())
+    vector = utils.parameters_to_vector(parameters)
+    utils.vector_to_parameters(vector, parameters)
+    tensors = {v.path: v.value.detach() for v in model.variables}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    optimizer = torch.optim.LBFGS(parameters, lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        probabilities = model(x, training=True)
+        loss = functional.nll_loss(torch.log(probabilities), y)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    assert losses[-1] < losses[0]

@@ -14,6 +14,8 @@ import tensorflow as tf
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.types import PathLike
 
+PALETTE = "a BMP with a palette; convert it to PNG"
+
 
 class UnreadableImageError(ValueError):
     """A file is missing, broken, or not an image."""
@@ -107,6 +109,8 @@ def decode_image(
         name: Name of the image in errors.
         channels: See `read_image`.
     """
+    if contents.startswith(b"BM") and _has_palette(contents):
+        raise UnreadableImageError(f"{name}: {PALETTE}")
     try:
         # TensorFlow converts only JPEG files to grey.
         image = decode(contents)
@@ -142,9 +146,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
         ),
         lambda: False,
     )
-    refused = tf.debugging.Assert(
-        tf.logical_not(palette), ["a BMP with a palette; convert it to PNG"]
-    )
+    refused = tf.debugging.Assert(tf.logical_not(palette), [PALETTE])
     with tf.control_dependencies([] if refused is None else [refused]):
         return tf.io.decode_image(contents, 3, expand_animations=False)
 

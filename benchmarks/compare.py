@@ -59,7 +59,7 @@ class Settings(CommandSettings):
         needs=("--case decode", lambda s: "decode" in s.case),
     )
     output: Path = option(
-        "docs/results",
+        Path("docs/results"),
         "folder of results",
     )
     table: bool = option(

@@ -111,7 +111,7 @@ class Settings(ImageSettings):
     )
     runs: Path = option(Path("runs"), "folder of runs")
     output: Path = option(
-        "figures",
+        Path("figures"),
         "folder for pictures and tables",
     )
 

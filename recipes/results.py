@@ -70,7 +70,7 @@ class Settings(CommandSettings):
         positional=True,
     )
     output: Path = option(
-        "docs/results",
+        Path("docs/results"),
         "folder of results",
     )
 

@@ -1,11 +1,13 @@
 """Settings, which flags, help, names of folders and commands follow from."""
 
 import dataclasses
+import typing
 
 import pytest
 
 pytestmark = pytest.mark.once
 
+import compare
 from conftest import check_wrong_usage, settings_of
 
 from keras_resnet_recipes import (
@@ -206,3 +208,21 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, tmp_path):
         for action in recipe.Settings.parser()._actions:
             if action.metavar in ("DIR", "FILE", "RUN", "IMAGE", "W"):
                 assert str(action.type("~/x")) == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [cifar10, compare, evaluate, figures, imagenet, mnist, results, tune],
+    ids=lambda command: command.__name__,
+)
+def test_a_default_is_of_the_type_of_its_setting(command):
+    """A flag's text is converted, and a default is taken as it is."""
+    hints = typing.get_type_hints(command.Settings)
+    for field in dataclasses.fields(command.Settings):
+        if field.default in (REQUIRED, None, dataclasses.MISSING):
+            continue
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+        if typing.get_origin(hints[field.name]) is tuple:
+            kinds = (tuple,)
+        allowed = (*kinds, int) if float in kinds else kinds
+        assert isinstance(field.default, allowed), field.name

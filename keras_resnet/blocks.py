@@ -20,7 +20,7 @@ DATA_FORMATS = ("channels_last", "channels_first")
 # constraints.
 SETTINGS = (
     "trainable",
-    "dtype",
+    "dtype_policy",
     "momentum",
     "epsilon",
     "lora_rank",
@@ -518,8 +518,8 @@ class ResidualBlock(keras.layers.Layer):
         """
         for layer in self._sublayers():
             self._made.setdefault(layer.name, _settings(layer))
-            for key, value in self._configured.pop(layer.name, {}).items():
-                _set(layer, key, value)
+            for name, value in self._configured.pop(layer.name, {}).items():
+                _set(layer, name, value)
 
     def _sublayers(self):
         return self._flatten_layers(include_self=False, recursive=False)
@@ -570,9 +570,9 @@ class ResidualBlock(keras.layers.Layer):
                 "trainable": self.trainable,
             }
             changed = {
-                key: value
-                for key, value in _settings(layer).items()
-                if value != made.get(key)
+                name: _serialized(name, value)
+                for name, value in _settings(layer).items()
+                if value != made.get(name)
             }
             if changed:
                 sublayers[layer.name] = changed
@@ -609,35 +609,39 @@ class ResidualBlock(keras.layers.Layer):
 
 
 def _settings(layer):
-    """Return what may be set on a layer after it was made, serialized."""
-    try:
-        config = layer.get_config()
-    except NotImplementedError:
-        # A layer that no file can keep.
-        return {"trainable": layer.trainable}
-    settings = {
-        key: value
-        for key, value in config.items()
-        if key in SETTINGS or key.endswith(("_regularizer", "_constraint"))
+    """Return what people set on a layer, by the names of its attributes."""
+    names = [
+        name
+        for name in vars(layer)
+        if name.endswith(("_regularizer", "_constraint"))
+    ]
+    # Not from its configuration, because Keras imports TensorFlow to make one.
+    return {
+        name: getattr(layer, name)
+        for name in (*SETTINGS, *names)
+        if hasattr(layer, name)
     }
-    # Keras numbers objects while it writes a file, later ones and earlier ones.
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            settings[key] = {
-                k: v for k, v in value.items() if k != "shared_object_id"
-            }
-    return settings
 
 
-def _set(layer, key, value):
-    """Set what `_settings` returns."""
-    if key == "dtype":
-        key = "dtype_policy"
-    elif key.endswith("_regularizer"):
-        value = keras.regularizers.get(value)
-    elif key.endswith("_constraint"):
-        value = keras.constraints.get(value)
-    setattr(layer, key, value)
+def _home(name):
+    """Return Keras's module that serializes a setting, `None` for a number."""
+    if name == "dtype_policy":
+        return keras.dtype_policies
+    if name.endswith("_regularizer"):
+        return keras.regularizers
+    if name.endswith("_constraint"):
+        return keras.constraints
+    return None
+
+
+def _set(layer, name, value):
+    home = _home(name)
+    setattr(layer, name, value if home is None else home.get(value))
+
+
+def _serialized(name, value):
+    home = _home(name)
+    return value if home is None else home.serialize(value)
 
 
 def residual_blocks(model: keras.Model) -> list[ResidualBlock]:

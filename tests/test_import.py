@@ -43,6 +43,19 @@ names.clear()
 keras_resnet.devices.use()
 print("mallopt" in names)
 """
+TRAINED = """
+import json, sys
+import keras, numpy
+def frameworks():
+    return [x for x in ("tensorflow", "jax", "torch") if x in sys.modules]
+print(json.dumps(frameworks()))
+import keras_resnet
+model = keras_resnet.ResNet((1,), (16,), input_shape=(8, 8, 3))
+model.compile("sgd", "sparse_categorical_crossentropy")
+model.train_on_batch(numpy.zeros((2, 8, 8, 3)), numpy.zeros(2))
+model.predict_on_batch(numpy.zeros((2, 8, 8, 3)))
+print(json.dumps(frameworks()))
+"""
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 # What only data, recipes and figures need, and downloads: Keras itself imports
 # the name huggingface_hub, but not what that transfers by.
@@ -66,6 +79,13 @@ def test_import_adds_no_framework(run_python):
     added = set(json.loads(result.stdout.splitlines()[-1]))
     assert "keras_resnet" in added
     assert not added & {*FRAMEWORKS, *HEAVY}
+
+
+def test_training_needs_no_other_framework(run_python):
+    """TensorFlow would take 400 MB and two seconds."""
+    result = run_python("-c", TRAINED)
+    before, after = map(json.loads, result.stdout.splitlines()[-2:])
+    assert set(after) == set(before)
 
 
 @pytest.mark.skipif(

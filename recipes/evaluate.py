@@ -18,6 +18,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -183,6 +184,15 @@ class Settings(CommandSettings):
                 raise UsageError(
                     f"--output: there is no folder {self.output.parent}"
                 )
+            # Tried now, because an evaluation may take hours.
+            try:
+                with tempfile.TemporaryFile(dir=self.output.parent):
+                    pass
+            except OSError as error:
+                raise Failure(
+                    f"--output: no file can be written to {self.output.parent}:"
+                    f" {error.strerror}"
+                ) from None
         return self
 
 

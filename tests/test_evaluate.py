@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 
 import keras
 import networks
@@ -613,6 +614,17 @@ def test_usage_errors(flags, words, capsys):
     assert recipe("--weights", "x.keras", *flags) == 2
     message = capsys.readouterr().err
     assert words in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="there is no /proc")
+def test_output_is_tried_before_the_evaluation(capsys):
+    # There is no such file of weights: it is not looked for.
+    flags = ["--weights", "x.keras", "a.png", "--output", "/proc/x.json"]
+    assert recipe(*flags) == 1
+    message = capsys.readouterr().err
+    assert "no file can be written to /proc: " in message
     assert message.count("\n") == 1
 
 

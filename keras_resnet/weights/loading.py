@@ -130,6 +130,51 @@ def convert(
     """
     weights = targets(model)
     source = sources.unwrap(source)
+    key, meanings = _recognized(source, origin, naming)
+    scheme = sources.NAMINGS[key]
+    name = f"{origin} ({key} names)"
+    check_stride(model, scheme.bottleneck_stride, name)
+    arrays = {
+        path: sources.to_ours(
+            scheme, path, _array(source[tensor], tensor, origin)
+        )
+        for tensor, path in meanings.items()
+    }
+    # Before the head is left out: it may be what is broken.
+    _check_finite(arrays, scheme, origin)
+    arrays, weights = _without_head(arrays, weights, new_head)
+    _fold_biases(arrays)
+    _check_architecture(arrays, weights, origin)
+    if adapt_input:
+        _adapt_stem(arrays, weights, adapt_input)
+    leftover = [
+        tensor
+        for tensor in source
+        if tensor not in meanings and not re.fullmatch(scheme.ignored, tensor)
+    ]
+    problem = _misfit(arrays, weights, leftover, scheme)
+    if problem:
+        raise WeightsError(
+            f"{name} does not fit model {model.name!r}. {problem}"
+        )
+    if scheme.centred_zeros:
+        _renumber(model, arrays)
+    elif (
+        naming is None
+        and scheme is sources.TORCHVISION
+        and not any(
+            layer == "head" or part.startswith("shortcut")
+            for layer, part, _ in meanings.values()
+        )
+    ):
+        _check_zero_channels(model, origin)
+    if scheme.epsilon is not None:
+        _shift_variances(model, arrays, scheme.epsilon)
+    return arrays
+
+
+def _recognized(source, origin, naming):
+    """Return how a source names its tensors, and the path of each name."""
     if not source:
         raise WeightsError(f"{origin} holds no tensors.")
     keys = None if naming is None else (naming,)
@@ -139,21 +184,11 @@ def convert(
             f"{origin} does not name its tensors as "
             f"{naming or ', '.join(_known())} do: {_listed(source)}."
         )
-    said = naming is not None
-    naming = sources.NAMINGS[key]
-    check_stride(model, naming.bottleneck_stride, f"{origin} ({key} names)")
-    leftover = [
-        name
-        for name in source
-        if name not in meanings and not re.fullmatch(naming.ignored, name)
-    ]
-    arrays = {}
-    for name, path in meanings.items():
-        arrays[path] = sources.to_ours(
-            naming, path, _array(source[name], name, origin)
-        )
-    # Before the head is left out: it may be what is broken.
-    _check_finite(arrays, naming, origin)
+    return key, meanings
+
+
+def _without_head(arrays, weights, new_head):
+    """Return both without a head that one of them lacks or does not want."""
     head = ("head", "", "kernel")
     if new_head == IF_DIFFERENT:
         new_head = head in weights and (
@@ -161,54 +196,42 @@ def convert(
         )
     if new_head or head not in weights:
         arrays = {p: a for p, a in arrays.items() if p[0] != "head"}
-        if new_head:
-            weights = {p: v for p, v in weights.items() if p[0] != "head"}
-    _fold_biases(arrays)
-    _check_architecture(arrays, weights, origin)
-    if adapt_input:
-        stem = ("stem_conv", "", "kernel")
-        channels = weights[stem].shape[2]
-        if adapt_input == "BGR" and channels != arrays[stem].shape[2]:
-            arrays[stem] = arrays[stem][:, :, ::-1]
-        arrays[stem] = adapt_channels(arrays[stem], channels)
+        weights = {p: v for p, v in weights.items() if p[0] != "head"}
+    return arrays, weights
+
+
+def _adapt_stem(arrays, weights, adapt_input):
+    """Give the first kernel the model's number of input channels."""
+    stem = ("stem_conv", "", "kernel")
+    channels = weights[stem].shape[2]
+    if adapt_input == "BGR" and channels != arrays[stem].shape[2]:
+        arrays[stem] = arrays[stem][:, :, ::-1]
+    arrays[stem] = adapt_channels(arrays[stem], channels)
+
+
+def _misfit(arrays, weights, leftover, scheme):
+    """Say what is missing, left over or of another shape, in words."""
     problems = [
         _problem(
-            "missing", [naming.name(p) for p in weights if p not in arrays]
+            "missing", [scheme.name(p) for p in weights if p not in arrays]
         ),
         _problem(
             "left over",
-            leftover + [naming.name(p) for p in arrays if p not in weights],
+            leftover + [scheme.name(p) for p in arrays if p not in weights],
         ),
         _problem(
             "of another shape",
             [
-                f"{naming.name(p)} {_shape(naming, p, a)} for "
-                f"{_shape(naming, p, weights[p])}"
+                f"{scheme.name(p)} {_shape(scheme, p, a)} for "
+                f"{_shape(scheme, p, weights[p])}"
                 for p, a in arrays.items()
                 if p in weights and a.shape != tuple(weights[p].shape)
             ],
         ),
     ]
-    if any(problems):
-        raise WeightsError(
-            f"{origin} ({key} names) does not fit model {model.name!r}. "
-            + " ".join(filter(None, problems))
-            + _hint(arrays, weights)
-        )
-    if naming.centred_zeros:
-        _renumber(model, arrays)
-    elif (
-        naming is sources.TORCHVISION
-        and not said
-        and not any(
-            layer == "head" or part.startswith("shortcut")
-            for layer, part, _ in meanings.values()
-        )
-    ):
-        _check_zero_channels(model, origin)
-    if naming.epsilon is not None:
-        _shift_variances(model, arrays, naming.epsilon)
-    return arrays
+    if not any(problems):
+        return ""
+    return " ".join(filter(None, problems)) + _hint(arrays, weights)
 
 
 def _check_zero_channels(model, origin):

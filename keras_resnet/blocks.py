@@ -169,9 +169,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 )
             return super().call(inputs, training=training, mask=mask)
         x = ops.cast(inputs, self.compute_dtype)
-        gamma, beta, mean, variance = map(
-            ops.convert_to_tensor,
-            (self.gamma, self.beta, self.moving_mean, self.moving_variance),
+        # Half precision would round the statistics.
+        wide = "float64" if self.gamma.dtype == "float64" else "float32"
+        gamma, beta, mean, variance = (
+            ops.cast(v, wide)
+            for v in (
+                self.gamma,
+                self.beta,
+                self.moving_mean,
+                self.moving_variance,
+            )
         )
         if not (training and self.trainable):
             return backend.normalization(
@@ -222,8 +229,8 @@ class MaxPooling(keras.layers.MaxPooling2D):
 class ReLU(keras.layers.Layer):
     """Rectified linear unit that gives NaN for NaN on every backend.
 
-    `keras.layers.ReLU` gives 0 in some graphs of TensorFlow on a CPU, so that
-    a training that has diverged looks as if it went on.
+    `keras.layers.ReLU` may give 0 where TensorFlow or XLA compiles it for a
+    CPU, so that a training that has diverged looks as if it went on.
 
     Args:
         **kwargs: `name`, `dtype`, `trainable`.

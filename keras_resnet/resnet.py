@@ -85,8 +85,8 @@ class ResidualNetwork(backend.Model):
 
     @property
     def _stem(self):
-        stems = [x for x in self.layers if isinstance(x, StemConvolution)]
-        return stems[0] if stems else None
+        stems = (x for x in self.layers if isinstance(x, StemConvolution))
+        return next(stems, None)
 
 
 def ResNet(

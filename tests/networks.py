@@ -5,6 +5,12 @@ import numpy as np
 
 import keras_resnet
 
+# Changes of a head whose weights are then other numbers, and words of errors.
+ADAPTATIONS = [
+    (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
+    (lambda head: head.enable_lora(2), "'head'.*LoRA"),
+]
+
 
 def small(depths=(1, 2), widths=(16, 32), size=(16, 16), **options):
     """Return a network with every kind of layer, quick to build and run.

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from networks import draw_weights
+from networks import ADAPTATIONS, draw_weights
 from numpy_network import NumpyNetwork
 
 from keras_resnet import ResNet, analysis, fold_batch_norm
@@ -655,13 +655,7 @@ def test_analyses_need_a_network_of_this_package():
         analysis.layer_responses(_net("A"), _data(2)[0], batch_size=0)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
-        (lambda head: head.enable_lora(2), "'head'.*LoRA"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), ADAPTATIONS)
 def test_analyses_of_weights_refuse_adapted_weights(change, message):
     model = _net()
     x, y = _data()

@@ -199,8 +199,10 @@ def test_batch_normalization_under_mixed_precision(policy):
 
 
 @pytest.mark.parametrize("values", ["normal", "nearly equal"])
-@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
-def test_half_precision_is_no_less_exact_than_keras(policy, values):
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "float64"])
+def test_normalization_is_no_less_exact_than_keras(policy, values):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 by default")
     if values == "normal":
         x = np.random.default_rng(0).normal(10, 1, (32, 8, 8, 4))
     else:

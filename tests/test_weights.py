@@ -445,13 +445,7 @@ def test_other_arguments_are_checked():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
-        (lambda head: head.enable_lora(2), "'head'.*LoRA"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), networks.ADAPTATIONS)
 def test_weights_that_are_not_all_are_refused(change, message):
     model = small()
     state = state_of(model)

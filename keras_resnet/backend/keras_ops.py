@@ -6,7 +6,6 @@ of channels are `(channels,)`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -123,9 +122,10 @@ def batch_normalization(
         the biased variance of each channel, in the dtype of `gamma`.
     """
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
-    mean, variance = ops.moments(ops.cast(x, wide(gamma.dtype)), axes)
-    y = normalization(x, mean, variance, gamma, beta, epsilon, axis)
-    return y, ops.cast(mean, gamma.dtype), ops.cast(variance, gamma.dtype)
+    wide = ops.cast(x, gamma.dtype)
+    mean, variance = ops.moments(wide, axes)
+    y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
+    return ops.cast(y, x.dtype), mean, variance
 
 
 def synchronized_batch_normalization(
@@ -133,11 +133,10 @@ def synchronized_batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize by the statistics of the batches of all devices."""
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
-    mean, variance = ops.moments(
-        ops.cast(x, wide(gamma.dtype)), axes, synchronized=True
-    )
-    y = normalization(x, mean, variance, gamma, beta, epsilon, axis)
-    return y, ops.cast(mean, gamma.dtype), ops.cast(variance, gamma.dtype)
+    wide = ops.cast(x, gamma.dtype)
+    mean, variance = ops.moments(wide, axes, synchronized=True)
+    y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
+    return ops.cast(y, x.dtype), mean, variance
 
 
 def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:
@@ -166,18 +165,10 @@ def normalization(
     Returns:
         The normalized image, in the dtype of `x`.
     """
-    wide_x, mean, variance, gamma, beta = (
-        ops.cast(v, wide(gamma.dtype)) for v in (x, mean, variance, gamma, beta)
-    )
     y = ops.batch_normalization(
-        wide_x, mean, variance, axis, beta, gamma, epsilon
+        ops.cast(x, gamma.dtype), mean, variance, axis, beta, gamma, epsilon
     )
     return ops.cast(y, x.dtype)
-
-
-def wide(dtype: Any) -> str:
-    """Return the dtype of statistics: `float32`, or `float64` if it is that."""
-    return keras.backend.result_type(dtype, "float32")
 
 
 def relu(x: Tensor) -> Tensor:

@@ -70,13 +70,10 @@ def batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     last = axis != 1
-    # With scale and offset in half precision PyTorch would round the
-    # statistics to it, too.
-    wide = torch.promote_types(gamma.dtype, torch.float32)
     y, mean, inverse_deviation = torch.native_batch_norm(
         channels_first_view(x, last),
-        gamma.to(wide),
-        beta.to(wide),
+        gamma,
+        beta,
         None,
         None,
         True,
@@ -84,10 +81,10 @@ def batch_normalization(
         epsilon,
     )
     # Only a trace under mixed precision has another dtype here.
-    mean = mean.detach().to(wide)
-    variance = inverse_deviation.detach().to(wide) ** -2 - epsilon
-    y = y.permute(0, 2, 3, 1) if last else y
-    return y, mean.to(gamma.dtype), variance.to(gamma.dtype)
+    mean = mean.detach().to(gamma.dtype)
+    inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
+    variance = inverse_deviation**-2 - epsilon
+    return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 
 def synchronized_batch_normalization(
@@ -97,12 +94,10 @@ def synchronized_batch_normalization(
     if parallel.processes == 1:
         return batch_normalization(x, gamma, beta, epsilon, axis)
     last = axis != 1
-    wide = torch.promote_types(gamma.dtype, torch.float32)
     y, mean, variance = SynchronizedNormalization.apply(
-        channels_first_view(x, last), gamma.to(wide), beta.to(wide), epsilon
+        channels_first_view(x, last), gamma, beta, epsilon
     )
-    y = y.permute(0, 2, 3, 1) if last else y
-    return y, mean.to(gamma.dtype), variance.to(gamma.dtype)
+    return y.permute(0, 2, 3, 1) if last else y, mean, variance
 
 
 def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:

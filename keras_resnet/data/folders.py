@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.datasets import DataUnavailableError
@@ -113,7 +112,9 @@ def decode_image(
         raise UnreadableImageError(f"{name}: {PALETTE}")
     try:
         # TensorFlow converts only JPEG files to grey.
-        image = decode(contents)
+        image = tf.io.decode_image(
+            contents, channels=3, dtype=tf.uint8, expand_animations=False
+        )
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())
         reason = reason.removeprefix("{{function_node __wrapped__DecodeImage_")
@@ -127,7 +128,7 @@ def decode_image(
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decode an image of any format that TensorFlow knows, in a graph too.
+    """Decode an image of any format that TensorFlow knows, in a graph.
 
     Args:
         contents: String tensor, the contents of a file.
@@ -147,14 +148,12 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
         lambda: False,
     )
     refused = tf.debugging.Assert(tf.logical_not(palette), [PALETTE])
-    with tf.control_dependencies([] if refused is None else [refused]):
+    with tf.control_dependencies([refused]):
         return tf.io.decode_image(contents, 3, expand_animations=False)
 
 
-def _has_palette(contents: bytes | np.ndarray) -> bool:
+def _has_palette(contents: bytes) -> bool:
     """Return whether the pixels of a BMP are numbers of colours."""
-    # Without a graph TensorFlow passes an array of one object.
-    contents = np.asarray(contents, object).item()
     header, bits = (
         int.from_bytes(contents[i:j], "little") for i, j in ((14, 18), (28, 30))
     )

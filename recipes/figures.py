@@ -499,7 +499,6 @@ def shortcuts(settings, trained, page):
 def depths(settings, trained, page):
     """Error of residual nets by depth."""
     from keras_resnet import plots
-    from keras_resnet_recipes.results import PAPER
 
     nets = {depth: trained.all_seeds(depth) for depth in settings.depths}
     caption = caption_of(settings, sum(nets.values(), []), TRAINING_ERROR)
@@ -517,14 +516,14 @@ def depths(settings, trained, page):
             )
         )
     ]
-    known = [depth for depth in settings.depths if depth in PAPER]
+    known = [depth for depth in settings.depths if depth in cifar10.PAPER]
     if settings.full and settings.dataset == "cifar10" and known:
         series.append(
             {
                 "label": "test, the paper's table 6",
                 "color": plots.OTHERS[-1],
                 "depths": known,
-                "error": [[PAPER[depth] / 100] for depth in known],
+                "error": [[cifar10.PAPER[depth] / 100] for depth in known],
             }
         )
     page.save(plots.error_by_depth(series, "error (%)", caption), "depths")
@@ -665,12 +664,15 @@ def grown_curves(settings, source, style, data):
     if not run.finished:
         keras.utils.set_random_seed(source.settings.seed)
         job = images.job(
-            dataclasses.replace(source.settings, input=settings.input),
+            dataclasses.replace(
+                source.settings,
+                input=settings.input,
+                seed=source.settings.seed + 1,
+            ),
             data,
             Devices(),
             build,
             steps=steps,
-            seed=source.settings.seed + 1,
             every=every,
             label=label,
         )

@@ -7,22 +7,20 @@ python recipes/mnist.py --dataset digits           # no download
 """
 
 import dataclasses
-import json
 
 from keras_resnet_recipes.experiment import (
     ImageSettings,
     RunSettings,
+    SeedSettings,
     UsageError,
     dataset_setting,
     main,
     non_negative_float,
     option,
     report,
-    seed_setting,
     setting,
     share,
 )
-from keras_resnet_recipes.experiment.values import LAST_SEED
 
 SIZE = 32
 NETS = {"resnet": "ResNet-18", "plain": "plain-18"}
@@ -31,7 +29,7 @@ PADDING = {"mnist": 3, "digits": 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings, ImageSettings):
+class Settings(RunSettings, ImageSettings, SeedSettings):
     """Settings of the runs of both nets and all seeds."""
 
     # A preset states only what differs from the first.
@@ -89,11 +87,10 @@ class Settings(RunSettings, ImageSettings):
     every: int = setting(
         15, "steps between two evaluations on the validation images"
     )
-    seed: int = seed_setting(stored=False)
     seeds: int = option(
         1,
-        "so many seeds, beginning with --seed, and mean and standard "
-        "deviation over them",
+        "train with so many seeds, from --seed on; the table has mean and "
+        "standard deviation over them",
     )
 
     @property
@@ -103,15 +100,6 @@ class Settings(RunSettings, ImageSettings):
 
     def title(self):
         return [self.dataset, "resnet18", self.preset]
-
-    def resolve(self, given):
-        last = self.seed + self.seeds - 1
-        if last > LAST_SEED:
-            raise UsageError(
-                f"--seed {self.seed} --seeds {self.seeds} goes up to {last}, "
-                f"and the last seed is {LAST_SEED}"
-            )
-        return self
 
 
 def select(settings, data):
@@ -195,7 +183,9 @@ def jobs(settings, devices):
     data = select(settings, images.load(settings, devices))
     steps = images.steps_in_all(settings, len(data.train))
 
-    def job(net, seed):
+    def job(net, settings):
+        seed = settings.seed
+
         def make():
             return build(settings, data, steps, net, seed)
 
@@ -205,7 +195,6 @@ def jobs(settings, devices):
             devices,
             make,
             steps=steps,
-            seed=seed,
             report=lambda model, run: test_best(run, make, data),
             label=NETS[net],
             plain=net == "plain",
@@ -213,8 +202,7 @@ def jobs(settings, devices):
             identity={"net": net, "seed": seed},
         )
 
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    return [job(net, seed) for seed in seeds for net in NETS]
+    return [job(net, s) for s in settings.each_seed() for net in NETS]
 
 
 def test_best(run, build, data):
@@ -270,31 +258,15 @@ def table(lines):
     return report.table(head, rows)
 
 
-def seeds_of(study):
-    """Return the seeds of which a study has both nets, earlier ones too."""
-    return sorted(
-        int(folder.name.removeprefix("seed"))
-        for folder in study.path.glob("seed*")
-        if folder.name.removeprefix("seed").isdigit()
-        and all((folder / net / "result.json").exists() for net in NETS)
-    )
-
-
 def summarize(settings, study):
     """Leave table, result lines and pictures of all seeds in the folder."""
-    from keras_resnet import training
     from keras_resnet.devices import Devices
     from keras_resnet_recipes.experiment import images
+    from keras_resnet_recipes.experiment.study import leave, result_lines
 
     data = select(settings, images.load(settings, Devices()))
-    seeds = seeds_of(study)
-    lines = {
-        (seed, net): json.loads(
-            (study / f"seed{seed}" / net / "result.json").read_text("utf-8")
-        )
-        for seed in seeds
-        for net in NETS
-    }
+    lines = result_lines(study, tuple(NETS))
+    seeds = [*dict.fromkeys(seed for seed, _ in lines)]
     several = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
     caption = (
         f"{settings.dataset}, {len(data.train):,} / {len(data.validation):,} / "
@@ -310,14 +282,8 @@ def summarize(settings, study):
         f"{table(lines)}\n\n{caption}. Tested is the model of the best step: "
         "the first with the highest validation accuracy.\n"
     )
-    training.write_atomically(study / "table.md", text)
-    training.write_atomically(
-        study / "results.json",
-        json.dumps({f"seed{s}-{n}": line for (s, n), line in lines.items()})
-        + "\n",
-    )
+    leave(study, lines, text)
     draw(study, seeds, data, caption)
-    print(f"\n{text}Everything is in {study.path}")
 
 
 def draw(study, seeds, data, caption):

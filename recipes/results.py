@@ -4,10 +4,10 @@
 
 For each run the folder gets NAME.json (its result line), NAME.csv (its
 history) and NAME.png (its learning curves), NAME being the run's folder; for
-each study of mnist.py studies/NAME.json (its result lines), .md (its table)
-and two figures; for each search by tune.py searches/NAME.json, .csv and .md
-(its trials) and two figures. The page, README.md, is then made from all result
-lines there.
+each study of several seeds studies/NAME.json (its result lines), .md (its
+table) and its figures; for each search by tune.py searches/NAME.json, .csv and
+.md (its trials) and two figures. The page, README.md, is then made from all
+result lines there.
 """
 
 import dataclasses
@@ -24,9 +24,6 @@ from keras_resnet_recipes.experiment import (
 )
 from keras_resnet_recipes.experiment.report import origin, percent, table
 
-# What the paper's residual networks reached (table 6), by depth.
-PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
-
 HEAD = """\
 # Results
 
@@ -40,15 +37,16 @@ are those of training and validation.
 """
 
 
-# What is kept, and as what: of a run of cifar10.py, of a study by mnist.py, of
-# a search by tune.py.
+# What is kept, and as what: of a run of cifar10.py, of a study of several
+# seeds, of a search by tune.py.
 RUN = {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"}
 STUDY = {
     "results.json": ".json",
     "table.md": ".md",
     "curves.png": "-curves.png",
-    "predictions.png": "-predictions.png",
 }
+# Of the studies by mnist.py alone.
+PREDICTIONS = {"predictions.png": "-predictions.png"}
 SEARCH = {
     "result.json": ".json",
     "trials.csv": ".csv",
@@ -87,7 +85,8 @@ def page(results, studies, searches, others=()):
 
     Args:
         results: Of runs.
-        studies: Of studies: pairs of result lines and table.
+        studies: Of studies: triples of result lines, table and names of
+            pictures.
         searches: Of searches: pairs of result line and table of trials.
         others: Names in `OTHERS` of pages that there are.
     """
@@ -104,8 +103,8 @@ def page(results, studies, searches, others=()):
     ]
     if studies:
         rows += ["", "## Studies"]
-    for name, (lines, nets) in sorted(studies.items()):
-        rows += study(name, lines, nets)
+    for name, parts in sorted(studies.items()):
+        rows += study(name, *parts)
     if searches:
         rows += ["", "## Searches"]
     for name, (result, trials) in sorted(searches.items()):
@@ -118,7 +117,7 @@ def cells(name, result):
     s = result["settings"]
     net = f"ResNet-{s['depth']} ({s['shortcut']})"
     net = f"plain-{s['depth']}" if s["plain"] else net
-    paper = PAPER.get(s["depth"]) if is_papers(s) else None
+    paper = cifar10.PAPER.get(s["depth"]) if is_papers(s) else None
     return [
         f"[{name}]({name}.png)",
         f"{net}, {s['dataset']}",
@@ -142,8 +141,8 @@ def is_papers(settings):
     return all(settings.get(k, v) == v for k, v in usual.items())
 
 
-def study(name, lines, nets):
-    """Return the lines of the page about a study by mnist.py."""
+def study(name, lines, nets, pictures):
+    """Return the lines of the page about a study of several seeds."""
     first = next(iter(lines.values()))
     return [
         "",
@@ -154,8 +153,7 @@ def study(name, lines, nets):
         "",
         *nets.rstrip().splitlines(),
         "",
-        f"![curves](studies/{name}-curves.png)",
-        f"![predictions](studies/{name}-predictions.png)",
+        *(f"![{what}](studies/{name}-{what}.png)" for what in pictures),
         "",
         origin(first),
     ]
@@ -202,13 +200,14 @@ def main(settings):
     for run, folder, files in given:
         keep(run, output / folder, files)
     results = read_lines(output)
-    studies, searches = (
-        {
-            name: (line, (output / folder / f"{name}.md").read_text("utf-8"))
-            for name, line in read_lines(output / folder).items()
-        }
-        for folder in ("studies", "searches")
-    )
+    studies = {
+        name: (line, _table(output / "studies", name), _pictures(output, name))
+        for name, line in read_lines(output / "studies").items()
+    }
+    searches = {
+        name: (line, _table(output / "searches", name))
+        for name, line in read_lines(output / "searches").items()
+    }
     others = [name for name in OTHERS if (output / name).exists()]
     training.write_atomically(
         output / "README.md", page(results, studies, searches, others)
@@ -219,6 +218,19 @@ def main(settings):
     )
 
 
+def _table(folder, name):
+    return (folder / f"{name}.md").read_text("utf-8")
+
+
+def _pictures(output, name):
+    """Return what the pictures of a study show."""
+    return [
+        what
+        for what in ("curves", "predictions")
+        if (output / "studies" / f"{name}-{what}.png").exists()
+    ]
+
+
 def kind(run):
     """Return the folder for what a run left, and what is kept of it.
 
@@ -227,6 +239,8 @@ def kind(run):
     """
     if (run / "results.json").exists():
         folder, files = "studies", STUDY
+        if (run / "predictions.png").exists():
+            files = files | PREDICTIONS
     elif not (run / "result.json").exists():
         raise UsageError(
             f"{run} holds no finished run: there is no result.json"

@@ -221,4 +221,4 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     assert f"{mean:.2f} ± 7.07 %" in table
     lines = json.loads((folder / "results.json").read_text("utf-8"))
     assert len(lines) == 4
-    assert "\n`other`\n" in "\n".join(results.study("study", lines, table))
+    assert "\n`other`\n" in "\n".join(results.study("study", lines, table, []))

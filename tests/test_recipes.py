@@ -250,6 +250,58 @@ def test_input_on_the_device_trains_the_same(finished, tmp_path, capsys):
     assert first["input"] == "tf.data"
 
 
+def test_a_seed_of_several_is_a_run_of_its_own(finished, tmp_path, capsys):
+    """The second of two is compared, which the first might disturb."""
+    folder, flags, _ = finished
+    study = tmp_path / "study"
+    flags = [*flags[:-4], "--output", str(study)]
+    _run(*flags, "--seed", "2", "--seeds", "2")
+    printed = capsys.readouterr().out
+    assert {path.name for path in study.iterdir()} == {
+        *("seed2", "seed3", "settings.json"),
+        *("curves.png", "results.json", "table.md"),
+    }
+    assert settings_file(study / "seed3") == settings_file(folder)
+    times = "seconds", "images_per_second"
+    for row, expected in zip(
+        _history(study / "seed3"), _history(folder), strict=True
+    ):
+        for key in set(expected) - set(times):
+            assert row[key] == expected[key], key
+    lines = json.loads((study / "results.json").read_text("utf-8"))
+    assert list(lines) == ["seed2", "seed3"]
+    table = (study / "table.md").read_text("utf-8")
+    assert table in printed
+    for line in lines.values():
+        assert f"{100 * line['test_error']:.2f} %" in table
+    mean = 50 * sum(line["test_error"] for line in lines.values())
+    assert f"{mean:.2f} ± " in table
+    # Another seed, later.
+    shutil.copytree(study / "seed3", study / "seed5")
+    _run(*flags, "--seed", "3", "--seeds", "1", "--resume")
+    assert "seeds 2, 3, 5" in (study / "table.md").read_text("utf-8")
+
+
+def settings_file(folder):
+    return json.loads((folder / "settings.json").read_text("utf-8"))
+
+
+@pytest.mark.once
+def test_a_study_is_a_result(finished, tmp_path):
+    from keras_resnet_recipes import results
+    from keras_resnet_recipes.experiment import study
+
+    folder, _, _ = finished
+    path = tmp_path / "study"
+    shutil.copytree(folder, path / "seed3")
+    study.summarize(_settings(*SMALL, "--seeds", "1"), path)
+    run_recipe(results, [path, "--output", tmp_path / "results"])
+    page = (tmp_path / "results/README.md").read_text("utf-8")
+    assert "![curves](studies/study-curves.png)" in page
+    assert "predictions" not in page
+    assert (tmp_path / "results/studies/study.md").read_text("utf-8") in page
+
+
 def test_a_run_leaves_everything(finished):
     folder, flags, printed = finished
     assert {path.name for path in folder.iterdir()} == {

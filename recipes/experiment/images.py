@@ -48,7 +48,7 @@ def batches_by(input):
     return "device" if on_device else "tf.data"
 
 
-def job(settings, data, devices, build, *, steps, seed=None, **more):
+def job(settings, data, devices, build, *, steps, **more):
     """Return the `Job` of training on a dataset in memory.
 
     Args:
@@ -60,13 +60,10 @@ def job(settings, data, devices, build, *, steps, seed=None, **more):
         build: Callable that returns the compiled model of a new run. It takes
             raw pixels, and has the metric "accuracy".
         steps: Integer, steps in all.
-        seed: Integer, of order and augmentation. Defaults to
-            `settings.seed`.
         **more: Other attributes of the `Job`, such as `report`, which
             defaults to `test` on the test images.
     """
     devices.check_batch(settings.batch_size)
-    seed = settings.seed if seed is None else seed
     name = batches_by(settings.input)
     source = data_.INPUTS[name]
     validation = None
@@ -84,7 +81,7 @@ def job(settings, data, devices, build, *, steps, seed=None, **more):
             mean=data.mean,
             padding=settings.padding,
             horizontal_flip=settings.horizontal_flip,
-            seed=seed,
+            seed=settings.seed,
             start=start,
             shard=devices.shard,
         )
@@ -97,7 +94,7 @@ def job(settings, data, devices, build, *, steps, seed=None, **more):
         "every": settings.every,
         "label": settings.label,
         "plain": settings.plain,
-        "title": settings.caption(seed),
+        "title": settings.caption(settings.seed),
     }
     return Job(
         build=build,

@@ -69,7 +69,8 @@ def main(settings, jobs, summarize=None, argv=None):
         jobs: Function from the settings and the `keras_resnet.devices.Devices`
             to a `Job`, or to a list of them that have folders of their own.
         summarize: Function of the settings and the `Run` of the command's
-            folder, called when all jobs are finished. Defaults to none.
+            folder, called when all of several jobs are finished. Defaults to
+            `study.summarize`: a table over the seeds of one net.
         argv: List of flags. Defaults to those of this process.
     """
 

@@ -145,11 +145,12 @@ class CommandSettings:
             return argument
         several = typing.get_origin(field.type) is tuple
         kinds = typing.get_args(field.type) or (field.type,)
+        required = field.default is REQUIRED
         if several:
             argument["nargs"] = "+" if ... in kinds else len(kinds)
-            if data["positional"]:
+            if data["positional"] and not required:
                 argument["nargs"] = "*"
-        elif field.default is REQUIRED and not data["positional"]:
+        if required and not data["positional"]:
             argument["required"] = True
         usual_type, metavar = TYPES.get(kinds[0], (None, None))
         argument["type"] = data["type"] or usual_type
@@ -332,6 +333,42 @@ def seed_setting(help="of weights, order and augmentation", **kwargs):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedSettings(CommandSettings):
+    """Settings of one training, or of several that differ in their seeds."""
+
+    seed: int = seed_setting()
+    seeds: int | None = option(
+        None,
+        "train with so many seeds, from --seed on, each in a folder of its "
+        "own, and make a table with mean and standard deviation (default: one "
+        "training)",
+    )
+
+    def resolve(self, given):
+        last = self.seed + (self.seeds or 1) - 1
+        if last > values.LAST_SEED:
+            raise UsageError(
+                f"--seed {self.seed} --seeds {self.seeds} goes up to {last}, "
+                f"and the last seed is {values.LAST_SEED}"
+            )
+        return super().resolve(given)
+
+    def stored(self):
+        stored = super().stored()
+        if self.seeds is not None:
+            # More seeds may be added later, to the same folder.
+            del stored["seed"]
+        return stored
+
+    def each_seed(self):
+        """Return the settings of one training with each seed."""
+        return [
+            dataclasses.replace(self, seed=self.seed + i, seeds=None)
+            for i in range(self.seeds)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceSettings(CommandSettings):
     """Settings of what trains on one device or on several."""
 
@@ -375,15 +412,16 @@ class RunSettings(DeviceSettings):
     plain = False
     label = "training"
 
-    def caption(self, seed):
-        """Return the caption of figures of a run with a seed."""
+    def caption(self, *seeds):
+        """Return the caption of figures of runs with these seeds."""
         texts = {"dataset": "{}", "preset": "preset {}"}
         parts = [
             text.format(getattr(self, name))
             for name, text in texts.items()
             if name in self.fields()
         ]
-        return ", ".join([*parts, f"seed {seed}"])
+        word = "seed" if len(seeds) == 1 else "seeds"
+        return ", ".join([*parts, f"{word} {', '.join(map(str, seeds))}"])
 
     output: Path | None = option(
         None,

@@ -9,6 +9,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
+from . import study
 from .command import Failure
 from .job import Job
 from .run import Run
@@ -34,8 +35,8 @@ def train_jobs(settings, make_jobs, summarize=None):
             print(f"{sentence(result)}; everything is in {run.path}")
         if not single:
             keras.backend.clear_session()
-    if summarize is not None and devices.is_first:
-        summarize(settings, folder)
+    if not single and devices.is_first:
+        (summarize or study.summarize)(settings, folder)
 
 
 def use_devices(settings):

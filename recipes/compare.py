@@ -1,0 +1,182 @@
+"""Compares the errors of two sets of runs, paired by seed.
+
+    python recipes/compare.py runs/FIRST --to runs/SECOND
+    python recipes/compare.py runs/*resnet56*seed? --to runs/*resnet20*seed?
+
+A set is the folder that a recipe left with --seeds, or the folders of single
+runs that differ in their seed alone, or result lines of such runs. The runs of
+both sets with the same seed began with the same random numbers, so that their
+difference varies less than the errors do. Printed are the mean difference, its
+95 % confidence interval, the p-value of a paired t-test, and how many seeds
+would show a difference of this size at the 5 % level in 80 % of experiments.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from keras_resnet_recipes import cifar10
+from keras_resnet_recipes.experiment import (
+    REQUIRED,
+    CommandSettings,
+    UsageError,
+    execute,
+    option,
+)
+from keras_resnet_recipes.experiment.report import mean_and_deviation, table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(CommandSettings):
+    """Settings of a comparison."""
+
+    runs: tuple[Path, ...] = option(
+        REQUIRED, "the first set of runs", metavar="RUN", positional=True
+    )
+    to: tuple[Path, ...] = option(
+        REQUIRED, "the second set, which is subtracted", metavar="RUN"
+    )
+    error: str = option(
+        "test", "error to compare", choices=("test", "validation", "training")
+    )
+
+
+def read(paths):
+    """Return the result lines of a set of runs by seed.
+
+    Raises:
+        UsageError: If a path holds no result, if two have the same seed, or
+            if they differ in more than the seed.
+    """
+    lines = {}
+    for path in paths:
+        for line in result_lines(path):
+            seed = line["settings"]["seed"]
+            if seed in lines:
+                raise UsageError(f"{path} is a second run with seed {seed}")
+            lines[seed] = line
+    first, *others = lines.values()
+    for line in others:
+        different = differences(first, line)
+        if different:
+            raise UsageError(
+                "the runs of a set may differ in their seed alone, and those "
+                f"of {paths[0]} differ in {', '.join(different)}"
+            )
+    return lines
+
+
+def result_lines(path):
+    """Return the result lines in a folder or a file."""
+    if path.is_dir():
+        files = [path / "result.json"]
+        if not files[0].exists():
+            files = sorted(path.glob("seed*/result.json"))
+    else:
+        files = [path] if path.exists() else []
+    if not files:
+        raise UsageError(f"{path} holds no finished run")
+    lines = []
+    for file in files:
+        try:
+            read = json.loads(file.read_text("utf-8"))
+            several = [read] if "settings" in read else [*read.values()]
+            lines += [line for line in several if line["settings"]["seed"] >= 0]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UsageError(f"{file} is no result line of a run") from None
+    return lines
+
+
+def differences(first, second):
+    """Return the settings but the seed in which two runs differ, by name."""
+    first, second = first["settings"], second["settings"]
+    return {
+        name: (first[name], second[name])
+        for name in first
+        # A result line of an earlier version may lack a setting.
+        if name in second and name != "seed" and first[name] != second[name]
+    }
+
+
+def paper(line):
+    """Return the paper's test error of a run's net in percent, or `None`."""
+    s = line["settings"]
+    usual = s.get("dataset"), s.get("shortcut"), s.get("plain")
+    if usual != ("cifar10", "A", False):
+        return None
+    return cifar10.PAPER.get(s["depth"])
+
+
+def comparison(settings):
+    """Return the comparison of two sets as a text."""
+    from keras_resnet_recipes.experiment.statistics import paired_difference
+
+    sets = [read(settings.runs), read(settings.to)]
+    seeds = sorted(set(sets[0]) & set(sets[1]))
+    if not seeds:
+        raise UsageError(
+            "the sets have no seed in common: "
+            + " and ".join(", ".join(map(str, sorted(s))) for s in sets)
+        )
+    key = f"{settings.error}_error"
+    for lines in sets:
+        for line in lines.values():
+            if key not in line:
+                raise UsageError(f"a run has no {settings.error} error")
+    values = [[100 * lines[seed][key] for seed in seeds] for lines in sets]
+    firsts = [lines[seeds[0]] for lines in sets]
+    changed = differences(*firsts)
+    papers = [paper(line) for line in firsts]
+    if settings.error != "test":
+        papers = [None, None]
+    head = ["set", *changed, f"{settings.error} error", "paper"]
+    rows = [
+        [
+            str(paths[0]),
+            *(pair[i] for pair in changed.values()),
+            mean_and_deviation(values[i], "%"),
+            f"{papers[i]} %" if papers[i] else "",
+        ]
+        for i, paths in enumerate((settings.runs, settings.to))
+    ]
+    difference = paired_difference(*values)
+    text = [
+        table(head, rows),
+        "",
+        f"Difference: {difference.mean:+.2f} points"
+        + (f" (paper: {papers[0] - papers[1]:+.2f})" if all(papers) else "")
+        + f", {_list('seed', seeds)}.",
+    ]
+    left_out = sorted(set(sets[0]) ^ set(sets[1]))
+    if left_out:
+        text.append(f"Left out without a partner: {_list('seed', left_out)}.")
+    if difference.p is None:
+        text.append("One pair says nothing about chance: train more --seeds.")
+        return "\n".join(text)
+    low, high = difference.interval
+    text.append(
+        f"95 % confidence interval: {low:+.2f} to {high:+.2f} points; "
+        f"p = {difference.p:.2g} (paired t-test)."
+    )
+    if difference.seeds_needed is None:
+        text.append("No number of seeds up to 10,000 would show it.")
+    else:
+        text.append(
+            "A difference of this size is shown at the 5 % level in 80 % of "
+            f"experiments by {difference.seeds_needed} seeds."
+        )
+    return "\n".join(text)
+
+
+def _list(word, numbers):
+    plural = "" if len(numbers) == 1 else "s"
+    return f"{word}{plural} {', '.join(map(str, numbers))}"
+
+
+def main(settings):
+    """Print the comparison."""
+    print(comparison(settings))
+
+
+if __name__ == "__main__":
+    execute(Settings, main)

@@ -1,9 +1,9 @@
-"""The figures and tables of why residual networks learn, from saved runs.
+"""The figures and tables of why residual networks learn.
 
-python recipes/figures.py degradation           # minutes on two cores
-python recipes/figures.py degradation --full    # the paper's size
-python recipes/figures.py lesions --depths 56 --steps 1000
-python recipes/figures.py degradation --seeds 3
+python recipes/figures.py degradation                  # minutes on two cores
+python recipes/figures.py degradation --preset fast --seeds 3
+python recipes/figures.py lesions --preset paper       # the paper's size
+python recipes/figures.py lesions --weights resnet56.th --depths 56
 
 degradation  plain and residual nets of growing depth (figures 1 and 6)
 shortcuts    options A, B and C (table 3)
@@ -14,24 +14,21 @@ growth       a trained net made deeper by identities, and trained on
 lesions      blocks deleted and swapped, and paths (Veit et al. 2016)
 landscape    loss around trained weights (Li et al. 2018)
 
-The nets come from runs of recipes/cifar10.py with the same settings in
---runs; those that are missing are trained there, by that recipe. The folder of
-pictures gets README.md, a page of all figures that are there and of the
-commands, versions and machines that made them.
+Each figure puts a claim of its paper as a number, and says whether it holds.
+The nets come from runs of recipes/cifar10.py with the same settings in --runs;
+those that are missing are trained there, by that recipe. With --weights they
+are trained nets in files. The folder of pictures gets README.md, a page of all
+figures that are there and of the commands, versions and machines that made
+them.
 """
 
 import dataclasses
-import json
-import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-from keras_resnet_recipes import cifar10
+from keras_resnet_recipes import cifar10, evaluate
 from keras_resnet_recipes.experiment import (
     REQUIRED,
-    Failure,
     ImageSettings,
     UsageError,
     cifar_depth,
@@ -41,29 +38,25 @@ from keras_resnet_recipes.experiment import (
     report,
     setting,
 )
+from keras_resnet_recipes.nets import Nets
 
-# Depths and more by figure: two cores finish the first in minutes; the second
-# is the paper's.
-SIZES = {
-    "degradation": (
-        {"depths": (20, 56)},
-        {"depths": (20, 32, 44, 56), "seeds": 3},
-    ),
-    "shortcuts": ({"depths": (20,)}, {"depths": (56,), "seeds": 3}),
-    "depths": ({"depths": (20, 32, 44)}, {"depths": (20, 32, 44, 56, 110)}),
-    "responses": ({"depths": (20,)}, {"depths": (20, 56, 110)}),
-    "gradients": ({"depths": (20, 56)}, {"depths": (20, 56, 110)}),
-    "growth": ({"depths": (20,)}, {"depths": (20,)}),
-    "lesions": ({"depths": (20,)}, {"depths": (110,)}),
-    "landscape": ({"depths": (56,)}, {"depths": (56,), "points": 51}),
+# Depths by figure: of the presets short and fast, and of the paper's.
+DEPTHS = {
+    "degradation": ((20, 56), (20, 32, 44, 56)),
+    "shortcuts": ((20,), (56,)),
+    "depths": ((20, 32, 44), (20, 32, 44, 56, 110)),
+    "responses": ((20, 56), (20, 56, 110)),
+    "gradients": ((20, 56), (20, 56, 110)),
+    "growth": ((20,), (20,)),
+    "lesions": ((20,), (110,)),
+    "landscape": ((56,), (56,)),
 }
-FULL = {"steps": 64_000, "images": None}
+SHORT_STEPS = 200
 # A short run takes a lower rate: ResNet-56 did not begin to learn at 0.2 in
 # 125 steps, seed 0, and did at this.
 SHORT_RATE = 0.05
 # The error is looked at so often in a short run.
 EVALUATIONS = 8
-RECORDS = 20
 FIGURES = {}
 
 
@@ -76,37 +69,57 @@ def _for(*figures):
 class Settings(ImageSettings):
     """Settings of a figure."""
 
+    PRESETS = {
+        "short": {"steps": SHORT_STEPS},
+        "paper": {"seeds": 3, "images": None, "points": 51},
+    }
+
     figure: str = option(
-        REQUIRED, "what to draw", choices=tuple(SIZES), positional=True
+        REQUIRED, "what to draw", choices=tuple(DEPTHS), positional=True
     )
-    full: bool = option(
-        False,
-        "the paper's depths and its procedure of "
-        f"{FULL['steps']:,} steps, for an accelerator (default: 200 steps of "
-        f"cifar10.py --preset fast, with rate {SHORT_RATE})",
+    preset: str = setting(
+        "short",
+        f"short: {SHORT_STEPS} steps of cifar10.py --preset fast with rate "
+        f"{SHORT_RATE}; fast: that preset, hours on a CPU; paper: the paper's "
+        "procedure and depths, for an accelerator",
+        choices=("short", "fast", "paper"),
     )
     dataset: str = dataset_setting("cifar10", "digits", "mnist")
     depths: tuple[int, ...] = setting(
         (), "weighted layers, 6n+2 (default: by figure)", type=cifar_depth
     )
+    weights: tuple[Path, ...] = setting(
+        (),
+        "trained nets to look at instead of runs: a file with weights for each "
+        "of --depths, as evaluate.py takes them",
+        metavar="FILE",
+        needs=_for("responses", "lesions", "landscape"),
+    )
+    preprocessing: str | None = setting(
+        None,
+        "how the nets of --weights prepare images (default: as the weights "
+        "say; files of PyTorch do not); cifar: akamaster's networks",
+        choices=evaluate.PREPROCESSINGS,
+        needs=("--weights", lambda s: s.weights),
+    )
     seeds: int = setting(
         1,
-        "runs of each net, with seeds from 0; all other figures look at seed "
-        "0 (default: 1; of degradation and shortcuts with --full: 3)",
+        "runs of each net, with seeds from 0; all other figures look at seed 0",
         needs=_for("degradation", "shortcuts", "depths"),
     )
-    steps: int = setting(
-        200,
-        f"steps of each training (default: 200; full: {FULL['steps']})",
+    steps: int | None = setting(
+        None,
+        "steps of each training",
+        needs=("runs: no --weights", lambda s: not s.weights),
     )
     images: int | None = setting(
         500,
-        "images that are looked at (default: 500; full: all)",
+        "images that are looked at; none: all",
         needs=_for("responses", "growth", "lesions", "landscape"),
     )
     points: int = setting(
-        9,
-        "points along each axis of a landscape (default: 9; full: 51)",
+        25,
+        "points along each axis of a landscape",
         needs=_for("landscape"),
     )
     runs: Path = option(Path("runs"), "folder of runs")
@@ -116,9 +129,16 @@ class Settings(ImageSettings):
     )
 
     def resolve(self, given):
-        changes = SIZES[self.figure][self.full] | (FULL if self.full else {})
-        changes = {k: v for k, v in changes.items() if k not in given}
-        s = dataclasses.replace(self, **changes)
+        s = self
+        if s.weights and len(s.depths) != len(s.weights):
+            raise UsageError(
+                f"--weights needs --depths with a depth for each of its "
+                f"{len(s.weights)} files, in order: there are {len(s.depths)}"
+            )
+        depths = s.depths or DEPTHS[s.figure][s.preset == "paper"]
+        if not s.weights:
+            depths = sorted(set(depths))
+        s = dataclasses.replace(s, depths=tuple(depths))
         if s.points == 1:
             raise UsageError("a landscape needs --points 2 or more, not 1")
         if s.figure == "lesions" and 8 in s.depths:
@@ -126,250 +146,41 @@ class Settings(ImageSettings):
                 "lesions swap blocks of a stage, and ResNet-8 has one in "
                 "each: give --depths 14 or more"
             )
-        return dataclasses.replace(s, depths=tuple(sorted(set(s.depths))))
+        return s
 
     def net(self, depth, plain=False, shortcut="A", seed=0):
         """Return the `cifar10.Settings` of a net."""
         flags = {"depth": depth, "seed": seed, "dataset": self.dataset}
-        if not self.full:
+        if self.preset != "paper":
+            flags |= {"preset": "fast"}
+        if self.preset == "short":
             every = max(1, self.steps // EVALUATIONS)
-            flags |= {"preset": "fast", "every": every}
-            flags |= {"learning_rate": SHORT_RATE}
-        if not self.full or self.steps != FULL["steps"]:
+            flags |= {"every": every, "learning_rate": SHORT_RATE}
+        if self.steps:
             flags |= {"steps": self.steps}
         flags |= {"plain": True} if plain else {"shortcut": shortcut}
         return cifar10.Settings.settle(flags)
 
 
-class TrainedNets:
-    """Finished runs of `cifar10.py` in a folder, trained now if need be.
-
-    Args:
-        settings: `Settings`.
-
-    Attributes:
-        used: Dictionary from names of runs that were used to their results.
-    """
-
-    def __init__(self, settings):
-        self.settings = settings
-        self.path = settings.runs
-        self.used = {}
-
-    def __call__(self, *args, needs="result.json", **kwargs):
-        """Return the finished run of a net, see `Settings.net`.
-
-        A run of any backend will do; one that was stopped is continued.
-        """
-        import keras
-
-        net = self.settings.net(*args, **kwargs)
-        backend = keras.backend.backend()
-        path = self.find(net, needs)
-        if path is not None:
-            print(f"{path}: trained already")
-        else:
-            path = self.path / net.name(backend)
-            if (path / "last.keras").exists() and not _has(path, needs):
-                # Trained, but without what this figure needs.
-                path = path.with_name(f"{path.name}-{Path(needs).stem}")
-            self.train(net, path, backend)
-        trained = Trained(path, net)
-        keys = ("command", "commit", "backend", "versions", "device")
-        self.used[path.name] = {
-            key: trained.result.get(key)
-            for key in (*keys, "training_error", "test_error")
-        }
-        return trained
-
-    def train(self, net, path, backend):
-        """Train a net by the recipe, in a process of its own."""
-        s = self.settings
-        flags = [*net.flags(), "--input", s.input, "--output", str(path)]
-        flags += ["--data-dir", str(s.data_dir)] if s.data_dir else []
-        flags += ["--gradients", str(max(1, s.steps // RECORDS))]
-        if (path / "settings.json").exists():
-            flags += ["--resume"]
-        recipe = os.path.relpath(cifar10.__file__)
-        print(
-            f"{path}: to be trained: {shlex.join([recipe, *flags])}",
-            flush=True,
+def caption_of(settings, nets, what="", one=False):
+    """Return seeds and settings of a figure's nets as one sentence."""
+    if settings.weights:
+        names = ", ".join(f"{net.label}: {net.name}" for net in nets)
+        return (
+            f"{settings.dataset}, published weights ({names}). {what}".strip()
         )
-        status = subprocess.run(
-            [sys.executable, recipe, *flags],
-            env=os.environ | {"KERAS_BACKEND": backend},
-        ).returncode
-        if status in (130, -2):
-            raise KeyboardInterrupt
-        if status:
-            raise Failure(
-                f"training of {path} failed with exit status {status}; its "
-                "own message stands above"
-            )
-
-    def find(self, net, needs):
-        """Return the folder of a finished run of these settings, if any."""
-        for path in sorted(self.path.glob("*/result.json")):
-            stored = json.loads(path.read_text("utf-8"))["settings"]
-            stored.pop("backend", None)
-            if stored == net.stored() and _has(path.parent, needs):
-                return path.parent
-        return None
-
-    def all_seeds(self, *args, **kwargs):
-        """Return the runs of a net with all seeds."""
-        return [
-            self(*args, seed=seed, **kwargs)
-            for seed in range(self.settings.seeds)
-        ]
-
-    def residual_and_plain(self, **kwargs):
-        """Return the runs of all depths, residual and plain, seed 0."""
-        return [
-            self(depth, plain=plain, **kwargs)
-            for depth in self.settings.depths
-            for plain in (False, True)
-        ]
-
-
-def _has(path, needs):
-    """Return whether a run has, or will have, what a figure needs."""
-    if needs != cifar10.GRADIENTS:
-        return True
-    from keras_resnet import analysis
-
-    path = path / needs
-    # A run that was resumed with them lacks those at initialization.
-    return path.exists() and analysis.read_gradient_flow(path)[0][0] == 0
-
-
-class Trained:
-    """A finished run of `cifar10.py`."""
-
-    def __init__(self, path, settings):
-        self.path = path
-        self.settings = settings
-        self.result = json.loads((path / "result.json").read_text("utf-8"))
-
-    @property
-    def label(self):
-        """The net's name, as in the paper."""
-        kind = "plain" if self.settings.plain else "ResNet"
-        return f"{kind}-{self.settings.depth}"
-
-    @property
-    def style(self):
-        """Label and colour, for a plot."""
-        from keras_resnet import plots
-
-        color = plots.PLAIN if self.settings.plain else plots.RESIDUAL
-        return {"label": self.label, "color": color}
-
-    def history(self):
-        """Return the history of errors, a list of values for each name."""
-        from keras_resnet_recipes.experiment.run import read_history
-
-        every = self.settings.every
-        return read_history(
-            self.path / ("steps.csv" if every else "history.csv")
-        )
-
-    def model(self):
-        """Return the trained model."""
-        import keras
-
-        return keras.models.load_model(self.path / "final.keras")
-
-
-class Page:
-    """The folder of pictures and tables, and its page README.md.
-
-    Args:
-        settings: `Settings`.
-
-    Raises:
-        UsageError: If the folder holds another page, or this figure of other
-            settings.
-    """
-
-    def __init__(self, settings):
-        self.settings = settings
-        self.path = settings.output
-        self.pictures, self.tables = [], []
-        path = self.path / "README.md"
-        if path.exists() and not path.read_text("utf-8").startswith(PAGE):
-            raise UsageError(
-                f"{path} is no page of figures and would be replaced: give "
-                "another --output"
-            )
-        path = self.path / f"{settings.figure}.json"
-        if not path.exists():
-            return
-        there = json.loads(path.read_text("utf-8"))["settings"]
-        for name, value in settings.stored().items():
-            if there[name] != value:
-                raise UsageError(
-                    f"{path} is of {name} {there[name]}, which would be "
-                    f"replaced by {value}: give another --output"
-                )
-
-    def save(self, figure, name):
-        """Save a picture, whole or not at all, and say where."""
-        from keras_resnet import plots
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        plots.save(figure, self.path / f"{name}.png")
-        self.pictures.append(name)
-        print(self.path / f"{name}.png")
-
-    def write(self, text, name):
-        """Save a table, and show it."""
-        from keras_resnet import training
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        training.write_atomically(self.path / f"{name}.md", text)
-        self.tables.append(name)
-        print(f"\n{text}\n{self.path / name}.md")
-
-    def finish(self, title, runs):
-        """Leave the figure's result line, and the page of all figures.
-
-        Args:
-            title: String.
-            runs: Dictionary from names of runs to parts of their results.
-        """
-        from keras_resnet import training
-        from keras_resnet_recipes.experiment.provenance import origin
-
-        line = {
-            "title": title,
-            **origin(),
-            "settings": self.settings.stored(),
-            "pictures": self.pictures,
-            "tables": self.tables,
-            "runs": runs,
-        }
-        path = self.path / f"{self.settings.figure}.json"
-        training.write_atomically(path, json.dumps(line) + "\n")
-        training.write_atomically(self.path / "README.md", page(self.path))
-
-
-def caption_of(settings, runs, what="", one=False):
-    """Return seeds and settings of a figure's runs as one sentence."""
-    s = runs[0].settings
-    backends = sorted({run.result["backend"] for run in runs})
+    s, first = nets[0].settings, nets[0].result
+    backends = sorted({net.result["backend"] for net in nets})
     seeds = 1 if one else settings.seeds
-    text = (
-        f"{s.dataset}, cifar10.py --preset {s.preset}, "
-        f"{runs[0].result['iterations']:,} steps, batch {s.batch_size}, "
-        f"{s.schedule} with rate {s.learning_rate:g}, weight decay "
-        f"{s.weight_decay:g}, "
-    )
-    text += "seed 0"
+    which = "seed 0"
     if seeds > 1:
-        text = text.removesuffix("seed 0")
-        text += f"seeds 0 to {seeds - 1} (mean, one standard deviation)"
-    return f"{text}, {', '.join(backends)}.{f' {what}' if what else ''}"
+        which = f"seeds 0 to {seeds - 1} (mean, one standard deviation)"
+    return (
+        f"{s.dataset}, cifar10.py --preset {s.preset}, "
+        f"{first['iterations']:,} steps, batch {s.batch_size}, {s.schedule} "
+        f"with rate {s.learning_rate:g}, weight decay {s.weight_decay:g}, "
+        f"{which}, {', '.join(backends)}. {what}"
+    ).strip()
 
 
 def data_of(settings):
@@ -385,6 +196,9 @@ def figure(function):
     return function
 
 
+HE = "He et al. 2015"
+
+
 def curves_of(runs):
     """Return the histories of runs that differ in their seed, stacked."""
     import numpy as np
@@ -396,12 +210,9 @@ def curves_of(runs):
     }
 
 
-def final_errors(runs):
-    """Return training and test errors of some runs, as fractions."""
-    return [
-        [run.result[key] for run in runs]
-        for key in ("training_error", "test_error")
-    ]
+def errors_of(runs, which):
+    """Return the training or test errors of some runs in percent."""
+    return [100 * run.result[f"{which}_error"] for run in runs]
 
 
 def error_table(rows, caption):
@@ -412,13 +223,45 @@ def error_table(rows, caption):
             title,
             f"{runs[0].result['parameters']:,}",
             *(
-                report.mean_and_deviation([100 * e for e in errors], "%")
-                for errors in final_errors(runs)
+                report.mean_and_deviation(errors_of(runs, which), "%")
+                for which in ("training", "test")
             ),
         ]
         for title, runs in rows
     ]
     return f"{report.table(head, body)}\n\n{caption}\n"
+
+
+def claim_difference(page, source, which, first, second, relation):
+    """Claim that the errors of some runs are above or below those of others.
+
+    Args:
+        page: `Page`.
+        source: String, paper and section.
+        which: `"training"` or `"test"`.
+        first, second: Pairs of a title and the runs with each seed.
+        relation: `"<"` or `">"`.
+    """
+    from keras_resnet_recipes.experiment.statistics import paired_difference
+
+    difference = paired_difference(
+        *(errors_of(runs, which) for _, runs in (first, second))
+    )
+    remark = "one seed"
+    if difference.interval:
+        low, high = difference.interval
+        remark = (
+            f"95 % interval {low:.2f} to {high:.2f}, p = {difference.p:.2g}"
+        )
+    page.claim(
+        f"{which} error of {first[0]} minus {second[0]}",
+        source,
+        difference.mean,
+        relation,
+        0,
+        "points",
+        remark,
+    )
 
 
 TRAINING_ERROR = (
@@ -428,96 +271,113 @@ TRAINING_ERROR = (
 
 
 @figure
-def degradation(settings, trained, page):
+def degradation(settings, nets, page):
     """Plain and residual nets of growing depth."""
     from keras_resnet import plots
 
-    nets = {
-        (plain, depth): trained.all_seeds(depth, plain=plain)
+    runs = {
+        (plain, depth): nets.all_seeds(depth, plain=plain)
         for plain in (True, False)
         for depth in settings.depths
     }
-    everything = sum(nets.values(), [])
-    caption = caption_of(settings, everything, TRAINING_ERROR)
+    caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
     page.save(
         plots.degradation(
             [
-                {"depth": depth, "plain": plain} | curves_of(runs)
-                for (plain, depth), runs in nets.items()
+                {"depth": depth, "plain": plain} | curves_of(of_net)
+                for (plain, depth), of_net in runs.items()
             ],
             caption,
         ),
         "degradation",
     )
-    series = []
-    for plain, label in ((True, "plain"), (False, "residual")):
-        runs = [nets[plain, depth] for depth in settings.depths]
-        series.append(
-            {
-                "label": label,
-                "color": plots.PLAIN if plain else plots.RESIDUAL,
-                "depths": settings.depths,
-                "error": [final_errors(r)[0] for r in runs],
-            }
+    series = [
+        {
+            "label": label,
+            "color": color,
+            "depths": settings.depths,
+            "error": [
+                [e / 100 for e in errors_of(runs[plain, depth], "training")]
+                for depth in settings.depths
+            ],
+        }
+        for plain, label, color in (
+            (True, "plain", plots.PLAIN),
+            (False, "residual", plots.RESIDUAL),
         )
+    ]
     page.save(
         plots.error_by_depth(series, caption=caption), "degradation-depths"
     )
-    rows = [(runs[0].label, runs) for runs in nets.values()]
+    rows = [(of_net[0].label, of_net) for of_net in runs.values()]
     page.write(error_table(rows, caption), "degradation")
+    deep, shallow = settings.depths[-1], settings.depths[0]
+    claims = [("training", (False, deep), (True, deep), "<")]
+    if deep > shallow:
+        claims += [
+            ("training", (True, deep), (True, shallow), ">"),
+            ("test", (False, deep), (False, shallow), "<"),
+        ]
+    for which, *keys, relation in claims:
+        pair = [(runs[key][0].label, runs[key]) for key in keys]
+        claim_difference(page, f"{HE}, 4.2, figure 6", which, *pair, relation)
 
 
 @figure
-def shortcuts(settings, trained, page):
+def shortcuts(settings, nets, page):
     """Options A, B and C, and the plain twin."""
     from keras_resnet import plots
 
     for depth in settings.depths:
-        nets = {"plain": trained.all_seeds(depth, plain=True)}
-        nets |= {
-            option: trained.all_seeds(depth, shortcut=option)
-            for option in "ABC"
+        runs = {"plain": nets.all_seeds(depth, plain=True)}
+        runs |= {
+            option: nets.all_seeds(depth, shortcut=option) for option in "ABC"
         }
-        caption = caption_of(settings, sum(nets.values(), []), TRAINING_ERROR)
+        caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
         colors = [plots.PLAIN, plots.RESIDUAL, *plots.OTHERS]
         titles = {
-            name: runs[0].label + ("" if name == "plain" else f" ({name})")
-            for name, runs in nets.items()
+            name: of_net[0].label + ("" if name == "plain" else f" ({name})")
+            for name, of_net in runs.items()
         }
         curves = [
-            {"label": titles[name], "color": color} | curves_of(runs)
-            for (name, runs), color in zip(nets.items(), colors, strict=False)
+            {"label": titles[name], "color": color} | curves_of(of_net)
+            for (name, of_net), color in zip(runs.items(), colors, strict=False)
         ]
         page.save(
             plots.learning_curves(curves, caption=caption), f"shortcuts-{depth}"
         )
-        rows = [(titles[name], runs) for name, runs in nets.items()]
+        rows = [(titles[name], of_net) for name, of_net in runs.items()]
         page.write(error_table(rows, caption), f"shortcuts-{depth}")
+        for row in rows[1:]:
+            claim_difference(
+                page, f"{HE}, 4.1, table 3", "test", row, rows[0], "<"
+            )
 
 
 @figure
-def depths(settings, trained, page):
+def depths(settings, nets, page):
     """Error of residual nets by depth."""
     from keras_resnet import plots
 
-    nets = {depth: trained.all_seeds(depth) for depth in settings.depths}
-    caption = caption_of(settings, sum(nets.values(), []), TRAINING_ERROR)
+    runs = {depth: nets.all_seeds(depth) for depth in settings.depths}
+    caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
     series = [
         {
-            "label": f"residual, {what}",
+            "label": f"residual, {which}",
             "color": color,
             "depths": settings.depths,
-            "error": [final_errors(runs)[i] for runs in nets.values()],
+            "error": [
+                [e / 100 for e in errors_of(of_net, which)]
+                for of_net in runs.values()
+            ],
         }
-        for i, (what, color) in enumerate(
-            (
-                ("training", plots.shade(plots.RESIDUAL, 0)),
-                ("test", plots.RESIDUAL),
-            )
+        for which, color in (
+            ("training", plots.shade(plots.RESIDUAL, 0)),
+            ("test", plots.RESIDUAL),
         )
     ]
     known = [depth for depth in settings.depths if depth in cifar10.PAPER]
-    if settings.full and settings.dataset == "cifar10" and known:
+    if settings.preset == "paper" and settings.dataset == "cifar10" and known:
         series.append(
             {
                 "label": "test, the paper's table 6",
@@ -527,91 +387,131 @@ def depths(settings, trained, page):
             }
         )
     page.save(plots.error_by_depth(series, "error (%)", caption), "depths")
-    rows = [(runs[0].label, runs) for runs in nets.values()]
+    rows = [(of_net[0].label, of_net) for of_net in runs.values()]
     page.write(error_table(rows, caption), "depths")
+    for shallow, deep in zip(rows, rows[1:], strict=False):
+        claim_difference(page, f"{HE}, table 6", "test", deep, shallow, "<")
 
 
-def shaded(runs):
-    """Return label and colour of runs: the deeper, the darker."""
+def shaded(nets):
+    """Return label and colour of nets: the deeper, the darker."""
     from keras_resnet import plots
 
-    depths = sorted({run.settings.depth for run in runs})
+    depths = sorted({net.depth for net in nets})
     return [
-        run.style
+        net.style
         | {
             "color": plots.shade(
-                run.style["color"],
-                (depths.index(run.settings.depth) + 1) / len(depths),
+                net.style["color"],
+                (depths.index(net.depth) + 1) / len(depths),
             )
         }
-        for run in runs
+        for net in nets
     ]
 
 
 @figure
-def responses(settings, trained, page):
+def responses(settings, nets, page):
     """Deviations of layer responses."""
     from keras_resnet import analysis, plots
 
-    runs = trained.residual_and_plain()
+    by_depth = nets.by_depth()
+    every = sum(by_depth, [])
     images = data_of(settings).test.images[: settings.images]
-    series = [
-        style | {"std": analysis.layer_responses(run.model(), images).std}
-        for run, style in zip(runs, shaded(runs), strict=True)
-    ]
+    means, series = {}, []
+    for net, style in zip(every, shaded(every), strict=True):
+        model, prepare = net.load()
+        std = analysis.layer_responses(model, prepare(images)).std
+        series.append(style | {"std": std})
+        means[net.name] = float(std.mean())
     caption = caption_of(
-        settings, runs, f"{len(images):,} test images.", one=True
+        settings, every, f"{len(images):,} test images.", one=True
     )
     page.save(plots.layer_responses(series, caption), "responses")
 
+    def claim(smaller, larger):
+        page.claim(
+            f"mean response of {smaller.label}, divided by that of "
+            f"{larger.label}",
+            f"{HE}, 4.2, figure 7",
+            means[smaller.name] / means[larger.name],
+            "<",
+            1,
+        )
+
+    residual = sorted((n for n in every if not n.plain), key=lambda n: n.depth)
+    for shallow, deep in zip(residual, residual[1:], strict=False):
+        claim(deep, shallow)
+    for first, *twins in by_depth:
+        for twin in twins:
+            claim(first, twin)
+
 
 @figure
-def gradients(settings, trained, page):
+def gradients(settings, nets, page):
     """Gradient norms by layer, at initialization and in training."""
     from keras_resnet import analysis, plots
 
-    runs = trained.residual_and_plain(needs=cifar10.GRADIENTS)
+    every = sum(nets.by_depth(gradients=True), [])
     series = []
-    for run in runs:
+    for net in every:
         steps, _, norms = analysis.read_gradient_flow(
-            run.path / cifar10.GRADIENTS
+            net.path / cifar10.GRADIENTS
         )
-        series.append(run.style | {"steps": steps, "norms": norms})
+        series.append(net.style | {"steps": steps, "norms": norms})
+        if net.plain:
+            page.claim(
+                f"gradient norm of {net.label} at initialization, first layer "
+                "by the last before the head",
+                f"{HE}, 4.1: no vanishing gradients",
+                float(norms[0][0] / norms[0][-2]),
+                ">",
+                0.1,
+            )
     what = "Mean cross-entropy of the first 128 training images as one batch."
-    caption = caption_of(settings, runs, what, one=True)
+    caption = caption_of(settings, every, what, one=True)
     page.save(plots.gradient_flow(series, caption), "gradients")
     first = [
         style | {"norms": one["norms"][0]}
-        for one, style in zip(series, shaded(runs), strict=True)
+        for one, style in zip(series, shaded(every), strict=True)
     ]
     caption = f"At initialization. {caption}"
     page.save(plots.gradient_norms(first, caption), "gradients-initial")
 
 
 @figure
-def growth(settings, trained, page):
+def growth(settings, nets, page):
     """A trained net made deeper by identities, and trained on."""
     from keras_resnet import analysis, plots
 
-    runs = trained.residual_and_plain()
+    every = sum(nets.by_depth(), [])
     data = data_of(settings)
     images = data.test.images[: settings.images]
-    series = [
-        style
-        | analysis.identity_property(run.model(), images, (1, 2, 4))._asdict()
-        for run, style in zip(runs, shaded(runs), strict=True)
-    ]
+    series = []
+    for net, style in zip(every, shaded(every), strict=True):
+        model, _ = net.load()
+        changes = analysis.identity_property(model, images, (1, 2, 4))
+        series.append(style | changes._asdict())
+        if not net.plain:
+            page.claim(
+                f"change of the logits of {net.label} by zero-initialized "
+                "blocks, relative",
+                f"{HE}, 1: a deeper net can compute the same",
+                float(max(changes.zero)),
+                "at most",
+                1e-5,
+            )
     what = f"Logits of {len(images):,} test images."
     page.save(
         plots.identity_property(
-            series, caption_of(settings, runs, what, one=True)
+            series, caption_of(settings, every, what, one=True)
         ),
         "growth-identity",
     )
     curves = []
-    residual = [run for run in runs if not run.settings.plain]
-    for run, style in zip(residual, shaded(residual), strict=True):
-        curves += grown_curves(settings, run, style, data)
+    residual = [net for net in every if not net.plain]
+    for net, style in zip(residual, shaded(residual), strict=True):
+        curves += grown_curves(settings, net, style, data)
     what = (
         "Grown by a block in each stage, then trained on with a constant rate "
         f"of {GROWN_RATE:g}, momentum 0.9, batches of seed 1."
@@ -633,7 +533,8 @@ def grown_curves(settings, source, style, data):
     from keras_resnet_recipes.experiment.run import Run
     from keras_resnet_recipes.experiment.training import finish, train
 
-    steps = max(1, settings.steps // 2)
+    start = source.result["iterations"]
+    steps = max(1, start // 2)
     every = max(1, steps // EVALUATIONS)
     folder = source.path.with_name(f"{source.path.name}-grown-steps{steps}")
     run = Run(
@@ -649,7 +550,7 @@ def grown_curves(settings, source, style, data):
     )
 
     def build():
-        model = analysis.grow(source.model(), 1)
+        model = analysis.grow(source.load()[0], 1)
         model.compile(
             training.CoupledSGD(
                 GROWN_RATE, coupled_decay=source.settings.weight_decay
@@ -659,7 +560,7 @@ def grown_curves(settings, source, style, data):
         )
         return model
 
-    depth, shades = source.settings.depth, list(settings.depths)
+    depth, shades = source.depth, list(settings.depths)
     label = f"{source.label}, grown to {depth + 6}"
     if not run.finished:
         keras.utils.set_random_seed(source.settings.seed)
@@ -678,7 +579,6 @@ def grown_curves(settings, source, style, data):
         )
         finish(run, job, train(run, job))
     after = run.history("steps.csv")
-    start = source.result["iterations"]
     return [
         style | source.history(),
         {
@@ -693,51 +593,110 @@ def grown_curves(settings, source, style, data):
     ]
 
 
+VEIT = "Veit et al. 2016"
+# A deletion that costs less is harmless.
+HARMLESS = 10
+
+
 @figure
-def lesions(settings, trained, page):
+def lesions(settings, nets, page):
     """Blocks deleted and swapped, and paths."""
     from keras_resnet import analysis, plots
 
-    for depth in settings.depths:
-        runs = [trained(depth, plain=plain) for plain in (False, True)]
+    for of_depth in nets.by_depth():
+        depth = of_depth[0].depth
         test = data_of(settings).test[: settings.images]
         each, several = [], []
-        for run in runs:
-            model = run.model()
-            data = model, test.images, test.labels
+        for net in of_depth:
+            model, prepare = net.load()
+            data = model, prepare(test.images), test.labels
             deleted = analysis.delete_each_block(*data)
-            each.append(run.style | deleted._asdict())
+            each.append(net.style | deleted._asdict())
             most = len(deleted.names)
             counts = sorted({*range(min(most, 9) + 1), *range(0, most + 1, 5)})
-            several.append(
-                run.style
-                | {
-                    "deleted": analysis.delete_blocks(*data, counts),
-                    "swapped": analysis.swap_blocks(*data, counts),
-                }
-            )
+            study = {
+                "deleted": analysis.delete_blocks(*data, counts),
+                "swapped": analysis.swap_blocks(*data, counts),
+            }
+            several.append(net.style | study)
+            claim_lesions(page, net, deleted, **study)
         what = f"{len(test):,} test images"
-        caption = caption_of(settings, runs, f"{what}.", one=True)
+        caption = caption_of(settings, of_depth, f"{what}.", one=True)
         page.save(plots.deleted_blocks(each, caption), f"lesions-each-{depth}")
         what += "; five random choices for each count, mean and deviation."
-        caption = caption_of(settings, runs, what, one=True)
+        caption = caption_of(settings, of_depth, what, one=True)
         page.save(plots.lesion_study(several, caption), f"lesions-{depth}")
-        batch = test[:128]
-        model = runs[0].model()
+        net, batch = of_depth[0], test[:128]
+        model, prepare = net.load()
         gradients = analysis.gradient_by_path_length(
-            model, batch.images, batch.labels
+            model, prepare(batch.images), batch.labels
         )
-        what = f"{runs[0].label}, {len(batch)} test images; ten paths of each "
+        what = f"{net.label}, {len(batch)} test images; ten paths of each "
         what += "length, their mean and range."
-        caption = caption_of(settings, runs[:1], what, one=True)
+        caption = caption_of(settings, [net], what, one=True)
         lengths = analysis.path_lengths(gradients.lengths[-1])
         page.save(
             plots.path_lengths(*lengths, gradients, caption), f"paths-{depth}"
         )
+        contributed = lengths[1] * gradients.norms.mean(axis=1)
+        half = lengths[0] <= len(lengths[0]) // 2
+        page.claim(
+            f"share of the gradient of {net.label} from paths through at most "
+            "half of its blocks",
+            f"{VEIT}, 5",
+            float(contributed[half].sum() / contributed.sum()),
+            "at least",
+            0.9,
+        )
+
+
+def claim_lesions(page, net, each, deleted, swapped):
+    """Claim what Veit et al. say of deleted and swapped blocks."""
+    from keras_resnet_recipes.experiment.statistics import rank_correlation
+
+    costs = 100 * (each.error - each.baseline)
+    if net.plain:
+        page.claim(
+            f"share of the blocks of {net.label} without which it errs at "
+            f"least {HARMLESS} points more",
+            f"{VEIT}, 4.1",
+            float((costs >= HARMLESS).mean()),
+            "at least",
+            0.9,
+        )
+        return
+    others = [not name.endswith("_block1") for name in each.names]
+    page.claim(
+        f"share of the blocks of {net.label}, but the first of each stage, "
+        f"without which it errs less than {HARMLESS} points more",
+        f"{VEIT}, 4.1",
+        float((costs[others] < HARMLESS).mean()),
+        "at least",
+        0.9,
+    )
+    page.claim(
+        f"rank correlation of the mean error of {net.label} with the number "
+        "of deleted blocks",
+        f"{VEIT}, 4.2",
+        rank_correlation(deleted.counts, deleted.error.mean(axis=1)),
+        "at least",
+        0.95,
+    )
+    page.claim(
+        f"rank correlation of the error of {net.label} with how far its order "
+        "is kept",
+        f"{VEIT}, 4.3",
+        rank_correlation(swapped.correlation.ravel(), swapped.error.ravel()),
+        "at most",
+        -0.8,
+    )
+
+
+LI = "Li et al. 2018"
 
 
 @figure
-def landscape(settings, trained, page):
+def landscape(settings, nets, page):
     """Loss around trained weights."""
     import numpy as np
 
@@ -745,28 +704,32 @@ def landscape(settings, trained, page):
 
     axis = np.linspace(-1, 1, settings.points)
     fine = np.linspace(-1, 1, 4 * settings.points - 3)
-    for depth in settings.depths:
-        runs = [trained(depth, plain=plain) for plain in (False, True)]
+    for of_depth in nets.by_depth():
+        depth = of_depth[0].depth
         train = data_of(settings).train[: settings.images]
         lines, planes = [], []
         page.path.mkdir(parents=True, exist_ok=True)
-        for run in runs:
-            model = run.model()
+        for net in of_depth:
+            model, prepare = net.load()
+            images = prepare(train.images)
             directions = [analysis.random_direction(model, s) for s in (0, 1)]
             for series, axes in ((lines, (fine,)), (planes, (axis, axis))):
                 sizes = "x".join(str(len(a)) for a in axes)
-                name = f"landscape-{run.path.name}-{len(train)}-{sizes}.npz"
+                name = f"landscape-{net.name}-{len(train)}-{sizes}.npz"
                 print(page.path / name, flush=True)
-                landscape = analysis.loss_landscape(
+                around = analysis.loss_landscape(
                     model,
-                    train.images,
+                    images,
                     train.labels,
                     directions[: len(axes)],
                     axes,
                     path=page.path / name,
                     verbose=int(sys.stdout.isatty()),
                 )
-                series.append(run.style | {"landscape": landscape})
+                series.append(net.style | {"landscape": around})
+            claim_landscape(
+                page, net, lines[-1]["landscape"], planes[-1]["landscape"]
+            )
         two = "directions of seeds 0 and 1"
         for plot, series, where, more in (
             ("lines", lines, "direction of seed 0", "0: trained weights."),
@@ -780,54 +743,52 @@ def landscape(settings, trained, page):
                 f"{len(train):,} training images; {where}, normalized by "
                 "filter; normalization with the moving statistics; "
             )
-            caption = caption_of(settings, runs, what + more, one=True)
+            caption = caption_of(settings, of_depth, what + more, one=True)
             drawn = getattr(plots, f"landscape_{plot}")(series, caption)
             page.save(drawn, f"landscape-{plot}-{depth}")
 
 
-PAGE = """\
-# Figures
+def claim_landscape(page, net, line, plane):
+    """Claim what Li et al. say of the landscapes of residual nets."""
+    import numpy as np
 
-Made by `python recipes/figures.py` from its own result lines, FIGURE.json.
-"""
-
-
-def page(folder):
-    """Return a page of all figures that a folder has result lines of."""
-    parts = [PAGE]
-    for name in FIGURES:
-        path = folder / f"{name}.json"
-        if not path.exists():
-            continue
-        line = json.loads(path.read_text("utf-8"))
-        parts.append(f"## {line['title']}\n")
-        parts += [
-            (folder / f"{n}.md").read_text("utf-8") for n in line["tables"]
-        ]
-        parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
-        parts.append(f"{made_by(line)}\n")
-        parts += [
-            f"- {run}: {made_by(result)}"
-            for run, result in sorted(line["runs"].items())
-        ]
-        parts.append("")
-    return "\n".join(parts)
-
-
-def made_by(line):
-    """Return a result line's command and where it ran."""
-    return f"`{line['command']}`  \n  {report.origin(line)}"
+    if net.plain:
+        return
+    middle = len(line.loss) // 2
+    rises = np.concatenate(
+        [np.diff(line.loss[middle:]), np.diff(line.loss[middle::-1])]
+    )
+    page.claim(
+        f"share of the steps away from the weights of {net.label}, on a line, "
+        "on which the loss rises",
+        f"{LI}, 5: no chaos",
+        float((rises > 0).mean()),
+        "at least",
+        0.95,
+    )
+    page.claim(
+        f"loss at the weights of {net.label} above the lowest in the plane",
+        f"{LI}, 5",
+        float(line.loss[middle] - plane.loss.min()),
+        "at most",
+        0.01,
+        "nats",
+    )
 
 
 def main(settings):
     """Make one figure."""
     from keras_resnet import devices
+    from keras_resnet_recipes.experiment.page import Page
 
     devices.use()  # before anything is computed
-    trained, own = TrainedNets(settings), Page(settings)
+    nets = Nets(settings)
+    page = Page(
+        settings.output, settings.figure, settings.stored(), tuple(DEPTHS)
+    )
     draw = FIGURES[settings.figure]
-    draw(settings, trained, own)
-    own.finish(draw.__doc__.rstrip("."), trained.used)
+    draw(settings, nets, page)
+    page.finish(draw.__doc__.rstrip("."), nets.used)
 
 
 if __name__ == "__main__":

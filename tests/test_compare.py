@@ -13,6 +13,7 @@ from conftest import check_wrong_usage, run_recipe
 from keras_resnet_recipes import cifar10, compare
 from keras_resnet_recipes.experiment.statistics import (
     paired_difference,
+    rank_correlation,
     seeds_needed,
 )
 
@@ -74,6 +75,12 @@ def test_seeds_that_a_difference_needs(effect, seeds):
 def test_no_number_of_seeds_shows_nothing():
     assert seeds_needed(0.0) is None
     assert seeds_needed(1e-4) is None
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3], [0.1, 0.2, 9.0]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3.0, 2.0, -5.0]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3], [0.5, 0.5, 0.5]) == 0
 
 
 def _line(seed, error, **changes):

@@ -1,9 +1,12 @@
 """`recipes/figures.py`: figures from saved runs, trained where missing."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
 import types
+from pathlib import Path
 
 import keras
 import pytest
@@ -11,12 +14,13 @@ import pytest
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
 from conftest import check_wrong_usage, run_recipe, settings_of
+from safetensors.numpy import save_file
 
-from keras_resnet_recipes import (
-    cifar10,
-    figures,
-)
-from keras_resnet_recipes.experiment import UsageError
+import keras_resnet
+from keras_resnet import data
+from keras_resnet_recipes import cifar10, figures, nets
+from keras_resnet_recipes.experiment import UsageError, store
+from keras_resnet_recipes.experiment.page import Claim, Page
 
 pytestmark = pytest.mark.once
 
@@ -27,27 +31,30 @@ def _settings(*flags):
     return settings_of(figures, flags)
 
 
-def _trained(*flags):
-    return figures.TrainedNets(_settings(*flags))
+def _nets(*flags):
+    return nets.Nets(_settings(*flags))
 
 
 def test_every_figure_has_a_size_and_a_line_of_help():
-    assert set(figures.FIGURES) == set(figures.SIZES)
+    assert set(figures.FIGURES) == set(figures.DEPTHS)
     for name, function in figures.FIGURES.items():
         assert function.__doc__
         assert f"\n{name} " in figures.__doc__
 
 
-def test_full_is_the_papers_procedure():
-    full = _settings("degradation", "--full")
-    net = full.net(56, plain=True)
+def test_presets():
+    paper = _settings("degradation", "--preset", "paper")
+    net = paper.net(56, plain=True)
     assert net == cifar10.Settings(depth=56, plain=True)
-    assert full.depths == (20, 32, 44, 56)
-    assert full.seeds == 3
-    assert _settings("responses", "--full").images is None
+    assert paper.depths == (20, 32, 44, 56)
+    assert paper.seeds == 3
+    assert _settings("responses", "--preset", "paper").images is None
     small = _settings("degradation").net(20)
     assert (small.preset, small.steps, small.every) == ("fast", 200, 25)
     assert small.learning_rate == figures.SHORT_RATE
+    fast = _settings("degradation", "--preset", "fast")
+    assert fast.depths == (20, 56)
+    assert fast.net(20) == settings_of(cifar10, ["--preset", "fast"])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,13 @@ def test_full_is_the_papers_procedure():
         (["lesions", "--steps", "0"], ["--steps", "'0'"]),
         (["lesions", "--depths", "8", "14"], ["--depths", "14", "one"]),
         (["landscape", "--points", "1"], ["--points", "2", "1"]),
+        (["depths", "--weights", "x.th"], ["--weights", "responses or"]),
+        (["lesions", "--weights", "x.th"], ["--depths", "1 files", "are 0"]),
+        (["lesions", "--preprocessing", "cifar"], ["--weights"]),
+        (
+            ["lesions", "--weights", "x.th", "--depths", "20", "--steps", "1"],
+            ["--steps", "no --weights"],
+        ),
         (["lesions", "--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
     ],
 )
@@ -73,46 +87,49 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     )
 
 
+def _store_result(folder, settings):
+    folder.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"settings": settings})
+    (folder / "result.json").write_text(line, "utf-8")
+
+
 def test_a_run_is_found_by_its_settings(tmp_path):
-    trained = _trained("responses", "--runs", str(tmp_path), *FLAGS)
-    net = trained.settings.net
-    folder = tmp_path / "any-name"
-    folder.mkdir()
+    trained = _nets("responses", "--runs", str(tmp_path), *FLAGS)
+    net, find = trained.settings.net, trained.store.find
     stored = net(8).stored() | {"backend": "another"}
-    line = folder / "result.json"
-    line.write_text(json.dumps({"settings": stored}), "utf-8")
-    assert trained.find(net(8), "result.json") == folder
-    assert trained.find(net(8), "gradients.csv") is None
-    assert trained.find(net(8, seed=1), "result.json") is None
-    assert trained.find(net(8, plain=True), "result.json") is None
+    folder = tmp_path / "any-name"
+    _store_result(folder, stored)
+    assert find(net(8), nets.any_folder) == folder
+    assert find(net(8), nets.has_gradients) is None
+    assert find(net(8, seed=1), nets.any_folder) is None
+    assert find(net(8, plain=True), nets.any_folder) is None
     # Not that of a grown net, which has other settings besides.
-    grown = {"grown_from": stored, "added": 1}
-    line.write_text(json.dumps({"settings": grown}), "utf-8")
-    assert trained.find(net(8), "result.json") is None
+    _store_result(folder, {"grown_from": stored, "added": 1})
+    assert find(net(8), nets.any_folder) is None
+    # One of several seeds, too.
+    _store_result(tmp_path / "study/seed1", stored | {"seed": 1})
+    found = find(net(8, seed=1), nets.any_folder)
+    assert found == tmp_path / "study/seed1"
 
 
 def test_gradients_must_begin_at_initialization(tmp_path):
-    trained = _trained("gradients", "--runs", str(tmp_path), *FLAGS)
-    net = trained.settings.net(8)
-    stored = net.stored() | {"backend": "another"}
-    line = tmp_path / "result.json"
-    line.write_text(json.dumps({"settings": stored}), "utf-8")
+    trained = _nets("gradients", "--runs", str(tmp_path), *FLAGS)
+    net, find = trained.settings.net(8), trained.store.find
     folder = tmp_path / "run"
-    folder.mkdir()
-    line.rename(folder / "result.json")
+    _store_result(folder, net.stored() | {"backend": "another"})
     gradients = folder / cifar10.GRADIENTS
-    for first, found in ((2, None), (0, folder)):
+    for first, expected in ((2, None), (0, folder)):
         gradients.write_text(
             f"iterations,stem_conv\n{first},1.0\n4,0.5\n", "utf-8"
         )
-        assert trained.find(net, cifar10.GRADIENTS) == found
-    assert trained.find(net, "result.json") == folder
+        assert find(net, nets.has_gradients) == expected
+    assert find(net, nets.any_folder) == folder
 
 
-def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path, capsys):
+def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path):
     def page(*flags):
-        output = ("--output", str(tmp_path))
-        return figures.Page(_settings("degradation", *output, *FLAGS, *flags))
+        settings = _settings("degradation", *FLAGS, *flags).stored()
+        return Page(tmp_path, "degradation", settings, ("degradation",))
 
     page().finish("Title", {})
     page().finish("Title", {})
@@ -127,6 +144,42 @@ def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path, capsys):
     (tmp_path / "README.md").write_text("# Somebody else's", "utf-8")
     with pytest.raises(UsageError, match=r"README\.md is no page"):
         page()
+
+
+def test_a_claim_says_whether_it_holds(tmp_path, capsys):
+    page = Page(tmp_path, "depths", {}, ("depths",))
+    page.claim("error", "paper, 1", -1.5, "<", 0, "points", "one seed")
+    page.claim("share", "paper, 2", 0.25, "at least", 0.9)
+    page.finish("Title", {})
+    shown = capsys.readouterr().out
+    written = (tmp_path / "README.md").read_text("utf-8")
+    for row in (
+        "| error | paper, 1 | < 0 points   | -1.5 points (one seed) | yes   |",
+        "| share | paper, 2 | at least 0.9 | 0.25                   | no    |",
+    ):
+        assert row in shown
+        assert row in written
+    line = json.loads((tmp_path / "depths.json").read_text("utf-8"))
+    assert [claim["holds"] for claim in line["claims"]] == [True, False]
+    equal = Claim("x", "y", 1.0, "at most", 1.0)
+    assert equal.holds
+    assert not dataclasses.replace(equal, relation="<").holds
+
+
+def test_errors_of_several_seeds_are_compared_by_seed():
+    page = Page(Path("nowhere"), "depths", {}, ())
+
+    def runs(*errors):
+        return [types.SimpleNamespace(result={"test_error": e}) for e in errors]
+
+    first = "ResNet-56", runs(0.05, 0.07, 0.09, 0.11)
+    second = "ResNet-20", runs(0.04, 0.05, 0.06, 0.07)
+    figures.claim_difference(page, "paper", "test", first, second, "<")
+    (claim,) = page.claims
+    assert claim.text == "test error of ResNet-56 minus ResNet-20"
+    assert claim.value == pytest.approx(2.5)
+    assert claim.remark == "95 % interval 0.45 to 4.55, p = 0.03"
+    assert not claim.holds
 
 
 def test_names_tell_runs_apart():
@@ -193,7 +246,7 @@ def _train_here(command, env):
 
 def _as_if_trained(runs, **changed):
     """Make a run with another setting from that of ResNet-8, to save time."""
-    run = _trained("depths", "--runs", str(runs), *FLAGS)(8)
+    run = _nets("depths", "--runs", str(runs), *FLAGS).run(8)
     (word,) = map(str, changed.values())
     folder = run.path.with_name(f"{run.path.name}-{word}")
     shutil.copytree(run.path, folder, dirs_exist_ok=True)
@@ -207,7 +260,7 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     folders, name, capfd, monkeypatch
 ):
     here = types.SimpleNamespace(run=_train_here)
-    monkeypatch.setattr(figures, "subprocess", here)
+    monkeypatch.setattr(store, "subprocess", here)
     flags = ()
     if name == "lesions":
         # At depth 8, with a block in each stage, nothing could be swapped.
@@ -239,12 +292,47 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     page = (output / "README.md").read_text("utf-8")
     line = json.loads((output / f"{name}.json").read_text("utf-8"))
     assert sorted(line["pictures"]) == sorted(pictures)
-    assert set(line["runs"]) <= {p.parent.name for p in trained}
-    assert line["runs"]
-    for shown in (line["command"], *line["runs"]):
+    assert set(line["nets"]) <= {p.parent.name for p in trained}
+    assert line["nets"]
+    # That the error falls with depth needs two depths.
+    assert bool(line["claims"]) == (name != "depths")
+    for shown in (line["command"], *line["nets"]):
         assert shown in page
+    for claim in line["claims"]:
+        assert claim["text"] in page
     for picture in pictures:
         assert f"]({picture}.png)" in page
+
+
+@pytest.mark.parametrize("name", ["responses", "lesions", "landscape"])
+def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
+    """Two nets in files, one of PyTorch and one of Keras."""
+    keras.utils.set_random_seed(3)
+    net = keras_resnet.ResNetCIFAR(14, classifier_activation=None)
+    file = tmp_path / "resnet14.safetensors"
+    save_file(keras_resnet.weights.loading.to_arrays(net, "akamaster"), file)
+    whole = tmp_path / "resnet14.weights.h5"
+    net.save_weights(whole)
+    digits = data.load("digits")
+    # As many colours and pixels as CIFAR-10's images have.
+    images = digits.test.images.repeat(4, 1).repeat(4, 2).repeat(3, 3)
+    test = data.Split(images, digits.test.labels)
+    coloured = dataclasses.replace(digits, train=test, test=test)
+    monkeypatch.setattr(figures, "data_of", lambda settings: coloured)
+    flags = ["--weights", file, whole, "--depths", "14", "14"]
+    flags += ["--preprocessing", "cifar", "--images", "8"]
+    flags += ["--points", "3"] if name == "landscape" else []
+    run_recipe(figures, [name, *flags, "--output", tmp_path / "out"])
+    line = json.loads((tmp_path / f"out/{name}.json").read_text("utf-8"))
+    assert set(line["nets"]) == {file.name, whole.name}
+    assert line["claims"]
+    page = (tmp_path / "out/README.md").read_text("utf-8")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert digest[:16] in page
+    if name == "responses":
+        # The same net, by both files.
+        (claim,) = line["claims"]
+        assert claim["value"] == pytest.approx(1)
 
 
 def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):

@@ -1,4 +1,4 @@
-"""Statistics of runs that differ in their seeds alone."""
+"""Statistics of results: differences paired by seed, correlations."""
 
 import dataclasses
 import math
@@ -100,3 +100,10 @@ def seeds_needed(effect: float) -> int | None:
         else:
             high = middle
     return high
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's rank correlation, 0 where one side is constant."""
+    if min(len(set(first)), len(set(second))) == 1:
+        return 0.0
+    return float(stats.spearmanr(first, second).statistic)

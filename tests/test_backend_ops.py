@@ -622,6 +622,32 @@ def test_jax_gradient_of_no_images_is_zero():
     assert not jax.grad(total)(w).any()
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's operations"
+)
+def test_tensorflow_pads_as_the_kernels_of_onednn_know():
+    """They compute no gradients of convolutions with explicit padding."""
+    import tensorflow as tf
+
+    def paddings(stride):
+        ours = keras_resnet.Convolution(4, 3, strides=stride)
+        ours.build((None, 8, 8, 3))
+        graph = (
+            tf.function(ours)
+            .get_concrete_function(tf.TensorSpec((2, 8, 8, 3)))
+            .graph
+        )
+        return [
+            node.get_attr("padding").decode()
+            for node in graph.get_operations()
+            if node.type == "Conv2D"
+        ]
+
+    assert paddings(1) == ["SAME"]
+    # "SAME" would put the zeros elsewhere.
+    assert paddings(2) == ["EXPLICIT"]
+
+
 def test_integers_are_promoted_as_by_keras():
     x = ops.ones((2, 5, 5, 3), "int32")
     stock = layers.Conv2D(6, 3, padding="same", use_bias=False)

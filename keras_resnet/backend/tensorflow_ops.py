@@ -55,11 +55,16 @@ def convolution(
         # 16 channels and an odd number of images (TensorFlow 2.21).
         x = subsample(x, strides, data_format)
         strides = (1, 1)
+    # At stride 1 both are the same zeros. oneDNN does not compute gradients
+    # with explicit padding, and the other kernels can take three times as long.
+    padding = "SAME"
+    if max(strides) > 1:
+        padding = keras_ops.border(margins, data_format)
     y = tf.nn.conv2d(
         x,
         kernel,
         strides=tuple(strides),
-        padding=keras_ops.border(margins, data_format),
+        padding=padding,
         dilations=tuple(dilation_rate),
     )
     return y if bias is None else tf.nn.bias_add(y, ops.convert_to_tensor(bias))

@@ -6,7 +6,8 @@ For each run the folder gets NAME.json (its result line), NAME.csv (its
 history) and NAME.png (its learning curves), NAME being the run's folder; for
 each study of several seeds studies/NAME.json (its result lines), .md (its
 table) and its figures; for each search by tune.py searches/NAME.json, .csv and
-.md (its trials) and two figures. The page, README.md, is then made from all
+.md (its trials) and two figures; for each line that evaluate.py --output has
+written evaluations/NAME.json. The page, README.md, is then made from all
 result lines there.
 """
 
@@ -62,8 +63,8 @@ class Settings(CommandSettings):
 
     runs: tuple[Path, ...] = option(
         (),
-        "folders of finished runs, studies and searches to collect (default: "
-        "none, only make the page again)",
+        "folders of finished runs, studies and searches, and lines of "
+        "evaluate.py, to collect (default: none, only make the page again)",
         metavar="RUN",
         positional=True,
     )
@@ -80,7 +81,7 @@ OTHERS = {
 }
 
 
-def page(results, studies, searches, others=()):
+def page(results, studies, searches, evaluations, others=()):
     """Return the page of mappings from names to result lines.
 
     Args:
@@ -88,6 +89,7 @@ def page(results, studies, searches, others=()):
         studies: Of studies: triples of result lines, table and names of
             pictures.
         searches: Of searches: pairs of result line and table of trials.
+        evaluations: Of weights.
         others: Names in `OTHERS` of pages that there are.
     """
     rows = [f"- [{OTHERS[name]}]({name})" for name in others]
@@ -101,6 +103,8 @@ def page(results, studies, searches, others=()):
         f"{result['parameters']:,} trainable parameters"
         for name, result in sorted(results.items())
     ]
+    if evaluations:
+        rows += ["", "## Weights", "", *evaluation_rows(evaluations)]
     if studies:
         rows += ["", "## Studies"]
     for name, parts in sorted(studies.items()):
@@ -130,6 +134,26 @@ def cells(name, result):
         percent(result["test_error"]) if "test_error" in result else "",
         f"{paper} %" if paper else "",
     ]
+
+
+def evaluation_rows(lines):
+    """Return the lines of the page about evaluations of weights."""
+    head = ["weights", "images", "backend", "top-1 error", "top-5 error"]
+    cells = [
+        [
+            f"[{name}](evaluations/{name}.json)",
+            f"{line['images']:,} of {line['settings']['dataset']}",
+            line["backend"],
+            percent(1 - line["top1"]),
+            percent(1 - line["top5"]),
+        ]
+        for name, line in sorted(lines.items())
+    ]
+    made = [
+        f"- {name}: `{line['command']}`  \n  {origin(line)}"
+        for name, line in sorted(lines.items())
+    ]
+    return [table(head, cells), "", *made]
 
 
 def is_papers(settings):
@@ -190,8 +214,8 @@ def main(settings):
     given = [(run, *kind(run)) for run in settings.runs]
     places = {}
     for run, folder, files in given:
-        place = output / folder / f"{run.resolve().name}.json"
-        line = run / next(iter(files))
+        place = output / folder / f"{name_of(run)}.json"
+        line = run / next(iter(files)) if files else run
         check_place(line, place, places.setdefault(place, line))
 
     # Only now, since it waits for Keras.
@@ -208,13 +232,16 @@ def main(settings):
         name: (line, _table(output / "searches", name))
         for name, line in read_lines(output / "searches").items()
     }
+    evaluations = read_lines(output / "evaluations")
     others = [name for name in OTHERS if (output / name).exists()]
     training.write_atomically(
-        output / "README.md", page(results, studies, searches, others)
+        output / "README.md",
+        page(results, studies, searches, evaluations, others),
     )
     print(
         f"{output / 'README.md'} has {len(results)} of trainings, "
-        f"{len(studies)} of studies, {len(searches)} of searches"
+        f"{len(studies)} of studies, {len(searches)} of searches, "
+        f"{len(evaluations)} of evaluations"
     )
 
 
@@ -237,6 +264,14 @@ def kind(run):
     Raises:
         UsageError: If it is not finished, or not whole.
     """
+    if run.is_file():
+        try:
+            known = "top1" in json.loads(run.read_text("utf-8"))
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(f"{run} is no result line of evaluate.py")
+        return "evaluations", {}
     if (run / "results.json").exists():
         folder, files = "studies", STUDY
         if (run / "predictions.png").exists():
@@ -292,9 +327,16 @@ def keep(run, folder, files):
     folder.mkdir(parents=True, exist_ok=True)
     from keras_resnet.training.atomic import replacing
 
-    for source, suffix in reversed(files.items()):
-        with replacing(folder / f"{run.resolve().name}{suffix}") as partial:
-            shutil.copyfile(run / source, partial)
+    name = name_of(run)
+    sources = {run / source: suffix for source, suffix in files.items()}
+    for source, suffix in reversed((sources or {run: ".json"}).items()):
+        with replacing(folder / f"{name}{suffix}") as partial:
+            shutil.copyfile(source, partial)
+
+
+def name_of(run):
+    """Return the name of a run's folder, or of a file without its ending."""
+    return run.stem if run.is_file() else run.resolve().name
 
 
 def read_lines(folder):

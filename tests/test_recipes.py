@@ -517,6 +517,30 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
 
 
 @pytest.mark.once
+def test_evaluations_are_results(finished, tmp_path, capsys):
+    from keras_resnet_recipes import results
+
+    line = json.loads((finished[0] / "result.json").read_text("utf-8"))
+    line |= {"top1": 0.9173, "top5": 0.9966, "images": 10000}
+    path = tmp_path / "resnet20.json"
+    path.write_text(json.dumps(line), "utf-8")
+    output = tmp_path / "results"
+    run_recipe(results, [path, "--output", output])
+    page = (output / "README.md").read_text("utf-8")
+    assert "10,000 of digits" in page
+    assert "8.27 %" in page
+    copy = output / "evaluations/resnet20.json"
+    assert copy.read_bytes() == path.read_bytes()
+    for text in ("{}", "no JSON"):
+        path.write_text(text, "utf-8")
+        check_wrong_usage(
+            lambda: run_recipe(results, [path, "--output", output]),
+            capsys,
+            ["resnet20.json", "evaluate.py"],
+        )
+
+
+@pytest.mark.once
 def test_only_the_papers_procedure_is_compared_with_the_paper():
     from keras_resnet_recipes import results
 

@@ -15,9 +15,9 @@ from .report import table
 HEAD = """\
 # Figures
 
-Made by `python recipes/figures.py` from its own result lines, FIGURE.json. A
-claim was put as a number, with the bound that it must keep, before the nets
-were looked at.
+Made by `python recipes/figures.py` from its own result lines, FIGURE.json. The
+claims are those of the papers, as numbers with the bounds that they must keep;
+recipes/figures.py sets the bounds, the same for all nets.
 """
 RELATIONS = {
     "<": operator.lt,
@@ -158,28 +158,28 @@ class Page:
 
     def _page(self):
         """Return the page of all figures that the folder has lines of."""
-        parts = [HEAD]
+        parts, nets = [HEAD], {}
         for name in self.names:
             path = self.path / f"{name}.json"
             if path.exists():
-                parts += self._section(json.loads(path.read_text("utf-8")))
-        return "\n".join(parts)
+                line = json.loads(path.read_text("utf-8"))
+                parts += self._section(line)
+                nets |= line["nets"]
+        parts.append("## Nets\n")
+        parts += [f"- {name}: {net['source']}" for name, net in nets.items()]
+        return "\n".join([*parts, ""])
 
     def _section(self, line):
         """Return the lines of the page about one figure."""
-        claims = []
-        for values in line["claims"]:
-            del values["holds"]
-            claims.append(Claim(**values))
         parts = [f"## {line['title']}\n"]
-        if claims:
+        if line["claims"]:
+            claims = [
+                Claim(**{k: v for k, v in claim.items() if k != "holds"})
+                for claim in line["claims"]
+            ]
             parts.append(f"{claim_table(claims)}\n")
         parts += [
             (self.path / f"{n}.md").read_text("utf-8") for n in line["tables"]
         ]
         parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
-        parts.append(f"`{line['command']}`  \n{where(line)}\n")
-        parts += [
-            f"- {name}: {net['source']}" for name, net in line["nets"].items()
-        ]
-        return [*parts, ""]
+        return [*parts, f"`{line['command']}`  \n{where(line)}", ""]

@@ -464,6 +464,39 @@ def test_jax_transformations():
 
 
 @pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX lowers what it compiles"
+)
+def test_equal_layers_are_lowered_once():
+    import jax
+
+    def products(depth):
+        pairs = [
+            (keras_resnet.Convolution(16, 3), keras_resnet.BatchNormalization())
+            for _ in range(depth)
+        ]
+        model = keras.Sequential(
+            [keras.Input((8, 8, 16)), *(x for pair in pairs for x in pair)]
+        )
+        variables = model.trainable_variables, model.non_trainable_variables
+        values = [[v.value for v in group] for group in variables]
+
+        def loss(trained, others, x):
+            y, _ = model.stateless_call(trained, others, x, training=True)
+            return ops.sum(y * y)
+
+        x = ops.convert_to_tensor(_images((4, 8, 8, 16)))
+        text = jax.jit(jax.grad(loss)).lower(*values, x).as_text()
+        return [
+            text.count(f"stablehlo.{kind}")
+            for kind in ("dot_general", "convolution", "rsqrt")
+        ]
+
+    # Three, because the first layer needs no gradient of its input.
+    assert min(products(3)) > 0
+    assert products(3) == products(6)
+
+
+@pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="JAX's own gradient by the kernel"
 )
 def test_kernel_gradient_has_the_precision_of_the_image():

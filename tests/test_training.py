@@ -614,6 +614,23 @@ def test_lamb_by_hand():
     assert copy.coupled_decay == 0.2
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX compiles what it fills"
+)
+def test_optimizers_compile_nothing_to_begin(caplog):
+    import jax
+
+    optimizers = training.CoupledSGD(), training.Lamb()
+    variable = keras.Variable(np.ones((3, 41, 2), "float32"))
+    with jax.log_compiles():
+        for optimizer in optimizers:
+            optimizer.build([variable])
+        assert "Compiling" not in caplog.text
+        # Keras's own zeros would be compiled.
+        keras.ops.zeros(variable.shape)
+    assert "Compiling" in caplog.text
+
+
 @pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
 def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
     x, y = _batch()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
@@ -11,14 +12,27 @@ from keras_resnet.blocks import register
 from keras_resnet.types import Tensor
 
 
-class _OfTheWholeBatch(keras.optimizers.Optimizer):
-    """Clipping and weight averages by whole batches and steps.
+class _Optimizer(keras.optimizers.Optimizer):
+    """Clipping and weight averages by whole batches and steps; a quick start.
 
     On several TensorFlow devices Keras clips the gradient of each shard before
     it sums them, but the norm of a shard is not that of the batch. If gradients
     of several batches are accumulated, Keras averages the weights after each
-    batch, although they change only after the last one.
+    batch, although they change only after the last one. On JAX Keras compiles
+    a program for the zeros of each shape, which NumPy makes at once.
     """
+
+    def add_variable_from_reference(
+        self,
+        reference_variable: keras.Variable,
+        name: str | None = None,
+        initializer: Any = "zeros",
+    ) -> keras.Variable:
+        if initializer == "zeros":
+            initializer = _zeros
+        return super().add_variable_from_reference(
+            reference_variable, name, initializer
+        )
 
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         if keras.backend.backend() == "tensorflow":
@@ -53,8 +67,12 @@ class _OfTheWholeBatch(keras.optimizers.Optimizer):
                 average.assign(share * average + (1 - share) * variable)
 
 
+def _zeros(shape, dtype):
+    return ops.convert_to_tensor(np.zeros(shape, "float32"), dtype)
+
+
 @register
-class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
+class CoupledSGD(_Optimizer, keras.optimizers.SGD):
     """SGD with momentum and weight decay that is part of the gradient.
 
     With decay `d` each weight `w` moves by `v`:
@@ -196,7 +214,7 @@ class CoupledSGD(_OfTheWholeBatch, keras.optimizers.SGD):
 
 
 @register
-class Lamb(_OfTheWholeBatch, keras.optimizers.Lamb):
+class Lamb(_Optimizer, keras.optimizers.Lamb):
     """LAMB with weight decay as in its paper.
 
     Each step, decay included, is scaled to the norm of its weights times the

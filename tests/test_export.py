@@ -5,9 +5,10 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from networks import call
+from networks import call, draw_weights
 from test_folding import images, randomize, small
 
+import keras_resnet
 from keras_resnet import fold_batch_norm
 
 BACKEND = keras.backend.backend()
@@ -50,6 +51,20 @@ for path in sys.argv[2:]:
     session = onnxruntime.InferenceSession(path)
     name = session.get_inputs()[0].name
     np.save(path + ".npy", session.run(None, {name: x})[0])
+assert "keras" not in sys.modules
+"""
+OPENVINO = """
+import sys
+
+import numpy as np
+import openvino
+
+x = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    # On other processors than those of tests it may be bfloat16.
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.compile_model(path, "CPU", hints)
+    np.save(path + ".npy", model(x)[0])
 assert "keras" not in sys.modules
 """
 # Keras 3.15 passes jax2tf what it should not.
@@ -177,19 +192,73 @@ def test_exported_program_of_any_batch(run_python, tmp_path):
     )
 
 
-@pytest.mark.slow
-@missing("onnx", "onnxruntime")
-@missing(
-    {"tensorflow": "tf2onnx", "jax": "jax2onnx"}.get(BACKEND, "onnxscript")
-)
-def test_onnx(run_python, tmp_path):
+# Warnings of converters are about their own future.
+CONVERTERS_OWN = "ignore"
+CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}
+
+
+@missing("onnx", "onnxruntime", CONVERTERS.get(BACKEND, "onnxscript"))
+@pytest.mark.filterwarnings(CONVERTERS_OWN)
+@pytest.mark.parametrize("batch", [1, None])
+def test_onnx(batch, run_python, tmp_path):
     check(
-        network(),
+        network(shortcut="A"),
         ONNX,
         ".onnx",
         run_python,
         tmp_path,
-        size=1,
+        size=batch or 3,
         format="onnx",
-        input_signature=[keras.InputSpec(shape=(1, 10, 12, 3), name="image")],
+        input_signature=[
+            keras.InputSpec(shape=(batch, 10, 12, 3), name="image")
+        ],
+    )
+
+
+@only("torch")
+@missing("onnx", "onnxruntime", "onnxscript")
+@pytest.mark.filterwarnings(CONVERTERS_OWN)
+@pytest.mark.parametrize("depth", [18, 20])
+def test_onnxruntime_needs_no_transposes_between_layers(depth, tmp_path):
+    import onnx
+    import onnxruntime
+
+    build = getattr(keras_resnet, f"ResNet{depth}")
+    model = build(input_shape=(32, 32, 3), classifier_activation=None)
+    draw_weights(model, seed=0)
+    x = images(model, 1)
+    expected = call(model, x, training=False)
+    written, loaded = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
+    model.export(
+        written,
+        format="onnx",
+        verbose=False,
+        input_signature=[keras.InputSpec(shape=x.shape, name="image")],
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    )
+    options.optimized_model_filepath = loaded
+    session = onnxruntime.InferenceSession(written, options)
+    actual = session.run(None, {"image": x})[0]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+    before, after = (
+        sum(node.op_type == "Transpose" for node in onnx.load(path).graph.node)
+        for path in (written, loaded)
+    )
+    assert after == 2 < 38 <= before
+
+
+@only("tensorflow", "torch")
+@missing("openvino")
+@pytest.mark.filterwarnings(CONVERTERS_OWN)
+def test_openvino(run_python, tmp_path):
+    check(
+        network(shortcut="A"),
+        OPENVINO,
+        ".xml",
+        run_python,
+        tmp_path,
+        format="openvino",
     )

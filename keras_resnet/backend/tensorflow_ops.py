@@ -57,14 +57,12 @@ def convolution(
         strides = (1, 1)
     # At stride 1 both are the same zeros. oneDNN does not compute gradients
     # with explicit padding, and the other kernels can take three times as long.
-    padding = "SAME"
-    if max(strides) > 1:
-        padding = keras_ops.border(margins, data_format)
+    same = max(strides) == 1
     y = tf.nn.conv2d(
         x,
         kernel,
         strides=tuple(strides),
-        padding=padding,
+        padding="SAME" if same else keras_ops.border(margins, data_format),
         dilations=tuple(dilation_rate),
     )
     return y if bias is None else tf.nn.bias_add(y, ops.convert_to_tensor(bias))

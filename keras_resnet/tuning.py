@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import signal
 import statistics
 import threading
 import time
@@ -236,7 +235,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         per_epoch = self._steps_per_epoch(values)
         epochs = self.trial_epochs(hp) if epochs is None else epochs
         model.optimizer.iterations.assign(initial_epoch * per_epoch)
-        handler = signal.getsignal(signal.SIGINT)
+        interruptible = Interruptible()
         try:
             with _failed_trials(), self.devices.scope():
                 history = model.fit(
@@ -260,7 +259,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                     # Only the network at the end counts.
                     validation_freq=[epochs],
                     callbacks=[
-                        Interruptible(),
+                        interruptible,
                         FailOnDivergence(),
                         Throughput(values["batch_size"]),
                         *callbacks,
@@ -268,8 +267,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                     verbose=verbose,
                 ).history
         finally:
-            # `Interruptible` restores it too, but not when training fails.
-            signal.signal(signal.SIGINT, handler)
+            interruptible.restore_handlers()
         last = ("val_error", "val_loss", "error", "loss")
         result = {name: float(history[name][-1]) for name in last}
         if not math.isfinite(result["val_loss"]):

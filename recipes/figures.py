@@ -562,23 +562,24 @@ def grown_curves(settings, source, style, data):
 
     depth, shades = source.depth, list(settings.depths)
     label = f"{source.label}, grown to {depth + 6}"
-    if not run.finished:
-        keras.utils.set_random_seed(source.settings.seed)
-        job = images.job(
-            dataclasses.replace(
-                source.settings,
-                input=settings.input,
-                seed=source.settings.seed + 1,
-            ),
-            data,
-            Devices(),
-            build,
-            steps=steps,
-            every=every,
-            label=label,
-        )
-        finish(run, job, train(run, job))
-    after = run.history("steps.csv")
+    with run:
+        if not run.finished:
+            keras.utils.set_random_seed(source.settings.seed)
+            job = images.job(
+                dataclasses.replace(
+                    source.settings,
+                    input=settings.input,
+                    seed=source.settings.seed + 1,
+                ),
+                data,
+                Devices(),
+                build,
+                steps=steps,
+                every=every,
+                label=label,
+            )
+            finish(run, job, train(run, job))
+        after = run.history("steps.csv")
     return [
         style | source.history(),
         {

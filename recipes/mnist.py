@@ -14,6 +14,7 @@ from keras_resnet_recipes.experiment import (
     SeedSettings,
     UsageError,
     dataset_setting,
+    files,
     main,
     non_negative_float,
     option,
@@ -207,14 +208,11 @@ def jobs(settings, devices):
 
 def test_best(run, build, data):
     """Return what the best model of a run reaches on the test images."""
-    import keras
-
     import keras_resnet
     from keras_resnet_recipes.experiment import images
+    from keras_resnet_recipes.experiment.run import load_model
 
-    model = run.devices.model(
-        build, lambda: keras.models.load_model(run / "best.keras")
-    )
+    model = run.devices.model(build, lambda: load_model(run / "best.keras"))
     results = images.test(model, data.test, run.devices)
     if not run.devices.is_first:
         return results
@@ -292,13 +290,13 @@ def draw(study, seeds, data, caption):
     import numpy as np
 
     from keras_resnet import plots
-    from keras_resnet_recipes.experiment.run import read_history
+    from keras_resnet_recipes.experiment.run import load_model
 
     curves, predicted = [], {}
     shown = data.test[:18]
     for net, label in NETS.items():
         histories = [
-            read_history(study / f"seed{seed}" / net / "steps.csv")
+            files.read_history(study / f"seed{seed}" / net / "steps.csv")
             for seed in seeds
         ]
         curves.append(
@@ -312,9 +310,7 @@ def draw(study, seeds, data, caption):
                 for key in ("loss", "val_loss", "accuracy", "val_accuracy")
             }
         )
-        model = keras.models.load_model(
-            study / f"seed{seeds[0]}" / net / "best.keras"
-        )
+        model = load_model(study / f"seed{seeds[0]}" / net / "best.keras")
         logits = model.predict(shown.images.astype("float32"), verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         predicted[label] = [

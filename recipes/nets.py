@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from keras_resnet_recipes import cifar10, evaluate
-from keras_resnet_recipes.experiment import report
+from keras_resnet_recipes.experiment import files, report
 
 # Gradient norms are looked at so often in a run.
 RECORDS = 20
@@ -54,10 +53,8 @@ class Net:
 
     def history(self):
         """Return the history of errors, a list of values for each name."""
-        from keras_resnet_recipes.experiment.run import read_history
-
         every = self.settings.every
-        return read_history(
+        return files.read_history(
             self.path / ("steps.csv" if every else "history.csv")
         )
 
@@ -97,7 +94,7 @@ class Nets:
         path = self.store.get(
             net, flags, has_gradients if gradients else any_folder, "gradients"
         )
-        result = json.loads((path / "result.json").read_text("utf-8"))
+        result = files.read_result(path / "result.json")
         trained = Net(
             net.depth,
             net.plain,
@@ -163,9 +160,9 @@ def has_gradients(folder):
 
 
 def _load_run(path):
-    import keras
+    from keras_resnet_recipes.experiment.run import load_model
 
-    return keras.models.load_model(path / "final.keras"), lambda images: images
+    return load_model(path / "final.keras"), lambda images: images
 
 
 def _load_file(settings):

@@ -12,7 +12,6 @@ result lines there.
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -22,6 +21,11 @@ from keras_resnet_recipes.experiment import (
     UsageError,
     execute,
     option,
+)
+from keras_resnet_recipes.experiment.files import (
+    BrokenFileError,
+    check,
+    read_json,
 )
 from keras_resnet_recipes.experiment.report import origin, percent, table
 
@@ -266,8 +270,8 @@ def kind(run):
     """
     if run.is_file():
         try:
-            known = "top1" in json.loads(run.read_text("utf-8"))
-        except ValueError:
+            known = "top1" in read_json(run)
+        except BrokenFileError:
             known = False
         if not known:
             raise UsageError(f"{run} is no result line of evaluate.py")
@@ -287,6 +291,14 @@ def kind(run):
     missing = [name for name in files if not (run / name).exists()]
     if missing:
         raise UsageError(f"{run} is not whole: {missing[0]} is missing")
+    for name in files:
+        check(run / name)
+    if files is RUN:
+        line = run / "result.json"
+        try:
+            page({run.name: read_json(line)}, {}, {}, {})
+        except (KeyError, TypeError) as error:
+            raise BrokenFileError(line, f"it lacks {error}") from None
     return folder, files
 
 
@@ -311,7 +323,7 @@ def check_place(line, place, first):
 
 def settings_of(path):
     """Return what determined the run of a result line, or a study."""
-    line = json.loads(path.read_text("utf-8"))
+    line = read_json(path)
     if "settings" in line:
         return line["settings"]
     # A study, to which seeds may have been added.
@@ -342,8 +354,9 @@ def name_of(run):
 def read_lines(folder):
     """Return the result lines in a folder, by the names of their runs."""
     return {
-        path.stem: json.loads(path.read_text("utf-8"))
-        for path in folder.glob("*.json")
+        path.stem: read_json(path)
+        # Not what a killed process left: its name begins with a dot.
+        for path in folder.glob("[!.]*.json")
     }
 
 

@@ -350,8 +350,8 @@ def train_again(settings, values, data, study):
         folder="retrained",
         identity=chosen.stored() | {"images": "training and validation"},
     )
-    retrained = training.job_run(study, job)
-    return training.finish(retrained, job, training.train(retrained, job))
+    with training.job_run(study, job) as run:
+        return training.finish(run, job, training.train(run, job))
 
 
 def draw(study, settings, rows, names):
@@ -402,20 +402,20 @@ def main(settings):
             make_search(settings, data, empty, devices).search()
         print("the search is over: the chief has its results")
         return
-    study = training.open_run(settings, devices)
-    if study.finished:
-        print(f"{study.path} is finished: see result.json")
-        return
-    try:
-        search = make_search(settings, data, study / "search", devices)
-        search.search()
-        finish(study, settings, search)
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. {study.path} holds the search; run the same "
-            "command with --resume to continue."
-        )
-        raise
+    with training.open_run(settings, devices) as study:
+        if study.finished:
+            print(f"{study.path} is finished: see result.json")
+            return
+        try:
+            search = make_search(settings, data, study / "search", devices)
+            search.search()
+            finish(study, settings, search)
+        except KeyboardInterrupt:
+            print(
+                f"\nInterrupted. {study.path} holds the search; run the same "
+                "command with --resume to continue."
+            )
+            raise
 
 
 def finish(study, settings, search):

@@ -169,6 +169,13 @@ def test_gradient_flow_is_recorded_in_training_and_resumed(tmp_path):
     again, _, repeated = analysis.read_gradient_flow(path)
     assert again.tolist() == [0, 3, 4, 6, 8]
     np.testing.assert_allclose(repeated, norms, rtol=1e-3)
+    # As a run that was killed after step 4, which is no third one.
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:3]), "utf-8")
+    model.optimizer.iterations.assign(4)
+    model.set_weights(after_four)
+    fit(4)
+    assert analysis.read_gradient_flow(path)[0].tolist() == [0, 3, 6, 8]
 
 
 def test_gradient_flow_keeps_to_one_training(tmp_path):

@@ -23,7 +23,7 @@ import keras_resnet
 from keras_resnet import data, devices, table1, training
 from keras_resnet_recipes import imagenet
 from keras_resnet_recipes.experiment import RunSettings, UsageError
-from keras_resnet_recipes.experiment.run import read_history
+from keras_resnet_recipes.experiment.files import read_history
 from keras_resnet_recipes.experiment.training import use_devices
 
 BACKEND = keras.backend.backend()

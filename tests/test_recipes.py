@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -310,6 +311,7 @@ def test_a_run_leaves_everything(finished):
         "final.keras",
         "history.csv",
         "last.keras",
+        "previous.keras",
         "result.json",
         "settings.json",
         "tensorboard",
@@ -401,7 +403,8 @@ def _check_interrupted_then_resume(finished, folder, out):
         folder: Folder of the run that was.
         out: String, what it printed.
     """
-    assert f"up to iteration {round(1257 / 32)}" in out
+    (reached,) = map(int, re.findall(r"up to iteration (\d+);", out))
+    assert 39 < reached < 78
     assert "--resume" in out
     assert len(_history(folder)) == 1
     _run(
@@ -413,7 +416,7 @@ def _check_interrupted_then_resume(finished, folder, out):
     for one, two in zip(
         straight.get_weights(), resumed.get_weights(), strict=True
     ):
-        np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-4)
+        np.testing.assert_array_equal(one, two)
 
 
 def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
@@ -443,7 +446,7 @@ ELSEWHERE = {
 
 @pytest.mark.once
 def test_a_process_is_interrupted_and_says_so(finished, tmp_path):
-    """As a user starts it and presses Ctrl-C, on somebody else's machine."""
+    """As a cluster ends a job, on somebody else's machine."""
     folder, flags, _ = finished
     other = tmp_path / "run"
     process = subprocess.Popen(
@@ -459,11 +462,11 @@ def test_a_process_is_interrupted_and_says_so(finished, tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == 143, err
     # No traceback, and nothing of what frameworks say when they start.
-    assert err == ""
+    assert err == "cifar10.py: ended by SIGTERM\n"
     _check_interrupted_then_resume(folder, other, out)
 
 

@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_resnet import training
 from keras_resnet_recipes.experiment.provenance import origin
-from keras_resnet_recipes.experiment.run import Run, RunError
 
 
 def _model(optimizer, regularizer=None):
@@ -230,7 +229,7 @@ def test_errors_are_what_accuracies_leave():
 
 def test_divergence_is_an_error():
     model = _model(training.CoupledSGD(1e30))
-    with pytest.raises(training.DivergenceError, match="epoch 1.*lower"):
+    with pytest.raises(training.DivergenceError, match="step 2.*learning rate"):
         _fit(model, [training.FailOnDivergence()], epochs=3, steps=8)
 
 
@@ -284,62 +283,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.on_epoch_end(1, {})
     assert path.read_bytes() == before
-
-
-def test_run_refuses_to_overwrite(tmp_path):
-    folder = tmp_path / "run"
-    Run(folder, {"depth": 20})
-    with pytest.raises(RunError, match="--resume"):
-        Run(folder, {"depth": 20})
-    Run(folder, {"depth": 20}, resume=True)
-    file = tmp_path / "file"
-    file.write_text("mine", "utf-8")
-    with pytest.raises(RunError, match="exists already"):
-        Run(file, {})
-    assert file.read_text("utf-8") == "mine"
-
-
-def test_run_resumes_only_its_own_settings(tmp_path):
-    folder = tmp_path / "run"
-    Run(folder, {"depth": 20, "seed": 0})
-    with pytest.raises(RunError, match="depth was 20 and is 56"):
-        Run(folder, {"depth": 56, "seed": 0}, resume=True)
-    with pytest.raises(RunError, match="no run to resume"):
-        Run(tmp_path / "other", {}, resume=True)
-
-
-def test_run_forgets_epochs_that_the_last_model_has_not_seen(tmp_path):
-    run = Run(tmp_path / "run", {})
-    model = _model(training.CoupledSGD(0.01))
-    _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
-    (run / "history.csv").write_text(
-        "epoch,iterations,val_error\n0,4,0.5\n1,8,0.1\n2,12,\n", "utf-8"
-    )
-    resumed = run.load_last()
-    assert int(resumed.optimizer.iterations) == 4
-    assert run.history() == {
-        "epoch": [0],
-        "iterations": [4],
-        "val_error": [0.5],
-    }
-
-
-def test_run_goes_on_with_histories_that_are_empty_or_torn(tmp_path):
-    run = Run(tmp_path / "run", {})
-    model = _model(training.CoupledSGD(0.01))
-    model.compile(model.optimizer, "mse", metrics=["accuracy"])
-    _fit(model, [training.Checkpoint(run / "last.keras")])  # 4 iterations
-    # As Keras leaves it until the first evaluation, and as a kill may.
-    (run / "steps.csv").touch()
-    (run / "history.csv").write_text(
-        "epoch,iterations,loss\n0,4,0.5\n1,", "utf-8"
-    )
-    model = run.load_last()
-    assert run.history("steps.csv") == {}
-    assert run.history() == {"epoch": [0], "iterations": [4], "loss": [0.5]}
-    callbacks = run.callbacks(8, 8, _batch(), every=6)
-    _fit(model, callbacks, epochs=2, initial_epoch=1)
-    assert run.history("steps.csv")["iterations"] == [6, 8]
 
 
 def test_environment_names_versions():
@@ -465,31 +408,6 @@ def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
     )
     with pytest.raises(ValueError, match="at least 1"):
         training.StepEvaluation(validation, 0)
-
-
-def test_a_run_evaluates_within_epochs_and_forgets_what_it_must(tmp_path):
-    run = Run(tmp_path / "run", {"a": 1})
-    model = _model(keras.optimizers.SGD(0.1))
-    model.compile(model.optimizer, "mse", metrics=["accuracy"])
-    model.fit(
-        *_batch(),
-        batch_size=2,
-        epochs=2,
-        verbose=0,
-        callbacks=run.callbacks(2, 8, _batch(5), every=3),
-    )
-    assert run.history("steps.csv")["iterations"] == [3, 6, 8]
-    # Keras's empty columns for a validation after epochs are no history.
-    assert "val_loss" not in run.history()
-    assert run.history()["iterations"] == [4, 8]
-    assert (run / "best.keras").exists()
-    # As if it had been stopped after the first epoch.
-    model.optimizer.iterations.assign(4)
-    model.save(run / "last.keras")
-    again = Run(tmp_path / "run", {"a": 1}, resume=True)
-    again.load_last()
-    assert again.history("steps.csv")["iterations"] == [3]
-    assert again.history()["iterations"] == [4]
 
 
 def test_the_last_step_is_evaluated_before_the_epoch_is_saved():

@@ -163,7 +163,9 @@ class GradientFlow(StepCounter):
         self._steps, self._norms = [], []
         if self.path.exists():
             self._take_up()
-        self._record()
+        # A training that is resumed has the same steps as one that is not.
+        if not self._steps:
+            self._record()
 
     def _take_up(self):
         """Take over the rows of an earlier training, up to this step."""

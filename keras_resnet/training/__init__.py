@@ -1,6 +1,7 @@
 """Training as in the paper: optimizer, schedules, callbacks, evaluation."""
 
 from keras_resnet.training.atomic import write_atomically
+from keras_resnet.training.backup import Backup, cut_history, read_state
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,
     Checkpoint,
@@ -34,6 +35,7 @@ from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
 
 __all__ = [
     "AverageCheckpoint",
+    "Backup",
     "Checkpoint",
     "CoupledSGD",
     "DivergenceError",
@@ -51,11 +53,13 @@ __all__ = [
     "WarmUp",
     "batches_seen",
     "crossentropy",
+    "cut_history",
     "evaluate",
     "fully_convolutional",
     "multi_scale",
     "one_crop",
     "one_cycle",
+    "read_state",
     "step_decay",
     "steps_done",
     "ten_crop",

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from keras_resnet.types import PathLike
 
+# New files have names that begin so until they are whole. A process that is
+# killed leaves them.
+PARTIAL = ".partial-"
+
 
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """Yield the path of a new file, which replaces `path` at the end.
 
-    If the process fails or is killed before the end, the old file stays.
+    If the process fails or is killed before the end, the old file stays. Two
+    processes may replace one file, because each writes to a name of its own.
 
     Args:
         path: Path of a file, which need not exist yet.
@@ -21,14 +26,30 @@ def replacing(path: PathLike) -> Iterator[Path]:
         Path to write to, beside `path` and with the same suffix.
     """
     path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
-    yield partial
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_atomically(path: PathLike, text: str) -> None:
     """Write a text file so that `path` holds the old text or the new one."""
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+def remove_partial(folder: PathLike) -> None:
+    """Remove the partial files that killed processes left in a folder.
+
+    Call it only where no other process writes.
+
+    Args:
+        folder: Path of the folder. Those below it are searched, too.
+    """
+    for path in Path(folder).rglob(f"{PARTIAL}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)

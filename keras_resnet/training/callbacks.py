@@ -1,12 +1,16 @@
 """Callbacks that Keras does not have."""
 
 import math
+import os
+import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
@@ -33,13 +37,67 @@ def batches_per_step(model: keras.Model) -> int:
     return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
 
 
-def save_atomically(model: keras.Model, path: PathLike) -> None:
+def save_atomically(
+    model: keras.Model,
+    path: PathLike,
+    comment: str = "",
+    previous: PathLike | None = None,
+) -> None:
     """Save a model so that `path` holds the old file or the new one.
 
     Keras writes in place, so a process that is killed leaves a broken file.
+
+    Args:
+        model: `keras.Model`.
+        path: Path of the `.keras` file.
+        comment: String, the comment of the file as an archive, at most 65,535
+            bytes.
+        previous: Path for the file that is replaced. Defaults to `None`: it
+            is not kept.
+
+    Raises:
+        DivergenceError: If a weight is not a finite number. The old file
+            stays.
     """
+    _check_finite(model)
     with replacing(path) as partial, undistributed():
         model.save(partial)
+        with zipfile.ZipFile(partial, "a") as file:
+            file.comment = comment.encode()
+        if previous is not None and os.path.exists(path):
+            with replacing(previous) as copy:
+                try:
+                    os.link(path, copy)
+                except OSError:
+                    # Some file systems have no links.
+                    shutil.copyfile(path, copy)
+
+
+def _check_finite(model):
+    """Raise `DivergenceError` if a weight is not a finite number."""
+    broken = [
+        variable.path
+        for variable in model.variables
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+    ]
+    if broken:
+        raise DivergenceError(
+            f"training diverged before step {steps_done(model)}: "
+            f"{len(broken)} of {len(model.variables)} weights are not finite "
+            f"numbers, the first {broken[0]}. {_reasons(model)}"
+        )
+
+
+def _reasons(model):
+    """Say what usually makes a training diverge."""
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    reasons = [
+        f"a learning rate that is too high (it is {rate:g})",
+        "images or labels that are not finite numbers",
+    ]
+    if model.dtype_policy.compute_dtype == "float16":
+        reasons.append("numbers too large for float16")
+    return f"Likely reasons: {', or '.join(reasons)}"
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -68,10 +126,13 @@ class Checkpoint(keras.callbacks.Callback):
     def _save(self, logs: dict) -> None:
         if self.monitor is not None:
             value = logs[self.monitor]
-            if not value < self.best:
+            # A model whose loss is not a number may have a low error.
+            finite = all(math.isfinite(x) for x in logs.values())
+            if not (finite and value < self.best):
                 return
-            self.best = value
         save_atomically(self.model, self.path)
+        if self.monitor is not None:
+            self.best = value
 
 
 class AverageCheckpoint(Checkpoint):
@@ -152,6 +213,9 @@ class StepEvaluation(StepCounter):
         history: List of the dictionaries of values so far.
     """
 
+    # The attributes that a resumed training takes over.
+    STATE = ("evaluated", "sums", "summed", "in_epoch", "epoch_batches")
+
     def __init__(
         self,
         validation_data: Any,
@@ -187,6 +251,15 @@ class StepEvaluation(StepCounter):
         for callback in self.callbacks:
             callback.on_train_begin(logs)
 
+    def state(self) -> dict:
+        """Return what a training that is resumed must know, for JSON."""
+        return {name: getattr(self, f"_{name}") for name in self.STATE}
+
+    def restore(self, state: dict) -> None:
+        """Take over the `state` of a training that was stopped."""
+        for name in self.STATE:
+            setattr(self, f"_{name}", state[name])
+
     def on_train_end(self, logs: dict | None = None) -> None:
         if self.step > self._evaluated:
             self._evaluate()
@@ -197,13 +270,15 @@ class StepEvaluation(StepCounter):
         super().on_epoch_begin(epoch, logs)
         # The sums of the metrics over this epoch so far.
         self._in_epoch: dict[str, float] = {}
+        self._epoch_batches = 0
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         seen, before = self.batches, self.step
         super().on_train_batch_end(batch, logs)
         self._summed += self.batches - seen
+        self._epoch_batches += self.batches - seen
         # Keras's logs are means over the epoch so far.
-        in_epoch = {key: (batch + 1) * value for key, value in logs.items()}
+        in_epoch = {k: self._epoch_batches * x for k, x in logs.items()}
         for key, value in in_epoch.items():
             change = value - self._in_epoch.get(key, 0)
             self._sums[key] = self._sums.get(key, 0) + change
@@ -352,22 +427,23 @@ class Profile(keras.callbacks.Callback):
 
 
 class DivergenceError(ArithmeticError):
-    """The loss is no longer a finite number."""
+    """The loss or a weight is no longer a finite number."""
 
 
 class FailOnDivergence(keras.callbacks.Callback):
-    """Raises `DivergenceError` after an epoch whose loss is not finite.
+    """Raises `DivergenceError` at the first step whose loss is not finite.
 
-    `keras.callbacks.TerminateOnNaN` ends training without an error, and reads
-    the loss at every step, which makes an accelerator wait. This callback must
-    come before those that save the model.
+    `keras.callbacks.TerminateOnNaN` ends training without an error. This
+    callback must come before those that save the model.
     """
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # Keras's mean over the epoch stays without a number from then on.
         if not math.isfinite(logs["loss"]):
+            model = self.model
             raise DivergenceError(
-                f"training diverged: the loss is {logs['loss']} in epoch "
-                f"{epoch + 1}; lower the learning rate"
+                f"training diverged at step {steps_done(model)}: the loss is "
+                f"{logs['loss']}. {_reasons(model)}"
             )
 
 
@@ -379,7 +455,8 @@ class Throughput(keras.callbacks.Callback):
     - `seconds`: duration of the epoch with its validation;
     - `images_per_second`: throughput of the training steps, evaluations
       between them included, without the first step, which compiles, unless it
-      is the only one.
+      is the only one. In an epoch that was resumed it is that of the steps
+      since.
 
     This callback must come before those that write the logs.
 
@@ -393,7 +470,19 @@ class Throughput(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._begin = time.perf_counter()
+        self._before = 0.0
         self._steps = 0
+
+    def state(self) -> dict:
+        """Return what a training that is resumed must know, for JSON."""
+        return {"seconds": self._seconds()}
+
+    def restore(self, state: dict) -> None:
+        """Take over the `state` of a training that was stopped."""
+        self._before = state["seconds"]
+
+    def _seconds(self):
+        return self._before + time.perf_counter() - self._begin
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._last = time.perf_counter()
@@ -408,34 +497,59 @@ class Throughput(keras.callbacks.Callback):
             elapsed, steps = self._last - self._begin, self._steps
         logs["iterations"] = steps_done(self.model)
         _add_errors(logs)
-        logs["seconds"] = time.perf_counter() - self._begin
+        logs["seconds"] = self._seconds()
         logs["images_per_second"] = steps * self.batch_size / elapsed
 
 
-class Interruptible(keras.callbacks.Callback):
-    """Makes Ctrl-C end training after the current batch.
+# What ends a process in good order. Windows has no SIGHUP.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
 
-    Python raises `KeyboardInterrupt` anywhere, and ignores it in a destructor,
-    such as TensorFlow's: a Ctrl-C would sometimes be lost. A second Ctrl-C acts
-    at once. Training must run in the main thread, as signal handlers do.
+
+class Interruptible(keras.callbacks.Callback):
+    """Makes Ctrl-C, SIGTERM and SIGHUP end training after the current batch.
+
+    They raise `KeyboardInterrupt`, whose argument is the number of the signal.
+    Python raises it anywhere, and ignores it in a destructor, such as
+    TensorFlow's: a Ctrl-C would sometimes be lost. A second signal acts at
+    once. A signal that the process ignores is left alone. Training must run in
+    the main thread, as signal handlers do.
+
+    Attributes:
+        signal: Number of the signal that has come, or `None`.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._asked = False
-        self._previous = signal.signal(signal.SIGINT, self._ask)
+        self.signal = None
+        self._previous = {
+            number: signal.signal(number, self._ask)
+            for number in SIGNALS
+            # Handlers that are not Python's could not be restored.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None)
+        }
 
     def _ask(self, number: int, frame: Any) -> None:
-        self._asked = True
-        self._restore()
+        self.signal = number
+        self.restore_handlers()
 
-    def _restore(self) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+    def restore_handlers(self) -> None:
+        """Give the signals back. Keras does not, where `fit` fails."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _check(self, *_: Any, **__: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise KeyboardInterrupt(self.signal)
 
     on_train_batch_end = on_test_batch_end = _check
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        self._restore()
+        self.restore_handlers()

@@ -1,12 +1,15 @@
 """The command line of a recipe: errors and exit statuses.
 
-Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted. An error is
-one line that says what is wrong and what to do; `--debug` adds the traceback.
+Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted by Ctrl-C. 143:
+ended by SIGTERM. 129: ended by SIGHUP. An error is one line that says what is
+wrong and what to do; `--debug` adds the traceback.
 """
 
 import argparse
+import contextlib
 import io
 import logging
+import signal
 import sys
 
 from . import quiet
@@ -55,6 +58,32 @@ def with_flags(message):
     return message
 
 
+@contextlib.contextmanager
+def interrupted_by_signals():
+    """Context in which SIGTERM and SIGHUP act like Ctrl-C.
+
+    They raise `KeyboardInterrupt`, whose argument is their number. A process
+    that ignores one, as under `nohup`, goes on ignoring it.
+    """
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    # Windows has no SIGHUP.
+    numbers = [
+        number
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None))
+        if number and signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def execute(settings, main, argv=None):
     """Parse the command line, call `main` with its settings, and exit.
 
@@ -74,9 +103,16 @@ def execute(settings, main, argv=None):
         # A terminal or a pipe may have no "±" in its encoding.
         sys.stdout.reconfigure(errors="replace")
     try:
-        main(settings.settle(given))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with interrupted_by_signals():
+            main(settings.settle(given))
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        message = None
+        if number != signal.SIGINT:
+            name = signal.Signals(number).name
+            message = f"{parser.prog}: ended by {name}\n"
+        # As a shell reports it.
+        parser.exit(128 + number, message)
     except UsageError as error:
         parser.error(str(error))
     except ModuleNotFoundError as error:

@@ -8,6 +8,7 @@ from keras_resnet import plots
 from keras_resnet.training import write_atomically
 
 from .command import UsageError
+from .files import read_json
 from .provenance import origin
 from .report import origin as where
 from .report import table
@@ -104,7 +105,7 @@ class Page:
         line = self.path / f"{name}.json"
         if not line.exists():
             return
-        there = json.loads(line.read_text("utf-8"))["settings"]
+        there = read_json(line)["settings"]
         for key, value in settings.items():
             if there.get(key) != value:
                 raise UsageError(
@@ -162,7 +163,7 @@ class Page:
         for name in self.names:
             path = self.path / f"{name}.json"
             if path.exists():
-                line = json.loads(path.read_text("utf-8"))
+                line = read_json(path)
                 parts += self._section(line)
                 nets |= line["nets"]
         parts.append("## Nets\n")

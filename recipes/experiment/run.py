@@ -1,21 +1,26 @@
 """The folder that a training run leaves."""
 
-import csv
+import contextlib
 import json
 import math
 import os
 import statistics
+import sys
 from pathlib import Path
 
 import keras
 
 from keras_resnet.devices import Devices
-from keras_resnet.training.atomic import write_atomically
+from keras_resnet.training.atomic import (
+    PARTIAL,
+    remove_partial,
+    write_atomically,
+)
+from keras_resnet.training.backup import Backup, cut_history, read_state
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,
     Checkpoint,
     FailOnDivergence,
-    Interruptible,
     StepEvaluation,
     StopAt,
     Throughput,
@@ -23,10 +28,12 @@ from keras_resnet.training.callbacks import (
     steps_done,
 )
 
+from . import files, values
 from .command import Failure
 from .provenance import origin
 
-HISTORIES = ("history.csv", "steps.csv")
+# The last checkpoint, and the one before.
+CHECKPOINTS = ("last.keras", "previous.keras")
 
 
 class RunError(Failure):
@@ -37,7 +44,9 @@ class Run:
     """Folder of one training run: what it was asked, where it is, what came.
 
     - `settings.json`: what was asked.
-    - `last.keras`: the model after the last whole epoch, with optimizer.
+    - `last.keras`: the last checkpoint: the model with its optimizer, and all
+      that a training must know to continue within an epoch, see `Backup`.
+    - `previous.keras`: the checkpoint before.
     - `best.keras`: the model with the lowest validation error so far.
     - `final.keras`: the model at the end.
     - `history.csv`: a line for each epoch. `tensorboard/`: the same.
@@ -45,8 +54,12 @@ class Run:
     - `curves.png`: errors against iterations.
     - `result.json`: one line with everything that a table needs.
 
-    Files are replaced whole or not at all. `last.keras` and `history.csv` are
-    all that resuming needs; the step is the optimizer's.
+    Files are replaced whole or not at all, or lines are appended to them.
+    `last.keras`, `history.csv` and `steps.csv` are all that resuming needs;
+    the step is the optimizer's.
+
+    It is a context manager. Until the context ends, the folder is locked: no
+    other process can work in it.
 
     Args:
         path: Path of the folder. It is made if need be.
@@ -57,38 +70,73 @@ class Run:
         devices: `keras_resnet.devices.Devices` that train it. Only their
             first process reads and writes the folder, and the others need
             none. Defaults to one device.
+        save_every: `values.Interval` between two checkpoints within an epoch.
+            Defaults to ten minutes.
 
     Raises:
         RunError: If the folder holds something and `resume` is false, if it
-            holds no run and `resume` is true, or one of other settings.
+            holds something other than a run and `resume` is true, or a run of
+            other settings.
+        files.RunInProgressError: If another process works in the folder.
     """
 
-    def __init__(self, path, settings, resume=False, devices=None):
+    def __init__(
+        self,
+        path,
+        settings,
+        resume=False,
+        devices=None,
+        save_every=values.SAVE_EVERY,
+    ):
         self.path = Path(path)
         self.settings = settings
         self.devices = devices or Devices()
+        self.save_every = save_every
         self._logs = []
+        self._state = self._backup = None
+        self._lock = contextlib.ExitStack()
         self.devices.on_first(lambda: self._open(resume))
 
     def _open(self, resume):
-        stored = self.path / "settings.json"
-        if resume:
+        stored = self / "settings.json"
+        # What a process left that was killed before it wrote its settings is
+        # no run, and nothing else either.
+        new = self.path.is_dir() and all(
+            path.name == files.LOCK or path.name.startswith(PARTIAL)
+            for path in self.path.iterdir()
+        )
+        if resume and not new and not stored.exists():
+            raise RunError(
+                f"there is no run to resume in {self.path}: "
+                "leave out --resume, or name its folder by --output"
+            )
+        if not new and not stored.exists() and self.path.exists():
+            raise self._exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(files.locked(self.path))
+            # Only now, because the process that had the lock may have made it.
+            if stored.exists():
+                if not resume:
+                    raise self._exists()
+                self._check_settings(files.read_json(stored))
+            remove_partial(self.path)
             if not stored.exists():
-                raise RunError(
-                    f"there is no run to resume in {self.path}: "
-                    "leave out --resume, or name its folder by --output"
-                )
-            self._check_settings(json.loads(stored.read_text("utf-8")))
-        else:
-            if self.path.exists() and (
-                not self.path.is_dir() or any(self.path.iterdir())
-            ):
-                raise RunError(
-                    f"{self.path} exists already: continue the run there with "
-                    "--resume, or choose another --output"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(stored, json.dumps(self.settings, indent=1) + "\n")
+                text = json.dumps(self.settings, indent=1)
+                write_atomically(stored, f"{text}\n")
+            self._lock = lock.pop_all()
+
+    def _exists(self):
+        return RunError(
+            f"{self.path} exists already: continue the run there with "
+            "--resume, or choose another --output"
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._lock.close()
 
     def __truediv__(self, name):
         return self.path / name
@@ -109,49 +157,59 @@ class Run:
     @property
     def finished(self):
         """Whether the run has reached its end."""
-        return self.devices.on_first((self / "result.json").exists)
+
+        def is_finished():
+            path = self / "result.json"
+            return path.exists() and bool(files.read_result(path))
+
+        return self.devices.on_first(is_finished)
 
     def load_last(self):
-        """Return the model after the last whole epoch, `None` before one."""
-        if not (self / "last.keras").exists():
-            # Stopped in its first epoch: what that left is not part of a run.
-            for name in HISTORIES:
+        """Return the model of the last checkpoint, `None` before the first.
+
+        If its file is broken, return that of the checkpoint before it.
+        """
+        last, previous = (self / name for name in CHECKPOINTS)
+        if not last.exists():
+            # What a run leaves that is stopped before is not part of it.
+            for name in files.HISTORIES:
                 (self / name).unlink(missing_ok=True)
             return None
-        model = keras.models.load_model(self / "last.keras")
-        self._forget_after(steps_done(model))
+        try:
+            model = load_model(last)
+        except files.BrokenFileError as error:
+            if not previous.exists():
+                raise
+            model = load_model(previous)
+            # The next checkpoint must not take the place of the good one.
+            os.replace(previous, last)
+            print(
+                f"{error.path} was broken ({error.reason}): the run goes on "
+                f"from the checkpoint before, at iteration {steps_done(model)}",
+                file=sys.stderr,
+            )
+        self._state = read_state(last)
+        for name, (length, checksum) in self._state["histories"].items():
+            try:
+                cut_history(self / name, length, checksum)
+            except ValueError as error:
+                raise files.BrokenFileError(self / name, error) from None
         return model
 
-    def _forget_after(self, iterations):
-        """Drop lines from the histories that `last.keras` has not seen."""
-        for name in HISTORIES:
-            if (self / name).exists():
-                self._forget_lines(self / name, iterations)
-
-    def _forget_lines(self, path, iterations):
-        # A process that was killed may have left half a line.
-        *lines, _ = path.read_text("utf-8").split("\n")
-        if not lines:
-            # Keras makes the file before there is anything to write.
-            path.unlink()
-            return
-        at = lines[0].split(",").index("iterations")
-        kept = [x for x in lines[1:] if int(x.split(",")[at]) <= iterations]
-        write_atomically(path, "\n".join([lines[0], *kept]) + "\n")
-
     def history(self, name="history.csv"):
-        """Return `read_history` of a file in this folder.
+        """Return `files.read_history` of a file in this folder.
 
         Args:
             name: `"history.csv"` (default), a line for each epoch, or
                 `"steps.csv"`, one for each evaluation within epochs.
         """
-        return read_history(self / name)
+        return files.read_history(self / name)
 
     def callbacks(
         self,
         batch_size,
         steps,
+        steps_per_epoch,
         validation_data=None,
         every=None,
         average=False,
@@ -160,7 +218,8 @@ class Run:
 
         Args:
             batch_size: Integer, images per step.
-            steps: Integer, steps of the whole run.
+            steps: Integer, batches of the whole run.
+            steps_per_epoch: Integer, batches of an epoch.
             validation_data: What the best model is chosen by. Defaults to
                 `None`: none is chosen, and there is no `best.keras`.
             every: Integer, steps between two evaluations on
@@ -171,50 +230,64 @@ class Run:
                 these callbacks, validates. Defaults to `False`.
         """
         # What every process does, so that all of them do the same.
-        callbacks = [
-            Interruptible(),
-            StopAt(steps),
-            FailOnDivergence(),
-            Throughput(batch_size),
-        ]
-        if not self.devices.is_first:
-            if validation_data is not None and every is not None:
-                callbacks.append(StepEvaluation(validation_data, every))
-            return callbacks
-        callbacks += [
-            self._log("history.csv"),
-            keras.callbacks.TensorBoard(
-                str(self / "tensorboard"), write_graph=False
-            ),
-        ]
+        throughput = Throughput(batch_size)
+        callbacks = [StopAt(steps), FailOnDivergence(), throughput]
+        stateful = {"throughput": throughput}
+        if self.devices.is_first:
+            callbacks += [
+                self._log("history.csv"),
+                keras.callbacks.TensorBoard(
+                    str(self / "tensorboard"), write_graph=False
+                ),
+            ]
         if validation_data is not None:
-            callbacks.append(self._choose_best(validation_data, every, average))
+            best = self._choose_best(every, average)
+            if every is not None:
+                best = [StepEvaluation(validation_data, every, best)]
+                stateful["evaluation"] = best[0]
+            callbacks += best
+        self._backup = Backup(
+            self / CHECKPOINTS[0] if self.devices.is_first else None,
+            steps_per_epoch,
+            steps=self.save_every.steps,
+            seconds=self.save_every.seconds,
+            previous=self / CHECKPOINTS[1],
+            stateful=stateful,
+            histories=[self / name for name in files.HISTORIES],
+            state=self.devices.on_first(lambda: self._state),
+            devices=self.devices,
+        )
         # Last, so that whatever it vouches for has been written.
-        return [*callbacks, Checkpoint(self / "last.keras")]
+        return [*callbacks, self._backup]
 
-    def _choose_best(self, validation_data, every, average):
-        """Return the callback that keeps the best model."""
+    def _choose_best(self, every, average):
+        """Return the callbacks that keep the best model."""
+        if not self.devices.is_first:
+            return []
         history = "history.csv" if every is None else "steps.csv"
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
         kind = AverageCheckpoint if average else Checkpoint
         best = kind(self / "best.keras", monitor="val_error", best=best)
-        if every is None:
-            return best
-        return StepEvaluation(
-            validation_data, every, [self._log(history), best]
-        )
+        return [best] if every is None else [self._log(history), best]
 
     def _log(self, name):
         """Return the callback that writes a history."""
         self._logs.append(keras.callbacks.CSVLogger(self / name, append=True))
         return self._logs[-1]
 
-    def close(self):
-        """Close the histories, which Keras leaves open where `fit` fails."""
+    @property
+    def saved(self):
+        """The step of the last checkpoint, 0 before the first."""
+        return 0 if self._backup is None else self._backup.saved
+
+    def end_training(self):
+        """Close histories and restore signals: Keras does not if it fails."""
         for log in self._logs:
             if log.csv_file is not None:
                 log.csv_file.close()
+        if self._backup is not None:
+            self._backup.close()
 
     def finish(self, model, **results):
         """Save the final model and the result line, and return the line.
@@ -254,27 +327,14 @@ class Run:
         return result
 
 
-def read_history(path):
-    """Read a history that a run has left, such as `history.csv`.
+def load_model(path):
+    """Load a model that a run has left.
 
-    Args:
-        path: Path of the CSV file. There may be none yet.
-
-    Returns:
-        Dictionary of lists, a value for each line.
+    Raises:
+        files.BrokenFileError: If its file is broken.
     """
-    path = Path(path)
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    return {
-        key: [float(row[key]) for row in rows]
-        for key in reader.fieldnames or ()
-        # Keras's columns for a validation after epochs that there is not.
-        if not any(row[key] == "NA" for row in rows)
-    }
+    files.check_model(path)
+    return keras.models.load_model(path)
 
 
 def write_new(path, text):

@@ -429,7 +429,14 @@ class RunSettings(DeviceSettings):
         "name tells the settings)",
     )
     resume: bool = option(
-        False, "continue the run in that folder from its last whole epoch"
+        False, "continue the run in that folder from its last checkpoint"
+    )
+    save_every: values.Interval = option(
+        values.SAVE_EVERY,
+        "steps between two checkpoints within an epoch, such as 500, or "
+        "minutes, such as 10m; there is one after each epoch, too",
+        type=values.interval,
+        metavar="N|Nm",
     )
 
 

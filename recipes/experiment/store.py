@@ -1,14 +1,15 @@
 """The finished runs of a recipe in a folder, trained there where missing."""
 
-import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
 import keras
 
 from .command import Failure
+from .files import read_result
 
 
 class RunStore:
@@ -37,7 +38,7 @@ class RunStore:
         for path in sorted(
             p for place in places for p in self.path.glob(place)
         ):
-            stored = json.loads(path.read_text("utf-8"))["settings"]
+            stored = read_result(path)["settings"]
             stored.pop("backend", None)
             if stored == settings.stored() and suits(path.parent):
                 return path.parent
@@ -76,8 +77,9 @@ class RunStore:
             [sys.executable, recipe, *flags],
             env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
         ).returncode
-        if status in (130, -2):
-            raise KeyboardInterrupt
+        if status in (129, 130, 143, -signal.SIGINT):
+            # It was interrupted, so this process ends, too.
+            raise KeyboardInterrupt(abs(status) % 128)
         if status:
             raise Failure(
                 f"training of {path} failed with exit status {status}; its "

@@ -7,8 +7,8 @@ import numpy as np
 from keras_resnet import plots
 from keras_resnet.training import write_atomically
 
+from .files import HISTORIES, read_history, read_result
 from .report import mean_and_deviation, percent, table
-from .run import HISTORIES, read_history
 
 ERRORS = ("training", "validation", "test")
 
@@ -40,7 +40,7 @@ def result_lines(study, nets=("",)):
         for seed in seeds
     }
     return {
-        (seed, net): json.loads(path.read_text("utf-8"))
+        (seed, net): read_result(path)
         for seed, files in paths.items()
         if all(path.exists() for path in files)
         for net, path in zip(nets, files, strict=True)

@@ -1,5 +1,6 @@
 """Trains the jobs of a recipe, each in the folder of its run."""
 
+import contextlib
 import os
 import sys
 
@@ -20,23 +21,32 @@ def train_jobs(settings, make_jobs, summarize=None):
     devices = use_devices(settings)
     jobs = make_jobs(settings, devices)
     single = isinstance(jobs, Job)
-    folder = open_run(settings, devices, jobs.identity if single else {})
-    for job in [jobs] if single else jobs:
-        run = folder if single else job_run(folder, job)
-        if run.finished:
-            if single:
-                print(f"{run.path} is finished: see result.json")
-                return
-            continue
-        if not single:
-            print(f"{job.folder}:", flush=True)
-        result = finish(run, job, train(run, job))
-        if result is not None:
-            print(f"{sentence(result)}; everything is in {run.path}")
-        if not single:
-            keras.backend.clear_session()
-    if not single and devices.is_first:
-        (summarize or study.summarize)(settings, folder)
+    identity = jobs.identity if single else {}
+    with open_run(settings, devices, identity) as folder:
+        for job in [jobs] if single else jobs:
+            with (
+                contextlib.nullcontext(folder)
+                if single
+                else job_run(folder, job)
+            ) as run:
+                _train_job(run, job, single)
+        if not single and devices.is_first:
+            (summarize or study.summarize)(settings, folder)
+
+
+def _train_job(run, job, single):
+    """Train one job of a command to its end, unless it has reached it."""
+    if run.finished:
+        if single:
+            print(f"{run.path} is finished: see result.json")
+        return
+    if not single:
+        print(f"{job.folder}:", flush=True)
+    result = finish(run, job, train(run, job))
+    if result is not None:
+        print(f"{sentence(result)}; everything is in {run.path}")
+    if not single:
+        keras.backend.clear_session()
 
 
 def use_devices(settings):
@@ -89,6 +99,7 @@ def open_run(settings, devices, more=()):
         | dict(more),
         resume=settings.resume,
         devices=devices,
+        save_every=settings.save_every,
     )
 
 
@@ -100,6 +111,7 @@ def job_run(folder, job):
         folder.settings | job.identity,
         resume=folder.devices.on_first((path / "settings.json").exists),
         devices=folder.devices,
+        save_every=folder.save_every,
     )
 
 
@@ -112,6 +124,8 @@ def train(run, job):
         model.steps_per_execution = job.steps_per_execution
         start = training.batches_seen(model)
         if start < job.steps:
+            if start % per_epoch:
+                _build_metrics(model, job.batches(start), devices)
             try:
                 with devices.scope():
                     model.fit(
@@ -126,6 +140,7 @@ def train(run, job):
                             *run.callbacks(
                                 job.batch_size,
                                 job.steps,
+                                per_epoch,
                                 job.validation,
                                 job.every,
                                 job.average,
@@ -136,14 +151,41 @@ def train(run, job):
                     )
             except KeyboardInterrupt:
                 if devices.is_first:
-                    _say_interrupted(run, job)
+                    # The terminal may be gone.
+                    with contextlib.suppress(OSError):
+                        _say_interrupted(run, job)
                 raise
+            except training.DivergenceError as error:
+                raise Failure(f"{error}. {_last_good(run)}") from error
             finally:
-                run.close()
+                run.end_training()
             _check_steps(model, job)
     if job.average:
         _keep_average(model, finished=start >= job.steps)
     return model
+
+
+def _build_metrics(model, batches, devices):
+    """Make the variables of the metrics, to which a run brings its values.
+
+    Else TensorFlow makes them on one device in the first step, too late.
+    """
+    if keras.backend.backend() != "tensorflow" or devices.count > 1:
+        return
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(next(iter(batches)))
+    outputs = keras.ops.zeros((len(y), *model.output_shape[1:]))
+    model.compute_metrics(x, y, outputs, weights)
+
+
+def _last_good(run):
+    """Say from which checkpoint another training could begin."""
+    if not run.saved:
+        return "There is no checkpoint yet: begin again in another --output"
+    return (
+        f"{run / 'last.keras'} is the last good checkpoint, of iteration "
+        f"{run.saved}; to resume there would diverge again, so begin again in "
+        "another --output"
+    )
 
 
 def _check_steps(model, job):
@@ -167,10 +209,9 @@ def _verbosity(devices):
 def _say_interrupted(run, job):
     """Say where a run stopped, and how it continues."""
     draw(run, job)
-    reached = run.history().get("iterations", [0])[-1]
     print(
         f"\nInterrupted. {run.path} holds the run up to iteration "
-        f"{reached:.0f}; run the same command with --resume to continue."
+        f"{run.saved}; run the same command with --resume to continue."
     )
 
 

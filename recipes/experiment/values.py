@@ -4,6 +4,7 @@ Each raises `argparse.ArgumentTypeError`, which says what would be right.
 """
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -54,3 +55,40 @@ def path(text):
 def device_count(text):
     """Parse a number of devices, or "all"."""
     return text if text == "all" else positive_int(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number of steps, or of minutes.
+
+    Attributes:
+        steps: Integer, or `None`.
+        minutes: Float, or `None`.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    @property
+    def seconds(self):
+        """The interval in seconds, `None` for one in steps."""
+        return None if self.minutes is None else 60 * self.minutes
+
+    def __str__(self):
+        return str(self.steps) if self.steps else f"{self.minutes:g}m"
+
+
+SAVE_EVERY = Interval(minutes=10)
+
+
+def interval(text):
+    """Parse a number of steps, or of minutes with an "m" behind it."""
+    try:
+        if text.endswith("m"):
+            return Interval(minutes=positive_float(text[:-1]))
+        return Interval(steps=positive_int(text))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of steps, such as 500, nor of minutes, "
+            "such as 10m"
+        ) from None

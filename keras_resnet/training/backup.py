@@ -1,0 +1,261 @@
+"""Checkpoints from which a training continues as if it had never stopped."""
+
+import json
+import math
+import os
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.devices import Devices
+from keras_resnet.training.callbacks import (
+    Interruptible,
+    StepCounter,
+    save_atomically,
+)
+from keras_resnet.types import PathLike
+
+# Several processes agree every so many batches whether to save or to end,
+# because agreeing makes the devices wait.
+AGREE_EVERY = 10
+# A validation after an epoch may take long, and nothing can be saved in it.
+# So the last batch but one is saved, too, if this many seconds have passed.
+BEFORE_VALIDATION = 60.0
+
+
+class Backup(StepCounter):
+    """Saves the state of a training at the end of epochs and within them.
+
+    The state is the model with its optimizer, the metrics of the epoch so
+    far, what other callbacks have gathered so far, and the length of the
+    histories. All of it is in one `.keras` file, whose comment as an archive
+    has what is not the model's.
+
+    To resume, load the model, call `read_state`, cut the histories, and call
+    `fit` with `initial_epoch=batches_seen(model) // steps_per_epoch` and the
+    batches from `batches_seen(model)` on. The training continues within the
+    epoch, and every later number is the same.
+
+    Ctrl-C, SIGTERM and SIGHUP save the state after the current batch and then
+    raise `KeyboardInterrupt`, whose argument is the number of the signal. In
+    the last batch of an epoch and in validations nothing can be saved: the
+    state is then that of the last save.
+
+    This callback must come after all whose results it saves.
+
+    Args:
+        path: Path of the `.keras` file, or `None` for a process that does
+            not write.
+        steps_per_epoch: Integer, batches of an epoch.
+        steps: Integer, optimizer steps between two saves within an epoch.
+            Defaults to `None`.
+        seconds: Float, seconds between two saves within an epoch. Defaults
+            to `None`.
+        previous: Path for the file that a save replaces. Defaults to `None`:
+            it is not kept.
+        stateful: Dictionary from names to callbacks that have methods `state`
+            and `restore`. Defaults to none.
+        histories: Sequence of paths of text files that other callbacks append
+            to. Defaults to none.
+        state: What `read_state` returned. Defaults to `None`: the training
+            begins.
+        devices: `keras_resnet.devices.Devices`. Defaults to one device.
+
+    Attributes:
+        saved: Integer, the optimizer step of the last save, or at which this
+            training began.
+    """
+
+    def __init__(
+        self,
+        path: PathLike | None,
+        steps_per_epoch: int,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        previous: PathLike | None = None,
+        stateful: Mapping[str, Any] | None = None,
+        histories: Sequence[PathLike] = (),
+        state: dict | None = None,
+        devices: Devices | None = None,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.steps_per_epoch = steps_per_epoch
+        self.steps = steps
+        self.seconds = seconds
+        self.previous = previous
+        self.stateful = stateful or {}
+        self.histories = histories
+        self.devices = devices or Devices()
+        self.saved = 0
+        self._saved_at = -math.inf
+        self._state = state
+        self._interrupts = Interruptible()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        super().on_train_begin(logs)
+        self._interrupts.on_train_begin()
+        self._note_save()
+        # What the callbacks gather in an epoch begins anew with it.
+        if self._state is not None and self._state["metrics"] is None:
+            self._restore()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        if self._state is not None:
+            self._restore()
+
+    def _restore(self):
+        state, self._state = self._state, None
+        for name, callback in self.stateful.items():
+            callback.restore(state["callbacks"][name])
+        if state["metrics"] is None:
+            return
+        for variable, value in zip(
+            self.model.metrics_variables,
+            self._of_this_process(state["metrics"]),
+            strict=True,
+        ):
+            variable.assign(np.asarray(value, variable.dtype))
+
+    def _of_this_process(self, values):
+        """Return the metrics that this process had, or the same sum."""
+        if len(values) == self.devices.processes:
+            return values[self.devices.process]
+        sums = [np.sum(each, axis=0) for each in zip(*values, strict=True)]
+        if self.devices.is_first or keras.backend.backend() != "torch":
+            return sums
+        return [np.zeros_like(value) for value in sums]
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        place = self.batches % self.steps_per_epoch
+        if place == 0:
+            if batch + 1 < self.steps_per_epoch:
+                # Keras takes this for the end of training. See below.
+                self.model.stop_training = "epoch"
+            return
+        each = self._each * (AGREE_EVERY if self.devices.processes > 1 else 1)
+        if self.batches % each:
+            return
+        votes = self.devices.gather((self._interrupts.signal, self._due(place)))
+        signal = next((s for s, _ in votes if s is not None), None)
+        # Reading `self.model` makes JAX wait. Where training has ended, the
+        # end of the epoch is next.
+        if (signal is None and not votes[0][1]) or self.model.stop_training:
+            return
+        self._save(within_epoch=True)
+        if signal is not None:
+            raise KeyboardInterrupt(signal)
+
+    def _due(self, place):
+        """Return whether it is time to save, at a place in the epoch."""
+        if self.steps is not None and self.step - self.saved >= self.steps:
+            return True
+        if self.seconds is None:
+            return False
+        wait = self.seconds
+        if place + self._each == self.steps_per_epoch:
+            wait = min(wait, BEFORE_VALIDATION)
+        return time.monotonic() - self._saved_at >= wait
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._interrupts.on_test_batch_end(batch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self.model.stop_training == "epoch":
+            self.model.stop_training = False
+        self._save(within_epoch=False)
+        signals = self.devices.gather(self._interrupts.signal)
+        signal = next((s for s in signals if s is not None), None)
+        if signal is not None:
+            raise KeyboardInterrupt(signal)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._interrupts.on_train_end()
+
+    def close(self) -> None:
+        """Give the signals back, which Keras does not where `fit` fails."""
+        self._interrupts.restore_handlers()
+
+    def _save(self, within_epoch):
+        metrics = None
+        if within_epoch:
+            metrics = [
+                keras.ops.convert_to_numpy(v).tolist()
+                for v in self.model.metrics_variables
+            ]
+            # On PyTorch each process has metrics of its own.
+            local = keras.backend.backend() == "torch"
+            metrics = self.devices.gather(metrics) if local else [metrics]
+        if self.path is not None:
+            state = {
+                "metrics": metrics,
+                "callbacks": {k: c.state() for k, c in self.stateful.items()},
+                "histories": {
+                    os.path.basename(path): _length_and_checksum(path)
+                    for path in self.histories
+                },
+            }
+            save_atomically(
+                self.model, self.path, json.dumps(state), self.previous
+            )
+        self._note_save()
+
+    def _note_save(self):
+        self.saved, self._saved_at = self.step, time.monotonic()
+
+
+def read_state(path: PathLike) -> dict:
+    """Return what a `Backup` has saved besides the model.
+
+    Its key `"histories"` has a pair for `cut_history` for each file name.
+
+    Raises:
+        ValueError: If the file is no backup.
+    """
+    with zipfile.ZipFile(path) as file:
+        comment = file.comment
+    if not comment:
+        raise ValueError(f"{path} has a model, and no state of a training")
+    return json.loads(comment)
+
+
+def _length_and_checksum(path):
+    """Return how much of a history there is, and make that stay."""
+    if not os.path.exists(path):
+        return 0, 0
+    with open(path, "rb") as file:
+        contents = file.read()
+        os.fsync(file.fileno())
+    return len(contents), zlib.crc32(contents)
+
+
+def cut_history(path: PathLike, length: int, checksum: int) -> None:
+    """Remove the end of a history, which a backup has not seen.
+
+    Args:
+        path: Path of the file.
+        length: Integer, bytes that the backup has seen.
+        checksum: Integer, their CRC-32.
+
+    Raises:
+        ValueError: If the file does not begin with these bytes.
+    """
+    path = Path(path)
+    contents = path.read_bytes() if path.exists() else b""
+    seen = contents[:length]
+    if len(seen) < length or zlib.crc32(seen) != checksum:
+        raise ValueError(
+            f"it does not begin with the {length} bytes that it had at the "
+            "last save of the model"
+        )
+    if len(contents) > length:
+        os.truncate(path, length)

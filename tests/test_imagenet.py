@@ -339,6 +339,90 @@ def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
     assert "0.09" in str(strict.error)
 
 
+def _refused(batches):
+    """Read batches without end, which must end with an error."""
+    with pytest.raises(tf.errors.OpError) as raised:
+        for _ in batches:
+            pass
+    return str(raised.value)
+
+
+def test_every_iterator_is_told_of_too_many_unreadable_images(tmp_path):
+    """Keras makes one and throws it away, before it trains on another."""
+    source = data.Folder(image_folder(tmp_path, corrupt=2))
+    unreadable = data.Unreadable(source, share=0.05)
+    batches = imagenet.training_batches(
+        source, 4, unreadable=unreadable, **SMALL
+    )
+    for _ in range(2):
+        assert "2 of 20 images cannot be decoded" in _refused(batches)
+
+
+def test_without_a_readable_image_there_is_an_end(tmp_path, capsys):
+    source = data.Folder(image_folder(tmp_path, classes=2, each=3))
+    for path in source.paths:
+        Path(path).write_bytes(b"no image")
+    for make in (imagenet.training_batches, imagenet.evaluation_batches):
+        unreadable = data.Unreadable(source, share=1.0)
+        kwargs = SMALL if make is imagenet.training_batches else {}
+        error = _refused(make(source, 4, unreadable=unreadable, **kwargs))
+        assert "6 of 6 images cannot be decoded" in error
+        assert error.partition("(")[0].rpartition(" last ")[2].strip() in (
+            source.paths
+        )
+    # Some images of a source, none of which can be decoded.
+    Path(source.paths[0]).write_bytes(jpeg(0))
+    rest = data.records.Subset(source, range(1, 6))
+    unreadable = data.Unreadable(source, share=1.0)
+    error = _refused(
+        imagenet.training_batches(rest, 4, unreadable=unreadable, **SMALL)
+    )
+    assert "there is none to take instead" in error
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("target", [".", "..", "../..", "../class1/loop"])
+def test_links_to_a_folder_above_are_named(tmp_path, target):
+    root = image_folder(tmp_path / "images", classes=2, each=2)
+    (root / "class1/loop").symlink_to("../class0")
+    (root / "class0/up").symlink_to(target)
+    with pytest.raises(data.DataUnavailableError, match="up is a link|loop is"):
+        data.Folder(root)
+
+
+@pytest.mark.once
+def test_links_to_other_folders_are_followed(tmp_path):
+    root = image_folder(tmp_path / "images", classes=2, each=2)
+    other = image_folder(tmp_path / "other", classes=1, each=3)
+    (root / "class1/more").symlink_to(other / "class0")
+    (root / "class2").symlink_to(other / "class0")
+    # A link to nothing is an image that cannot be read.
+    (root / "class2/nothing.jpg").symlink_to(tmp_path / "nothing.jpg")
+    by_class = data.class_folders(root)
+    assert [len(paths) for paths in by_class.values()] == [2, 2 + 4, 4]
+
+
+@pytest.mark.once
+def test_pipes_and_devices_are_not_read(tmp_path):
+    root = image_folder(tmp_path / "images", classes=2, each=2)
+    pipe = root / "class0/pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(data.DataUnavailableError, match="pipe.jpg is a named"):
+        data.Folder(root)
+    large = root / "class1/large.jpg"
+    with open(large, "wb") as file:
+        file.truncate(2**40)
+    for path, words in (
+        (pipe, "named pipe"),
+        ("/dev/zero", "device"),
+        (root, "folder"),
+        (large, "bytes"),
+    ):
+        with pytest.raises(data.UnreadableImageError, match=words) as raised:
+            data.read_image(path)
+        assert str(path) in str(raised.value)
+
+
 def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
     source = data.Folder(image_folder(tmp_path, corrupt=1))
     unreadable = data.Unreadable(source, share=0.1)

@@ -4,6 +4,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import tensorflow as tf
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.types import PathLike
 
+# More than TensorFlow decodes.
+MAX_BYTES = 2**30
 PALETTE = "a BMP with a palette; convert it to PNG"
 
 
@@ -36,7 +39,8 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
 
     Raises:
         DataUnavailableError: If there is no such folder, or no class with a
-            file in it.
+            file in it, or if there is a link to a folder that contains it, or
+            something that is no file, such as a named pipe.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -48,7 +52,8 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     )
     if set(names) == {str(i) for i in range(len(names))}:
         names.sort(key=int)
-    files = {name: sorted(_files(folder / name)) for name in names}
+    above = (os.path.realpath(folder),)
+    files = {name: sorted(_files(folder / name, above)) for name in names}
     if not any(files.values()):
         raise DataUnavailableError(
             f"{folder} has no files in folders of classes, such as "
@@ -57,14 +62,66 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     return files
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, except hidden ones."""
+def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
+    """Yield all files below a folder, except hidden ones.
+
+    Args:
+        folder: Path.
+        above: Real paths of the folders that the walk has come through.
+    """
     # Collections of links to folders are common.
-    for path, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                yield Path(path) / name
+    real = os.path.realpath(folder)
+    if any(Path(path).is_relative_to(real) for path in above):
+        raise DataUnavailableError(
+            f"{printable(folder)} is a link to a folder that contains it, and "
+            "has no end: remove the link."
+        )
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(Path(entry.path), (*above, real))
+                continue
+            # A link to nothing is an image that cannot be read.
+            if not entry.is_file() and os.path.exists(entry.path):
+                raise DataUnavailableError(
+                    f"{printable(entry.path)} is {_kind(entry.path)} and no "
+                    "file: remove it."
+                )
+            yield Path(entry.path)
+
+
+def _kind(path: PathLike) -> str:
+    """Return what is at a path that is neither a file nor a folder."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def read_contents(path: PathLike) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        UnreadableImageError: If the file cannot be read, if it is a pipe or a
+            device, which may have no end, or if it is too large.
+    """
+    reason = None
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            is_folder = os.path.isdir(path)
+            reason = f"{'a folder' if is_folder else _kind(path)} and no file"
+        elif os.path.getsize(path) > MAX_BYTES:
+            reason = (
+                f"{os.path.getsize(path):,} bytes, and an image has at most "
+                f"{MAX_BYTES:,}"
+            )
+        else:
+            return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror
+    raise UnreadableImageError(f"{printable(path)}: {reason}")
 
 
 def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
@@ -84,13 +141,7 @@ def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
     Raises:
         UnreadableImageError: If the file cannot be read or decoded whole.
     """
-    try:
-        contents = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(
-            f"{printable(path)}: {error.strerror}"
-        ) from None
-    return decode_image(contents, printable(path), channels)
+    return decode_image(read_contents(path), printable(path), channels)
 
 
 def printable(path: PathLike) -> str:

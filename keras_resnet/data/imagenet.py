@@ -5,7 +5,6 @@ function of its step.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,8 +133,11 @@ def training_batches(
     shard_size = mine.stop - mine.start
 
     def following(place, size):
-        place = int(place[0])
-        return (draws[i : i + 1][0, 0] for i in itertools.count(place + 1))
+        first = int(place[0]) + 1
+        # A whole epoch is among so many places.
+        for i in range(first, first + 2 * len(source)):
+            yield draws[i : i + 1][0, 0]
+        raise unreadable.none_left()
 
     read = reader(
         source,
@@ -403,6 +405,8 @@ def mean_image(
         if unreadable.error is None:
             raise
         raise unreadable.error from None
+    if not count:
+        raise unreadable.none_left()
     return (total / count).astype("float32")
 
 

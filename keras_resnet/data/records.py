@@ -25,6 +25,7 @@ from keras_resnet.data.folders import (
     class_folders,
     decode_image,
     printable,
+    read_contents,
 )
 from keras_resnet.types import PathLike
 
@@ -88,7 +89,7 @@ class Folder:
 
     def contents(self, i: int) -> bytes:
         """Return the bytes of an image."""
-        return Path(self.paths[i]).read_bytes()
+        return read_contents(self.paths[i])
 
     def label(self, i: int) -> int:
         """Return the class of an image, an integer."""

@@ -57,27 +57,40 @@ class Unreadable:
             i: Integer, its number in `source`.
 
         Raises:
-            TooManyUnreadableError: If there are too many.
+            TooManyUnreadableError: If there are too many, at every call from
+                then on: Keras throws away the iterator that is told first.
         """
         name = source.name(i)
         with self._lock:
-            if name in self.reasons:
-                return
-            try:
-                read_image_of(source, i)
-                reason = "its size and its contents do not match"
-            except UnreadableImageError as error:
-                reason = str(error).removeprefix(f"{name}: ")
-            self.reasons[name] = reason
-            print(f"skipped: {name}: {reason}", file=sys.stderr)
-            count = len(self.reasons)
-            if count > self.share * self._total:
-                self.error = TooManyUnreadableError(
-                    f"{count} of {self._total:,} images cannot be decoded, "
-                    f"the last {name} ({reason}): more than the allowed share "
-                    f"of {self.share:g}"
-                )
+            if name not in self.reasons:
+                self._add(name, source, i)
+            if self.error is not None:
                 raise self.error
+
+    def _add(self, name, source, i):
+        try:
+            read_image_of(source, i)
+            reason = "its size and its contents do not match"
+        except UnreadableImageError as error:
+            reason = str(error).removeprefix(f"{name}: ")
+        self.reasons[name] = reason
+        print(f"skipped: {name}: {reason}", file=sys.stderr)
+        if len(self) > self.share * self._total:
+            self._fail(f"more than the allowed share of {self.share:g}")
+        elif len(self) == self._total:
+            self._fail("no image is left")
+
+    def _fail(self, what):
+        name, reason = next(reversed(self.reasons.items()))
+        self.error = TooManyUnreadableError(
+            f"{len(self)} of {self._total:,} images cannot be decoded, the "
+            f"last {name} ({reason}): {what}"
+        )
+
+    def none_left(self) -> TooManyUnreadableError:
+        """Return the error that none of several images can be decoded."""
+        self._fail("there is none to take instead")
+        return self.error
 
 
 def reader(

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import os
 import pickle
+import zipfile
 
 import h5py
 import keras
@@ -565,6 +567,145 @@ def test_broken_files_of_keras(tmp_path):
         load_torch_weights(model, tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="is a folder"):
         load_torch_weights(model, tmp_path)
+
+
+def _legacy(path, change):
+    """Write a file like those of keras.applications, and change it."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["conv1_conv"]
+        layer = file.create_group("conv1_conv")
+        layer.attrs["weight_names"] = ["conv1_conv/kernel:0"]
+        layer["conv1_conv/kernel:0"] = np.ones((3, 3, 3, 16), "float32")
+        change(file, layer)
+    return path
+
+
+def _replace(layer, **kwargs):
+    del layer["conv1_conv/kernel:0"]
+    layer.create_dataset("conv1_conv/kernel:0", dtype="float32", **kwargs)
+
+
+def _set(group, name, value):
+    group.attrs[name] = value
+
+
+def _link(group, name, link):
+    del group[name]
+    group[name] = link
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f, g: f.pop("conv1_conv"), "no group /conv1_conv"),
+        (lambda f, g: g.attrs.pop("weight_names"), "weight_names"),
+        (lambda f, g: g.pop("conv1_conv"), "no dataset /conv1_conv/conv1_conv"),
+        (lambda f, g: _set(f, "layer_names", 5.0), "layer_names"),
+        (lambda f, g: _set(f, "layer_names", [1, 2]), "no text"),
+        (lambda f, g: _set(f, "layer_names", [b"\xff"]), "no group"),
+        (lambda f, g: _set(g, "weight_names", ["conv1_conv"]), "no dataset"),
+        # To itself.
+        (
+            lambda f, g: _link(f, "conv1_conv", h5py.SoftLink("/conv1_conv")),
+            "/conv1_conv is a link",
+        ),
+        (
+            lambda f, g: _link(
+                g, "conv1_conv", h5py.ExternalLink(f.filename, "/")
+            ),
+            "kernel:0 is a link",
+        ),
+        (
+            lambda f, g: f.__setitem__(
+                "model_weights", h5py.ExternalLink(f.filename, "/")
+            ),
+            "model_weights is a link",
+        ),
+        (
+            lambda f, g: _replace(
+                g, shape=(16,), external=[("/etc/passwd", 0, 64)]
+            ),
+            "another file",
+        ),
+        (
+            lambda f, g: _replace(g, shape=(2**20, 2**20), chunks=(64, 64)),
+            "states that it holds 4,398,046,511,104",
+        ),
+    ],
+)
+def test_files_of_keras_2_are_not_trusted(tmp_path, change, message):
+    path = _legacy(tmp_path / "model.h5", change)
+    model = small()
+    before = values(model)
+    with pytest.raises(WeightsError, match=message) as raised:
+        load_torch_weights(model, path)
+    assert str(path) in str(raised.value)
+    assert_same_values(before, values(model))
+
+
+@pytest.mark.once
+def test_archives_state_no_more_than_they_hold(tmp_path):
+    path = tmp_path / "model.keras"
+    for name, size, message in (
+        ("config.json", 2**26, "configuration of 67,108,864 bytes"),
+        ("model.weights.h5", 2**26, "states that it holds"),
+    ):
+        compression = zipfile.ZIP_DEFLATED
+        if name == "config.json":
+            compression = zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr(name, b" " * size)
+        with pytest.raises(WeightsError, match=message):
+            small(weights=path)
+    os.mkfifo(tmp_path / "pipe.keras")
+    with pytest.raises(WeightsError, match="pipe or a device"):
+        small(weights=tmp_path / "pipe.keras")
+
+
+@pytest.mark.once
+def test_no_message_advises_to_run_code(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.Sequential(
+        [keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]
+    ).save(path)
+    with pytest.raises(WeightsError, match="Lambda layer, which is not") as e:
+        small(weights=path)
+    assert "safe" not in str(e.value)
+    assert e.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t, x: x.to_sparse(), "layout torch.sparse_coo"),
+        (
+            lambda t, x: t.quantize_per_tensor(x, 0.1, 0, t.qint8),
+            "is quantized",
+        ),
+        (lambda t, x: x.to("meta"), "has a shape and no numbers"),
+        (
+            lambda t, x: t.zeros(1).expand(2**20, 2**20, 3, 3),
+            "its storage has fewer",
+        ),
+        (lambda t, x: "no tensor", "no floating-point numbers"),
+        (lambda t, x: None, "no floating-point numbers"),
+        (lambda t, x: [1, [2]], "no floating-point numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_tensors_of_pytorch_are_whole(tmp_path, make, message):
+    torch = pytest.importorskip("torch")
+    model = small()
+    before = values(model)
+    state = {k: torch.tensor(v) for k, v in state_of(model).items()}
+    state["conv1.weight"] = make(torch, state["conv1.weight"])
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=message) as raised:
+        load_torch_weights(model, tmp_path / "a.pth")
+    assert "conv1.weight" in str(raised.value)
+    assert "a.pth" in str(raised.value)
+    assert_same_values(before, values(model))
 
 
 def test_keras_files_keep_what_fits(tmp_path):

@@ -1,8 +1,11 @@
 """Reading weights from files."""
 
+import contextlib
+import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +17,11 @@ from keras_resnet.weights.errors import WeightsError
 
 TORCH_ENDINGS = (".pth", ".pt", ".th", ".bin")
 ENDINGS = (".keras", ".weights.h5", ".h5", ".safetensors", *TORCH_ENDINGS)
+# Weights can hardly be compressed: a file that states more bytes than this
+# many times its own size is not read.
+MAX_EXPANSION = 100
+# ResNet-1202 has a configuration of about a megabyte.
+MAX_CONFIG_BYTES = 2**25
 
 
 def check(path: PathLike) -> Path:
@@ -28,6 +36,8 @@ def check(path: PathLike) -> Path:
         raise WeightsError(f"{path} is a folder, not a file of weights.")
     if not path.exists():
         raise WeightsError(f"There is no file {str(path)!r}.")
+    if not path.is_file():
+        raise WeightsError(f"{path} is a pipe or a device, and no file.")
     if not path.name.endswith(ENDINGS):
         raise WeightsError(
             f"{path}: the name of a file of weights ends in "
@@ -96,10 +106,11 @@ def _torch(path):
             f"{path}: PyTorch is needed to read its own file format. Install "
             "it, or convert the file to .safetensors where it is."
         ) from None
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
-            # The error below covers pickles of this kind.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            # The errors below cover what PyTorch warns of.
+            warnings.simplefilter("ignore")
             # `weights_only` never runs code that a file contains.
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -122,6 +133,33 @@ def _torch(path):
     return content
 
 
+def _check_archive(path):
+    """Raise `WeightsError` if a ZIP archive states more bytes than it has."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    _check_size(path, sum(member.file_size for member in members))
+    for member in members:
+        if (
+            member.filename == "config.json"
+            and member.file_size > MAX_CONFIG_BYTES
+        ):
+            raise WeightsError(
+                f"{path} holds a configuration of {member.file_size:,} bytes, "
+                f"and one of a network has at most {MAX_CONFIG_BYTES:,}. It is "
+                "not read."
+            )
+
+
+def _check_size(path, size):
+    if size > MAX_EXPANSION * os.path.getsize(path):
+        raise WeightsError(
+            f"{path} has {os.path.getsize(path):,} bytes and states that it "
+            f"holds {size:,}. It is not read."
+        )
+
+
 def _legacy_h5(path):
     """Read the format of keras.applications: a group for each layer."""
     try:
@@ -129,29 +167,96 @@ def _legacy_h5(path):
     except OSError as error:
         raise WeightsError(f"{path} is no whole HDF5 file: {error}") from None
     with file:
-        root = file.get("model_weights", file)
+        root = file
+        if "model_weights" in file:
+            root = _member(path, file, "model_weights", h5py.Group)
         if "layer_names" not in root.attrs:
             raise WeightsError(
                 f"{path} names no layers, as the files of keras.applications "
                 "do. The names of Keras 3's own files end in .weights.h5 or "
                 ".keras."
             )
-        names = list(map(_text, root.attrs["layer_names"]))
+        names = _names(path, root, "layer_names")
         if "stem_conv" in names:
             raise WeightsError(
                 f"{path} is a model of this package in Keras's old HDF5 "
                 "format. Load it by `keras.saving.load_model`."
             )
-        arrays = {}
-        for layer in names:
-            for weight in map(_text, root[layer].attrs["weight_names"]):
+        datasets = {}
+        for name in names:
+            layer = _member(path, root, name, h5py.Group)
+            for weight in _names(path, layer, "weight_names"):
                 kind = weight.rpartition("/")[2].removesuffix(":0")
-                arrays[f"{layer}/{kind}"] = root[layer][weight][()]
-        return arrays
+                datasets[f"{name}/{kind}"] = _member(
+                    path, layer, weight, h5py.Dataset
+                )
+        # Before any is read: what a file states need not be there.
+        _check_size(path, sum(dataset.nbytes for dataset in datasets.values()))
+        try:
+            return {name: dataset[()] for name, dataset in datasets.items()}
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path} is damaged: {error}") from None
+
+
+def _names(path, group, attribute):
+    """Return the texts in an attribute of a group."""
+    try:
+        return [_text(value) for value in group.attrs[attribute]]
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is damaged: {group.name} has no names in its attribute "
+            f"{attribute}: {error}"
+        ) from None
+
+
+def _member(path, group, name, kind):
+    """Return a member of a group whose data are in the file itself.
+
+    A link or external storage could read any other file of this machine.
+
+    Args:
+        path: Path of the file, for errors.
+        group: `h5py.Group`.
+        name: String, with "/" between the names of groups.
+        kind: `h5py.Group` or `h5py.Dataset`.
+
+    Raises:
+        WeightsError: If it is missing, of another kind, or elsewhere.
+    """
+    where = f"{group.name.rstrip('/')}/{name}"
+    member = group
+    for part in name.split("/"):
+        link = None
+        # HDF5 raises errors of several classes for damaged files.
+        with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):
+            if isinstance(member, h5py.Group):
+                link = member.get(part, getlink=True)
+        if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
+            raise WeightsError(
+                f"{path}: {where} is a link to another place. It is not "
+                "followed."
+            )
+        parent, member = member, None
+        with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):
+            if link is not None:
+                member = parent[part]
+    if not isinstance(member, kind):
+        raise WeightsError(
+            f"{path} is damaged: there is no {kind.__name__.lower()} {where}."
+        )
+    if kind is h5py.Dataset and (member.external or member.is_virtual):
+        raise WeightsError(
+            f"{path}: the numbers of {where} are in another file. They are "
+            "not read."
+        )
+    return member
 
 
 def _text(value):
-    return value.decode() if isinstance(value, bytes) else value
+    text = value.decode() if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no text")
+    return text
 
 
 def read_model(path: PathLike) -> keras.Model:
@@ -161,11 +266,19 @@ def read_model(path: PathLike) -> keras.Model:
         WeightsError: If it cannot be loaded.
     """
     path = check(path)
+    _check_archive(path)
     try:
         return keras.saving.load_model(path, compile=False)
     except WeightsError:
         raise
     # Keras raises errors of many classes for broken files.
     except Exception as error:
+        if re.search("lambda|unsafe|safe_mode", str(error), re.IGNORECASE):
+            # Keras's message is left out, because it advises to load without
+            # this protection.
+            raise WeightsError(
+                f"{path} holds code, such as a Lambda layer, which is not run. "
+                "Save the model with layers of registered classes instead."
+            ) from None
         reason = str(error).split("\n")[0]
         raise WeightsError(f"{path} cannot be loaded: {reason}") from error

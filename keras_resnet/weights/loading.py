@@ -310,6 +310,7 @@ def _hint(arrays, weights):
 def _array(value, name, origin):
     """Return a tensor of any framework as a NumPy array."""
     if hasattr(value, "detach"):
+        _check_torch(value, name, origin)
         value = value.detach().cpu()
         if value.is_floating_point():
             # NumPy has no bfloat16; float32 holds each of its numbers.
@@ -330,6 +331,27 @@ def _array(value, name, origin):
             f"{value.dtype}."
         )
     return value
+
+
+def _check_torch(tensor, name, origin):
+    """Raise `WeightsError` if a tensor of PyTorch is not all of its numbers."""
+    reason = None
+    if tensor.is_quantized:
+        reason = "is quantized: dequantize it first"
+    elif tensor.is_meta:
+        reason = "has a shape and no numbers"
+    elif str(tensor.layout) != "torch.strided":
+        reason = f"has the layout {tensor.layout}: make it dense first"
+    elif (
+        tensor.numel() * tensor.element_size()
+        > tensor.untyped_storage().nbytes()
+    ):
+        reason = (
+            f"states {tensor.numel():,} numbers, and its storage has fewer: "
+            "make it contiguous first"
+        )
+    if reason is not None:
+        raise WeightsError(f"{origin}: {name} {reason}.")
 
 
 def _check_finite(arrays, naming, origin):

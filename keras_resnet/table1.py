@@ -14,6 +14,9 @@ IMAGENET_SPECS = {
 IMAGENET_WIDTHS = (64, 128, 256, 512)
 CIFAR_WIDTHS = (16, 32, 64)
 
+# Eight times the paper's deepest network.
+MAX_CIFAR_DEPTH = 9998
+
 
 def imagenet_spec(depth: int) -> tuple[bool, tuple[int, ...]]:
     """Return a row: whether blocks are bottlenecks, and blocks per stage.
@@ -39,20 +42,26 @@ def imagenet_depth(bottleneck: bool, depths: tuple[int, ...]) -> int | None:
 
 
 def is_cifar_depth(depth: int) -> bool:
-    """Return whether `depth` is an integer 6n+2, with n at least 1."""
-    return isinstance(depth, int) and depth >= 8 and depth % 6 == 2
+    """Return whether `depth` is an integer 6n+2 that can be built."""
+    return (
+        isinstance(depth, int)
+        and 8 <= depth <= MAX_CIFAR_DEPTH
+        and depth % 6 == 2
+    )
 
 
 def cifar_depths(depth: int) -> tuple[int, ...]:
     """Return the blocks per stage of the CIFAR network with `depth` layers.
 
     Raises:
-        ValueError: If `depth` is not 6n+2.
+        ValueError: If `depth` is not 6n+2, or so large that building the
+            network would not end.
     """
     if not is_cifar_depth(depth):
         raise ValueError(
             "A CIFAR network has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, "
-            f"56, ..., 110, ..., 1202, ... Received: depth={depth!r}"
+            f"56, ..., 110, ..., 1202, ..., {MAX_CIFAR_DEPTH}. "
+            f"Received: depth={depth!r}"
         )
     return (depth // 6,) * 3
 

@@ -27,6 +27,7 @@ from keras_resnet_recipes.experiment import (
     CommandSettings,
     Failure,
     UsageError,
+    cifar_depth,
     execute,
     option,
     positive_int,
@@ -54,7 +55,7 @@ def parse_depth(text):
             f"{value} is none of {', '.join(map(str, IMAGENET_DEPTHS))} and "
             "not 6n+2"
         )
-    return value
+    return value if value in IMAGENET_DEPTHS else cifar_depth(text)
 
 
 def _network(**kwargs):
@@ -281,7 +282,10 @@ def preprocessing_of(model, settings):
 def scorer(model, how, settings):
     """Return the function from images to probabilities that was asked for."""
     from keras_resnet import training
+    from keras_resnet_recipes.experiment import images
 
+    images.check_batch(settings.batch_size, (how.size, how.size, 3))
+    images.check_scales(settings.scales or ())
     options = {"batch_size": settings.batch_size}
     if settings.crops == "multi-scale":
         if settings.scales:

@@ -617,6 +617,13 @@ def job(settings, devices):
 
     check_devices(settings, devices)
     train, validation = training.first_alone(devices, lambda: load(settings))
+    side = max(settings.image_size, settings.test_size)
+    images.check_batch(
+        settings.batch_size // settings.accumulate,
+        (side, side, 3),
+        len(train),
+        devices.processes,
+    )
     unreadable = [
         data.Unreadable(source, settings.max_unreadable)
         for source in (train, validation)

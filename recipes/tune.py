@@ -252,7 +252,7 @@ def use_devices(settings):
 
 
 def check_steps(settings, images):
-    """Raise `UsageError` if a trial would have too few steps.
+    """Raise `UsageError` if a trial would have too few steps or images.
 
     Args:
         settings: `Settings`.
@@ -261,6 +261,11 @@ def check_steps(settings, images):
     from keras_resnet import tuning
     from keras_resnet_recipes.experiment.images import steps_per_epoch
 
+    if max(settings.batch_sizes or (1,)) > images:
+        raise UsageError(
+            f"argument --batch-sizes: {max(settings.batch_sizes):,} is too "
+            f"large, because an epoch has {images:,} images"
+        )
     if "step-decay" not in settings.schedules:
         return
     # The trial that has the fewest, of the network that needs the most.

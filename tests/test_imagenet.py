@@ -380,6 +380,28 @@ def test_without_a_readable_image_there_is_an_end(tmp_path, capsys):
     assert "there is none to take instead" in error
 
 
+def test_an_image_far_longer_than_wide_is_named(tmp_path, capsys):
+    root = image_folder(tmp_path, classes=2, each=2)
+    long = write(
+        root / "class0/long.png",
+        encoded(np.zeros((20000, 1, 3), "uint8"), "PNG"),
+    )
+    write(
+        root / "class1/just.png",
+        encoded(np.zeros((1, 100, 3), "uint8"), "PNG"),
+    )
+    with pytest.raises(data.UnreadableImageError, match="20000 x 1 pixels"):
+        data.read_image(long)
+    source = data.Folder(root)
+    unreadable = data.Unreadable(source, share=0.5)
+    batches = imagenet.evaluation_batches(
+        source, image_size=32, resize=640, unreadable=unreadable
+    )
+    assert sum(len(x) for x, _ in batches) == 5
+    assert [*unreadable] == [str(long)]
+    assert "at most 100 times" in capsys.readouterr().err
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("target", [".", "..", "../..", "../class1/loop"])
 def test_links_to_a_folder_above_are_named(tmp_path, target):

@@ -28,8 +28,9 @@ from conftest import (
     settings_of,
 )
 
+from keras_resnet import table1
 from keras_resnet_recipes import cifar10, experiment
-from keras_resnet_recipes.experiment import UsageError
+from keras_resnet_recipes.experiment import UsageError, images, values
 from keras_resnet_recipes.experiment.command import FLAGS
 
 RECIPE = "recipes/cifar10.py"
@@ -124,6 +125,9 @@ def test_depth_110_warms_up(depth, rate):
     [
         (["--dept", "20"], ["--dept", "--help"]),
         (["--depth", "21"], ["--depth", "21", "6n+2", "20"]),
+        (["--depth", "60000000008"], ["--depth", "at most 9998"]),
+        (["--save-every", "10s"], ["--save-every", "'10s'", "500", "10m"]),
+        (["--save-every", "0m"], ["--save-every", "'0m'"]),
         (["--depth", "x"], ["--depth", "positive whole number", "'x'"]),
         (["--learning-rate", "-1"], ["--learning-rate", "'-1'"]),
         (["--learning-rate", "nan"], ["--learning-rate", "'nan'"]),
@@ -156,6 +160,36 @@ def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
     assert "400 steps" in error
     assert "801 steps" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.once
+def test_a_batch_that_is_too_large_is_refused(tmp_path, capsys, monkeypatch):
+    flags = [*SMALL, "--batch-size", "1000000000", "--output"]
+    check_wrong_usage(
+        lambda: run_recipe(cifar10, [*flags, tmp_path / "run"]),
+        capsys,
+        ["--batch-size", "1,000,000,000", "1,257 images", "at most 1,257"],
+    )
+    assert not (tmp_path / "run").exists()
+    images.check_batch(1257, (8, 8, 1), 1257)
+    monkeypatch.setattr(images, "memory", lambda: 1000)
+    images.check_batch(6, (8, 8, 1), processes=2)
+    with pytest.raises(UsageError, match="memory.*8x8x1: take at most 3$"):
+        images.check_batch(4, (8, 8, 1))
+    with pytest.raises(UsageError, match="--image-size"):
+        images.check_batch(1, (32, 32, 1))
+    images.check_scales((9,))
+    with pytest.raises(UsageError, match="--scales: 640 .* at most 9$"):
+        images.check_scales((9, 640))
+
+
+@pytest.mark.once
+def test_the_deepest_net_is_the_packages():
+    assert values.MAX_DEPTH == table1.MAX_CIFAR_DEPTH
+    assert table1.is_cifar_depth(values.MAX_DEPTH)
+    for depth in (values.MAX_DEPTH + 6, 60000000008):
+        with pytest.raises(ValueError, match=f"1202, ..., {values.MAX_DEPTH}"):
+            table1.cifar_depths(depth)
 
 
 @pytest.mark.once

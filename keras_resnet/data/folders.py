@@ -16,6 +16,9 @@ from keras_resnet.types import PathLike
 
 # More than TensorFlow decodes.
 MAX_BYTES = 2**30
+# A longer side of more than so many shorter ones would take gigabytes when
+# the shorter one is resized to some hundred pixels.
+MAX_PROPORTION = 100
 PALETTE = "a BMP with a palette; convert it to PNG"
 
 
@@ -175,6 +178,12 @@ def decode_image(
         ) from None
     if not tf.size(image):
         raise UnreadableImageError(f"{name}: an image without pixels")
+    rows, columns = image.shape[:2]
+    if max(rows, columns) > MAX_PROPORTION * min(rows, columns):
+        raise UnreadableImageError(
+            f"{name}: {rows} x {columns} pixels, and the longer side may be "
+            f"at most {MAX_PROPORTION} times the shorter one"
+        )
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
@@ -188,8 +197,9 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
         `(rows, columns, 3)` uint8 tensor.
 
     Raises:
-        tf.errors.OpError: If the contents cannot be decoded, and for a BMP
-            with a palette, whose colours TensorFlow would not look up.
+        tf.errors.OpError: If the contents cannot be decoded, for a BMP with a
+            palette, whose colours TensorFlow would not look up, and for an
+            image with one side far longer than the other.
     """
     palette = tf.cond(
         tf.strings.substr(contents, 0, 2) == b"BM",
@@ -200,7 +210,12 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     )
     refused = tf.debugging.Assert(tf.logical_not(palette), [PALETTE])
     with tf.control_dependencies([refused]):
-        return tf.io.decode_image(contents, 3, expand_animations=False)
+        image = tf.io.decode_image(contents, 3, expand_animations=False)
+    sides = tf.shape(image)[:2]
+    longest = MAX_PROPORTION * tf.reduce_min(sides)
+    refused = tf.debugging.Assert(tf.reduce_max(sides) <= longest, [sides])
+    with tf.control_dependencies([refused]):
+        return tf.identity(image)
 
 
 def _has_palette(contents: bytes) -> bool:

@@ -1,4 +1,7 @@
-"""Jobs that train on a small dataset in memory."""
+"""Jobs that train on a small dataset in memory, and sizes that fit there."""
+
+import math
+import os
 
 import keras
 
@@ -20,6 +23,55 @@ def load(settings, devices):
     return first_alone(
         devices, lambda: data_.load(settings.dataset, settings.data_dir)
     )
+
+
+def memory():
+    """Return the bytes of this machine's memory, very many if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return 2**60
+
+
+def check_batch(batch_size, shape, images=math.inf, processes=1):
+    """Raise `UsageError` for a batch that is too large to be trained on.
+
+    Args:
+        batch_size: Integer, images per step.
+        shape: Tuple of integers, the shape of an image.
+        images: Integer, the images of an epoch. Defaults to any number.
+        processes: Integer, the processes that share a batch. Defaults to one.
+    """
+    each = 4 * math.prod(shape)
+    fitting = memory() // each * processes
+    if batch_size <= min(images, fitting):
+        return
+    size = "x".join(map(str, shape))
+    if fitting < 1:
+        raise UsageError(
+            f"an image of {size} takes {each:,} bytes, and this machine has "
+            f"{memory():,}: take a smaller --image-size or --test-size"
+        )
+    reason = (
+        f"an epoch has {images:,} images"
+        if images < fitting
+        else f"the memory of this machine has no place for so many of {size}"
+    )
+    raise UsageError(
+        f"argument --batch-size: {batch_size:,} is too large, because {reason}"
+        f": take at most {min(images, fitting):,}"
+    )
+
+
+def check_scales(scales):
+    """Raise `UsageError` for sides of images that no memory has place for."""
+    largest = math.isqrt(memory() // 12)
+    too_large = [side for side in scales if side > largest]
+    if too_large:
+        raise UsageError(
+            f"argument --scales: {too_large[0]:,} is too large for the memory "
+            f"of this machine: take at most {largest:,}"
+        )
 
 
 def steps_per_epoch(images, batch_size):
@@ -64,6 +116,12 @@ def job(settings, data, devices, build, *, steps, **more):
             defaults to `test` on the test images.
     """
     devices.check_batch(settings.batch_size)
+    check_batch(
+        settings.batch_size,
+        data.train.images.shape[1:],
+        len(data.train),
+        devices.processes,
+    )
     name = batches_by(settings.input)
     source = data_.INPUTS[name]
     validation = None

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 
 LAST_SEED = 2**31 - 1
+# That of `keras_resnet.table1`.
+MAX_DEPTH = 9998
 
 
 def _number(kind, words, holds):
@@ -43,6 +45,10 @@ def cifar_depth(text):
     if depth < 8 or depth % 6 != 2:
         raise argparse.ArgumentTypeError(
             f"{depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
+        )
+    if depth > MAX_DEPTH:
+        raise argparse.ArgumentTypeError(
+            f"{depth} layers could not be built: take at most {MAX_DEPTH}"
         )
     return depth
 

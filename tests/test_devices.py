@@ -233,6 +233,68 @@ def test_recipe(tmp_path):
         assert 1 - found["accuracy"] == pytest.approx(error, abs=1e-4)
 
 
+INTERRUPT = """
+import signal
+import keras
+from keras_resnet_recipes.experiment.run import Run
+
+usual = Run.callbacks
+
+def callbacks(run, *args, **kwargs):
+    interrupt = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batch == 12
+        and run.devices.process == run.devices.processes - 1
+        and signal.raise_signal(signal.SIGTERM)
+    )
+    return [interrupt, *usual(run, *args, **kwargs)]
+
+Run.callbacks = callbacks
+"""
+
+
+# The recipe is the same on every backend, and so are its devices, which the
+# tests above are about: one backend shows it, by two processes.
+by_two_processes = pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=() if BACKEND == "torch" else pytest.mark.slow)
+        for way in WAYS
+    ],
+)
+
+
+@by_two_processes
+def test_recipe_continues_within_an_epoch(tmp_path, way):
+    """A signal to one process ends all of them after the same step."""
+    flags = "--dataset digits --preset fast --depth 8 --steps 45 --every 15"
+    command = [*flags.split(), "--devices", "all", "--output"]
+
+    def run(name, *more, before=""):
+        recipe = ["-c", before + RECIPE, *command, tmp_path / name, *more]
+        return _run(recipe, WAYS[way]())
+
+    for status, _, errors in run("straight"):
+        assert status == 0, errors
+    ended = run("stopped", before=INTERRUPT)
+    for status, _, errors in ended:
+        assert status == 143, errors
+    stopped = 13 if len(ended) == 1 else 20
+    assert f"up to iteration {stopped};" in ended[0][1]
+    for status, _, errors in run("stopped", "--resume"):
+        assert status == 0, errors
+    one, two = (
+        read_history(tmp_path / name / "steps.csv")
+        for name in ("straight", "stopped")
+    )
+    assert one == two
+    one, two = (
+        keras.models.load_model(tmp_path / name / "final.keras").get_weights()
+        for name in ("straight", "stopped")
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def _train_on_large_images(output, images, environments=()):
     """Run the paper's procedure, with an average, on one device or two."""
     flags = f"--dataset folder --folder {images} --depth 18 --epochs 2 "
@@ -268,15 +330,7 @@ def large_images(tmp_path_factory):
     return images, path / "one"
 
 
-# The recipe is the same on every backend, and so are its devices, which the
-# tests above are about: one backend shows it, by two processes.
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param(way, marks=() if BACKEND == "torch" else pytest.mark.slow)
-        for way in WAYS
-    ],
-)
+@by_two_processes
 def test_recipe_of_large_images(large_images, tmp_path, way):
     """The paper's procedure, which needs a mean image and the history."""
     images, alone = large_images

@@ -138,8 +138,9 @@ class Backup(StepCounter):
         super().on_train_batch_end(batch, logs)
         place = self.batches % self.steps_per_epoch
         if place == 0:
-            if batch + 1 < self.steps_per_epoch:
-                # Keras takes this for the end of training. See below.
+            resumed = batch + 1 < self.steps_per_epoch
+            if resumed and not self.model.stop_training:
+                # Ends the epoch, and `on_epoch_end` goes on with the next.
                 self.model.stop_training = "epoch"
             return
         each = self._each * (AGREE_EVERY if self.devices.processes > 1 else 1)

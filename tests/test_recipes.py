@@ -578,6 +578,32 @@ def test_evaluations_are_results(finished, tmp_path, capsys):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("result.json", b""),
+        ("result.json", b'{"settings": {}}'),
+        ("history.csv", b""),
+        ("history.csv", b"epoch,iterations\n1"),
+        ("curves.png", b"\x89PNG"),
+    ],
+)
+def test_a_broken_run_is_named_before_anything_is_copied(
+    finished, tmp_path, capsys, name, contents
+):
+    from keras_resnet_recipes import results
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / name).write_bytes(contents)
+    with pytest.raises(SystemExit, match="1"):
+        run_recipe(results, [folder, "--output", tmp_path / "results"])
+    error = capsys.readouterr().err
+    assert f"{folder / name} is broken" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.once
 def test_only_the_papers_procedure_is_compared_with_the_paper():
     from keras_resnet_recipes import results
 

@@ -28,12 +28,14 @@ from keras_resnet.factories import (
 from keras_resnet.finetuning import FeatureExtractor, features, freeze
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.initializers import HeGaussian
+from keras_resnet.preactivation import PreactivationBlock
 from keras_resnet.preprocessing import (
     Preprocessing,
     decode_predictions,
     preprocess_input,
 )
 from keras_resnet.resnet import ResidualNetwork, ResNet
+from keras_resnet.stochastic_depth import StochasticDepthBlock
 from keras_resnet.version import __version__
 from keras_resnet.weights import (
     DownloadError,
@@ -51,6 +53,7 @@ __all__ = [
     "HeGaussian",
     "LayerComplexity",
     "MaxPooling",
+    "PreactivationBlock",
     "Preprocessing",
     "ResNet",
     "ResNet18",
@@ -68,6 +71,7 @@ __all__ = [
     "ResNetImageNet",
     "ResidualBlock",
     "ResidualNetwork",
+    "StochasticDepthBlock",
     "WeightsError",
     "__version__",
     "complexity",

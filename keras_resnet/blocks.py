@@ -297,9 +297,9 @@ class ResidualBlock(keras.layers.Layer):
 
     Steps run in order. A step is a layer with a `compute_output_shape`, a
     function of a tensor that keeps its shape, a pair of a convolution and its
-    normalization, or `None`, which does nothing. Building, analyses, folding
-    and the conversion of weights read the same steps, so that a subclass that
-    overrides `call` or `paths` is neither analysed nor folded nor converted.
+    normalization, or `None`, which does nothing. Building, analyses and
+    folding read the same steps, so that a subclass that overrides `call` or
+    `paths` is neither analysed nor folded. `docs/blocks.md` has examples.
 
     Args:
         filters: Integer, the width: channels of the 3x3 convolutions. A basic
@@ -345,12 +345,21 @@ class ResidualBlock(keras.layers.Layer):
     Output shape: `ceil(height / stride)` rows, `ceil(width / stride)`
     columns, `filters` or `4 * filters` channels.
 
+    Attributes:
+        preactivated: Boolean, whether the block normalizes and activates its
+            input. `ResNet` then does so after the last block, not in the stem.
+        place: Pair of integers, the block's number in its network, from 1,
+            and the number of all blocks. `ResNet` sets it.
+
     Raises:
         ValueError: For an unknown shortcut or stride placement, and where
             option A would have to drop channels.
 
     Reference: He et al. 2015, sections 3.2, 3.3 and 4.1, figures 2 and 5.
     """
+
+    preactivated = False
+    place = (1, 1)
 
     def __init__(
         self,
@@ -415,22 +424,17 @@ class ResidualBlock(keras.layers.Layer):
             plan += [(self.out_channels, 1, 1)]
         for i, geometry in enumerate(plan, start=1):
             zero = zero_init_residual and i == len(plan)
-            names = f"conv{i}", f"bn{i}"
-            pair = self._make_pair(
-                geometry, *names, "zeros" if zero else "ones"
-            )
-            for name, layer in zip(names, pair, strict=True):
-                setattr(self, name, layer)
-        self.shortcut_conv = None
-        self.shortcut_bn = None
+            self._add_pair(geometry, f"conv{i}", f"bn{i}", zero)
+        self.shortcut_conv = self.shortcut_bn = None
         self._configure_sublayers()
 
-    def _make_pair(self, geometry, conv_name, bn_name, gamma="ones"):
+    def _add_pair(self, geometry, conv_name, bn_name, zero=False):
         conv = self.make_convolution(*geometry, conv_name)
-        if not self.folded:
-            return conv, self.make_normalization(bn_name, gamma)
-        conv.use_bias = True
-        return conv, None
+        bn = self.make_normalization(bn_name, "zeros" if zero else "ones")
+        if bn is not None and self.folded:
+            conv.use_bias, bn = True, None
+        setattr(self, conv_name, conv)
+        setattr(self, bn_name, bn)
 
     def make_convolution(
         self, filters: int, kernel_size: int, stride: int, name: str
@@ -493,11 +497,8 @@ class ResidualBlock(keras.layers.Layer):
             self.shortcut, in_channels, self.out_channels, self.stride
         )
         if projects:
-            self.shortcut_conv, self.shortcut_bn = self._make_pair(
-                (self.out_channels, 1, self.stride),
-                "shortcut_conv",
-                "shortcut_bn",
-            )
+            geometry = self.out_channels, 1, self.stride
+            self._add_pair(geometry, "shortcut_conv", "shortcut_bn")
         elif self.residual and in_channels > self.out_channels:
             raise ValueError(
                 "Shortcut 'A' can only add channels, and this block would "

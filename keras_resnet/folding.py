@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from keras_resnet import blocks
 from keras_resnet.resnet import ResidualNetwork, StemConvolution
-from keras_resnet.steps import pairs
+from keras_resnet.steps import pairs, parts
 
 # These and no subclasses, because `call` of a subclass may compute something
 # else.
@@ -33,8 +33,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     output is used elsewhere as well, and where it is called with
     `training=True`. Layers of other classes are copied as they are. A block
     of a subclass of `ResidualBlock` is folded if its steps are those of
-    `call`, and if each of its convolutions is paired with a batch
-    normalization and each batch normalization with a convolution.
+    `call`, and if what `make_normalization` returns is a batch normalization
+    that these steps pair with its convolution: `bn1` with `conv1`.
 
     The copy is for inference: `training=True` would not normalize by the
     batch. It is a functional model, not compiled, and shares nothing with the
@@ -169,22 +169,15 @@ def _fits(conv, bn):
     )
 
 
-def _pairs(block):
-    """Return all (convolution, normalization) pairs of a residual block."""
-    return pairs(
-        (
-            *block.preactivation(),
-            *block.residual_branch(),
-            *block.projection(),
-        )
-    )
+def _own_pairs(block):
+    """Return the convolutions of a residual block with their normalizations.
 
-
-def _others(block):
-    """Return a block's sublayers that are in no pair."""
-    paired = {id(layer) for pair in _pairs(block) for layer in pair}
-    sublayers = block._flatten_layers(include_self=False, recursive=False)
-    return [layer for layer in sublayers if id(layer) not in paired]
+    These normalizations are those that a block made with `folded=True` lacks.
+    """
+    names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+    names += [("shortcut_conv", "shortcut_bn")]
+    own = [[getattr(block, name, None) for name in pair] for pair in names]
+    return [pair for pair in own if None not in pair]
 
 
 def _is_foldable_block(layer):
@@ -194,13 +187,20 @@ def _is_foldable_block(layer):
         or not blocks.follows_steps(layer)
     ):
         return False
-    folded = _pairs(layer)
-    return (
-        all(_fits(*pair) for pair in folded)
-        and len({conv for conv, _ in folded}) == len(folded)
-        and not any(
-            type(x) in (*CONVOLUTIONS, *NORMALIZATIONS) for x in _others(layer)
-        )
+    steps = (
+        *layer.preactivation(),
+        *layer.residual_branch(),
+        *layer.projection(),
+    )
+    together = [tuple(map(id, pair)) for pair in pairs(steps)]
+    all_parts = [id(part) for part in parts(steps)]
+    own = _own_pairs(layer)
+    return bool(own) and all(
+        _fits(conv, bn)
+        and (id(conv), id(bn)) in together
+        # Neither is used a second time, which would need it unfolded.
+        and all_parts.count(id(conv)) == all_parts.count(id(bn)) == 1
+        for conv, bn in own
     )
 
 
@@ -211,12 +211,21 @@ def _forget_lora(config):
 
 
 def _fold_block(block, twin):
-    for (conv, bn), (twin_conv, _) in zip(
-        _pairs(block), _pairs(twin), strict=True
-    ):
-        _fold(conv, twin_conv, bn)
-    for layer, other in zip(_others(block), _others(twin), strict=True):
-        copy_weights(layer, other)
+    own = {conv.name: bn for conv, bn in _own_pairs(block)}
+    folded = {id(bn) for bn in own.values()}
+    sources, targets = (
+        [
+            layer
+            for layer in x._flatten_layers(include_self=False, recursive=False)
+            if id(layer) not in folded
+        ]
+        for x in (block, twin)
+    )
+    for source, target in zip(sources, targets, strict=True):
+        if source.name in own:
+            _fold(source, target, own[source.name])
+        else:
+            copy_weights(source, target)
     _copy_own_weights(block, twin)
 
 

@@ -58,6 +58,22 @@ class ResidualNetwork(backend.Model):
     a graph of layers, `fit`, `evaluate` and `predict` take it.
     """
 
+    @classmethod
+    def from_config(
+        cls, config: dict, custom_objects: dict | None = None
+    ) -> "ResidualNetwork":
+        try:
+            # A copy, from which Keras takes the layers away.
+            return super().from_config(
+                dict(config), custom_objects=custom_objects
+            )
+        except TypeError:
+            message = _unknown_layer(config)
+            if message is None:
+                raise
+        # Keras would add the whole configuration to a `TypeError`.
+        raise ValueError(message)
+
     @property
     def preprocessing(self) -> Preprocessing | None:
         """Preparation of images for the weights: see `preprocess_input`.
@@ -87,6 +103,33 @@ class ResidualNetwork(backend.Model):
     def _stem(self):
         stems = (x for x in self.layers if isinstance(x, StemConvolution))
         return next(stems, None)
+
+
+def _unknown_layer(config):
+    """Say which layer's class Keras cannot find, and what to do, if any."""
+    for layer in config.get("layers", ()):
+        kind, module = layer["class_name"], layer.get("module") or ""
+        registered = layer.get("registered_name")
+        if (
+            not registered
+            or module.partition(".")[0] == "keras"
+            or keras.saving.get_registered_object(registered) is not None
+        ):
+            continue
+        start = f"Layer {layer['config'].get('name')!r} of model "
+        start += f"{config.get('name')!r} is of class {kind!r}, which "
+        if ">" in registered:
+            return (
+                f"{start}is not registered in this process: import the module "
+                f"that defines it, {module!r}, before you load the model."
+            )
+        return (
+            f"{start}was not registered when the model was saved: load it with "
+            f"`custom_objects={{{kind!r}: {kind}}}`, and write "
+            f"`@keras.saving.register_keras_serializable({module!r})` above "
+            "the class, so that its next file needs none."
+        )
+    return None
 
 
 def ResNet(
@@ -120,7 +163,8 @@ def ResNet(
     of blocks (`stage1_block1`, ...; the paper's conv2_x is stage 1) and a
     head (`avg_pool`, `head`). Features come by layer name:
     `model.get_layer("stage3_block6").output`. The first block of each stage
-    but the first strides by 2.
+    but the first strides by 2. Blocks that activate their input leave `stem_bn`
+    out, and `end_bn` follows the last of them.
 
     The dtype policy and the image data format are Keras's global settings.
     The head computes in float32 under every policy.
@@ -173,8 +217,9 @@ def ResNet(
             Defaults to the paper's, Gaussian with variance `2 / fan_in`.
         kernel_regularizer: Regularizer of convolutions and classifier, for
             example `keras.regularizers.L2(5e-5)`. Defaults to `None`.
-        block: `ResidualBlock` (default), a subclass, or any callable with its
-            keyword arguments that returns a layer.
+        block: `ResidualBlock` (default), `PreactivationBlock`,
+            `StochasticDepthBlock`, a class of your own, or any callable with
+            their keyword arguments that returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`. Its input is `(batch,
@@ -214,6 +259,10 @@ def ResNet(
     if len(inputs) == 1:
         (inputs,) = inputs
 
+    def normalized_relu(x, name):
+        x = blocks.BatchNormalization(name=f"{name}_bn", **common)(x)
+        return blocks.ReLU(name=f"{name}_relu")(x)
+
     x = StemConvolution(
         widths[0],
         7 if stem == "imagenet" else 3,
@@ -222,28 +271,36 @@ def ResNet(
         kernel_regularizer=kernel_regularizer,
         name="stem_conv",
     )(x)
-    x = blocks.BatchNormalization(name="stem_bn", **common)(x)
-    x = blocks.ReLU(name="stem_relu")(x)
-    if stem == "imagenet":
-        x = blocks.MaxPooling(3, strides=2, name="stem_pool")(x)
-
-    for stage, (depth, width) in enumerate(
-        zip(depths, widths, strict=True), start=1
-    ):
-        for i in range(1, depth + 1):
-            x = block(
-                width,
-                stride=2 if stage > 1 and i == 1 else 1,
-                shortcut=shortcut,
-                bottleneck=bottleneck,
-                residual=residual,
-                bottleneck_stride=bottleneck_stride,
-                zero_init_residual=zero_init_residual,
-                kernel_initializer=kernel_initializer,
-                kernel_regularizer=kernel_regularizer,
-                name=table1.block_name(stage, i),
-                **common,
-            )(x)
+    places = [
+        (stage, i)
+        for stage, depth in enumerate(depths, start=1)
+        for i in range(1, depth + 1)
+    ]
+    for number, (stage, i) in enumerate(places, start=1):
+        layer = block(
+            widths[stage - 1],
+            stride=2 if stage > 1 and i == 1 else 1,
+            shortcut=shortcut,
+            bottleneck=bottleneck,
+            residual=residual,
+            bottleneck_stride=bottleneck_stride,
+            zero_init_residual=zero_init_residual,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            name=table1.block_name(stage, i),
+            **common,
+        )
+        preactivated = getattr(layer, "preactivated", False)
+        if isinstance(layer, blocks.ResidualBlock):
+            layer.place = number, len(places)
+        if number == 1:
+            if not preactivated:
+                x = normalized_relu(x, "stem")
+            if stem == "imagenet":
+                x = blocks.MaxPooling(3, strides=2, name="stem_pool")(x)
+        x = layer(x)
+    if preactivated:
+        x = normalized_relu(x, "end")
 
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)

@@ -28,7 +28,7 @@ def run(
 ) -> Tensor:
     """Return what steps make of a tensor."""
     for step in steps:
-        for part in _parts(step):
+        for part in parts([step]):
             if isinstance(part, keras.Layer):
                 x = part(x, training=training)
             else:
@@ -43,12 +43,11 @@ def output_shape(
     steps: Iterable[Step], shape: Shape, build: bool = False
 ) -> Shape:
     """Return the shape that steps make of one, building layers on request."""
-    for step in steps:
-        for part in _parts(step):
-            if isinstance(part, keras.Layer):
-                if build and not part.built:
-                    part.build(shape)
-                shape = part.compute_output_shape(shape)
+    for part in parts(steps):
+        if isinstance(part, keras.Layer):
+            if build and not part.built:
+                part.build(shape)
+            shape = part.compute_output_shape(shape)
     return shape
 
 
@@ -63,7 +62,9 @@ def pairs(steps: Iterable[Step]) -> list[Pair]:
     return [group for group in groups if isinstance(group[0], CONVOLUTIONS)]
 
 
-def _parts(step: Step) -> Iterator[keras.Layer | Callable]:
-    for part in step if isinstance(step, tuple) else (step,):
-        if part is not None:
-            yield part
+def parts(steps: Iterable[Step]) -> Iterator[keras.Layer | Callable]:
+    """Yield the layers and functions that steps consist of, in order."""
+    for step in steps:
+        for part in step if isinstance(step, tuple) else (step,):
+            if part is not None:
+                yield part

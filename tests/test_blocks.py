@@ -7,14 +7,15 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import batch, draw_weights, small, to_numpy
+from networks import small, to_numpy
 
 import keras_resnet
 from keras_resnet import (
     BatchNormalization,
     Convolution,
+    PreactivationBlock,
     ResidualBlock,
-    analysis,
+    StochasticDepthBlock,
     shortcuts,
 )
 
@@ -416,7 +417,10 @@ def constructor_arguments(*classes):
     arguments = {}
     for cls in classes:
         for name, parameter in inspect.signature(cls).parameters.items():
-            if parameter.kind is not parameter.VAR_KEYWORD:
+            if parameter.kind not in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            ):
                 arguments.setdefault(name, parameter.default)
     return arguments
 
@@ -497,6 +501,12 @@ def comparable(value):
     ("cls", "bases", "values"),
     [
         (ResidualBlock, [ResidualBlock], BLOCK_VALUES),
+        (PreactivationBlock, [ResidualBlock], BLOCK_VALUES),
+        (
+            StochasticDepthBlock,
+            [ResidualBlock, StochasticDepthBlock],
+            BLOCK_VALUES | {"drop_rate": 0.25, "place": (2, 3), "seed": 7},
+        ),
         (Convolution, [Convolution, keras.layers.Conv2D], CONVOLUTION_VALUES),
         (
             BatchNormalization,
@@ -758,128 +768,3 @@ def test_a_frozen_block_keeps_its_statistics(make):
     block(np.ones((2, 8, 8, 16), "float32"), training=True)
     for old, new in zip(before, block.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-# Blocks of one's own, by the hooks that `ResidualBlock` documents.
-
-
-@keras.saving.register_keras_serializable("test_blocks")
-class PreActivation(ResidualBlock):
-    """Basic block of He et al. 2016: normalized and activated before."""
-
-    def make_normalization(self, name, gamma_initializer="ones"):
-        if name == "shortcut_bn":
-            return None
-        return super().make_normalization(name, gamma_initializer)
-
-    def preactivation(self):
-        return [self.bn1, self.activation]
-
-    def residual_branch(self):
-        return [self.conv1, self.bn2, self.activation, self.conv2]
-
-    def projection(self):
-        return [self.shortcut_conv]
-
-    def join(self, branch, shortcut, training=None):
-        return branch + shortcut
-
-
-@keras.saving.register_keras_serializable("test_blocks")
-class GroupNormalized(ResidualBlock):
-    def make_normalization(self, name, gamma_initializer="ones"):
-        return keras.layers.GroupNormalization(
-            groups=2, gamma_initializer=gamma_initializer, name=name
-        )
-
-
-@keras.saving.register_keras_serializable("test_blocks")
-class SqueezeAndExcite(ResidualBlock):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        channels = self.out_channels
-        self.squeeze = keras.layers.Dense(channels // 2, "relu", name="squeeze")
-        self.excite = keras.layers.Dense(channels, "sigmoid", name="excite")
-
-    def build(self, input_shape):
-        self.squeeze.build((None, self.out_channels))
-        self.excite.build((None, self.out_channels // 2))
-        super().build(input_shape)
-
-    def residual_branch(self):
-        return [*super().residual_branch(), self.scale]
-
-    def scale(self, x):
-        weights = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
-        return x * weights[:, None, None, :]
-
-
-@keras.saving.register_keras_serializable("test_blocks")
-class Swish(ResidualBlock):
-    def activation(self, x):
-        return ops.silu(x)
-
-
-# PyTorch replays the layers of Keras and of this package alone.
-replay_refuses = pytest.mark.filterwarnings("ignore:.*runs layer by layer")
-OWN = [PreActivation, GroupNormalized, SqueezeAndExcite, Swish]
-
-
-@pytest.fixture(params=OWN, ids=lambda kind: kind.__name__)
-def own(request):
-    """A network of blocks of one's own, trained for a step, and images."""
-    model = small(block=request.param, classifier_activation=None)
-    draw_weights(model, seed=1)
-    x, labels = batch(model, 8)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
-    before = [keras.ops.convert_to_numpy(v).copy() for v in model.weights]
-    model.fit(x, labels, verbose=0)
-    after = map(keras.ops.convert_to_numpy, model.weights)
-    assert all((a != b).any() for a, b in zip(before, after, strict=True))
-    return model, x
-
-
-@replay_refuses
-def test_own_blocks_are_analysed_as_they_compute(own):
-    model, x = own
-    responses = []
-
-    def observe(name, convolution, response):
-        responses.append((name, response.shape[-1] == convolution.filters))
-
-    y = analysis.network.forward(model, x, observe=observe)
-    expected = model(x, training=False)
-    np.testing.assert_allclose(to_numpy(y), to_numpy(expected), atol=1e-6)
-    # The stem, and two in each block.
-    assert len(responses) == 1 + 2 * len(analysis.network.blocks(model))
-    assert all(fits for _, fits in responses)
-    error = analysis.delete_each_block(model, x, np.zeros(8, "int32"))
-    assert len(error.names) == len(analysis.network.blocks(model))
-
-
-@replay_refuses
-def test_own_blocks_are_saved_folded_and_counted(own, tmp_path):
-    model, x = own
-    expected = to_numpy(model(x, training=False))
-    model.save(tmp_path / "net.keras")
-    loaded = keras.saving.load_model(tmp_path / "net.keras")
-    np.testing.assert_array_equal(to_numpy(loaded(x)), expected)
-    folded = keras_resnet.fold_batch_norm(model)
-    np.testing.assert_allclose(to_numpy(folded(x)), expected, atol=1e-5)
-    block = folded.get_layer("stage2_block1")
-    # What stands before a convolution, or is no batch normalization, stays.
-    assert block.folded == isinstance(block, (SqueezeAndExcite, Swish))
-    usual = keras_resnet.complexity(small(classifier_activation=None))
-    own_layers = {layer.name for layer in keras_resnet.complexity(model).layers}
-    assert {x.name for x in usual.layers if x.macs} <= own_layers
-
-
-@pytest.mark.once
-def test_a_block_that_hides_its_order_is_not_analysed():
-    class Opaque(ResidualBlock):
-        def call(self, inputs, training=None):
-            return super().call(inputs, training)
-
-    model = small(block=Opaque)
-    with pytest.raises(ValueError, match=r"Opaque overrides `call`"):
-        analysis.network.chain(model)

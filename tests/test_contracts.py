@@ -38,6 +38,12 @@ LAYERS = {
         (4, 16, 2),
         (9, 6),
     ),
+    "pre-activation": (
+        keras_resnet.PreactivationBlock,
+        {"filters": 8, "stride": 2},
+        (4, 8, 2),
+        (7, 4),
+    ),
 }
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16")
 
@@ -139,6 +145,7 @@ VARIANTS = {
     "the paper's stride": {"bottleneck": True, "bottleneck_stride": "1x1"},
     "zero scales": {"zero_init_residual": True},
     "ImageNet's stem": {"stem": "imagenet", "input_shape": (32, 32, 3)},
+    "pre-activation": {"block": keras_resnet.PreactivationBlock},
 }
 
 

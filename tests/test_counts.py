@@ -4,6 +4,7 @@ import functools
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import keras_resnet
@@ -316,6 +317,70 @@ def test_cifar_depth_adds_equal_blocks(options, column):
             # The plain twin costs the same.
             assert total == row["total"], name
             assert printed(macs, 1e6, row["macs"]) == row["macs"], name
+
+
+# Trainable parameters with pre-activation, with A and B, by depth.
+PREACTIVATED = {
+    20: (269_722, 272_282),
+    56: (853_018, 855_578),
+    110: (1_727_962, 1_730_522),
+}
+
+
+@pytest.mark.parametrize("depth", PREACTIVATED)
+def test_preactivated_cifar(depth):
+    models = [
+        build(
+            f"ResNet{depth}",
+            block=keras_resnet.PreactivationBlock,
+            shortcut=shortcut,
+        )
+        for shortcut in "AB"
+    ]
+    assert tuple(map(trainable, models)) == PREACTIVATED[depth]
+    # What the normalizations before the first convolutions add is what those
+    # of the stem and of the branches' ends were. Projections have none.
+    usual = CIFAR[f"ResNet{depth}"]
+    assert PREACTIVATED[depth] == (usual["A"], usual["B"] - 2 * (32 + 64))
+    assert models[0].count_params() == usual["total"]
+    macs = keras_resnet.complexity(models[0]).macs
+    assert printed(macs, 1e6, usual["macs"]) == usual["macs"]
+
+
+def test_preactivated_bottlenecks_of_the_paper():
+    @functools.cache
+    def cost(n):
+        model = keras_resnet.ResNet(
+            (n, n, n),
+            (16, 32, 64),
+            bottleneck=True,
+            stem="cifar",
+            classes=10,
+            kernel_initializer="zeros",
+            block=keras_resnet.PreactivationBlock,
+        )
+        normalizations = sum(
+            trainable(layer)
+            for layer in model._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+        )
+        return np.array([trainable(model), normalizations])
+
+    for depth, count, paper in (
+        (164, 1_703_258, "1.7"),
+        (1001, 10_327_706, "10.2"),
+    ):
+        # Each further block of a stage costs the same.
+        further = (depth - 2) // 9 - 1
+        parameters, normalizations = cost(1) + further * (cost(2) - cost(1))
+        assert parameters == count
+        # Table 4 of He et al. 2016 leaves normalizations out.
+        assert printed(parameters - normalizations, 1e6, paper) == paper
+
+
+def test_preactivated_imagenet():
+    model = build("ResNet50", block=keras_resnet.PreactivationBlock)
+    assert trainable(model) == 25_549_352
 
 
 def test_a_class_of_a_cifar_net_costs_65_parameters():

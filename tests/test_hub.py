@@ -467,6 +467,9 @@ def test_transformers_repository(server, tmp_path):
         # The same tensors, another computation.
         ({**TIMM, "architecture": "resnetaa50"}, "holds 'resnetaa50'"),
         ({"model_type": "vit"}, "holds 'vit'"),
+        # With group normalization, and with another stem.
+        ({"architecture": "resnetv2_50x1_bit"}, "'resnetv2_50x1_bit'"),
+        ({"architecture": "resnetv2_50d_gn"}, "'resnetv2_50d_gn'"),
         ({"architecture": "resnet18"}, "not understood"),
         ([], "not understood"),
         ({**TRANSFORMERS, "hidden_act": "gelu"}, "another activation"),
@@ -505,6 +508,17 @@ def test_other_networks_are_refused(server, tmp_path, config, message):
 def test_settings_that_change_nothing_are_taken(server, tmp_path, settings):
     publish(server, tmp_path, {**TIMM, **settings}, include_top=False)
     small(weights="owner/net", include_top=False)
+
+
+def test_timms_preactivated_networks_are_taken(server, tmp_path):
+    config = {**TIMM, "architecture": "resnetv2_50"}
+    options = {"block": keras_resnet.PreactivationBlock, "bottleneck": True}
+    source = publish(server, tmp_path, config, "timm_v2", **options)
+    model = small(weights="owner/net", **options)
+    assert_equal(model, source)
+    assert model.preprocessing.size == 160
+    with pytest.raises(WeightsError, match=r"block=.*PreactivationBlock"):
+        small(weights="owner/net", bottleneck=True)
 
 
 def test_imagenet_is_torchvisions(server, monkeypatch, tmp_path):

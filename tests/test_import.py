@@ -122,7 +122,7 @@ def test_all_is_everything_public():
     modules |= {"devices", "factories", "finetuning", "folding"}
     modules |= {"preprocessing", "resnet", "shortcuts", "table1", "training"}
     modules |= {"initializers", "steps", "tuning", "types", "version"}
-    modules |= {"weights"}
+    modules |= {"preactivation", "stochastic_depth", "weights"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)
 

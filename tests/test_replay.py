@@ -118,6 +118,7 @@ def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
         {"bottleneck": True},
         {"bottleneck": True, "bottleneck_stride": "1x1"},
         {"stem": "imagenet", "zero_init_residual": True},
+        {"block": keras_resnet.PreactivationBlock},
     ],
     ids=str,
 )
@@ -496,6 +497,17 @@ class _MyBlock(ResidualBlock):
     pass
 
 
+class _Traceable(ResidualBlock):
+    traceable = True
+
+    def activation(self, x):
+        return ops.silu(x)
+
+
+class _OfTraceable(_Traceable):
+    pass
+
+
 class _MyLayer(layers.Layer):
     def call(self, x):
         self.add_loss(ops.mean(ops.square(x)))
@@ -536,12 +548,12 @@ def _own_step_in_the_instance():
     "build",
     [
         lambda: _net(block=_MyBlock),
+        lambda: _net(block=_OfTraceable),
         lambda: _before(_MyLayer()),
         lambda: _subclassed(_MyStep),
         lambda: _subclassed(_MyLoss),
         _own_step_in_the_instance,
         lambda: _before(_MyOperation()),
-        lambda: _before(layers.Dropout(0.5, seed=1)),
         lambda: _before(layers.ActivityRegularization(l2=0.1)),
         lambda: _before(layers.Dense(16, activity_regularizer="l2")),
         lambda: _before(layers.Lambda(lambda x: x * 2)),
@@ -550,21 +562,19 @@ def _own_step_in_the_instance():
                 torch.nn.BatchNorm1d(16), output_shape=(None, 16)
             )
         ),
-        lambda: _behind(layers.RandomFlip(seed=1)),
     ],
     ids=[
         "block",
+        "subclass",
         "layer",
         "train_step",
         "compute_loss",
         "instance",
         "operation",
-        "dropout",
         "activity",
         "activity_regularizer",
         "lambda",
         "torch_module",
-        "flip",
     ],
 )
 def test_what_is_not_replayed_says_so_once(build):
@@ -577,6 +587,31 @@ def test_what_is_not_replayed_says_so_once(build):
         return {"loss": logs["loss"]}
 
     assert _traces(_same_training(build, fit)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: _net(block=keras_resnet.StochasticDepthBlock),
+        lambda: _before(layers.Dropout(0.5, seed=1)),
+        lambda: _behind(layers.RandomFlip(seed=1)),
+    ],
+    ids=["stochastic_depth", "dropout", "flip"],
+)
+def test_what_draws_trains_layer_by_layer_and_is_evaluated_by_replay(build):
+    def fit(model):
+        if model.run_eagerly:
+            return _fit(model, validation_data=(IMAGES, LABELS))
+        with pytest.warns(UserWarning, match="draws random numbers") as found:
+            logs = _fit(model, validation_data=(IMAGES, LABELS))
+        assert len([w for w in found if "layer by" in str(w.message)]) == 1
+        return logs
+
+    assert _traces(_same_training(build, fit)) == (0, 1)
+
+
+def test_a_class_may_say_that_it_can_be_traced():
+    assert _traces(_same_training(lambda: _net(block=_Traceable))) == (1, 0)
 
 
 def test_dict_inputs():

@@ -19,7 +19,8 @@ MODULES += [".data.resident", ".preprocessing", ".shortcuts", ".table1"]
 # This runs on TensorFlow, where JAX and PyTorch may be missing.
 MODULES += [".backend", ".backend.keras_ops", ".backend.memory"]
 MODULES += [".backend.parallel", ".backend.tensorflow_ops", ".weights.files"]
-MODULES += [".weights.hub", ".weights.sources"]
+MODULES += [".weights.hub", ".weights.sources", ".preactivation", ".steps"]
+MODULES += [".stochastic_depth"]
 # Methods whose names begin with an underscore and that users rely on.
 SPECIAL = ("__init__", "__call__", "__len__", "__getitem__", "__iter__")
 

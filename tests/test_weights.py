@@ -281,14 +281,24 @@ def test_option_a_without_head_may_be_either():
 # Names, without PyTorch.
 
 
-@pytest.mark.parametrize("naming", sources.NAMINGS)
+PREACTIVATED = {"block": keras_resnet.PreactivationBlock}
+
+
+@pytest.mark.parametrize(
+    ("naming", "options"),
+    [(n, {}) for n, x in sources.NAMINGS.items() if not x.preactivated]
+    + [(n, PREACTIVATED) for n in ("timm_v2", "keras_hub", "keras_resnet")],
+)
 @pytest.mark.parametrize(
     # Block 10 comes after block 9, not after block 1.
     ("wrap", "depths"),
     [(False, (1, 2)), (True, (1, 11))],
 )
-def test_every_naming_is_recognized_and_comes_back(naming, wrap, depths):
+def test_every_naming_is_recognized_and_comes_back(
+    naming, options, wrap, depths
+):
     model = small(
+        **options,
         depths=depths,
         bottleneck=True,
         shortcut="B",
@@ -305,6 +315,59 @@ def test_every_naming_is_recognized_and_comes_back(naming, wrap, depths):
             np.testing.assert_allclose(back[name], value, rtol=1e-6)
         else:
             np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+@pytest.mark.once
+def test_names_of_preactivated_networks():
+    # Of timm 1.0's `resnetv2_50` and KerasHub 0.32's `ResNetBackbone`.
+    model = small(depths=(1, 1), bottleneck=True, **PREACTIVATED)
+    block = "stages.1.blocks.0."
+    weights = [f"{block}{x}.weight" for x in ("conv1", "norm3", "conv3")]
+    weights += [f"{block}norm1.running_var", f"{block}downsample.conv.weight"]
+    weights += ["stem.conv.weight", "norm.bias", "head.fc.weight"]
+    arrays = loading.to_arrays(model, "timm_v2")
+    assert {*weights} < {*arrays}
+    assert arrays["head.fc.weight"].shape == (7, 128, 1, 1)
+    assert not any("norm4" in x or "stem.norm" in x for x in arrays)
+    block = "stack1_block0_"
+    weights = [f"{block}{x}" for x in ("1_conv/kernel", "2_bn/gamma")]
+    weights += [f"{block}pre_activation_bn/beta", f"{block}0_conv/kernel"]
+    weights += ["conv1_conv/kernel", "post_bn/moving_mean", "predictions/bias"]
+    assert {*weights} < {*loading.to_arrays(model, "keras_hub")}
+
+
+@pytest.mark.once
+def test_preactivation_must_be_the_sources():
+    usual, other = small(), small(**PREACTIVATED)
+    v1, v2 = state_of(usual), state_of(other, "timm_v2")
+    for model, state, words in (
+        (usual, v2, r"before its.*Build it with block=.*PreactivationBlock\."),
+        (other, v1, r"after its.*Build it with block=.*ResidualBlock\."),
+        # Names that are both networks': the normalizations tell.
+        (usual, state_of(other, "keras_hub"), "left over: .*post_bn"),
+        (other, state_of(usual, "keras_hub"), "missing: .*pre_activation_bn"),
+        # Group normalization, as in BiT, has no statistics.
+        (
+            other,
+            {n: v for n, v in v2.items() if "running" not in n},
+            "missing: .*norm1.running_mean",
+        ),
+        (
+            other,
+            {"conv1_conv/kernel": 1, "conv2_block1_preact_bn/gamma": 1},
+            "ResNetV2 of keras.applications, which strides in the last block",
+        ),
+    ):
+        before = values(model)
+        with pytest.raises(WeightsError, match=words):
+            load_torch_weights(model, state)
+        assert_same_values(before, values(model))
+    pytest.importorskip("torch")
+    for model, naming in ((usual, "timm_v2"), (other, "torchvision")):
+        with pytest.raises(WeightsError, match="naming='timm_v2' alone"):
+            to_torch_state_dict(model, naming)
+    state = to_torch_state_dict(other, "timm_v2")
+    assert state["stages.0.blocks.0.norm1.num_batches_tracked"] == 0
 
 
 def test_a_network_of_transformers_without_classifier():

@@ -100,8 +100,13 @@ def forward(
         The outputs of the network.
     """
     observe = observe or _nothing
+    layers = chain(model)
+    # Folded and pre-activated nets have no normalization in the stem.
+    stem = (
+        "stem_bn" if any(x.name == "stem_bn" for x in layers) else "stem_conv"
+    )
     number = 0
-    for layer in chain(model):
+    for layer in layers:
         if isinstance(layer, ResidualBlock):
 
             def response(convolution, y, name=layer.name):
@@ -118,10 +123,7 @@ def forward(
             x = layer(x, training=training)
         else:
             x = layer(x)
-        # A folded net's stem has no normalization of its own.
-        if layer.name == "stem_bn" or (
-            layer.name == "stem_conv" and layer.use_bias
-        ):
+        if layer.name == stem:
             observe("stem_conv", model.get_layer("stem_conv"), x)
     return x
 

@@ -29,10 +29,10 @@ def load_torch_weights(
 
     The names of torchvision, timm, transformers and akamaster's CIFAR
     networks are recognized, with or without `module.` before them, and so are
-    those of `keras.applications`. Every tensor must be used and every weight
-    of the network filled, or else an error says what is missing, left over or
-    of another shape, and the model is unchanged. No code that a file brings
-    is run. PyTorch is needed only to read its own file format.
+    those of `keras.applications` and KerasHub. Every tensor must be used and
+    every weight of the network filled, or else an error says what is missing,
+    left over or of another shape, and the model is unchanged. No code that a
+    file brings is run. PyTorch is needed only to read its own file format.
 
     What the source leaves out is adapted, so that the outputs in inference
     are the source's: biases of convolutions and another `epsilon` go into the
@@ -98,10 +98,14 @@ def targets(model):
             parts = [p for p in layer._flatten_layers() if p is not layer]
             for part in parts:
                 _collect(variables, layer.name, part.name, part)
-        elif layer.name in ("stem_conv", "stem_bn", "head"):
+        elif layer.name in ("stem_conv", "stem_bn", "end_bn", "head"):
             _collect(variables, layer.name, "", layer)
     names = {layer for layer, *_ in variables}
-    if not {"stem_conv", "stem_bn", "stage1_block1"} <= names:
+    if (
+        not {"stem_conv", "stage1_block1"} <= names
+        or not {"stem_bn", "end_bn"} & names
+        or any(block.folded for block in blocks.residual_blocks(model))
+    ):
         raise WeightsError(
             f"Model {model.name!r} is no network of this package, or it is "
             "folded. Load the weights first, then fold or build on it."
@@ -134,6 +138,7 @@ def convert(
     scheme = sources.NAMINGS[key]
     name = f"{origin} ({key} names)"
     check_stride(model, scheme.bottleneck_stride, name)
+    _check_preactivation(model, scheme, name)
     arrays = {
         path: sources.to_ours(
             scheme, path, _array(source[tensor], tensor, origin)
@@ -179,6 +184,12 @@ def _recognized(source, origin, naming):
         raise WeightsError(f"{origin} holds no tensors.")
     keys = None if naming is None else (naming,)
     key, meanings = sources.recognize(source, keys)
+    if key == "keras.applications" and any("preact" in x for x in source):
+        raise WeightsError(
+            f"{origin} is of a ResNetV2 of keras.applications, which strides "
+            "in the last block of a stage: no network of this package "
+            "computes the same."
+        )
     if key is None:
         raise WeightsError(
             f"{origin} does not name its tensors as "
@@ -189,7 +200,7 @@ def _recognized(source, origin, naming):
 
 def _without_head(arrays, weights, new_head):
     """Return both without a head that one of them lacks or does not want."""
-    head = ("head", "", "kernel")
+    head = sources.HEAD
     if new_head == IF_DIFFERENT:
         new_head = head in weights and (
             head not in arrays or arrays[head].shape != weights[head].shape
@@ -295,7 +306,7 @@ def _hint(arrays, weights):
         or arrays[path].shape != tuple(weights[path].shape)
     }
     if {layer for layer, *_ in differ} == {"head"}:
-        head = ("head", "", "kernel")
+        head = sources.HEAD
         if head in arrays and arrays[head].ndim == 2:
             return (
                 f" Build it with classes={arrays[head].shape[1]}, or keep the "
@@ -397,6 +408,24 @@ def check_stride(model, expected, origin):
             f"convolution of a bottleneck, and model {model.name!r} strides "
             f"in the {place}: the shapes fit, the outputs would not. Build it "
             f"with bottleneck_stride={expected!r}."
+        )
+
+
+def is_preactivated(model):
+    """Return whether a network consists of pre-activated blocks."""
+    return any(b.preactivated for b in blocks.residual_blocks(model))
+
+
+def _check_preactivation(model, scheme, origin):
+    """Raise `WeightsError` if a source's blocks activate elsewhere."""
+    ours = is_preactivated(model)
+    if scheme.preactivated not in (None, ours):
+        kind = "PreactivationBlock" if scheme.preactivated else "ResidualBlock"
+        raise WeightsError(
+            f"{origin} is of a network that normalizes and activates "
+            f"{'before' if scheme.preactivated else 'after'} its convolutions, "
+            f"and model {model.name!r} does not. Build it with "
+            f"block=keras_resnet.{kind}."
         )
 
 
@@ -585,10 +614,11 @@ def to_torch_state_dict(
     Args:
         model: A network of this package, not folded, quantized or adapted by
             LoRA.
-        naming: `"torchvision"` (default; also timm's), `"transformers"` or
+        naming: `"torchvision"` (default; also timm's), `"transformers"`,
             `"akamaster"` (for the CIFAR networks with option A, whose zero
-            channels are on both sides). A network with
-            `bottleneck_stride="1x1"` needs `"transformers"`, there called
+            channels are on both sides) or `"timm_v2"` (for
+            `PreactivationBlock`). A network with `bottleneck_stride="1x1"`
+            needs `"transformers"`, there called
             `downsample_in_bottleneck=True`.
 
     Returns:
@@ -607,7 +637,15 @@ def to_torch_state_dict(
             "A state dict holds PyTorch's tensors, and PyTorch is not "
             "installed."
         ) from None
-    expected = sources.NAMINGS[naming].bottleneck_stride
+    scheme = sources.NAMINGS[naming]
+    if scheme.preactivated != is_preactivated(model):
+        raise WeightsError(
+            f"Model {model.name!r} is "
+            + ("no" if scheme.preactivated else "a")
+            + " network of `PreactivationBlock`s, which naming='timm_v2' alone "
+            f"is for. Received: naming={naming!r}"
+        )
+    expected = scheme.bottleneck_stride
     if expected is not None and stride_of(model) not in (None, expected):
         raise WeightsError(
             f"Networks of {naming} stride in the {expected} convolution of a "

@@ -166,7 +166,7 @@ def describe(repository, config):
     try:
         if config.get("model_type") == "resnet":
             return _describe_transformers(repository, config)
-        if re.fullmatch(r"resnet\d+", config.get("architecture", "")):
+        if re.fullmatch(r"resnet(v2_)?\d+", config.get("architecture", "")):
             _check_timm(repository, config)
             return _describe_timm(config.get("pretrained_cfg", config)), "3x3"
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -177,7 +177,7 @@ def describe(repository, config):
     architecture = config.get("architecture") or config.get("model_type")
     raise WeightsError(
         f"{repository} holds {architecture!r}, which is none of the networks "
-        "of He et al. 2015."
+        "of He et al. 2015 and 2016."
     )
 
 
@@ -258,10 +258,12 @@ def _load_keras_weights(model, path):
     before = model.get_weights()
     try:
         stored = _count_arrays(path)
-        if stored > len(before):
+        # Blocks with stochastic depth also keep how far their draws came.
+        known = len(model.variables)
+        if stored > known:
             raise WeightsError(
                 f"{path} holds {stored} arrays, and model {model.name!r} has "
-                f"{len(before)}: it is of another network."
+                f"{known}: it is of another network."
             )
         model.load_weights(path)
         _check_finite(model, path)

@@ -19,6 +19,7 @@ KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
 # Layer, sublayer (or "") and weight.
 WeightPath = tuple[str, str, str]
+HEAD = ("head", "", "kernel")
 WEIGHTS = {
     "conv": ("kernel", "bias"),
     "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -48,6 +49,10 @@ class Naming:
         head: String, the classifier.
         weight: Callable that takes our name of a weight and returns the end
             of the source's name.
+        preact: String, the first normalization of a pre-activated block.
+            Defaults to ours.
+        end: String, the normalization after the last of these blocks.
+            Defaults to ours.
         torch: Boolean, whether arrays have PyTorch's order of axes. Defaults
             to `True`.
         ignored: Regular expression of names that are no weights. Defaults to
@@ -58,6 +63,11 @@ class Naming:
             bottlenecks. Defaults to `None`, if the source does not say.
         epsilon: Float, the epsilon of the source's normalizations, or `None`
             for any. Defaults to PyTorch's, `1e-5`.
+        preactivated: Boolean, whether the source's networks consist of
+            `PreactivationBlock`s, or `None` if it has both kinds. Defaults to
+            `False`.
+        convolutional_head: Boolean, whether the classifier is a 1x1
+            convolution. Defaults to `False`.
     """
 
     stem: tuple[str, str]
@@ -67,26 +77,35 @@ class Naming:
     shortcut: tuple[str, str]
     head: str
     weight: Callable[[str], str]
+    preact: str = "preact_bn"
+    end: str = "end_bn"
     torch: bool = True
     ignored: str = r".*num_batches_tracked"
     centred_zeros: bool = False
     bottleneck_stride: str | None = None
     epsilon: float | None = TORCH_EPSILON
+    preactivated: bool | None = False
+    convolutional_head: bool = False
 
     def name(self, path: WeightPath) -> str:
         """Return the source's name of a weight."""
         layer, part, weight = path
         if layer == "head":
             base = self.head
+        elif layer == "end_bn":
+            base = self.end
         elif layer.startswith("stem"):
             base = self.stem[layer == "stem_bn"]
         else:
             base = self.block(*table1.stage_and_block(layer))
-            if part.startswith("shortcut"):
+            numbered = re.fullmatch(r"(conv|bn)(\d)", part)
+            if numbered:
+                base += getattr(self, numbered[1])(int(numbered[2]))
+            elif part.startswith("shortcut"):
                 base += self.shortcut[part == "shortcut_bn"]
             else:
-                kind, number = re.fullmatch(r"(conv|bn)(\d)", part).groups()
-                base += getattr(self, kind)(int(number))
+                # Of a block of someone's own, if it is not `preact_bn`.
+                base += self.preact if part == "preact_bn" else part
         return base + self.weight(weight)
 
 
@@ -121,6 +140,21 @@ TRANSFORMERS = Naming(
 NAMINGS = {
     # torchvision and timm.
     "torchvision": TORCHVISION,
+    # timm's ResNetV2 with batch normalization.
+    "timm_v2": Naming(
+        stem=("stem.conv", "stem.norm"),
+        block=lambda stage, block: f"stages.{stage - 1}.blocks.{block - 1}.",
+        conv=lambda i: f"conv{i}",
+        bn=lambda i: f"norm{i + 1}",
+        shortcut=("downsample.conv", "downsample.norm"),
+        head="head.fc",
+        weight=_torch_weight,
+        preact="norm1",
+        end="norm",
+        bottleneck_stride="3x3",
+        preactivated=True,
+        convolutional_head=True,
+    ),
     "transformers": TRANSFORMERS,
     # akamaster/pytorch_resnet_cifar10.
     "akamaster": dataclasses.replace(
@@ -141,6 +175,21 @@ NAMINGS = {
         bottleneck_stride="1x1",
         epsilon=KERAS_EPSILON,
     ),
+    # KerasHub's ResNetBackbone, with pre-activation or without.
+    "keras_hub": Naming(
+        stem=("conv1_conv", "conv1_bn"),
+        block=lambda stage, block: f"stack{stage - 1}_block{block - 1}_",
+        conv=lambda i: f"{i}_conv",
+        bn=lambda i: f"{i}_bn",
+        shortcut=("0_conv", "0_bn"),
+        head="predictions",
+        weight=lambda weight: f"/{weight}",
+        preact="pre_activation_bn",
+        end="post_bn",
+        torch=False,
+        bottleneck_stride="3x3",
+        preactivated=None,
+    ),
     # This package's own, from another of its models.
     "keras_resnet": Naming(
         stem=("stem_conv", "stem_bn"),
@@ -152,6 +201,7 @@ NAMINGS = {
         weight=lambda weight: f"/{weight}",
         torch=False,
         epsilon=None,
+        preactivated=None,
     ),
 }
 TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
@@ -199,9 +249,11 @@ def _meanings(naming, names):
 
     collect("stem_conv", "", "conv")
     collect("stem_bn", "", "bn")
+    collect("end_bn", "", "bn")
     collect("head", "", "conv")
     parts = [(f"{k}{i}", k) for i in (1, 2, 3) for k in WEIGHTS]
     parts += [("shortcut_conv", "conv"), ("shortcut_bn", "bn")]
+    parts += [("preact_bn", "bn")]
     stage, block, exists = 1, 1, True
     # A missing block ends its stage, and a missing stage ends the search.
     while exists or block > 1:
@@ -237,6 +289,8 @@ def unwrap(source: Mapping) -> dict:
 
 def to_ours(naming: Naming, path: WeightPath, value: np.ndarray) -> np.ndarray:
     """Return a source's array with its axes in Keras's order."""
+    if naming.convolutional_head and path == HEAD:
+        value = value.reshape(value.shape[:2])
     return _transposed(naming, path, value, (2, 3, 1, 0))
 
 
@@ -244,7 +298,10 @@ def to_source(
     naming: Naming, path: WeightPath, value: np.ndarray
 ) -> np.ndarray:
     """Return an array of ours with its axes in the source's order."""
-    return _transposed(naming, path, value, (3, 2, 0, 1))
+    value = _transposed(naming, path, value, (3, 2, 0, 1))
+    if naming.convolutional_head and path == HEAD:
+        value = value[:, :, None, None]
+    return value
 
 
 def _transposed(naming, path, value, axes):

@@ -173,6 +173,14 @@ class Replay:
             for layer in self._layers
             if getattr(layer, "synchronized", False)
         ]
+        self._random = [
+            layer
+            for layer in self._layers
+            if any(
+                isinstance(value, keras.random.SeedGenerator)
+                for value in vars(layer).values()
+            )
+        ]
         self._seen = {}
         self._traces = {}
         # Another thread may call the model without replay at the same time.
@@ -210,7 +218,7 @@ class Replay:
             inputs = keras.ops.convert_to_tensor(inputs)
         if not (active and self._enabled and self._replayable(inputs)):
             return self._forward(inputs, training)
-        if training and self._communicates():
+        if training and self._trains_layer_by_layer():
             return self._forward(inputs, training)
         constants = [
             attributes.get(name)
@@ -270,31 +278,43 @@ class Replay:
             for operation in (layer, *getattr(layer, "operations", ()))
         ]
         for operation in operations:
-            package = type(operation).__module__.partition(".")[0]
-            if package not in ("keras", "keras_resnet") or isinstance(
-                operation, _OPAQUE_LAYERS
-            ):
+            kind = type(operation)
+            package = kind.__module__.partition(".")[0]
+            known = package in ("keras", "keras_resnet")
+            # Of the class itself, because a subclass may do more.
+            traceable = vars(kind).get("traceable", known)
+            if not traceable or isinstance(operation, _OPAQUE_LAYERS):
                 self.refuse(
-                    f"the layer {operation.name} is of class "
-                    f"{type(operation).__name__}, which may do more than "
-                    "compute its outputs, and a trace would leave that out. "
-                    "The numbers are the same"
+                    f"the layer {operation.name} is of class {kind.__name__}, "
+                    "which may do more than compute its outputs from inputs "
+                    "and weights, and a replay would leave that out. Write "
+                    "`traceable = True` in a class of your own that does "
+                    "nothing else"
                 )
             elif getattr(operation, "activity_regularizer", None) is not None:
                 self.refuse(
                     f"the layer {operation.name} has an activity regularizer"
                 )
 
-    def _communicates(self):
-        """Return whether layers exchange statistics, which a trace cannot."""
-        if parallel.processes == 1 or not (
+    def _trains_layer_by_layer(self):
+        """Return whether training does what a trace would leave out."""
+        if self._random:
+            reason = (
+                f"the layer {self._random[0].name} draws random numbers, and a "
+                "replay would draw the same ones again. JAX and TensorFlow "
+                "compile such layers"
+            )
+        elif parallel.processes > 1 and (
             parallel.synchronized or self._synchronized
         ):
+            reason = "its normalization is synchronized between processes"
+        else:
             return False
-        if not self._said and torch.distributed.get_rank() == 0:
+        first = parallel.processes == 1 or torch.distributed.get_rank() == 0
+        if first and not self._said:
             warnings.warn(
                 f"{self._model.name} trains layer by layer, somewhat slower: "
-                "its normalization is synchronized between processes",
+                f"{reason}",
                 stacklevel=2,
             )
         self._said = True

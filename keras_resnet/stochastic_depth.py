@@ -1,0 +1,112 @@
+"""Stochastic depth: residual branches that are dropped at random."""
+
+import keras
+
+from keras_resnet import blocks
+from keras_resnet.types import Shape, Tensor
+
+
+@blocks.register
+class StochasticDepthBlock(blocks.ResidualBlock):
+    """Residual block whose branch is dropped for some images in training.
+
+    In training, each image loses the branch with probability `rate` and keeps
+    its shortcut. The branch is divided by `1 - rate` where it stays, so that
+    its expectation is that of inference, where nothing is dropped. Rates rise
+    linearly with depth: block `l` of `L` has `drop_rate * l / L`. At rate 0 a
+    block is a `ResidualBlock`, and so is a plain block at any rate.
+
+    The paper drops a branch for a whole batch, saves its computation, and
+    scales in inference instead. Here the branch is computed for all images, so
+    that a step takes as long as without dropping, and normalization sees all
+    of them. On several devices, images at the same place of each device's
+    part of a batch are dropped together.
+
+    Args:
+        *args, **kwargs: See `ResidualBlock`.
+        drop_rate: Float from 0 to below 1, the rate of the network's last
+            block. Defaults to `0.5`, the paper's. For another one give
+            networks `block=functools.partial(StochasticDepthBlock,
+            drop_rate=0.2)`.
+        place: Pair of integers, the block's number, from 1, and the number of
+            all blocks. Networks set it. Defaults to `(1, 1)`.
+        seed: Integer, of the draws. Defaults to `None`: drawn from the seed
+            that `keras.utils.set_random_seed` sets. Files of the model keep
+            how far the draws have come.
+
+    Raises:
+        ValueError: For an impossible `drop_rate`.
+
+    Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth",
+    section 3; against the overfitting of He et al. 2015, section 4.2.
+    """
+
+    def __init__(
+        self,
+        *args,
+        drop_rate: float = 0.5,
+        place: tuple[int, int] = (1, 1),
+        seed: int | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= drop_rate < 1:
+            raise ValueError(
+                "`drop_rate` must be at least 0 and below 1. "
+                f"Received: drop_rate={drop_rate!r}"
+            )
+        self.drop_rate = drop_rate
+        number, count = place
+        self.place = number, count
+        self.seed = seed
+        self.seed_generator = None
+
+    @property
+    def rate(self) -> float:
+        """The probability that an image loses the branch."""
+        number, count = self.place
+        return self.drop_rate * number / count if self.residual else 0.0
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        if self.rate:
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def join(
+        self,
+        branch: Tensor,
+        shortcut: Tensor | None,
+        training: bool | None = None,
+    ) -> Tensor:
+        if training and self.rate:
+            branch = keras.random.dropout(
+                branch,
+                self.rate,
+                noise_shape=(None, 1, 1, 1),
+                seed=self.seed_generator,
+            )
+        return super().join(branch, shortcut, training)
+
+    # Keras saves no state of draws, without which a training that is resumed
+    # would repeat those of its beginning.
+
+    def save_own_variables(self, store: dict) -> None:
+        super().save_own_variables(store)
+        if self.seed_generator is not None:
+            store["seed"] = self.seed_generator.state
+
+    def load_own_variables(self, store: dict) -> None:
+        # The store of a file has not all methods of a dictionary.
+        own = {key: store[key] for key in store.keys()}  # noqa: SIM118
+        state = own.pop("seed", None)
+        super().load_own_variables(own)
+        if state is not None and self.seed_generator is not None:
+            self.seed_generator.state.assign(state)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "drop_rate": self.drop_rate,
+            "place": self.place,
+            "seed": self.seed,
+        }

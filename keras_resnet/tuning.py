@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_resnet.blocks import ResidualBlock
 from keras_resnet.data.datasets import ImageData
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
@@ -83,6 +84,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             `0`.
         horizontal_flip: Boolean, whether half of the images are flipped.
             Defaults to `False`.
+        block: Class of the residual blocks, see `ResNet`. Defaults to
+            `ResidualBlock`.
         seed: Integer, seed of weights, order and augmentation in every
             trial. Defaults to `0`.
         batches: `keras_resnet.data.pipeline` or `.resident`, which prepares
@@ -113,6 +116,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         schedule: str | Sequence[str] = "one-cycle",
         padding: int = 0,
         horizontal_flip: bool = False,
+        block: Callable[..., keras.Layer] = ResidualBlock,
         seed: int = 0,
         batches: Any = None,
         make: Callable[[dict, int], keras.Model] | None = None,
@@ -129,6 +133,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         self.seed = seed
         self.padding = padding
         self.horizontal_flip = horizontal_flip
+        self.block = block
         if batches is None:  # imported here because it imports TensorFlow
             from keras_resnet.data import pipeline as batches
         self.batches = batches
@@ -191,6 +196,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             input_shape=self.data.train.images.shape[1:],
             classes=len(self.data.class_names),
             classifier_activation=None,
+            block=self.block,
             **options,
         )
         model.compile(

@@ -20,6 +20,7 @@ from keras_resnet_recipes.experiment import (
     RunSettings,
     SeedSettings,
     UsageError,
+    block_setting,
     cifar_depth,
     dataset_setting,
     main,
@@ -81,6 +82,7 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
         needs=("a residual net: leave out --plain", lambda s: not s.plain),
     )
     plain: bool = setting(False, "the plain twin, without shortcuts")
+    block: str | None = block_setting()
     steps: int | None = setting(64_000, "optimizer steps in all")
     epochs: int | None = setting(
         None,
@@ -172,6 +174,7 @@ def build(settings, data, rate):
 
     import keras_resnet
     from keras_resnet import training
+    from keras_resnet_recipes.experiment import block
 
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
@@ -192,6 +195,7 @@ def build(settings, data, rate):
         classifier_activation=None,
         shortcut=settings.shortcut,
         residual=not settings.plain,
+        block=block.load(settings.block),
     )
     model.compile(
         training.CoupledSGD(

@@ -102,7 +102,7 @@ def paper(line):
     """Return the paper's test error of a run's net in percent, or `None`."""
     s = line["settings"]
     usual = s.get("dataset"), s.get("shortcut"), s.get("plain")
-    if usual != ("cifar10", "A", False):
+    if usual != ("cifar10", "A", False) or s.get("block"):
         return None
     return cifar10.PAPER.get(s["depth"])
 

@@ -27,6 +27,7 @@ from keras_resnet_recipes.experiment import (
     CommandSettings,
     Failure,
     UsageError,
+    block_setting,
     cifar_depth,
     execute,
     option,
@@ -127,6 +128,7 @@ class Settings(CommandSettings):
     classes: int | None = _network(
         help="of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
     )
+    block: str | None = block_setting()
     preprocessing: str | None = setting(
         None,
         "how images are prepared (default: as the weights say; files of "
@@ -203,6 +205,7 @@ def load_network(settings):
 
     import keras_resnet
     from keras_resnet.weights import files, published
+    from keras_resnet_recipes.experiment import block
 
     if settings.depth is None:
         model = files.read_model(settings.weights)
@@ -222,6 +225,7 @@ def load_network(settings):
         build = keras_resnet.ResNetImageNet
         if settings.weights == "keras":
             options.setdefault("bottleneck_stride", "1x1")
+    options["block"] = block.load(settings.block)
     # Images are decoded so, whatever Keras's setting is.
     keras.config.set_image_data_format("channels_last")
     model = build(settings.depth, input_shape=(None, None, 3), **options)

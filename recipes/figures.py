@@ -31,6 +31,7 @@ from keras_resnet_recipes.experiment import (
     REQUIRED,
     ImageSettings,
     UsageError,
+    block_setting,
     cifar_depth,
     dataset_setting,
     execute,
@@ -85,6 +86,7 @@ class Settings(ImageSettings):
         choices=("short", "fast", "paper"),
     )
     dataset: str = dataset_setting("cifar10", "digits", "mnist")
+    block: str | None = block_setting()
     depths: tuple[int, ...] = setting(
         (), "weighted layers, 6n+2 (default: by figure)", type=cifar_depth
     )
@@ -159,6 +161,7 @@ class Settings(ImageSettings):
         if self.steps:
             flags |= {"steps": self.steps}
         flags |= {"plain": True} if plain else {"shortcut": shortcut}
+        flags |= {"block": self.block}
         return cifar10.Settings.settle(flags)
 
 
@@ -176,7 +179,8 @@ def caption_of(settings, nets, what="", one=False):
     if seeds > 1:
         which = f"seeds 0 to {seeds - 1} (mean, one standard deviation)"
     return (
-        f"{s.dataset}, cifar10.py --preset {s.preset}, "
+        f"{s.dataset}, cifar10.py --preset {s.preset}"
+        f"{f' --block {s.block}' if s.block else ''}, "
         f"{first['iterations']:,} steps, batch {s.batch_size}, {s.schedule} "
         f"with rate {s.learning_rate:g}, weight decay {s.weight_decay:g}, "
         f"{which}, {', '.join(backends)}. {what}"

@@ -27,6 +27,7 @@ from keras_resnet_recipes.experiment import (
     NetSettings,
     RunSettings,
     UsageError,
+    block_setting,
     main,
     non_negative_float,
     option,
@@ -127,6 +128,7 @@ class Settings(NetSettings, RunSettings):
         needs=("a residual net: leave out --plain", lambda s: not s.plain),
     )
     plain: bool = setting(False, "the plain twin, without shortcuts")
+    block: str | None = block_setting()
     bottleneck_stride: str = setting(
         "1x1",
         f"which convolution of a bottleneck strides, from --depth "
@@ -474,6 +476,7 @@ def build(settings, classes, rate, mean=None):
 
     import keras_resnet
     from keras_resnet import preprocessing, training
+    from keras_resnet_recipes.experiment import block
 
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
@@ -506,6 +509,7 @@ def build(settings, classes, rate, mean=None):
         residual=not settings.plain,
         bottleneck_stride=settings.bottleneck_stride,
         zero_init_residual=settings.zero_init,
+        block=block.load(settings.block),
     )
     model.preprocessing = preprocessing.Preprocessing(
         (0.0,) * 3,

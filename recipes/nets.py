@@ -114,6 +114,7 @@ class Nets:
         if self.settings.preprocessing:
             options["preprocessing"] = self.settings.preprocessing
         options["dataset"] = self.settings.dataset
+        options["block"] = self.settings.block
         chosen = evaluate.Settings.settle(options)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         source = f"weights {path.name}, sha256 {digest[:16]}"

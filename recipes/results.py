@@ -125,6 +125,7 @@ def cells(name, result):
     s = result["settings"]
     net = f"ResNet-{s['depth']} ({s['shortcut']})"
     net = f"plain-{s['depth']}" if s["plain"] else net
+    net += f", {s['block']}" if s.get("block") else ""
     paper = cifar10.PAPER.get(s["depth"]) if is_papers(s) else None
     return [
         f"[{name}]({name}.png)",

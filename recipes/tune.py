@@ -24,6 +24,7 @@ from keras_resnet_recipes.experiment import (
     ImageSettings,
     RunSettings,
     UsageError,
+    block_setting,
     cifar_depth,
     dataset_setting,
     execute,
@@ -99,6 +100,7 @@ class Settings(RunSettings, ImageSettings):
         "schedules to choose from; none: one-cycle",
         choices=("one-cycle", "step-decay"),
     )
+    block: str | None = block_setting()
     seed: int = seed_setting(
         "of the drawn hyperparameters, and of weights, order and augmentation "
         "in all trials"
@@ -150,6 +152,7 @@ def run_settings(settings, values):
         "preset": "fast",
         "dataset": settings.dataset,
         "epochs": settings.epochs,
+        "block": settings.block,
         "seed": settings.seed,
         "input": settings.input,
     }

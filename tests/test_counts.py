@@ -379,8 +379,16 @@ def test_preactivated_bottlenecks_of_the_paper():
 
 
 def test_preactivated_imagenet():
-    model = build("ResNet50", block=keras_resnet.PreactivationBlock)
-    assert trainable(model) == 25_549_352
+    # As timm 1.0.31 counts `resnetv2_50` and `resnetv2_18`, and KerasHub
+    # 0.32.0 its backbones, without top and with moving statistics.
+    for name, count, backbone in (
+        ("ResNet50", 25_549_352, 23_545_792),
+        ("ResNet18", 11_687_720, 11_182_528),
+    ):
+        model = build(name, block=keras_resnet.PreactivationBlock)
+        assert trainable(model) == count
+        head = model.get_layer("head").count_params()
+        assert model.count_params() - head == backbone
 
 
 def test_a_class_of_a_cifar_net_costs_65_parameters():

@@ -140,10 +140,11 @@ def test_the_family_names_the_builder(monkeypatch):
     monkeypatch.setitem(tuning.FAMILIES, "imagenet", (builder, (18, 34)))
     hp = keras_tuner.HyperParameters()
     hp.Fixed("depth", 34)
-    tuning.ResNetHyperModel(searches.tiny_data(), 1, family="imagenet").build(
-        hp
-    )
-    options = {"classes": 3, "classifier_activation": None}
+    block = keras_resnet.PreactivationBlock
+    tuning.ResNetHyperModel(
+        searches.tiny_data(), 1, family="imagenet", block=block
+    ).build(hp)
+    options = {"classes": 3, "classifier_activation": None, "block": block}
     assert built == [(34, (8, 8, 1), options)]
 
 

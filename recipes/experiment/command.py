@@ -93,9 +93,10 @@ def execute(settings, main, argv=None):
         argv: List of flags. Defaults to those of this process.
     """
     parser = settings.parser()
+    # Before the flags are parsed, because --block imports Keras.
+    quiet.hide_tensorflow_notes()
     given = vars(parser.parse_args(argv))
     debug = given.get("debug", False)
-    quiet.hide_tensorflow_notes()
     # TensorFlow Datasets warns of folders that it does not find. The error
     # that follows says more.
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ import sys
 import typing
 from pathlib import Path
 
-from . import values
+from . import block, values
 from .command import Parser, UsageError
 
 REQUIRED = dataclasses.MISSING
@@ -296,7 +296,7 @@ class CommandSettings:
                     if isinstance(value, tuple)
                     else value
                 )
-                parts.append(f"{name.replace('_', '')}{text}")
+                parts.append(f"{name.replace('_', '')}{text}".replace(":", "."))
         parts.append(backend)
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")
@@ -324,6 +324,18 @@ def dataset_setting(*names):
         "images to train on; digits come with scikit-learn and need no "
         "download",
         choices=names,
+    )
+
+
+def block_setting():
+    """Return the field of the class of the residual blocks."""
+    return setting(
+        None,
+        "class of the residual blocks, keras_resnet:PreactivationBlock for "
+        "example, or myblock:SwishBlock of a file myblock.py in this folder "
+        "(default: keras_resnet:ResidualBlock)",
+        type=block.parse,
+        metavar="MODULE:CLASS",
     )
 
 
@@ -460,18 +472,24 @@ class ImageSettings(CommandSettings):
 
 
 class NetSettings:
-    """Names of a net, for settings with `depth`, `shortcut` and `plain`."""
+    """Names of a net, for settings with `depth`, `shortcut` and `plain`.
 
-    NAMED = ("dataset", "preset", "depth", "shortcut", "plain")
+    A recipe may have the field `block`.
+    """
+
+    NAMED = ("dataset", "preset", "depth", "shortcut", "plain", "block")
+
+    block = None
 
     @property
     def label(self):
         """The net's name in figures."""
-        if self.plain:
-            return f"plain-{self.depth}"
-        return f"ResNet-{self.depth} ({self.shortcut})"
+        net = f"ResNet-{self.depth} ({self.shortcut})"
+        net = f"plain-{self.depth}" if self.plain else net
+        return f"{net}, {self.block}" if self.block else net
 
     def title(self):
         net = f"resnet{self.depth}{self.shortcut}"
         net = f"plain{self.depth}" if self.plain else net
-        return [self.dataset, net, self.preset]
+        own = [self.block.replace(":", ".")] if self.block else []
+        return [self.dataset, net, *own, self.preset]

@@ -40,7 +40,9 @@ class RunStore:
         ):
             stored = read_result(path)["settings"]
             stored.pop("backend", None)
-            if stored == settings.stored() and suits(path.parent):
+            # A run of an earlier version may lack a setting.
+            wanted = settings.stored()
+            if dict.fromkeys(wanted) | stored == wanted and suits(path.parent):
                 return path.parent
         return None
 

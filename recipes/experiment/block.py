@@ -1,0 +1,65 @@
+"""The class of blocks that `--block MODULE:CLASS` names."""
+
+import argparse
+import importlib
+import os
+import sys
+
+
+def load(name):
+    """Return the class of blocks that a setting names.
+
+    The module is imported, also from the working directory, so that saved
+    models with its blocks can be loaded from then on.
+
+    Args:
+        name: String `"MODULE:CLASS"`, or `None` for `ResidualBlock`.
+
+    Raises:
+        ArgumentTypeError: If there is no such class, if it is no subclass of
+            `ResidualBlock`, or if Keras could not load it from a file.
+    """
+    from keras.saving import get_registered_name
+
+    from keras_resnet import ResidualBlock
+
+    if name is None:
+        return ResidualBlock
+    module, _, kind = name.partition(":")
+    if not module or not kind:
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is not MODULE:CLASS, such as myblock:SwishBlock"
+        )
+    # Python looks in the folder of the recipe. Last, because a file here must
+    # not hide a module of that name.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), kind, None)
+    except Exception as error:
+        raise argparse.ArgumentTypeError(
+            f"{module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, ResidualBlock):
+        raise argparse.ArgumentTypeError(
+            f"{module} has no class {kind} that is a subclass of "
+            "keras_resnet.ResidualBlock"
+        )
+    if ">" not in get_registered_name(found):
+        raise argparse.ArgumentTypeError(
+            f"{name} is not registered, so that no file of the run could be "
+            "loaded: write @keras.saving.register_keras_serializable"
+            f"({module!r}) above the class"
+        )
+    return found
+
+
+def parse(text):
+    """Return the name of a class of blocks, after trying it."""
+    try:
+        load(text)
+    except ModuleNotFoundError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} needs Keras and a backend: {error}"
+        ) from error
+    return text

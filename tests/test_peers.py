@@ -9,11 +9,17 @@ from networks import draw_weights
 from test_weights import drawn, infer
 
 import keras_resnet
-from comparison.peers import peer_path
 from keras_resnet import load_torch_weights, table1, to_torch_state_dict
+from keras_resnet.weights import loading
 
 SIZE = 64, 64, 3
 DEPTHS = 18, 34, 50
+# By the beginning of timm's names.
+BLOCKS = {
+    "resnet": keras_resnet.ResidualBlock,
+    "resnetv2_": keras_resnet.PreactivationBlock,
+}
+both = pytest.mark.parametrize("kind", BLOCKS)
 
 
 def images():
@@ -28,12 +34,13 @@ def assert_close(actual, expected):
     )
 
 
+@both
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_logits_are_those_of_timm_and_the_state_comes_back(depth):
+def test_logits_are_those_of_timm_and_the_state_comes_back(depth, kind):
     timm = pytest.importorskip("timm")
     import torch
 
-    network = timm.create_model(f"resnet{depth}", pretrained=False).eval()
+    network = timm.create_model(f"{kind}{depth}", pretrained=False).eval()
     rng = np.random.default_rng(depth)
     state = {
         name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
@@ -43,7 +50,10 @@ def test_logits_are_those_of_timm_and_the_state_comes_back(depth):
     }
     network.load_state_dict(state)
     model = keras_resnet.ResNetImageNet(
-        depth, classifier_activation=None, input_shape=SIZE
+        depth,
+        classifier_activation=None,
+        input_shape=SIZE,
+        block=BLOCKS[kind],
     )
     load_torch_weights(model, state)
     x = images()
@@ -52,14 +62,16 @@ def test_logits_are_those_of_timm_and_the_state_comes_back(depth):
             torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
         ).numpy()
     assert_close(infer(model, x), expected)
-    back = to_torch_state_dict(model)
+    naming = "timm_v2" if kind == "resnetv2_" else "torchvision"
+    back = to_torch_state_dict(model, naming)
     assert set(back) == set(state)
     assert all(torch.equal(state[name], back[name]) for name in state)
     network.load_state_dict(back)
 
 
+@both
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_features_are_those_of_kerashub(depth):
+def test_features_are_those_of_kerashub(depth, kind):
     keras_hub = pytest.importorskip("keras_hub")
     bottleneck, depths = table1.IMAGENET_SPECS[depth]
     backbone = keras_hub.models.ResNetBackbone(
@@ -69,18 +81,20 @@ def test_features_are_those_of_kerashub(depth):
         stackwise_num_blocks=list(depths),
         stackwise_num_strides=[1, 2, 2, 2],
         block_type="bottleneck_block" if bottleneck else "basic_block",
+        use_pre_activation=kind == "resnetv2_",
         image_shape=SIZE,
     )
-    model = keras_resnet.ResNetImageNet(
-        depth, include_top=False, input_shape=SIZE
+    source, model = (
+        keras_resnet.ResNetImageNet(
+            depth, include_top=False, input_shape=SIZE, block=BLOCKS[kind]
+        )
+        for _ in range(2)
     )
-    draw_weights(model, seed=depth)
-    ours = {
-        peer_path(lambda s, i: f"stack{s - 1}_block{i - 1}", v.path): v
-        for v in model.variables
-    }
-    assert set(ours) == {v.path for v in backbone.variables}
+    draw_weights(source, seed=depth)
+    arrays = loading.to_arrays(source, "keras_hub")
+    assert set(arrays) == {v.path for v in backbone.variables}
     for variable in backbone.variables:
-        variable.assign(ours[variable.path])
+        variable.assign(arrays[variable.path])
+    load_torch_weights(model, {v.path: v for v in backbone.variables})
     x = images()
     assert_close(infer(model, x), infer(backbone, x))

@@ -64,7 +64,7 @@ def gradients(layer, x, **kwargs):
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = loss(x)
-        found = tape.gradient(value, [x, *[v.value for v in variables]])
+        actual = tape.gradient(value, [x, *[v.value for v in variables]])
     elif keras.backend.backend() == "jax":
         import jax
 
@@ -76,13 +76,15 @@ def gradients(layer, x, **kwargs):
         by_x, by_values = jax.grad(stateless, argnums=(0, 1))(
             x, [v.value for v in variables]
         )
-        found = [by_x, *by_values]
+        actual = [by_x, *by_values]
     else:
         import torch
 
         x = x.detach().clone().requires_grad_()
-        found = torch.autograd.grad(loss(x), [x, *[v.value for v in variables]])
-    return [ops.convert_to_numpy(g) for g in found]
+        actual = torch.autograd.grad(
+            loss(x), [x, *[v.value for v in variables]]
+        )
+    return [ops.convert_to_numpy(g) for g in actual]
 
 
 def check_wrong_usage(run, capsys, words):

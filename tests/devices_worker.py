@@ -82,19 +82,23 @@ def values(variables, prefix):
     }
 
 
-def train(found, path):
+def train(actual, path):
     """Return the results of training on some devices, arrays by name."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 8, 8, 3)).astype("uint8")
     split = data.Split(images, np.arange(IMAGES))
-    found.check_batch(BATCH)
+    actual.check_batch(BATCH)
     # The file has other weights, which the first process alone reads.
-    model = found.model(model_of, lambda: model_of(path))
+    model = actual.model(model_of, lambda: model_of(path))
     start = values(model.variables, "start")
-    with found.scope():
+    with actual.scope():
         history = model.fit(
             data.training_batches(
-                split, BATCH, padding=2, horizontal_flip=True, shard=found.shard
+                split,
+                BATCH,
+                padding=2,
+                horizontal_flip=True,
+                shard=actual.shard,
             ),
             steps_per_epoch=IMAGES // BATCH,
             epochs=EPOCHS,
@@ -105,8 +109,8 @@ def train(found, path):
             data.evaluation_batches(
                 split[:EVALUATED],
                 BATCH,
-                shard=found.shard,
-                pad_to_multiple_of=found.pad_to_multiple_of,
+                shard=actual.shard,
+                pad_to_multiple_of=actual.pad_to_multiple_of,
             ),
             return_dict=True,
             verbose=0,
@@ -116,14 +120,14 @@ def train(found, path):
         **{f"eval_{k}": np.asarray(v) for k, v in evaluation.items()},
         **start,
         **values([*model.variables, *model.optimizer.variables], "weight"),
-        "devices": np.asarray([found.count, found.processes]),
+        "devices": np.asarray([actual.count, actual.processes]),
     }
 
 
-def ending(found):
+def ending(actual):
     """Return how this process ends where the first one fails."""
     try:
-        found.on_first(lambda: 1 / 0)
+        actual.on_first(lambda: 1 / 0)
     except (SystemExit, ZeroDivisionError) as error:
         return repr(error)
     return "not at all"
@@ -138,14 +142,14 @@ def main(path, result_path, count):
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * int(count)
         )
-    found = devices.use(int(count))
-    result = train(found, path)
-    endings = np.asarray(found.gather(ending(found)))
+    actual = devices.use(int(count))
+    result = train(actual, path)
+    endings = np.asarray(actual.gather(ending(actual)))
     others = None
     if keras.backend.backend() != "jax":
-        found.synchronized = False
-        others = train(found, path)
-    if found.is_first:
+        actual.synchronized = False
+        others = train(actual, path)
+    if actual.is_first:
         np.savez(result_path, endings=endings, **result)
         if others is not None:
             result_path = Path(result_path)

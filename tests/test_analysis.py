@@ -59,24 +59,24 @@ def _weights(model):
 def test_responses_are_those_of_a_forward_pass_by_hand(kind):
     model = _net(kind)
     images, _ = _data(10)
-    found = analysis.layer_responses(model, images, batch_size=4)
+    actual = analysis.layer_responses(model, images, batch_size=4)
     _, expected = NumpyNetwork(model)(images)
-    assert found.names == tuple(expected)
-    assert len(found.names) == 9
+    assert actual.names == tuple(expected)
+    assert len(actual.names) == 9
     np.testing.assert_allclose(
-        found.std, [x.std() for x in expected.values()], rtol=1e-4
+        actual.std, [x.std() for x in expected.values()], rtol=1e-4
     )
 
 
 def test_only_3x3_layers_respond():
     model = _net("B", bottleneck=True)
     images, _ = _data(4)
-    found = analysis.layer_responses(model, images)
+    actual = analysis.layer_responses(model, images)
     _, expected = NumpyNetwork(model)(images)
     names = ["stem_conv", *(n for n in expected if n.endswith("conv2"))]
-    assert found.names == tuple(names)
+    assert actual.names == tuple(names)
     np.testing.assert_allclose(
-        found.std, [expected[n].std() for n in names], rtol=1e-4
+        actual.std, [expected[n].std() for n in names], rtol=1e-4
     )
 
 
@@ -332,15 +332,15 @@ def test_deleting_a_block_is_building_the_network_without_it(kind):
     model = _net(kind)
     images, _ = _data(60)
     reference, labels = _with_labels(model, images)
-    found = analysis.delete_each_block(model, images, labels, batch_size=20)
-    assert found.baseline == pytest.approx(1 / 3)
+    actual = analysis.delete_each_block(model, images, labels, batch_size=20)
+    assert actual.baseline == pytest.approx(1 / 3)
     blocks = ["stage1_block1", "stage1_block2", "stage2_block2"]
     if kind != "plain":
         blocks.insert(2, "stage2_block1")
-    assert found.names == tuple(blocks)
+    assert actual.names == tuple(blocks)
     expected = [reference.error(images, labels, deleted=[b]) for b in blocks]
-    np.testing.assert_allclose(found.error, expected)
-    assert len({found.baseline, *expected}) > 3
+    np.testing.assert_allclose(actual.error, expected)
+    assert len({actual.baseline, *expected}) > 3
     net = analysis.LesionedNetwork(model, images, labels)
     two = ["stage1_block1", "stage2_block2"]
     assert net.error(two) == pytest.approx(
@@ -444,13 +444,13 @@ def test_all_paths_together_carry_the_whole_gradient():
         assert (total * direction).sum() == pytest.approx(
             (above - below) / 2e-6, rel=1e-3, abs=1e-6
         )
-    found = analysis.gradient_by_path_length(
+    actual = analysis.gradient_by_path_length(
         model, images, labels, lengths=(0, 4), samples=2
     )
-    assert found.norms.shape == (2, 2)
+    assert actual.norms.shape == (2, 2)
     for length, path in ((0, paths[0]), (1, paths[-1])):
         np.testing.assert_allclose(
-            found.norms[length], np.linalg.norm(gradient(path)), rtol=1e-5
+            actual.norms[length], np.linalg.norm(gradient(path)), rtol=1e-5
         )
 
 
@@ -467,18 +467,18 @@ def test_a_plain_network_has_one_path():
 def test_directions_have_the_norms_of_the_filters():
     model = _net("B")
     direction = analysis.random_direction(model, seed=3)
-    for variable, found in zip(
+    for variable, actual in zip(
         model.trainable_variables, direction, strict=True
     ):
         weights = keras.ops.convert_to_numpy(variable)
-        assert found.shape == weights.shape
+        assert actual.shape == weights.shape
         if variable.path.endswith("kernel"):
             for i in range(weights.shape[-1]):
-                assert np.linalg.norm(found[..., i]) == pytest.approx(
+                assert np.linalg.norm(actual[..., i]) == pytest.approx(
                     np.linalg.norm(weights[..., i]), rel=1e-5
                 )
         else:
-            assert not found.any()
+            assert not actual.any()
     again, other = (analysis.random_direction(model, seed=s) for s in (3, 4))
     assert (again[0] == direction[0]).all()
     assert (other[0] != direction[0]).all()
@@ -491,7 +491,7 @@ def test_the_origin_is_the_evaluated_model(kind, activation):
     images, labels = _data(30)
     directions = [analysis.random_direction(model, seed) for seed in (0, 1)]
     before = _weights(model)
-    found = analysis.loss_landscape(
+    actual = analysis.loss_landscape(
         model,
         images,
         labels,
@@ -500,9 +500,9 @@ def test_the_origin_is_the_evaluated_model(kind, activation):
         batch_size=20,
     )
     loss, accuracy = model.evaluate(images, labels, verbose=0)
-    assert found.loss.shape == found.error.shape == (3, 2)
-    assert found.loss[1, 0] == pytest.approx(loss, rel=1e-4)
-    assert found.error[1, 0] == pytest.approx(1 - accuracy, abs=1e-6)
+    assert actual.loss.shape == actual.error.shape == (3, 2)
+    assert actual.loss[1, 0] == pytest.approx(loss, rel=1e-4)
+    assert actual.error[1, 0] == pytest.approx(1 - accuracy, abs=1e-6)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     # Another point, by weights that are really moved.
@@ -511,19 +511,19 @@ def test_the_origin_is_the_evaluated_model(kind, activation):
     ):
         variable.assign_add(-0.5 * one + 1.0 * two)
     loss, accuracy = model.evaluate(images, labels, verbose=0)
-    assert found.loss[0, 1] == pytest.approx(loss, rel=1e-4)
-    assert found.error[0, 1] == pytest.approx(1 - accuracy, abs=1e-6)
+    assert actual.loss[0, 1] == pytest.approx(loss, rel=1e-4)
+    assert actual.error[0, 1] == pytest.approx(1 - accuracy, abs=1e-6)
 
 
 def test_statistics_of_the_batch_are_those_of_training():
     model = _net("B")
     images, labels = _data(8)
     direction = analysis.random_direction(model)
-    found = analysis.loss_landscape(
+    actual = analysis.loss_landscape(
         model, images, labels, [direction], [(0.0,)], statistics="batch"
     )
     expected = NumpyNetwork(model).loss(images, labels, training=True)
-    assert found.loss[0] == pytest.approx(expected, rel=1e-4)
+    assert actual.loss[0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("statistics", landscape.STATISTICS)
@@ -606,11 +606,11 @@ def test_a_landscape_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_a_landscape_of_the_twin_is_another(tmp_path):
     images, labels = _data(4)
     path = tmp_path / "line.npz"
-    found = []
+    actual = []
     for kind in ("A", "plain"):
         model = _net(kind)
-        found.append(analysis.random_direction(model))
-        arguments = [model, images, labels, found[-1:], [(0, 1)]]
+        actual.append(analysis.random_direction(model))
+        arguments = [model, images, labels, actual[-1:], [(0, 1)]]
         if kind == "A":
             analysis.loss_landscape(*arguments, path=path)
             # A network is told by what it computes, not by its name.
@@ -620,7 +620,7 @@ def test_a_landscape_of_the_twin_is_another(tmp_path):
         with pytest.raises(ValueError, match="another model"):
             analysis.loss_landscape(*arguments, path=path)
     # All else is the same.
-    for one, two in zip(*found, strict=True):
+    for one, two in zip(*actual, strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -272,17 +272,17 @@ def _twin_gradients(operation, inputs):
         with tf.GradientTape() as tape:
             tape.watch(tensors)
             value = loss(*tensors)
-        found = tape.gradient(value, tensors)
+        actual = tape.gradient(value, tensors)
     elif keras.backend.backend() == "jax":
         import jax
 
-        found = jax.grad(loss, tuple(range(len(tensors))))(*tensors)
+        actual = jax.grad(loss, tuple(range(len(tensors))))(*tensors)
     else:
         import torch
 
         tensors = [x.detach().clone().requires_grad_() for x in tensors]
-        found = torch.autograd.grad(loss(*tensors), tensors)
-    return outputs, found
+        actual = torch.autograd.grad(loss(*tensors), tensors)
+    return outputs, actual
 
 
 def _same(mine, theirs, tolerance):
@@ -512,9 +512,9 @@ def test_kernel_gradient_has_the_precision_of_the_image():
     with jax.enable_x64(True):
         x = jax.numpy.asarray(_images((9, 5, 6, 3)), "float64")
         w = jax.numpy.ones((3, 3, 3, 4), "float64")
-        found, expected = gradient(backend), gradient(keras_ops)
-        assert found.dtype == "float64"
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        actual, expected = gradient(backend), gradient(keras_ops)
+        assert actual.dtype == "float64"
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 @pytest.mark.skipif(
@@ -703,12 +703,12 @@ def test_max_pooling_of_integers(dtype):
     x = (x if dtype == "uint8" else x - 120).astype(dtype)
     expected = keras_resnet.MaxPooling(3, strides=2)(x.astype("float32"))
     try:
-        found = keras_resnet.MaxPooling(3, strides=2)(ops.convert_to_tensor(x))
+        actual = keras_resnet.MaxPooling(3, strides=2)(ops.convert_to_tensor(x))
     except Exception as error:
         # PyTorch pools no such integers on a CPU.
         with pytest.raises(type(error)):
             layers.MaxPooling2D(3, strides=2)(ops.convert_to_tensor(x))
         return
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(found), ops.convert_to_numpy(expected)
+        ops.convert_to_numpy(actual), ops.convert_to_numpy(expected)
     )

@@ -21,21 +21,21 @@ from keras_resnet_recipes.experiment.statistics import (
 def test_a_difference_with_a_known_answer():
     # Differences 1, 2, 3, 4: mean 2.5, standard error sqrt(5 / 3) / 2, and
     # Student's t at 97.5 % with 3 degrees of freedom is 3.182446.
-    found = paired_difference([5.0, 7.0, 9.0, 11.0], [4.0, 5.0, 6.0, 7.0])
+    actual = paired_difference([5.0, 7.0, 9.0, 11.0], [4.0, 5.0, 6.0, 7.0])
     half = 3.182446 * (5 / 3) ** 0.5 / 2
-    assert found.mean == 2.5
-    assert found.deviation == pytest.approx((5 / 3) ** 0.5)
-    assert found.interval == pytest.approx((2.5 - half, 2.5 + half), 1e-6)
-    assert found.p == pytest.approx(0.030466, 1e-4)
+    assert actual.mean == 2.5
+    assert actual.deviation == pytest.approx((5 / 3) ** 0.5)
+    assert actual.interval == pytest.approx((2.5 - half, 2.5 + half), 1e-6)
+    assert actual.p == pytest.approx(0.030466, 1e-4)
 
 
 def test_a_difference_is_that_of_scipy():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 9))
-    found = paired_difference(first, second)
+    actual = paired_difference(first, second)
     expected = stats.ttest_rel(first, second)
-    assert found.p == pytest.approx(expected.pvalue)
-    assert found.interval == pytest.approx(expected.confidence_interval())
+    assert actual.p == pytest.approx(expected.pvalue)
+    assert actual.interval == pytest.approx(expected.confidence_interval())
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

@@ -1,4 +1,4 @@
-"""What Keras, KerasHub and timm ask of their own layers and networks."""
+"""The contracts of Keras, KerasHub and timm for layers and networks."""
 
 import json
 import pickle

@@ -74,8 +74,8 @@ def test_cutting_is_slicing_and_flipping():
     for image, (row, column, flipped) in zip(images, windows, strict=True):
         window = image[row : row + 6, column : column + 7]
         expected.append(np.fliplr(window) if flipped else window)
-    for image, window, found in zip(images, windows, expected, strict=True):
-        np.testing.assert_array_equal(data.cut(image, window, (6, 7)), found)
+    for image, window, actual in zip(images, windows, expected, strict=True):
+        np.testing.assert_array_equal(data.cut(image, window, (6, 7)), actual)
     tensors = map(ops.convert_to_tensor, (images, windows))
     on_device = ops.convert_to_numpy(data.cut_on_device(*tensors, (6, 7)))
     assert on_device.dtype == np.uint8
@@ -86,7 +86,7 @@ def test_augmented_batch_is_the_papers(batches):
     """Mean subtracted, zeros padded, cropped, flipped: section 4.2."""
     split = _split(n=20)
     mean = split.images.mean(axis=0)
-    found = _take(
+    actual = _take(
         batches.training_batches(
             split, 8, mean=mean, padding=2, horizontal_flip=True, seed=5
         ),
@@ -98,7 +98,7 @@ def test_augmented_batch_is_the_papers(batches):
             for number in range(2)
         ]
     )
-    images, labels = map(np.concatenate, zip(*found, strict=True))
+    images, labels = map(np.concatenate, zip(*actual, strict=True))
     np.testing.assert_array_equal(labels, split.labels[drawn[:, 0]])
     for image, (index, row, column, flipped) in zip(images, drawn, strict=True):
         centered = split.images[index] - mean
@@ -165,8 +165,8 @@ def test_fit_takes_batches_on_the_device_as_they_come():
     expected = _take(data.training_batches(split, 8, seed=3), 6)
     trained = [y for y in seen if len(y) == 8]
     assert len(seen) == 6 + 2 * 2
-    for found, (_, labels) in zip(trained, expected, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(found), labels)
+    for actual, (_, labels) in zip(trained, expected, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(actual), labels)
 
 
 @pytest.mark.skipif(
@@ -235,13 +235,13 @@ def test_seeds_give_different_streams(batches):
 
 def test_evaluation_sees_every_image_once_in_order(batches):
     split = _split(n=20)
-    found = _take(batches.evaluation_batches(split, 8), 3)
-    assert [len(y) for _, y in found] == [8, 8, 4]
+    actual = _take(batches.evaluation_batches(split, 8), 3)
+    assert [len(y) for _, y in actual] == [8, 8, 4]
     np.testing.assert_array_equal(
-        np.concatenate([x for x, _ in found]), split.images
+        np.concatenate([x for x, _ in actual]), split.images
     )
     np.testing.assert_array_equal(
-        np.concatenate([y for _, y in found]), split.labels
+        np.concatenate([y for _, y in actual]), split.labels
     )
 
 

@@ -42,9 +42,9 @@ def _environment(**values):
 
 
 def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as actual:
+        actual.bind(("127.0.0.1", 0))
+        return actual.getsockname()[1]
 
 
 def _two_devices():
@@ -227,10 +227,10 @@ def test_recipe(tmp_path):
         (digits.validation, history["val_error"][-1]),
         (digits.test, result["test_error"]),
     ):
-        found = model.evaluate(
+        actual = model.evaluate(
             data.evaluation_batches(split), return_dict=True, verbose=0
         )
-        assert 1 - found["accuracy"] == pytest.approx(error, abs=1e-4)
+        assert 1 - actual["accuracy"] == pytest.approx(error, abs=1e-4)
 
 
 INTERRUPT = """
@@ -508,15 +508,15 @@ def test_parts_are_the_batch(name, processes):
     inputs = data.INPUTS[name]
 
     def batches(part):
-        found = inputs.training_batches(split, 6, shard=part, **flags)
-        return [list(map(_array, b)) for b in _take(found, name, 5)]
+        actual = inputs.training_batches(split, 6, shard=part, **flags)
+        return [list(map(_array, b)) for b in _take(actual, name, 5)]
 
     whole = batches((0, 1))
     parts = [batches((i, processes)) for i in range(processes)]
     for step, expected in enumerate(whole):
         for i, array in enumerate(expected):
-            found = np.concatenate([part[step][i] for part in parts])
-            np.testing.assert_array_equal(found, array)
+            actual = np.concatenate([part[step][i] for part in parts])
+            np.testing.assert_array_equal(actual, array)
 
 
 @pytest.mark.parametrize("name", data.INPUTS)

@@ -87,9 +87,9 @@ def test_one_crop_is_the_prepared_centre(net):
     )
     # 47 - 32 is odd: 7.5 is rounded to 8, as torchvision does.
     expected[0] = run(net, prepared([images[0][4:36, 8:40]] * 2))[0]
-    found = training.one_crop(net)(images)
+    actual = training.one_crop(net)(images)
     assert expected.std() > 0.05
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     # What is not of that size is resized first.
     large = picture(60, 90)
     resized = resize_shorter_side(large, 40)
@@ -119,9 +119,9 @@ def test_ten_crop_averages_the_softmax(net):
         ten = five + [np.fliplr(crop) for crop in five]
         expected.append(run(net, prepared(ten)).mean(axis=0))
     # In groups that straddle images.
-    found = training.ten_crop(net, batch_size=10)(images)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert abs(found - training.one_crop(net)(images)).max() > 1e-3
+    actual = training.ten_crop(net, batch_size=10)(images)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert abs(actual - training.one_crop(net)(images)).max() > 1e-3
 
 
 def test_logits_become_probabilities(net):
@@ -193,9 +193,9 @@ def test_fully_convolutional_by_hand(data_format, activation):
         for j in range(4)
     ]
     everywhere = training.fully_convolutional(model)
-    found = run(everywhere, laid_out(x))
+    actual = run(everywhere, laid_out(x))
     assert np.std(scores, axis=0).max() > 1e-3
-    np.testing.assert_allclose(found, np.mean(scores, axis=0), atol=1e-5)
+    np.testing.assert_allclose(actual, np.mean(scores, axis=0), atol=1e-5)
     # At the size it was trained for it is the network.
     x = laid_out(x[:, :32, :32])
     expected = run(model, x)
@@ -249,11 +249,11 @@ def test_statistics_of_each_pixel_are_averaged_over_pixels(data_format):
     models[1].set_weights(models[0].get_weights())
     x = rng.uniform(0, 255, (2, 40, 48, 3)).astype("float32")
     x = x.transpose(0, 3, 1, 2) if first else x
-    found, expected = (
+    actual, expected = (
         run(training.fully_convolutional(model, 32), x) for model in models
     )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.ptp(found) > 1e-3
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert np.ptp(actual) > 1e-3
     # And the network itself has them as they are.
     x = x[:, :, :32, :32] if first else x[:, :32, :32]
     assert abs(run(models[0], x) - run(models[1], x)).max() > 1e-4
@@ -341,9 +341,9 @@ def test_files_are_decoded_by_content(tmp_path):
     np.testing.assert_array_equal(data.read_image(png, 1), grey)
     jpeg = tf.io.encode_jpeg(grey, quality=100).numpy()
     (tmp_path / "c.jpeg").write_bytes(jpeg)
-    found = np.asarray(data.read_image(tmp_path / "c.jpeg")).astype(int)
-    assert found.shape == (6, 5, 3)
-    assert abs(found - grey).max() < 6
+    actual = np.asarray(data.read_image(tmp_path / "c.jpeg")).astype(int)
+    assert actual.shape == (6, 5, 3)
+    assert abs(actual - grey).max() < 6
     for content in (b"", b"no image", jpeg[: len(jpeg) // 2]):
         (tmp_path / "d.jpg").write_bytes(content)
         with pytest.raises(data.UnreadableImageError, match=r"d\.jpg: \w"):
@@ -363,11 +363,11 @@ def test_batches_hold_every_readable_file_once_in_order(tmp_path):
     ]
     paths.insert(2, tmp_path / "none.png")
     errors, places, sizes = [], [], []
-    for images, found in data.image_batches(paths, 3, on_error=errors.append):
-        for image, i in zip(images, found, strict=True):
+    for images, actual in data.image_batches(paths, 3, on_error=errors.append):
+        for image, i in zip(images, actual, strict=True):
             seed = i if i < 2 else i - 1
             np.testing.assert_array_equal(image, picture(4, 4, seed=seed))
-        places += found
+        places += actual
         sizes.append(len(images))
     assert places == [0, 1, 3, 4, 5, 6, 7]
     assert sizes == [2, 3, 2]
@@ -386,10 +386,10 @@ def test_class_folders(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "loose.png").touch()
-    found = data.class_folders(tmp_path)
-    assert list(found) == ["cat", "dog", "empty"]
-    assert found["cat"] == [tmp_path / "cat/2.txt", tmp_path / "cat/x/1.png"]
-    assert found["empty"] == []
+    actual = data.class_folders(tmp_path)
+    assert list(actual) == ["cat", "dog", "empty"]
+    assert actual["cat"] == [tmp_path / "cat/2.txt", tmp_path / "cat/x/1.png"]
+    assert actual["empty"] == []
     for i in range(11):
         write_image(tmp_path / f"numbers/{i}/a.png", picture(8, 8))
     numbers = data.class_folders(tmp_path / "numbers")
@@ -511,11 +511,11 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     (scores,) = training.one_crop(net)([picture(40, 40)])
     first, second = np.argsort(-scores)[:2]
     result = json.loads(output.read_text("utf-8"))
-    found = result["predictions"][str(image)]
-    assert [p["class"] for p in found] == [first, second]
-    assert found[0]["id"] == f"n{first:08}"
-    assert found[0]["name"] == f"thing {first}"
-    assert found[0]["probability"] == pytest.approx(scores[first], abs=1e-5)
+    actual = result["predictions"][str(image)]
+    assert [p["class"] for p in actual] == [first, second]
+    assert actual[0]["id"] == f"n{first:08}"
+    assert actual[0]["name"] == f"thing {first}"
+    assert actual[0]["probability"] == pytest.approx(scores[first], abs=1e-5)
     printed = capsys.readouterr()
     assert f"thing {first} (n{first:08})" in printed.out
     assert "b.png: No such file" in printed.err
@@ -669,8 +669,8 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     numbers = sorted(map(str, range(12)))
     assert indices(numbers, ["10", "2"]) == {"10": 2, "2": 4}
     cranes = ["n02012849 crane", "n03126707 crane", "n01440764 tench"]
-    found = indices(cranes, ["n03126707", "tench"])
-    assert found == {"n03126707": 1, "tench": 2}
+    actual = indices(cranes, ["n03126707", "tench"])
+    assert actual == {"n03126707": 1, "tench": 2}
     with pytest.raises(UsageError, match="0 and 1, both called so"):
         indices(cranes, ["crane", "tench"])
 

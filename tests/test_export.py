@@ -82,9 +82,9 @@ ONE_OF_THEM = [
 
 
 def missing(*packages):
-    found = [importlib.util.find_spec(package) for package in packages]
+    result = [importlib.util.find_spec(package) for package in packages]
     return pytest.mark.skipif(
-        not all(found), reason=f"needs {', '.join(packages)}"
+        not all(result), reason=f"needs {', '.join(packages)}"
     )
 
 

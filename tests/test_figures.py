@@ -108,8 +108,8 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     assert find(net(8), nets.any_folder) is None
     # One of several seeds, too.
     _store_result(tmp_path / "study/seed1", stored | {"seed": 1})
-    found = find(net(8, seed=1), nets.any_folder)
-    assert found == tmp_path / "study/seed1"
+    actual = find(net(8, seed=1), nets.any_folder)
+    assert actual == tmp_path / "study/seed1"
 
 
 def test_gradients_must_begin_at_initialization(tmp_path):

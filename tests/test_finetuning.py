@@ -155,14 +155,14 @@ def test_maps_are_the_networks_own(tmp_path):
     extractor = features(model, [1, 2])
     assert extractor.strides == {"stage1": 1, "stage2": 2}
     x = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype("float32")
-    found = extractor.predict(x, verbose=0)
+    actual = extractor.predict(x, verbose=0)
     for name, layer in (
         ("stage1", "stage1_block1"),
         ("stage2", "stage2_block2"),
     ):
         part = keras.Model(model.input, model.get_layer(layer).output)
         np.testing.assert_allclose(
-            found[name], call(part, x, training=False), atol=1e-5
+            actual[name], call(part, x, training=False), atol=1e-5
         )
     # Shared, and saved with what it states.
     assert extractor.get_layer("stem_conv") is model.get_layer("stem_conv")
@@ -172,7 +172,7 @@ def test_maps_are_the_networks_own(tmp_path):
     assert again.channels == extractor.channels
     assert again.preprocessing == model.preprocessing
     for name, value in again.predict(x, verbose=0).items():
-        np.testing.assert_allclose(value, found[name], atol=1e-5)
+        np.testing.assert_allclose(value, actual[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("stages", [(), (2, 1), (1, 1), (1, 2, 3), (0,)])

@@ -454,9 +454,9 @@ def test_transformers_repository(server, tmp_path):
     ).encode()
     model = small(weights="owner/net", **options)
     assert_equal(model, source)
-    found = model.preprocessing
-    assert (found.size, found.resize) == (224, 256)
-    assert found.interpolation == "bicubic"
+    actual = model.preprocessing
+    assert (actual.size, actual.resize) == (224, 256)
+    assert actual.interpolation == "bicubic"
     with pytest.raises(WeightsError, match="bottleneck_stride='3x3'"):
         small(weights="owner/net", bottleneck_stride="1x1", **options)
 

@@ -79,19 +79,21 @@ def source(folder):
 def test_a_part_is_that_of_the_whole_image(kind, mode):
     image = picture(3)
     contents = encoded(image, kind, mode)
-    found = imagenet.decode(tf.constant(contents), lambda size: (9, 20, 33, 40))
-    found = np.asarray(found).astype(int)
+    actual = imagenet.decode(
+        tf.constant(contents), lambda size: (9, 20, 33, 40)
+    )
+    actual = np.asarray(actual).astype(int)
     if mode == "L":
         grey = image @ [0.299, 0.587, 0.114]
         image = np.repeat(grey[..., None], 3, axis=-1)
     expected = image[9:42, 20:60].astype(int)
-    assert found.shape == (33, 40, 3)
+    assert actual.shape == (33, 40, 3)
     # What JPEG loses at quality 95 of a smooth image.
-    assert abs(found - expected).mean() < (0.01 if kind == "PNG" else 2)
+    assert abs(actual - expected).mean() < (0.01 if kind == "PNG" else 2)
     # And exactly what the whole image has there, but for its edges, where
     # the colours of neighbours take part.
     whole = tf.io.decode_image(contents, 3).numpy().astype(int)
-    inside = found - whole[9:42, 20:60]
+    inside = actual - whole[9:42, 20:60]
     assert not inside[2:-2, 2:-2].any()
 
 
@@ -181,14 +183,14 @@ def test_every_image_once_an_epoch_in_the_order_drawn(tmp_path):
     # A class for each image, so that labels tell images.
     source = data.Folder(image_folder(tmp_path, classes=7, each=1))
     labels = [y for _, y in _take(imagenet.training_batches(source, 3), 7)]
-    found = np.concatenate(labels).argmax(axis=1)
+    actual = np.concatenate(labels).argmax(axis=1)
     expected = [
         data.draw_epoch(7, number, padding=0, horizontal_flip=False, seed=0)[
             :, 0
         ]
         for number in range(3)
     ]
-    np.testing.assert_array_equal(found, np.concatenate(expected))
+    np.testing.assert_array_equal(actual, np.concatenate(expected))
 
 
 def test_images_are_boxes_resized_and_flipped(source):
@@ -244,8 +246,8 @@ def test_shards_of_processes_are_the_batch(source):
     ]
     for step, expected in enumerate(whole):
         for i, array in enumerate(expected):
-            found = np.concatenate([part[step][i] for part in parts])
-            np.testing.assert_array_equal(found, array)
+            actual = np.concatenate([part[step][i] for part in parts])
+            np.testing.assert_array_equal(actual, array)
     # Each process mixes the images that it has, by a seed of its own.
     mixed = [
         _take(
@@ -306,7 +308,7 @@ def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
     intact = _take(imagenet.training_batches(source, 4, **kwargs), 6)
     broken.write_bytes(jpeg(4)[:200])
     unreadable = data.Unreadable(source, share=0.1)
-    found = _take(
+    actual = _take(
         imagenet.training_batches(source, 4, unreadable=unreadable, **kwargs), 6
     )
     orders = [
@@ -317,7 +319,7 @@ def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
     ]
     expected = order = np.concatenate(orders)
     expected = np.where(order == 4, np.roll(order, -1), order)[:24]
-    images, labels = map(np.concatenate, zip(*found, strict=True))
+    images, labels = map(np.concatenate, zip(*actual, strict=True))
     np.testing.assert_array_equal(labels.argmax(axis=1), expected)
     # All others are what they would have been.
     others = order[:24] != 4
@@ -476,11 +478,11 @@ def test_mean_image(source, tmp_path, monkeypatch):
         ).as_numpy_iterator()
         for x in batch
     ]
-    found = imagenet.mean_image(source, image_size=32, resize=32)
-    np.testing.assert_allclose(found, np.mean(images, axis=0), atol=1e-3)
+    actual = imagenet.mean_image(source, image_size=32, resize=32)
+    np.testing.assert_allclose(actual, np.mean(images, axis=0), atol=1e-3)
     monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
-    found = imagenet.mean_image(source, image_size=32, resize=32)
-    np.testing.assert_allclose(found, (images[0] + images[-1]) / 2, atol=1e-3)
+    actual = imagenet.mean_image(source, image_size=32, resize=32)
+    np.testing.assert_allclose(actual, (images[0] + images[-1]) / 2, atol=1e-3)
     # Of the images looked at, 0 and 9 and 19, one is named as what it is.
     broken = data.Folder(image_folder(tmp_path / "broken"))
     Path(broken.paths[9]).write_bytes(jpeg(9)[:100])
@@ -550,16 +552,16 @@ def _pillow(name, level, sign):
 )
 def test_changes_are_pillows(change, sign):
     image = tf.constant(SHADE.astype("float32"))
-    found = change(image, tf.constant(0.6), tf.constant(float(sign))).numpy()
+    actual = change(image, tf.constant(0.6), tf.constant(float(sign))).numpy()
     expected = np.asarray(_pillow(change.__name__, 0.6, sign)).astype(float)
-    assert found.shape == expected.shape
+    assert actual.shape == expected.shape
     moved = change.__name__.startswith(("rotate", "shear", "translate"))
     # Pillow has other edges; and it rounds.
     inside = (slice(2, -2),) * 2
-    difference = abs(found - expected)[inside if moved else ...]
+    difference = abs(actual - expected)[inside if moved else ...]
     assert np.median(difference) <= 1
     assert difference.mean() < (3 if moved else 1.1)
-    assert abs(found - SHADE).mean() > 1
+    assert abs(actual - SHADE).mean() > 1
 
 
 def test_rand_augment_is_mild_or_strong_and_sometimes_nothing():

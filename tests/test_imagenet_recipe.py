@@ -74,12 +74,12 @@ def _from(folder, *flags):
 
 def _run(flags, status=0, main=imagenet):
     """Run a recipe in this process, which has loaded its backend."""
-    found = 0
+    actual = 0
     try:
         run_recipe(main, list(map(str, flags)))
     except SystemExit as caught:
-        found = caught.code
-    assert found == status
+        actual = caught.code
+    assert actual == status
 
 
 def _history(folder, name="history.csv"):
@@ -118,7 +118,7 @@ def test_goyal_scales_the_rate_with_the_batch():
     # 156 steps an epoch: warm-up from 0.1, then divided after 30, 60, 80.
     rate = imagenet.learning_rate(s, 90 * 156, 156)
     at = [0, 2.5, 5, 29.9, 30.1, 59.9, 60.1, 79.9, 80.1, 89.9]
-    found = [float(rate(epoch * 156)) for epoch in at]
+    actual = [float(rate(epoch * 156)) for epoch in at]
     expected = [
         0.1,
         1.65,
@@ -128,7 +128,7 @@ def test_goyal_scales_the_rate_with_the_batch():
         *(0.032,) * 2,
         *(0.0032,) * 2,
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
     again = keras.optimizers.schedules.deserialize(
         keras.optimizers.schedules.serialize(rate)
     )
@@ -472,8 +472,8 @@ def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
         ],
         main=evaluate,
     )
-    found = json.loads((tmp_path / "result.json").read_text("utf-8"))
-    assert found["images"] == 3
+    actual = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert actual["images"] == 3
 
 
 @pytest.mark.once

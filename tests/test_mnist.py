@@ -97,12 +97,12 @@ def test_help_explains_every_flag(capsys):
 def test_images_are_enlarged_by_whole_pixels():
     settings = _settings("--dataset", "digits")
     digits = data.load("digits")
-    found = mnist.select(settings, digits)
-    assert len(found.train) == 1257
-    assert len(found.test) == 200
-    assert found.train.images.shape[1:] == (32, 32, 1)
+    actual = mnist.select(settings, digits)
+    assert len(actual.train) == 1257
+    assert len(actual.test) == 200
+    assert actual.train.images.shape[1:] == (32, 32, 1)
     np.testing.assert_array_equal(
-        found.train.images[:, 1::4, 2::4], digits.train.images
+        actual.train.images[:, 1::4, 2::4], digits.train.images
     )
     # 28 pixels: as they are, with a black border.
     images = np.full((3, 28, 28, 1), 7, "uint8")
@@ -111,9 +111,9 @@ def test_images_are_enlarged_by_whole_pixels():
         digits, train=split, validation=split, test=split
     )
     settings = dataclasses.replace(settings, test_images=None)
-    found = mnist.select(settings, small).train.images
-    np.testing.assert_array_equal(found[:, 2:-2, 2:-2], images)
-    assert found.sum(dtype="int64") == images.sum(dtype="int64")
+    actual = mnist.select(settings, small).train.images
+    np.testing.assert_array_equal(actual[:, 2:-2, 2:-2], images)
+    assert actual.sum(dtype="int64") == images.sum(dtype="int64")
 
 
 def test_the_twins_begin_alike():

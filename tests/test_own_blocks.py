@@ -131,8 +131,8 @@ def test_they_are_loaded_in_a_fresh_process_that_imports_them(
     folder = samples.__file__.removesuffix("myblock.py")
     process = run_python("-c", FRESH, folder, tmp_path, *SAMPLES)
     for name in SAMPLES:
-        found = np.load(tmp_path / f"{name}.npy")
-        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+        actual = np.load(tmp_path / f"{name}.npy")
+        np.testing.assert_allclose(actual, expected[name], atol=1e-5)
     assert process.stdout == (
         "Layer 'stage1_block1' of model 'resnet' is of class 'SwishBlock', "
         "which is not registered in this process: import the module that "

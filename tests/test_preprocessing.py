@@ -66,8 +66,8 @@ def test_tensors_of_the_backend_and_symbolic_ones(name):
     np.testing.assert_array_equal(ops.convert_to_numpy(tensor), x)
     inputs = keras.Input((5, 4, 3))
     model = keras.Model(inputs, preprocess_input(inputs, name))
-    found = model.predict(x.astype("float32"), verbose=0)
-    np.testing.assert_allclose(found, preprocess_input(x, name), atol=1e-5)
+    computed = model.predict(x.astype("float32"), verbose=0)
+    np.testing.assert_allclose(computed, preprocess_input(x, name), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "keras"])
@@ -139,19 +139,19 @@ def test_inside_tf_data(interpolation):
         generate, output_signature=tf.TensorSpec((None, None, 3), tf.uint8)
     )
     data = data.map(lambda x: preprocess_input(x, p, resize=True)).batch(4)
-    (found,) = data.as_numpy_iterator()
+    (computed,) = data.as_numpy_iterator()
     assert data.element_spec.shape == (None, 28, 28, 3)
-    for image, shape in zip(found, shapes, strict=True):
+    for image, shape in zip(computed, shapes, strict=True):
         expected = preprocess_input(smooth(*shape), p, resize=True)
         # Where two pixels are equally near, frameworks choose differently.
         tolerance = 1e-3 if interpolation != "nearest" else 0.5
         np.testing.assert_allclose(image, expected, atol=tolerance)
     plain = tf.data.Dataset.from_tensors(smooth(40, 40))
-    (found,) = plain.map(
+    (computed,) = plain.map(
         lambda x: preprocess_input(x, "keras")
     ).as_numpy_iterator()
     np.testing.assert_allclose(
-        found, preprocess_input(smooth(40, 40), "keras"), atol=1e-4
+        computed, preprocess_input(smooth(40, 40), "keras"), atol=1e-4
     )
 
 
@@ -271,8 +271,8 @@ def test_decode_names_the_best_classes():
         [(0, "cat", pytest.approx(0.5)), (2, "hen", pytest.approx(0.3))],
     ]
     for given in (scores, ops.convert_to_tensor(scores)):
-        found = keras_resnet.decode_predictions(given, 2, names)
-        assert found == expected
+        computed = keras_resnet.decode_predictions(given, 2, names)
+        assert computed == expected
     np.testing.assert_array_equal(scores, before)
 
 

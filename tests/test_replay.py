@@ -485,11 +485,11 @@ def test_several_outputs_predict_by_replay():
         "image": net.input,
     }
     model = ResidualNetwork(net.input, outputs)
-    found = model.predict(IMAGES, batch_size=8, verbose=0)
+    actual = model.predict(IMAGES, batch_size=8, verbose=0)
     assert _traces(model) == (0, 1)
     for name, expected in model(IMAGES).items():
         np.testing.assert_allclose(
-            found[name], ops.convert_to_numpy(expected), atol=1e-6
+            actual[name], ops.convert_to_numpy(expected), atol=1e-6
         )
 
 
@@ -581,9 +581,9 @@ def test_what_is_not_replayed_says_so_once(build):
     def fit(model):
         if model.run_eagerly:
             return _fit(model)
-        with pytest.warns(UserWarning, match="runs layer by layer") as found:
+        with pytest.warns(UserWarning, match="runs layer by layer") as actual:
             logs = _fit(model, validation_data=(IMAGES, LABELS))
-        assert len([w for w in found if "layer by" in str(w.message)]) == 1
+        assert len([w for w in actual if "layer by" in str(w.message)]) == 1
         return {"loss": logs["loss"]}
 
     assert _traces(_same_training(build, fit)) == (0, 0)
@@ -602,9 +602,9 @@ def test_what_draws_trains_layer_by_layer_and_is_evaluated_by_replay(build):
     def fit(model):
         if model.run_eagerly:
             return _fit(model, validation_data=(IMAGES, LABELS))
-        with pytest.warns(UserWarning, match="draws random numbers") as found:
+        with pytest.warns(UserWarning, match="draws random numbers") as actual:
             logs = _fit(model, validation_data=(IMAGES, LABELS))
-        assert len([w for w in found if "layer by" in str(w.message)]) == 1
+        assert len([w for w in actual if "layer by" in str(w.message)]) == 1
         return logs
 
     assert _traces(_same_training(build, fit)) == (0, 1)
@@ -812,10 +812,10 @@ def test_fit_after_predict():
 
 def test_uncompiled_models_predict_by_replay():
     model = _net()
-    found = model.predict(IMAGES, batch_size=8, verbose=0)
+    actual = model.predict(IMAGES, batch_size=8, verbose=0)
     assert _traces(model) == (0, 1)
     np.testing.assert_allclose(
-        found, ops.convert_to_numpy(model(IMAGES)), atol=1e-6
+        actual, ops.convert_to_numpy(model(IMAGES)), atol=1e-6
     )
 
 
@@ -829,12 +829,12 @@ def test_integer_and_double_images():
 def test_threads_predict():
     model = _trained()
     expected = model.predict(IMAGES, batch_size=8, verbose=0)
-    found, failed = [], []
+    actual, failed = [], []
 
     def predict():
         try:
             for _ in range(3):
-                found.append(model.predict_on_batch(IMAGES[:8]))
+                actual.append(model.predict_on_batch(IMAGES[:8]))
         except Exception as error:
             failed.append(error)
 
@@ -844,7 +844,7 @@ def test_threads_predict():
     for thread in threads:
         thread.join()
     assert not failed
-    for prediction in found:
+    for prediction in actual:
         np.testing.assert_allclose(prediction, expected[:8], atol=1e-6)
 
 
@@ -925,8 +925,8 @@ def test_threads_share_a_model():
     def predict(seed):
         for i in np.random.default_rng(seed).integers(len(batches), size=25):
             try:
-                found = model.predict_on_batch(batches[i])
-                np.testing.assert_allclose(found, expected[i], atol=1e-5)
+                actual = model.predict_on_batch(batches[i])
+                np.testing.assert_allclose(actual, expected[i], atol=1e-5)
             except Exception as error:
                 errors.append(error)
 

@@ -123,8 +123,8 @@ def test_corrected_momentum_is_pytorchs_when_the_rate_changes(nesterov):
                 [ops.convert_to_tensor(gradient)], [variable]
             )
     expected = w.detach().numpy()
-    found = ops.convert_to_numpy(variables[True])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = ops.convert_to_numpy(variables[True])
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert np.abs(ops.convert_to_numpy(variables[False]) - expected).max() > 0.1
     copy = keras.optimizers.deserialize(
         keras.optimizers.serialize(optimizers[True])
@@ -485,11 +485,11 @@ def test_vectors_may_be_left_out_of_the_decay():
     everything, matrices = (models[k].get_weights() for k in (True, False))
     np.testing.assert_allclose(everything[0], matrices[0], atol=1e-6)
     # -rate * decay * weight is what the decay adds to a first step.
-    for found, plain, weight, decay in zip(
+    for actual, plain, weight, decay in zip(
         matrices, none.get_weights(), weights, (0.5, 0), strict=True
     ):
         np.testing.assert_allclose(
-            found - plain, -0.1 * decay * weight, atol=1e-6
+            actual - plain, -0.1 * decay * weight, atol=1e-6
         )
     copy = keras.optimizers.deserialize(
         keras.optimizers.serialize(models[False].optimizer)
@@ -602,7 +602,7 @@ def test_plateau_division_goes_on_after_a_resume():
 
     def rates(stop):
         """Learning rates of epochs, with a stop after some of them."""
-        found, history = [], {}
+        actual, history = [], {}
         model = _model(training.CoupledSGD(0.1))
         for epochs in (range(stop), range(stop, len(errors))):
             division = training.PlateauDivision(
@@ -617,9 +617,9 @@ def test_plateau_division_goes_on_after_a_resume():
             division.on_train_begin()
             for epoch in epochs:
                 division.on_epoch_end(epoch, {"val_error": errors[epoch]})
-                found.append(float(model.optimizer.learning_rate))
+                actual.append(float(model.optimizer.learning_rate))
             history = {"val_error": errors[:stop]}
-        return found
+        return actual
 
     straight = rates(0)
     expected = [0.1] * 4 + [0.01] * 6 + [0.001] * 3
@@ -643,8 +643,8 @@ def test_checkpoint_of_the_average(tmp_path):
             for w, e in zip(weights, expected or weights, strict=True)
         ]
     model.evaluate(*_batch(), verbose=0, callbacks=[checkpoint, average])
-    found = keras.models.load_model(tmp_path / "x.keras").get_weights()
-    for one, two in zip(found, expected, strict=True):
+    actual = keras.models.load_model(tmp_path / "x.keras").get_weights()
+    for one, two in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
     for one, two in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)

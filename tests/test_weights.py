@@ -190,8 +190,8 @@ def test_epsilon_of_keras_applications_is_theirs():
     state = state_of(model, "keras.applications")
     state["conv1_bn/moving_variance"][:] = 1e-7
     load_torch_weights(model, state)
-    found = ops.convert_to_numpy(model.get_layer("stem_bn").moving_variance)
-    np.testing.assert_allclose(found + 1e-5, 1e-7 + 1.001e-5, rtol=1e-6)
+    actual = ops.convert_to_numpy(model.get_layer("stem_bn").moving_variance)
+    np.testing.assert_allclose(actual + 1e-5, 1e-7 + 1.001e-5, rtol=1e-6)
 
 
 # akamaster's CIFAR networks.
@@ -838,8 +838,8 @@ def test_layers_before_the_network_get_their_weights(tmp_path, same_name):
     model.save(path)
     if same_name:
         keras.utils.clear_session()
-    found, again = on_normalization(classes=10, weights=path)
-    assert (found.name == layer.name) == same_name
+    actual, again = on_normalization(classes=10, weights=path)
+    assert (actual.name == layer.name) == same_name
     np.testing.assert_allclose(infer(again, images), infer(model, images))
     # Nowhere to put them.
     bare = small(classes=10)

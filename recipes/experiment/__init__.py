@@ -1,4 +1,4 @@
-"""What a recipe is made of: settings, jobs, and the folder of a run.
+"""The parts of a recipe: settings, jobs, and the folder of a run.
 
 A recipe is a dataclass of settings, a function that makes a `Job` of them,
 and a call of `main`. This module needs the standard library alone, so that

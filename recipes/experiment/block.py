@@ -35,23 +35,23 @@ def load(name):
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), kind, None)
+        chosen = getattr(importlib.import_module(module), kind, None)
     except Exception as error:
         raise argparse.ArgumentTypeError(
             f"{module} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(found, type) or not issubclass(found, ResidualBlock):
+    if not isinstance(chosen, type) or not issubclass(chosen, ResidualBlock):
         raise argparse.ArgumentTypeError(
             f"{module} has no class {kind} that is a subclass of "
             "keras_resnet.ResidualBlock"
         )
-    if ">" not in get_registered_name(found):
+    if ">" not in get_registered_name(chosen):
         raise argparse.ArgumentTypeError(
             f"{name} is not registered, so that no file of the run could be "
             "loaded: write @keras.saving.register_keras_serializable"
             f"({module!r}) above the class"
         )
-    return found
+    return chosen
 
 
 def parse(text):

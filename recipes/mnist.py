@@ -13,6 +13,7 @@ from keras_resnet_recipes.experiment import (
     RunSettings,
     SeedSettings,
     UsageError,
+    block_setting,
     dataset_setting,
     files,
     main,
@@ -67,6 +68,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
         preset="full",
     )
     dataset: str = dataset_setting("mnist", "digits")
+    block: str | None = block_setting()
     train_images: int | None = setting(2000, "the first N training images")
     validation_images: int | None = setting(
         200, "the first N validation images"
@@ -137,6 +139,7 @@ def build(settings, data, steps, net, seed):
 
     import keras_resnet
     from keras_resnet import training
+    from keras_resnet_recipes.experiment import block
 
     pixels = data.train.images
 
@@ -154,6 +157,7 @@ def build(settings, data, steps, net, seed):
             classes=len(data.class_names),
             classifier_activation=None,
             residual=residual,
+            block=block.load(settings.block),
         )
 
     model = network(residual=True)

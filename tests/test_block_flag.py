@@ -16,6 +16,7 @@ from keras_resnet_recipes import (
     evaluate,
     figures,
     imagenet,
+    mnist,
     results,
     tune,
 )
@@ -81,6 +82,10 @@ def test_what_is_no_block_is_wrong_usage(recipe, name, words, capsys):
 
 def test_it_is_a_part_of_settings_and_names():
     for recipe, name in (
+        (
+            mnist,
+            "mnist-resnet18-batch64-blockflagblock.OwnBlock-jax",
+        ),
         (cifar10, "cifar10-resnet20A-flagblock.OwnBlock-paper-jax-seed0"),
         (imagenet, "imagenet2012-resnet50B-flagblock.OwnBlock-paper-jax-seed0"),
         (tune, "tune-cifar10-random-blockflagblock.OwnBlock-jax-seed0"),
@@ -142,12 +147,3 @@ def test_it_is_trained_resumed_evaluated_drawn_and_compared(folder, capsys):
     printed = capsys.readouterr().out
     assert "block" in printed
     assert FLAG[1] in printed
-
-
-def test_its_networks_are_searched(folder, capsys):
-    flags = ["--dataset", "digits", "--epochs", "1", "--max-trials", "1"]
-    run_recipe(
-        tune, [*flags, "--depths", "8", *FLAG, "--output", "runs/search"]
-    )
-    result = json.loads((folder / "runs/search/result.json").read_text("utf-8"))
-    assert " ".join(FLAG) in result["best_command"]

@@ -1,13 +1,14 @@
 """The blocks of docs/blocks.md: what a block of one's own can do."""
 
 import importlib
+import json
 import re
 import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_recipe
 from networks import batch, call, draw_weights, small, to_numpy
 
 import keras_resnet
@@ -115,6 +116,32 @@ for name in names:
     model = keras.saving.load_model(f"{folder}/{name}.keras")
     np.save(f"{folder}/{name}.npy", model.predict(x, verbose=0))
 """
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", SAMPLES)
+def test_it_is_searched_and_drawn(samples, name, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
+    from keras_resnet import data
+    from keras_resnet_recipes import figures, tune
+
+    flags = ["--dataset", "digits", "--block", f"myblock:{name}"]
+    search = ["--epochs", "1", "--max-trials", "1", "--depths", "8"]
+    run_recipe(tune, [*flags, *search, "--output", tmp_path / "search"])
+    line = json.loads((tmp_path / "search/result.json").read_text("utf-8"))
+    assert f"myblock:{name}" in line["best_command"]
+    net = keras_resnet.ResNetCIFAR(
+        8, block=getattr(samples, name), classifier_activation=None
+    )
+    net.save_weights(tmp_path / "net.weights.h5")
+    images = np.zeros((4, 32, 32, 3), "uint8")
+    test = data.Split(images, np.zeros(4, "int32"))
+    coloured = data.ImageData("digits", test, test, test, tuple("0123456789"))
+    monkeypatch.setattr(figures, "data_of", lambda settings: coloured)
+    file = ["--weights", tmp_path / "net.weights.h5", "--depths", "8"]
+    file += ["--preprocessing", "cifar", "--output", tmp_path / "figures"]
+    run_recipe(figures, ["responses", *flags, *file])
+    assert (tmp_path / "figures/responses.png").exists()
 
 
 @pytest.mark.once

@@ -2,7 +2,7 @@
 
 Keras normalizes by `tf.nn.moments` and arithmetic, and copies an image to pad
 it for a strided convolution. On one core, with freed memory kept, a training
-step of ResNet-20, batch 128, is 1.07 times as fast as with Keras's layers, and
+step of ResNet-20, batch 128, is 1.47 times as fast as with Keras's layers, and
 inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
 

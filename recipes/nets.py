@@ -110,12 +110,15 @@ class Nets:
 
     def file(self, path, depth):
         """Return the net of a file with weights."""
+        from keras_resnet.weights import files as weight_files
+
         options = {"weights": str(path), "depth": depth}
         if self.settings.preprocessing:
             options["preprocessing"] = self.settings.preprocessing
         options["dataset"] = self.settings.dataset
         options["block"] = self.settings.block
         chosen = evaluate.Settings.settle(options)
+        weight_files.check(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         source = f"weights {path.name}, sha256 {digest[:16]}"
         net = Net(depth, False, path.name, source, lambda: _load_file(chosen))

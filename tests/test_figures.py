@@ -335,6 +335,15 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
         assert claim["value"] == pytest.approx(1)
 
 
+def test_a_missing_file_of_weights_is_one_line(tmp_path, capsys):
+    flags = ["lesions", "--weights", "missing.th", "--depths", "20"]
+    with pytest.raises(SystemExit, match="1"):
+        run_recipe(figures, [*flags, "--output", tmp_path])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "error: There is no file 'missing.th'" in error
+
+
 def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(
         figures.Settings,

@@ -204,14 +204,12 @@ HE = "He et al. 2015"
 
 
 def curves_of(runs):
-    """Return the histories of runs that differ in their seed, stacked."""
-    import numpy as np
+    """Return the errors of runs that differ in their seed, stacked."""
+    from keras_resnet_recipes.experiment.study import curves_over_seeds
 
-    histories = [run.history() for run in runs]
-    return {"iterations": histories[0]["iterations"]} | {
-        key: np.stack([h[key] for h in histories], axis=-1)
-        for key in ("error", "val_error")
-    }
+    return curves_over_seeds(
+        [run.history() for run in runs], ("error", "val_error")
+    )
 
 
 def errors_of(runs, which):

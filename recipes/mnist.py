@@ -291,10 +291,10 @@ def summarize(settings, study):
 def draw(study, seeds, data, caption):
     """Draw curves over all seeds, and predictions of the first."""
     import keras
-    import numpy as np
 
     from keras_resnet import plots
     from keras_resnet_recipes.experiment.run import load_model
+    from keras_resnet_recipes.experiment.study import curves_over_seeds
 
     curves, predicted = [], {}
     shown = data.test[:18]
@@ -307,12 +307,10 @@ def draw(study, seeds, data, caption):
             {
                 "label": label,
                 "color": plots.PLAIN if net == "plain" else plots.RESIDUAL,
-                "iterations": histories[0]["iterations"],
             }
-            | {
-                key: np.stack([h[key] for h in histories], axis=-1)
-                for key in ("loss", "val_loss", "accuracy", "val_accuracy")
-            }
+            | curves_over_seeds(
+                histories, ("loss", "val_loss", "accuracy", "val_accuracy")
+            )
         )
         model = load_model(study / f"seed{seeds[0]}" / net / "best.keras")
         logits = model.predict(shown.images.astype("float32"), verbose=0)

@@ -40,14 +40,14 @@ def test_a_difference_is_that_of_scipy():
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(1)
-    seeds = rng.normal(size=(300, 5))
+    seeds = rng.normal(size=(1000, 5))
     hits = 0
     for common in seeds:
         first, second = common + 0.3 * rng.normal(size=(2, 5)) + [[0.5], [0.0]]
         low, high = paired_difference(first, second).interval
         hits += low < 0.5 < high
     # Three standard deviations of a binomial distribution.
-    assert abs(hits / 300 - 0.95) < 0.038
+    assert abs(hits / 1000 - 0.95) < 0.021
 
 
 def test_differences_that_do_not_vary():

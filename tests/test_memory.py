@@ -31,11 +31,11 @@ def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def in_a_thread():
-    found = []
-    thread = threading.Thread(target=lambda: found.append((pages(), pages())))
+    counts = []
+    thread = threading.Thread(target=lambda: counts.append((pages(), pages())))
     thread.start()
     thread.join()
-    return found[0][1]
+    return counts[0][1]
 
 memory.share()
 print(pages())

@@ -6,7 +6,7 @@ Both are in an environment of their own: `tox -e peers`.
 import numpy as np
 import pytest
 from networks import draw_weights
-from test_weights import drawn, infer
+from test_weights import fill, infer
 
 import keras_resnet
 from keras_resnet import load_torch_weights, table1, to_torch_state_dict
@@ -41,14 +41,7 @@ def test_logits_are_those_of_timm_and_the_state_comes_back(depth, kind):
     import torch
 
     network = timm.create_model(f"{kind}{depth}", pretrained=False).eval()
-    rng = np.random.default_rng(depth)
-    state = {
-        name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
-        if value.is_floating_point()
-        else value
-        for name, value in network.state_dict().items()
-    }
-    network.load_state_dict(state)
+    state = fill(network, depth)
     model = keras_resnet.ResNetImageNet(
         depth,
         classifier_activation=None,

@@ -71,8 +71,23 @@ def assert_same_values(before, after):
         np.testing.assert_array_equal(a, b)
 
 
+def fill(network, seed):
+    """Draw the weights of a network of PyTorch, and return its state."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    state = {
+        name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
+        if value.is_floating_point()
+        else value
+        for name, value in network.state_dict().items()
+    }
+    network.load_state_dict(state)
+    return state
+
+
 def transformers_network(depth):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     bottleneck, depths = DEPTHS[depth]
     widths = [64, 128, 256, 512]
@@ -83,14 +98,7 @@ def transformers_network(depth):
         num_labels=1000,
     )
     network = transformers.ResNetForImageClassification(config).eval()
-    rng = np.random.default_rng(depth)
-    state = {
-        name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
-        if value.is_floating_point()
-        else value
-        for name, value in network.state_dict().items()
-    }
-    network.load_state_dict(state)
+    fill(network, depth)
     return network
 
 

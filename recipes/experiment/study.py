@@ -58,6 +58,22 @@ def leave(study, lines, text):
     print(f"\n{text}Everything is in {study / ''}")
 
 
+def curves_over_seeds(histories, names):
+    """Return the histories of runs that differ in their seed, stacked.
+
+    Args:
+        histories: List of dictionaries of `read_history`.
+        names: Sequence of the names to stack.
+
+    Returns:
+        Dictionary with `iterations`, a list, and an array `(iterations,
+        seeds)` for each name, as `keras_resnet.plots` takes them.
+    """
+    return {"iterations": histories[0]["iterations"]} | {
+        name: np.stack([h[name] for h in histories], axis=-1) for name in names
+    }
+
+
 def summarize(settings, study):
     """Leave table, result lines and learning curves of one net's runs.
 
@@ -84,18 +100,13 @@ def summarize(settings, study):
     leave(study, lines, f"{text}\n\n{caption}\n")
     history = HISTORIES[1 if settings.every else 0]
     histories = [read_history(run_folder(study, s) / history) for s in seeds]
-    curves = {
-        key: np.stack([h[key] for h in histories], axis=-1)
-        for key in ("error", "val_error")
-    }
     figure = plots.learning_curves(
         [
             {
                 "label": settings.label,
                 "color": plots.PLAIN if settings.plain else plots.RESIDUAL,
-                "iterations": histories[0]["iterations"],
             }
-            | curves
+            | curves_over_seeds(histories, ("error", "val_error"))
         ],
         caption=f"{caption} Mean and one standard deviation.",
     )

@@ -243,43 +243,40 @@ def preprocessing_of(model, settings):
 
     from keras_resnet import preprocessing, training
 
-    shape = model.inputs[0].shape
-    channels, *sides = shape[1:]
-    if not training.evaluation.channels_first(model):
-        *sides, channels = shape[1:]
-    kinds = keras.layers.Normalization, keras.layers.Rescaling
-    own = any(isinstance(layer, kinds) for layer in model.layers)
     asked = settings.preprocessing
-    if own and asked not in (None, "none"):
+    kinds = keras.layers.Normalization, keras.layers.Rescaling
+    prepares = any(isinstance(layer, kinds) for layer in model.layers)
+    if prepares and asked not in (None, "none"):
         raise UsageError(
             f"--preprocessing {asked}: {settings.weights} prepares images by "
             "itself and takes raw pixels; leave the flag out"
         )
-    if asked is None:
-        stored = getattr(model, "preprocessing", None)
-        if stored is not None:
-            return stored
-        if not own:
-            raise UsageError(
-                f"{settings.weights} does not say how its images were "
-                f"prepared: add --preprocessing {'|'.join(PREPROCESSINGS)}"
-            )
+    stored = getattr(model, "preprocessing", None)
+    if asked is None and stored is not None:
+        return stored
+    if asked is None and not prepares:
+        raise UsageError(
+            f"{settings.weights} does not say how its images were prepared: "
+            f"add --preprocessing {'|'.join(PREPROCESSINGS)}"
+        )
+    *sides, channels = model.inputs[0].shape[1:]
+    if training.evaluation.channels_first(model):
+        channels, *sides = model.inputs[0].shape[1:]
     if asked not in (None, "none"):
         return preprocessing.PREPROCESSINGS[asked].for_channels(channels)
-    rows, columns = sides
-    if rows is None and settings.depth:
-        rows = columns = 224 if settings.depth in IMAGENET_DEPTHS else 32
-    if rows is None or rows != columns:
-        raise training.EvaluationError(
-            f"{settings.weights} takes images of {rows} x {columns} pixels; "
-            "only those of one square size can be evaluated."
+    if sides[0] is None and settings.depth:
+        sides = [224 if settings.depth in IMAGENET_DEPTHS else 32] * 2
+    if sides[0] is None or sides[0] != sides[1]:
+        raise Failure(
+            f"{settings.weights} takes images of {sides[0]} x {sides[1]} "
+            "pixels; only those of one square size can be evaluated."
         )
     return preprocessing.Preprocessing(
         (0.0,) * channels,
         (1.0,) * channels,
         scale=1.0,
-        size=rows,
-        resize=rows,
+        size=sides[0],
+        resize=sides[0],
     )
 
 
@@ -371,6 +368,7 @@ class Progress:
     def __init__(self, total):
         import keras
 
+        self.read = 0
         self.unreadable = []
         self.bar = keras.utils.Progbar(
             total,
@@ -386,131 +384,121 @@ class Progress:
 
     def add(self, count, result=None):
         """Move the bar, and show the accuracy so far."""
+        self.read += count
         shown = [(k, v) for k, v in (result or {}).items() if k != "images"]
         self.bar.add(count, shown)
 
-    def report(self, readable):
+    def report(self):
         """Name the files that were not read."""
         from keras_resnet import training
 
         for error in self.unreadable:
             print(f"not counted: {error}", file=sys.stderr)
-        if not readable:
+        if not self.read:
             raise training.EvaluationError(
                 f"None of {len(self.unreadable)} files is a readable image."
             )
 
 
-def check_classes(settings, source, count):
-    """Raise `EvaluationError` for a network of other classes."""
-    from keras_resnet import training
+def labelled_images(settings, channels, count):
+    """Return what to evaluate on.
 
-    if len(source.class_names) != count:
-        raise training.EvaluationError(
-            f"{settings.dataset} has {len(source.class_names)} classes, and "
-            f"the network {count}."
+    Returns:
+        Tuple of the names of images in any form, a function from such a name
+        to the image or `None` for names of files, and a function from a place
+        among the names to the label.
+    """
+    from keras_resnet import data
+
+    if settings.folder:
+        return labelled_files(settings, count)
+    if settings.dataset in TFDS:
+        source = data.from_tfds(
+            settings.dataset, "validation", settings.data_dir
         )
+        total, label = len(source), source.label
+        read = functools.partial(data.read_image_of, source)
+    else:
+        source = data.load(settings.dataset, settings.data_dir)
+        images, labels = source.test.images, source.test.labels
+        total, label = len(labels), labels.__getitem__
+        repeats = channels if images.shape[-1] == 1 else 1
 
+        def read(i):
+            return images[i].repeat(repeats, axis=-1)
 
-def dataset_batches(settings, channels, count):
-    """Return batches of a dataset's test images, and their number."""
-    import numpy as np
-
-    from keras_resnet import data, training
-
-    source = data.load(settings.dataset, settings.data_dir)
-    check_classes(settings, source, count)
-    images, labels = source.test.images, source.test.labels
-    if images.shape[-1] != channels:
-        if images.shape[-1] != 1:
-            raise training.EvaluationError(
+        if images.shape[-1] * repeats != channels:
+            raise Failure(
                 f"{settings.dataset} has images of {images.shape[-1]} "
                 f"channels, and the network takes {channels}."
             )
-        images = np.repeat(images, channels, axis=-1)
-    step = settings.batch_size
-    batches = (
-        (images[i : i + step], labels[i : i + step])
-        for i in range(0, len(labels), step)
-    )
-    return batches, len(labels)
+    if len(source.class_names) != count:
+        raise Failure(
+            f"{settings.dataset} has {len(source.class_names)} classes, and "
+            f"the network {count}."
+        )
+    return range(total), read, label
 
 
-def readable(batches, label, progress):
-    """Yield images with their labels, and at the end report the others."""
-    count = 0
-    for images, places in batches:
-        count += len(images)
+def labelled_files(settings, count):
+    """Return the images of a folder, see `labelled_images`."""
+    from keras_resnet import data
+
+    folders = data.class_folders(settings.folder)
+    indices = class_indices(folders, settings, count)
+    loose = sum(p.is_file() for p in settings.folder.iterdir())
+    if loose:
+        print(
+            f"{loose} files in {settings.folder} itself, in no folder of a "
+            "class, are left out"
+        )
+    labels = {
+        path: indices[name] for name, paths in folders.items() for path in paths
+    }
+    return list(labels), None, list(labels.values()).__getitem__
+
+
+def readable(names, read, settings, channels, progress):
+    """Yield the images that can be read, and their places among the names."""
+    from keras_resnet import data
+
+    for images, places in data.image_batches(
+        names,
+        settings.batch_size,
+        channels=channels,
+        on_error=progress.unread,
+        read=read,
+    ):
         if images:
-            yield images, [label(i) for i in places]
-    progress.report(count)
+            yield images, places
+    progress.report()
 
 
 def evaluate(settings, score, channels, count):
     """Return the counts for a dataset or a folder."""
-    from keras_resnet import data, training
+    from keras_resnet import training
 
-    if settings.dataset in TFDS:
-        source = data.from_tfds(
-            settings.dataset,
-            "validation",
-            settings.data_dir,
+    names, read, label = labelled_images(settings, channels, count)
+    progress = Progress(len(names))
+    batches = (
+        (images, [label(i) for i in places])
+        for images, places in readable(
+            names, read, settings, channels, progress
         )
-        check_classes(settings, source, count)
-        progress = Progress(len(source))
-        images = data.image_batches(
-            range(len(source)),
-            settings.batch_size,
-            on_error=progress.unread,
-            read=functools.partial(data.read_image_of, source),
-        )
-        batches = readable(images, source.label, progress)
-    elif settings.dataset:
-        batches, total = dataset_batches(settings, channels, count)
-        progress = Progress(total)
-    else:
-        folders = data.class_folders(settings.folder)
-        indices = class_indices(folders, settings, count)
-        loose = sum(p.is_file() for p in settings.folder.iterdir())
-        if loose:
-            print(
-                f"{loose} files in {settings.folder} itself, in no folder of "
-                "a class, are left out"
-            )
-        files = [
-            (path, indices[name])
-            for name, paths in folders.items()
-            for path in paths
-        ]
-        progress = Progress(len(files))
-        images = data.image_batches(
-            [path for path, _ in files],
-            settings.batch_size,
-            channels=channels,
-            on_error=progress.unread,
-        )
-        batches = readable(images, lambda i: files[i][1], progress)
+    )
     result = training.evaluate(score, batches, on_batch=progress.add)
     return {**result, "unreadable": progress.unreadable}
 
 
 def predict(settings, score, channels, count):
     """Print and return the best classes of single image files."""
-    from keras_resnet import data
-
     names = class_names(settings, count)
     progress = Progress(len(settings.images))
     predictions = {}
-    for images, places in data.image_batches(
-        settings.images,
-        settings.batch_size,
-        channels=channels,
-        on_error=progress.unread,
+    for images, places in readable(
+        settings.images, None, settings, channels, progress
     ):
-        if not images:
-            continue
-        scores = score(images)
-        for i, row in zip(places, scores, strict=True):
+        for i, row in zip(places, score(images), strict=True):
             best = (-row).argsort(kind="stable")[: settings.top]
             predictions[str(settings.images[i])] = [
                 {
@@ -526,7 +514,6 @@ def predict(settings, score, channels, count):
         print(path)
         for p in best:
             print(f"{100 * p['probability']:8.2f} %  {p['name']} ({p['id']})")
-    progress.report(predictions)
     return {"predictions": predictions, "unreadable": progress.unreadable}
 
 

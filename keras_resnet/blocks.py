@@ -1,5 +1,6 @@
 """Convolution, normalization, and the residual block made of them."""
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -126,6 +127,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         synchronized: bool = False,
         **kwargs,
     ) -> None:
+        # Keras takes any numbers, whose networks are NaN or never trained.
+        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise ValueError(
+                "`momentum` must be a number of at least 0 and below 1. "
+                f"Received: momentum={momentum!r}"
+            )
+        if not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+            raise ValueError(
+                "`epsilon` must be a positive number. "
+                f"Received: epsilon={epsilon!r}"
+            )
         if axis is None:
             axis = channel_axis(keras.config.image_data_format())
         super().__init__(

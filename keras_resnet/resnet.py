@@ -247,6 +247,11 @@ def ResNet(
             "`classes` must be a positive integer. "
             f"Received: classes={classes!r}"
         )
+    if not callable(block):
+        raise ValueError(
+            "`block` must be a class of layers or a function that returns a "
+            f"layer. Received: block={block!r}"
+        )
     published.check(weights)
     if bottleneck_stride is None:
         bottleneck_stride = "1x1" if weights == "keras" else "3x3"
@@ -377,7 +382,7 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
             )
         return input_tensor
     if input_shape is not None:
-        _check_data_format(input_shape, data_format)
+        _check_shape(input_shape, data_format)
     if input_shape is None:
         if stem == "cifar":
             rows, columns = 32, 32
@@ -393,8 +398,15 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
     return layers.Input(input_shape, name="image")
 
 
-def _check_data_format(input_shape, data_format):
-    """Raise `ValueError` for what is an image in the other data format."""
+def _check_shape(input_shape, data_format):
+    """Raise `ValueError` for no image, or one in the other data format."""
+    if any(
+        n is not None and (not isinstance(n, int) or n < 1) for n in input_shape
+    ):
+        raise ValueError(
+            "`input_shape` must have positive integers, or None for rows and "
+            f"columns. Received: input_shape={tuple(input_shape)}"
+        )
     channels, side = input_shape[-1], input_shape[0]
     other = "channels_first"
     if data_format == other:

@@ -360,7 +360,8 @@ def test_every_iterator_is_told_of_too_many_unreadable_images(tmp_path):
 
 
 def test_without_a_readable_image_there_is_an_end(tmp_path, capsys):
-    source = data.Folder(image_folder(tmp_path, classes=2, each=3))
+    root = image_folder(tmp_path, classes=2, each=3)
+    source = data.Folder(root)
     for path in source.paths:
         Path(path).write_bytes(b"no image")
     for make in (imagenet.training_batches, imagenet.evaluation_batches):
@@ -372,9 +373,9 @@ def test_without_a_readable_image_there_is_an_end(tmp_path, capsys):
             source.paths
         )
     # Some images of a source, none of which can be decoded.
-    Path(source.paths[0]).write_bytes(jpeg(0))
-    rest = data.records.Subset(source, range(1, 6))
     unreadable = data.Unreadable(source, share=1.0)
+    Path(source.paths[0]).unlink()
+    rest = data.Folder(root)
     error = _refused(
         imagenet.training_batches(rest, 4, unreadable=unreadable, **SMALL)
     )
@@ -724,6 +725,9 @@ def test_a_damaged_record_is_an_unreadable_image(tmp_path, capsys):
     path.write_bytes(damaged)
     with pytest.raises(data.DataUnavailableError, match="checksum"):
         data.Records([path], "abc")
+    path.unlink()
+    with pytest.raises(data.UnreadableImageError, match="record 2, .*No such"):
+        data.read_image_of(source, 2)
 
 
 def bmp(image):
@@ -781,6 +785,14 @@ def test_names_need_not_be_utf_8(tmp_path, capsys):
 
 
 # Cache.
+
+
+def test_a_cache_removes_what_a_killed_preparation_left(tmp_path):
+    source = data.Folder(image_folder(tmp_path / "train"))
+    write(tmp_path / ".partial-cache/00000.tfrecord", b"half of a file")
+    small = data.cached(source, tmp_path / "cache", 68, data.Unreadable(source))
+    assert len(small) == len(source)
+    assert not list(tmp_path.glob(".partial*"))
 
 
 def test_a_cache_has_smaller_images_once(tmp_path):

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Image data: loading, splitting, augmenting, batching.
 
 tf.data feeds every backend, so importing this package imports TensorFlow.
@@ -11,39 +12,38 @@ if keras.backend.backend() != "tensorflow":
     # trains needs. This must come before the first tf.data operation.
     tf.config.set_visible_devices([], "GPU")
 
-from keras_resnet.data import imagenet, pipeline, resident  # noqa: E402
-from keras_resnet.data.augmentation import (  # noqa: E402
+from keras_resnet.data import imagenet, pipeline, resident
+from keras_resnet.data.augmentation import (
     corrections,
     cut,
     cut_on_device,
     random_windows,
 )
-from keras_resnet.data.cache import cached  # noqa: E402
-from keras_resnet.data.datasets import (  # noqa: E402
-    DATASETS,
+from keras_resnet.data.cache import cached
+from keras_resnet.data.datasets import (
     DataUnavailableError,
     ImageData,
     Split,
     load,
 )
-from keras_resnet.data.folders import (  # noqa: E402
+from keras_resnet.data.folders import (
     UnreadableImageError,
     class_folders,
     image_batches,
     read_image,
 )
-from keras_resnet.data.order import draw_epoch  # noqa: E402
-from keras_resnet.data.pipeline import (  # noqa: E402
+from keras_resnet.data.order import draw_epoch
+from keras_resnet.data.pipeline import (
     evaluation_batches,
     training_batches,
 )
-from keras_resnet.data.records import (  # noqa: E402
+from keras_resnet.data.records import (
     Folder,
     Records,
     from_tfds,
     read_image_of,
 )
-from keras_resnet.data.unreadable import (  # noqa: E402
+from keras_resnet.data.unreadable import (
     TooManyUnreadableError,
     Unreadable,
 )
@@ -52,7 +52,6 @@ from keras_resnet.data.unreadable import (  # noqa: E402
 INPUTS = {"tf.data": pipeline, "device": resident}
 
 __all__ = [
-    "DATASETS",
     "INPUTS",
     "DataUnavailableError",
     "Folder",

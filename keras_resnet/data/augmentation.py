@@ -44,16 +44,7 @@ def pad(images: np.ndarray, padding: int) -> np.ndarray:
 def cut(
     padded: np.ndarray, window: Sequence[int], size: Sequence[int]
 ) -> np.ndarray:
-    """Cut a window out of an image, on the host.
-
-    Args:
-        padded: `(rows, columns, channels)` array, a padded image.
-        window: Three integers.
-        size: Pair of integers, rows and columns of the window.
-
-    Returns:
-        `(*size, channels)` array, a view of the image.
-    """
+    """Return a window of an image, a view of `size` rows and columns."""
     (row, column, flipped), (rows, columns) = window, size
     image = padded[row : row + rows, column : column + columns]
     return image[:, ::-1] if flipped else image
@@ -68,9 +59,6 @@ def cut_on_device(
         padded: `(batch, rows, columns, channels)` tensor of padded images.
         windows: `(batch, 3)` int32 tensor.
         size: Pair of integers, rows and columns of a window.
-
-    Returns:
-        `(batch, *size, channels)` tensor of the dtype of `padded`.
     """
     rows, columns = size
     batch, height, width, channels = padded.shape

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import tensorflow as tf
+from filelock import FileLock
 
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.data.folders import decode
@@ -30,7 +31,7 @@ def cached(
     Images whose shorter side is over `side` pixels are resized to it, with
     antialiasing, and stored as JPEG. Others are stored as they are. TFRecord
     files in `folder` hold them. A missing folder is made, under another name
-    until it is complete.
+    until it is complete, and by one process at a time: others wait.
 
     Args:
         source: `Folder` or `Records`.
@@ -48,7 +49,10 @@ def cached(
     folder = Path(folder)
     asked = {"side": side, "quality": quality, "images": len(source)}
     if not folder.exists():
-        _write_cache(source, folder, asked, unreadable)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                _write_cache(source, folder, asked, unreadable)
     try:
         info = json.loads((folder / CACHE_INFO).read_text("utf-8"))
     except (OSError, ValueError):
@@ -70,9 +74,6 @@ def cached(
 def _write_cache(
     source: Source, folder: Path, asked: dict, unreadable: Unreadable
 ) -> None:
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
-    partial.mkdir(parents=True)
-
     def smaller(contents):
         image = decode(contents)
         size = tf.shape(image)[:2]
@@ -97,12 +98,15 @@ def _write_cache(
         .unbatch()
         .filter(lambda i, contents, label, readable: readable)
         .with_options(untuned())
+        .as_numpy_iterator()
     )
+    # A process that was killed may have left it.
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     writer = None
     try:
-        for count, (i, contents, label, _) in enumerate(
-            images.as_numpy_iterator()
-        ):
+        for count, (i, contents, label, _) in enumerate(images):
             if count % IMAGES_PER_FILE == 0:
                 if writer:
                     writer.close()
@@ -112,21 +116,13 @@ def _write_cache(
         writer.close()
         info = asked | {"class_names": source.class_names}
         (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            # Another process was first.
-            if not folder.exists():
-                raise
+        os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _example(contents: bytes, label: int, name: str) -> bytes:
-    def feature(**kwargs):
-        return tf.train.Feature(**kwargs)
-
-    of_bytes = tf.train.BytesList
+    feature, of_bytes = tf.train.Feature, tf.train.BytesList
     features = {
         "image": feature(bytes_list=of_bytes(value=[contents])),
         "label": feature(int64_list=tf.train.Int64List(value=[label])),

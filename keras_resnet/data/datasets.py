@@ -1,13 +1,16 @@
 """The small image datasets: CIFAR-10, MNIST, and scikit-learn's digits."""
 
 import dataclasses
-import urllib.error
 import urllib.request
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.types import PathLike
+
+NAMES = ("cifar10", "digits", "mnist")
+# Training images of TensorFlow Datasets that become validation images.
+HELD_OUT = 5000
 
 
 class DataUnavailableError(RuntimeError):
@@ -58,29 +61,41 @@ class ImageData:
         return self.train.images.mean(axis=0, dtype="float64").astype("float32")
 
 
-def cifar10(data_dir: PathLike | None = None) -> ImageData:
-    """Load CIFAR-10 by TensorFlow Datasets: 45k / 5k / 10k images of 32x32x3.
+def load(name: str, data_dir: PathLike | None = None) -> ImageData:
+    """Load a dataset by name.
+
+    - `"cifar10"`: 45k / 5k / 10k images of 32x32x3, by TensorFlow Datasets;
+    - `"mnist"`: 55k / 5k / 10k images of 28x28x1, by TensorFlow Datasets;
+    - `"digits"`: 1257 / 180 / 360 images of 8x8x1, which come with
+      scikit-learn (the test set of UCI's "Optical Recognition of Handwritten
+      Digits"), split at random and the same each time.
 
     The last 5,000 training images, in the order of TensorFlow Datasets, are
     the validation images.
 
+    Args:
+        name: `"cifar10"`, `"digits"` or `"mnist"`.
+        data_dir: Folder of TensorFlow Datasets. Defaults to the environment
+            variable `TFDS_DATA_DIR`, else to `~/tensorflow_datasets`.
+
+    Returns:
+        An `ImageData`.
+
+    Raises:
+        DataUnavailableError: If the data are not prepared and cannot be
+            downloaded.
+        ValueError: For an unknown name.
+
     Reference: He et al. 2015, section 4.2.
     """
-    return _from_tfds("cifar10", data_dir)
+    if name not in NAMES:
+        raise ValueError(
+            f"`name` must be one of {', '.join(NAMES)}. Received: {name!r}"
+        )
+    return _digits() if name == "digits" else _from_tfds(name, data_dir)
 
 
-def mnist(data_dir: PathLike | None = None) -> ImageData:
-    """Load MNIST by TensorFlow Datasets: 55k / 5k / 10k images of 28x28x1."""
-    return _from_tfds("mnist", data_dir)
-
-
-def digits(data_dir: PathLike | None = None) -> ImageData:
-    """Load scikit-learn's digits: 1257 / 180 / 360 images of 8x8x1.
-
-    The 1,797 handwritten digits come with scikit-learn (the test set of UCI's
-    "Optical Recognition of Handwritten Digits"), so `data_dir` has no effect.
-    The split is random, and the same each time.
-    """
+def _digits() -> ImageData:
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -96,42 +111,13 @@ def digits(data_dir: PathLike | None = None) -> ImageData:
     )
 
 
-DATASETS = {"cifar10": cifar10, "digits": digits, "mnist": mnist}
-
-
-def load(name: str, data_dir: PathLike | None = None) -> ImageData:
-    """Load a dataset by name.
-
-    Args:
-        name: `"cifar10"`, `"digits"` or `"mnist"`.
-        data_dir: Folder of TensorFlow Datasets. Defaults to the environment
-            variable `TFDS_DATA_DIR`, else to `~/tensorflow_datasets`.
-
-    Returns:
-        An `ImageData`.
-
-    Raises:
-        DataUnavailableError: If the data are not prepared and cannot be
-            downloaded.
-        ValueError: For an unknown name.
-    """
-    if name not in DATASETS:
-        raise ValueError(
-            f"`name` must be one of {', '.join(DATASETS)}. Received: {name!r}"
-        )
-    return DATASETS[name](data_dir)
-
-
-def _from_tfds(
-    name: str, data_dir: PathLike | None, held_out: int = 5000
-) -> ImageData:
+def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
         check_download(
-            builder,
-            '; or take `name="digits"`, which needs no download',
+            builder, '; or take `name="digits"`, which needs no download'
         )
         builder.download_and_prepare()
     import tensorflow as tf
@@ -151,21 +137,19 @@ def _from_tfds(
         ) from None
     return ImageData(
         name=name,
-        train=train[:-held_out],
-        validation=train[-held_out:],
+        train=train[:-HELD_OUT],
+        validation=train[-HELD_OUT:],
         test=test,
         class_names=tuple(builder.info.features["label"].names),
     )
 
 
-def check_download(builder: Any, instead: str = "", timeout: float = 5) -> None:
+def check_download(builder: Any, instead: str = "") -> None:
     """Raise within seconds if a download fails, which TFDS retries for minutes.
 
     Args:
         builder: A `tfds.core.DatasetBuilder`.
-        instead: String, another remedy to add to the message. Defaults to
-            none.
-        timeout: Number, seconds to wait. Defaults to `5`.
+        instead: String, another remedy to add to the message.
 
     Raises:
         DataUnavailableError: If the first URL of the dataset does not answer.
@@ -173,8 +157,8 @@ def check_download(builder: Any, instead: str = "", timeout: float = 5) -> None:
     url = next(iter(builder.url_infos))
     request = urllib.request.Request(url, method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=timeout).close()
-    except (urllib.error.URLError, OSError) as error:
+        urllib.request.urlopen(request, timeout=5).close()
+    except OSError as error:
         reason = getattr(error, "reason", None) or error
         folder = builder.data_path.parent.parent
         raise DataUnavailableError(

@@ -68,9 +68,7 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
 def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
     """Yield all files below a folder, except hidden ones.
 
-    Args:
-        folder: Path.
-        above: Real paths of the folders that the walk has come through.
+    `above` has the real paths of the folders that the walk came through.
     """
     # Collections of links to folders are common.
     real = os.path.realpath(folder)
@@ -96,11 +94,13 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
 
 
 def _kind(path: PathLike) -> str:
-    """Return what is at a path that is neither a file nor a folder."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+    """Return what is at a path that is no file."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(os.stat(path).st_mode), "a device")
 
 
 def read_contents(path: PathLike) -> bytes:
@@ -110,11 +110,9 @@ def read_contents(path: PathLike) -> bytes:
         UnreadableImageError: If the file cannot be read, if it is a pipe or a
             device, which may have no end, or if it is too large.
     """
-    reason = None
     try:
         if not os.path.isfile(path) and os.path.exists(path):
-            is_folder = os.path.isdir(path)
-            reason = f"{'a folder' if is_folder else _kind(path)} and no file"
+            reason = f"{_kind(path)} and no file"
         elif os.path.getsize(path) > MAX_BYTES:
             reason = (
                 f"{os.path.getsize(path):,} bytes, and an image has at most "
@@ -155,13 +153,7 @@ def printable(path: PathLike) -> str:
 def decode_image(
     contents: bytes, name: PathLike, channels: int = 3
 ) -> tf.Tensor:
-    """Decode the contents of a file: see `read_image`.
-
-    Args:
-        contents: Bytes.
-        name: Name of the image in errors.
-        channels: See `read_image`.
-    """
+    """Decode the contents of a file of this name: see `read_image`."""
     if contents.startswith(b"BM") and _has_palette(contents):
         raise UnreadableImageError(f"{name}: {PALETTE}")
     try:
@@ -188,18 +180,9 @@ def decode_image(
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decode an image of any format that TensorFlow knows, in a graph.
+    """Decode an image as `decode_image` does, in a graph.
 
-    Args:
-        contents: String tensor, the contents of a file.
-
-    Returns:
-        `(rows, columns, 3)` uint8 tensor.
-
-    Raises:
-        tf.errors.OpError: If the contents cannot be decoded, for a BMP with a
-            palette, whose colours TensorFlow would not look up, and for an
-            image with one side far longer than the other.
+    Images that `decode_image` refuses raise `tf.errors.OpError`.
     """
     palette = tf.cond(
         tf.strings.substr(contents, 0, 2) == b"BM",
@@ -260,10 +243,8 @@ def image_batches(
         def submit(places):
             return [(i, pool.submit(read, paths[i])) for i in places]
 
-        batches = (
-            range(start, min(start + batch_size, len(paths)))
-            for start in range(0, len(paths), batch_size)
-        )
+        every = range(len(paths))
+        batches = (every[i : i + batch_size] for i in every[::batch_size])
         coming = [submit(b) for b in itertools.islice(batches, 2)]
         while coming:
             images, places = [], []

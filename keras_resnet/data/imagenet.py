@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import preprocessing
 from keras_resnet.data import folders, sampling
-from keras_resnet.data.order import Draws, lay_out, shard_slice
+from keras_resnet.data.order import Draws, lay_out
 from keras_resnet.data.pipeline import cores, untuned
-from keras_resnet.data.records import Source, Subset
+from keras_resnet.data.records import Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
+from keras_resnet.preprocessing import center_crop, resize_shorter_side
 
 # Seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
@@ -124,13 +124,46 @@ def training_batches(
             "and only then. Received: "
             f"image_size={image_size}, steps_per_size={steps_per_size}"
         )
-    draws = Draws(len(source), padding=0, horizontal_flip=False, seed=seed)
+    draws = Draws(
+        len(source),
+        batch_size,
+        shard,
+        padding=0,
+        horizontal_flip=False,
+        seed=seed,
+    )
     fixed = int(sizes[0]) if len(sizes) == 1 else None
     classes = len(source.class_names)
     seed = tf.constant(seed, tf.int64)
-    mixer = sampling.mixer(mixup, cutmix)
-    mine = shard_slice(batch_size, shard)
-    shard_size = mine.stop - mine.start
+
+    def elements(step):
+        images, places = tf.numpy_function(
+            lambda i: (draws.batch(i)[:, 0], np.array(draws.places(i))),
+            [step],
+            (tf.int32, tf.int64),
+            stateful=False,
+        )
+        which = step // (steps_per_size or 1)
+        size = tf.gather(sizes, tf.minimum(which, len(sizes) - 1))
+        return (
+            tf.ensure_shape(images, (draws.size,)),
+            tf.ensure_shape(places, (draws.size,)),
+            tf.fill((draws.size,), size),
+        )
+
+    def prepare(contents, place, size):
+        # Each change of each image has its own seed, because splitting one
+        # seed takes a large share of an image's time.
+        seeds = [(seed, place * CHANGES + i) for i in range(CHANGES)]
+        for_box, *further = map(tf.stack, seeds)
+        image = decode(contents, lambda x: sampling.BOXES[box](x, for_box))
+        image = tf.image.resize(
+            image, (size, size), interpolation, antialias=True
+        )
+        if interpolation == "bicubic":
+            # It overshoots the range of a pixel.
+            image = tf.clip_by_value(image, 0.0, 255.0)
+        return sampling.augmented(image, *further, magnitude, color)
 
     def following(place, size):
         first = int(place[0]) + 1
@@ -139,32 +172,22 @@ def training_batches(
             yield draws[i : i + 1][0, 0]
         raise unreadable.none_left()
 
-    read = reader(
-        source,
-        _preparing(seed, box, interpolation, magnitude, color),
-        tf.TensorSpec((fixed, fixed, 3)),
-        unreadable,
-        following,
-    )
+    spec = tf.TensorSpec((fixed, fixed, 3))
+    read = reader(source, prepare, spec, unreadable, following)
 
     def read_group(*elements):
         images, labels, _ = read(*elements)
         return images, tf.one_hot(labels, classes)
 
-    def mix(step, batch):
-        # No image has this seed, because places are not negative.
-        drawn = tf.stack([seed, -1 - step * shard[1] - shard[0]])
-        return _mixed(mixer, batch, sizes, drawn)
-
     # All images of a group have one size, so no group spans two steps.
-    group = max(n for n in range(1, GROUP + 1) if shard_size % n == 0)
+    group = max(n for n in range(1, GROUP + 1) if draws.size % n == 0)
     steps = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     batches = (
-        steps.map(_elements(draws, batch_size, mine, sizes, steps_per_size))
+        steps.map(elements)
         .unbatch()
         .batch(group, drop_remainder=True)
         .map(read_group, num_parallel_calls=cores())
-        .rebatch(shard_size, drop_remainder=True)
+        .rebatch(draws.size, drop_remainder=True)
         .apply(
             tf.data.experimental.assert_cardinality(
                 tf.data.INFINITE_CARDINALITY
@@ -172,60 +195,17 @@ def training_batches(
         )
     )
     if mixup or cutmix:
+        mixer = sampling.mixer(mixup, cutmix)
+
+        def mix(step, batch):
+            # No image has this seed, because places are not negative.
+            drawn = tf.stack([seed, -1 - step * shard[1] - shard[0]])
+            return _mixed(mixer, batch, sizes, drawn)
+
         batches = tf.data.Dataset.zip(steps, batches).map(
             mix, num_parallel_calls=cores()
         )
     return batches.prefetch(2).with_options(untuned())
-
-
-def _preparing(
-    seed: tf.Tensor,
-    box: str,
-    interpolation: str,
-    magnitude: float | None,
-    color: bool,
-) -> Callable[..., tf.Tensor]:
-    """Return a function from contents, place and size to an image."""
-
-    def prepare(contents, place, size):
-        # Each change of each image has its own seed, because splitting one
-        # seed takes a large share of an image's time.
-        seeds = [(seed, place * CHANGES + i) for i in range(CHANGES)]
-        for_box, *further = map(tf.stack, seeds)
-        image = decode(contents, lambda x: sampling.BOXES[box](x, for_box))
-        image = _resized(image, (size, size), interpolation)
-        return sampling.augmented(
-            image, *further, magnitude=magnitude, color=color
-        )
-
-    return prepare
-
-
-def _elements(
-    draws: Draws,
-    batch_size: int,
-    mine: slice,
-    sizes: np.ndarray,
-    steps_per_size: int | None,
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """Return a function from a step to its images, places and sizes."""
-    shard_size = mine.stop - mine.start
-
-    def order(step):
-        first = step * batch_size
-        return draws[first + mine.start : first + mine.stop][:, 0]
-
-    def elements(step):
-        images = tf.numpy_function(order, [step], tf.int32, stateful=False)
-        images = tf.ensure_shape(images, (shard_size,))
-        places = step * batch_size + tf.range(
-            mine.start, mine.stop, dtype=tf.int64
-        )
-        which = step // (steps_per_size or 1)
-        size = tf.gather(sizes, tf.minimum(which, len(sizes) - 1))
-        return images, places, tf.fill((shard_size,), size)
-
-    return elements
 
 
 def _mixed(
@@ -293,18 +273,11 @@ def evaluation_batches(
     """
     if unreadable is None:
         unreadable = Unreadable(source)
-    classes = len(source.class_names)
-
-    def centre(contents):
-        image = folders.decode(contents)
-        image = preprocessing.resize_shorter_side(image, resize, interpolation)
-        return preprocessing.center_crop(image, image_size)
-
     n = len(source)
-    spec = tf.TensorSpec((image_size, image_size, 3))
-    read = reader(source, centre, spec, unreadable)
+    classes = len(source.class_names)
+    read = _centres(source, image_size, resize, interpolation, unreadable)
     if pad_to_multiple_of is not None or shard != (0, 1):
-        numbers, weights, places = lay_out(
+        numbers, weights, size = lay_out(
             n, batch_size, shard, pad_to_multiple_of
         )
 
@@ -313,53 +286,64 @@ def evaluation_batches(
             weights *= tf.cast(readable, tf.float32)
             return images, tf.one_hot(labels, classes), weights
 
-        return (
+        batches = (
             tf.data.Dataset.from_tensor_slices((numbers, weights))
             .batch(GROUP)
             .map(weighted, num_parallel_calls=cores())
-            .rebatch(places, drop_remainder=True)
-            .apply(
-                tf.data.experimental.assert_cardinality(len(numbers) // places)
+            .rebatch(size, drop_remainder=True)
+        )
+        count = len(numbers) // size
+    else:
+        # Unreadable images are left out, so that a small last batch could
+        # become empty, and the loss of an empty batch is not a number.
+        size = next(
+            b for b in range(batch_size, 0, -1) if n % b == 0 or n % b >= b / 2
+        )
+
+        def readable_ones(images, labels, readable):
+            images, labels = tf.cond(
+                tf.reduce_all(readable),
+                lambda: (images, labels),
+                lambda: (
+                    tf.boolean_mask(images, readable),
+                    tf.boolean_mask(labels, readable),
+                ),
             )
-            .prefetch(2)
-            .with_options(untuned())
-        )
+            # Keras warns of an unknown size.
+            images = tf.ensure_shape(images, (None, image_size, image_size, 3))
+            return images, tf.one_hot(labels, classes)
 
-    def readable_ones(images, labels, readable):
-        images, labels = tf.cond(
-            tf.reduce_all(readable),
-            lambda: (images, labels),
-            lambda: (
-                tf.boolean_mask(images, readable),
-                tf.boolean_mask(labels, readable),
-            ),
+        batches = (
+            tf.data.Dataset.range(n)
+            .batch(GROUP)
+            .map(read, num_parallel_calls=cores())
+            .rebatch(size)
+            .map(readable_ones)
         )
-        # Keras warns of an unknown size.
-        images = tf.ensure_shape(images, (None, *spec.shape))
-        return images, tf.one_hot(labels, classes)
-
-    size = _without_small_last(n, batch_size)
+        count = -(-n // size)
     return (
-        tf.data.Dataset.range(n)
-        .batch(GROUP)
-        .map(read, num_parallel_calls=cores())
-        .rebatch(size)
-        .apply(tf.data.experimental.assert_cardinality(-(-n // size)))
-        .map(readable_ones)
+        batches.apply(tf.data.experimental.assert_cardinality(count))
         .prefetch(2)
         .with_options(untuned())
     )
 
 
-def _without_small_last(n: int, batch_size: int) -> int:
-    """Return a batch size that leaves the last batch at least half full.
+def _centres(
+    source: Source,
+    image_size: int,
+    resize: int,
+    interpolation: str,
+    unreadable: Unreadable,
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Return a function from numbers of images to their centres."""
 
-    Unreadable images are left out: a smaller batch could become empty, and
-    the loss of an empty batch is not a number.
-    """
-    return next(
-        b for b in range(batch_size, 0, -1) if n % b == 0 or n % b >= b / 2
-    )
+    def centre(contents):
+        image = folders.decode(contents)
+        image = resize_shorter_side(image, resize, interpolation)
+        return center_crop(image, image_size)
+
+    spec = tf.TensorSpec((image_size, image_size, 3))
+    return reader(source, centre, spec, unreadable)
 
 
 def mean_image(
@@ -390,17 +374,24 @@ def mean_image(
     """
     if unreadable is None:
         unreadable = Unreadable(source)
-    chosen = Subset(
-        source, np.linspace(0, len(source) - 1, min(MEAN_IMAGES, len(source)))
+    chosen = np.linspace(0, len(source) - 1, min(MEAN_IMAGES, len(source)))
+    batches = (
+        tf.data.Dataset.from_tensor_slices(chosen.astype("int64"))
+        .batch(GROUP)
+        .map(
+            _centres(source, image_size, resize, "bilinear", unreadable),
+            num_parallel_calls=cores(),
+        )
+        .prefetch(2)
+        .with_options(untuned())
     )
     total: Any = 0.0
     count = 0
     try:
-        for images, _ in evaluation_batches(
-            chosen, image_size=image_size, resize=resize, unreadable=unreadable
-        ).as_numpy_iterator():
+        for images, _, readable in batches.as_numpy_iterator():
+            # Zeros take the place of images that cannot be decoded.
             total = total + images.sum(axis=0, dtype="float64")
-            count += len(images)
+            count += readable.sum()
     except tf.errors.OpError:
         if unreadable.error is None:
             raise
@@ -408,12 +399,3 @@ def mean_image(
     if not count:
         raise unreadable.none_left()
     return (total / count).astype("float32")
-
-
-def _resized(
-    image: tf.Tensor, size: tuple[tf.Tensor, tf.Tensor], interpolation: str
-) -> tf.Tensor:
-    image = tf.image.resize(image, size, interpolation, antialias=True)
-    # Bicubic interpolation overshoots the range of a pixel.
-    bicubic = interpolation == "bicubic"
-    return tf.clip_by_value(image, 0.0, 255.0) if bicubic else image

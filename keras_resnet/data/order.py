@@ -36,19 +36,44 @@ def draw_epoch(
 
 
 class Draws:
-    """The endless sequence of epochs over a training set.
+    """The endless sequence of epochs over a training set, and its batches.
 
     Args:
         n: Integer, images of the training set.
+        batch_size: Integer, images of a whole batch.
+        shard: Pair of integers `(i, k)`: which of `k` equal shards of each
+            batch is asked for.
         **kwargs: See `draw_epoch`.
+
+    Attributes:
+        size: Integer, images of this shard of a batch.
+
+    Raises:
+        ValueError: If the shards would not be of equal size.
     """
 
-    def __init__(self, n: int, **kwargs: Any) -> None:
+    def __init__(
+        self, n: int, batch_size: int, shard: tuple[int, int], **kwargs: Any
+    ) -> None:
         self.n = n
+        self.batch_size = batch_size
+        mine = shard_slice(batch_size, shard)
+        self.size = mine.stop - mine.start
+        self._offset = mine.start
         # Two epochs, because a slice may begin in one and end in the next.
         self._draw = functools.lru_cache(maxsize=2)(
             functools.partial(draw_epoch, n, **kwargs)
         )
+
+    def places(self, step: int) -> range:
+        """Return the places in the sequence that a step's batch has."""
+        first = step * self.batch_size + self._offset
+        return range(first, first + self.size)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return what is drawn for a step's batch, `(size, 4)` int32."""
+        places = self.places(step)
+        return self[places.start : places.stop]
 
     def __getitem__(self, places: slice) -> np.ndarray:
         """Return a slice of the sequence, `(places, 4)` int32."""
@@ -63,11 +88,7 @@ class Draws:
 
 
 def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
-    """Return the slice of each batch that belongs to a shard.
-
-    Args:
-        batch_size: Integer, images of a whole batch.
-        shard: Pair of integers: which shard, from 0, and how many there are.
+    """Return the slice of each batch that belongs to the i-th of k shards.
 
     Raises:
         ValueError: If the shards would not be of equal size.
@@ -91,18 +112,12 @@ def evaluation_arrays(
 ) -> tuple[list[np.ndarray], int]:
     """Lay out all images of a split in batches, for one or more devices.
 
-    Args:
-        split: `Split`.
-        batch_size: Integer, approximate number of images in a batch.
-        shard: See `shard_slice`.
-        pad_to_multiple_of: See `lay_out`. `None` is the number of shards, and
-            leaves whole batches as they are.
-
     Returns:
-        Tuple of a list of arrays (images, labels, and float32 weights if
-        there are empty places) and the number of places in a batch.
+        Tuple of a list of arrays (images, int32 labels, and float32 weights if
+        there are empty places) and the number of places in a batch. Whole
+        batches without `pad_to_multiple_of` stay as they are.
     """
-    arrays = [split.images, split.labels]
+    arrays = [split.images, split.labels.astype("int32")]
     if pad_to_multiple_of is None and shard == (0, 1):
         return arrays, batch_size
     images, weights, places = lay_out(

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import augmentation
+from keras_resnet.data.augmentation import corrections, pad, window_index
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.order import Draws, evaluation_arrays, shard_slice
+from keras_resnet.data.order import Draws, evaluation_arrays
 
 
 def training_batches(
@@ -56,22 +56,25 @@ def training_batches(
     if mean is None:
         mean = np.zeros((*size, channels))
     rows, columns = size
-    padded = [augmentation.pad(split.images, padding)]
+    padded = [pad(split.images, padding)]
     if horizontal_flip:
         # Flipping views one by one would take longer than all the rest.
         padded.append(np.ascontiguousarray(padded[0][:, :, ::-1]))
     labels = split.labels.astype("int32")
-    corrections = augmentation.corrections(mean, padding)
+    added = corrections(mean, padding)
     draws = Draws(
-        n, padding=padding, horizontal_flip=horizontal_flip, seed=seed
+        n,
+        batch_size,
+        shard,
+        padding=padding,
+        horizontal_flip=horizontal_flip,
+        seed=seed,
     )
-    mine = shard_slice(batch_size, shard)
-    shard_size = mine.stop - mine.start
 
     def prepare(step):
-        drawn = draws[step * batch_size : (step + 1) * batch_size][mine]
-        indices = augmentation.window_index(drawn[:, 1:], padding)
-        images = np.empty((shard_size, *size, channels), "float32")
+        drawn = draws.batch(step)
+        indices = window_index(drawn[:, 1:], padding)
+        images = np.empty((draws.size, *size, channels), "float32")
         # A view and one addition for each image are several times as fast as
         # a gather of all pixels.
         for image, (i, row, column, flipped), index in zip(
@@ -82,7 +85,7 @@ def training_batches(
             view = padded[flipped][
                 i, row : row + rows, column : column + columns
             ]
-            np.add(view, corrections[index], out=image)
+            np.add(view, added[index], out=image)
         return images, labels[drawn[:, 0]]
 
     def batch(step):
@@ -90,8 +93,8 @@ def training_batches(
             prepare, [step], (tf.float32, tf.int32), stateful=False
         )
         return (
-            tf.ensure_shape(images, (shard_size, *size, channels)),
-            tf.ensure_shape(labels, (shard_size,)),
+            tf.ensure_shape(images, (draws.size, *size, channels)),
+            tf.ensure_shape(labels, (draws.size,)),
         )
 
     return (
@@ -128,8 +131,8 @@ def evaluation_batches(
         float32 sample weights if places are empty.
     """
 
-    def as_float(images, labels, *weights):
-        return tf.cast(images, tf.float32), tf.cast(labels, tf.int32), *weights
+    def as_float(images, *others):
+        return tf.cast(images, tf.float32), *others
 
     arrays, batch_size = evaluation_arrays(
         split, batch_size, shard, pad_to_multiple_of

@@ -47,7 +47,7 @@ def rand_augment(
 
 # As a `tf.function` it is in the graph once for both operations.
 @tf.function(autograph=False)
-def _one(image: tf.Tensor, seed: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
+def _one(image, seed, magnitude):
     choose, how_much = tf.unstack(tf.random.split(seed, 2))
     drawn = tf.random.stateless_uniform((3,), choose)
     level = magnitude + DEVIATION * tf.random.stateless_normal((), how_much)
@@ -62,9 +62,7 @@ def _one(image: tf.Tensor, seed: tf.Tensor, magnitude: tf.Tensor) -> tf.Tensor:
     )
 
 
-def auto_contrast(
-    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
-) -> tf.Tensor:
+def auto_contrast(image: tf.Tensor, *_: Tensor) -> tf.Tensor:
     """Stretch each channel from 0 to 255."""
     low = tf.reduce_min(image, (0, 1))
     high = tf.reduce_max(image, (0, 1))
@@ -72,15 +70,13 @@ def auto_contrast(
     return tf.where(high > low, (image - low) * scale, image)
 
 
-def equalize(
-    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
-) -> tf.Tensor:
+def equalize(image: tf.Tensor, *_: Tensor) -> tf.Tensor:
     """Make the values of each channel equally frequent."""
     channels = tf.unstack(tf.cast(tf.round(image), tf.int32), axis=-1)
     return tf.stack([_equalize_channel(x) for x in channels], axis=-1)
 
 
-def _equalize_channel(x: tf.Tensor) -> tf.Tensor:
+def _equalize_channel(x):
     counts = tf.math.bincount(
         tf.reshape(x, (-1,)), minlength=256, maxlength=256
     )
@@ -92,9 +88,7 @@ def _equalize_channel(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.gather(table, x), tf.float32)
 
 
-def invert(
-    image: tf.Tensor, level: Tensor = None, sign: Tensor = None
-) -> tf.Tensor:
+def invert(image: tf.Tensor, *_: Tensor) -> tf.Tensor:
     """Turn black into white."""
     return 255 - image
 
@@ -135,7 +129,7 @@ def translate_y(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, shift))
 
 
-def _move(image: tf.Tensor, places: tuple) -> tf.Tensor:
+def _move(image, places):
     """Move pixels: (x, y) gets the pixel at (ax + by + c, dx + ey + f).
 
     `places` is (a, b, c, d, e, f). Coordinates are those of the centres of
@@ -153,23 +147,19 @@ def _move(image: tf.Tensor, places: tuple) -> tf.Tensor:
     return moved[0] + FILL
 
 
-def posterize(
-    image: tf.Tensor, level: Tensor, sign: Tensor = None
-) -> tf.Tensor:
+def posterize(image: tf.Tensor, level: Tensor, *_: Tensor) -> tf.Tensor:
     """Keep 4 to 0 bits of each value."""
     lost = 2.0 ** (4 + tf.floor(level * 4))
     return tf.floor(image / lost) * lost
 
 
-def solarize(image: tf.Tensor, level: Tensor, sign: Tensor = None) -> tf.Tensor:
+def solarize(image: tf.Tensor, level: Tensor, *_: Tensor) -> tf.Tensor:
     """Invert the brightest values."""
     threshold = 256 - tf.floor(level * 256)
     return tf.where(image < threshold, image, 255 - image)
 
 
-def solarize_add(
-    image: tf.Tensor, level: Tensor, sign: Tensor = None
-) -> tf.Tensor:
+def solarize_add(image: tf.Tensor, level: Tensor, *_: Tensor) -> tf.Tensor:
     """Add up to 110 to values below 128."""
     added = tf.minimum(image + tf.floor(level * 110), 255.0)
     return tf.where(image < 128, added, image)
@@ -202,9 +192,7 @@ def sharpness(image: tf.Tensor, level: Tensor, sign: Tensor) -> tf.Tensor:
     return _blend(tf.where(within, smooth, image), image, level, sign)
 
 
-def _blend(
-    other: Tensor, image: tf.Tensor, level: Tensor, sign: Tensor
-) -> tf.Tensor:
+def _blend(other, image, level, sign):
     """Blend: factor 0 gives `other`, 1 gives `image`, more goes beyond."""
     factor = tf.maximum(1 + sign * level * 0.9, 0.1)
     return tf.clip_by_value(other + factor * (image - other), 0.0, 255.0)

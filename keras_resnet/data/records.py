@@ -16,10 +16,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.datasets import (
-    DataUnavailableError,
-    check_download,
-)
+from keras_resnet.data.datasets import DataUnavailableError, check_download
 from keras_resnet.data.folders import (
     UnreadableImageError,
     class_folders,
@@ -137,8 +134,13 @@ class Records:
 
     def _record(self, i: int) -> bytes:
         offset, length = map(int, self._places[i])
-        with open(self._files[self._file[i]], "rb", buffering=0) as file:
-            read = os.pread(file.fileno(), length + FOOTER, offset)
+        try:
+            with open(self._files[self._file[i]], "rb", buffering=0) as file:
+                read = os.pread(file.fileno(), length + FOOTER, offset)
+        except OSError as error:
+            raise UnreadableImageError(
+                f"{self._place(i)}: {error.strerror}"
+            ) from None
         if not _is_intact(read):
             raise UnreadableImageError(
                 f"{self._place(i)}: its contents do not match its checksum"
@@ -180,42 +182,7 @@ class Records:
         return example["image"], tf.cast(example["label"], tf.int32)
 
 
-class Subset:
-    """Some images of a source.
-
-    Args:
-        source: `Folder` or `Records`.
-        numbers: Sequence of numbers, which images.
-    """
-
-    def __init__(
-        self, source: "Source", numbers: Sequence[int] | np.ndarray
-    ) -> None:
-        self.class_names = source.class_names
-        self.numbers = np.asarray(numbers).astype("int64")
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def name(self, i: int) -> str:
-        """Return the name of an image, for people."""
-        return self._source.name(self.numbers[i])
-
-    def contents(self, i: int) -> bytes:
-        """Return the bytes of an image."""
-        return self._source.contents(self.numbers[i])
-
-    def label(self, i: int) -> int:
-        """Return the class of an image, an integer."""
-        return self._source.label(self.numbers[i])
-
-    def read(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return bytes and class of an image, for tf.data."""
-        return self._source.read(tf.gather(self.numbers, i))
-
-
-Source = Folder | Records | Subset
+Source = Folder | Records
 
 
 def _places(file: str) -> np.ndarray:
@@ -336,22 +303,9 @@ def _prepare(builder: Any, manual_dir: PathLike | None) -> None:
 
 
 def read_image_of(source: Source, i: int) -> tf.Tensor:
-    """Decode an image of a source.
-
-    Args:
-        source: `Folder` or `Records`.
-        i: Integer, the number of the image.
-
-    Returns:
-        See `folders.read_image`.
+    """Decode the i-th image of a `Folder` or `Records`: see `read_image`.
 
     Raises:
         UnreadableImageError: If it cannot be decoded whole.
     """
-    try:
-        contents = source.contents(i)
-    except OSError as error:
-        raise UnreadableImageError(
-            f"{source.name(i)}: {error.strerror}"
-        ) from None
-    return decode_image(contents, source.name(i))
+    return decode_image(source.contents(i), source.name(i))

@@ -60,22 +60,12 @@ def paper_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.concat([corner, [side, side]], 0)
 
 
-def inception_box(
-    size: tf.Tensor, seed: tf.Tensor, area: tuple[float, float] = (0.08, 1.0)
-) -> tf.Tensor:
-    """Draw a part of an image by area and proportions.
+def inception_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draw 8 to 100 % of an image's area, with proportions from 3:4 to 4:3.
 
-    The proportions are from 3:4 to 4:3. If ten attempts do not fit into the
-    image, the part is the whole image.
+    If ten attempts do not fit into the image, the part is the whole image.
 
-    Args:
-        size: `(2,)` int32 tensor, rows and columns.
-        seed: `(2,)` int64 tensor.
-        area: Pair of floats, the smallest and the largest share of the
-            image's area. Defaults to `(0.08, 1.0)`.
-
-    Returns:
-        See `paper_box`.
+    Args and returns: see `paper_box`.
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
@@ -85,7 +75,7 @@ def inception_box(
         seed,
         min_object_covered=0.0,
         aspect_ratio_range=(3 / 4, 4 / 3),
-        area_range=area,
+        area_range=(0.08, 1.0),
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
@@ -121,23 +111,12 @@ def augmented(
     for_flip: tf.Tensor,
     for_augment: tf.Tensor,
     for_color: tf.Tensor,
-    *,
-    magnitude: float | None = None,
-    color: bool = False,
+    magnitude: float | None,
+    color: bool,
 ) -> tf.Tensor:
     """Flip an image at random, and change it further if asked.
 
-    Args:
-        image: `(rows, columns, 3)` float32 tensor, 0 to 255.
-        for_flip: `(2,)` int64 tensor, the seed of the flip.
-        for_augment: `(2,)` int64 tensor, the seed of `rand_augment`.
-        for_color: `(2,)` int64 tensor, the seed of `color_shift`.
-        magnitude: Number from 0 to 10, see `rand_augment`. Defaults to
-            `None`, no RandAugment.
-        color: Boolean, whether to add a `color_shift`. Defaults to `False`.
-
-    Returns:
-        Tensor of the shape and dtype of `image`.
+    Each change has its own seed. See `imagenet.training_batches` for the rest.
     """
     flipped = tf.random.stateless_uniform((), for_flip) < 0.5
     # A slice with a negative stride takes several times as long.
@@ -179,7 +158,7 @@ def mixer(
         mixup: Float, images are mixed in shares from Beta(mixup, mixup).
             Defaults to `0`, no mixup.
         cutmix: Float, areas are cut in shares from Beta(cutmix, cutmix).
-            Defaults to `0`, no cutmix.
+            Defaults to `0`, no cutmix. One of both must be above 0.
 
     Returns:
         A function from images, `(batch, rows, columns, channels)` float32 of
@@ -203,8 +182,8 @@ def mixer(
             functools.partial(_apply, layer, images, labels, for_layer)
             for layer in layers
         ]
-        if len(choices) < 2:
-            return choices[0]() if choices else (images, labels)
+        if len(choices) == 1:
+            return choices[0]()
         return tf.cond(
             tf.random.stateless_uniform((), for_choice) < 0.5, *choices
         )

@@ -52,8 +52,8 @@ class Unreadable:
         """Note an image, and name it on standard error the first time.
 
         Args:
-            source: The `Folder`, `Records` or `Subset` that it was read from:
-                the images themselves, some of them, or smaller copies.
+            source: The `Folder` or `Records` that it was read from: the images
+                themselves, or smaller copies.
             i: Integer, its number in `source`.
 
         Raises:

@@ -33,14 +33,6 @@ def imagenet_spec(depth: int) -> tuple[bool, tuple[int, ...]]:
     return IMAGENET_SPECS[depth]
 
 
-def imagenet_depth(bottleneck: bool, depths: tuple[int, ...]) -> int | None:
-    """Return the depth of the network with this row, or `None`."""
-    for depth, spec in IMAGENET_SPECS.items():
-        if spec == (bottleneck, depths):
-            return depth
-    return None
-
-
 def is_cifar_depth(depth: int) -> bool:
     """Return whether `depth` is an integer 6n+2 that can be built."""
     return (

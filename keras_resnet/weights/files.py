@@ -51,13 +51,7 @@ def check(path: PathLike) -> Path:
 def read(path: PathLike) -> Mapping:
     """Read tensors by name from a file of PyTorch, safetensors or Keras 2.
 
-    Args:
-        path: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or `.h5`
-            file.
-
-    Returns:
-        A mapping of names to arrays, which may be wrapped: see
-        `sources.unwrap`.
+    They may be wrapped: see `sources.unwrap`.
 
     Raises:
         WeightsError: If the file is broken or has another format than its
@@ -201,7 +195,14 @@ def _legacy_h5(path):
 def _names(path, group, attribute):
     """Return the texts in an attribute of a group."""
     try:
-        return [_text(value) for value in group.attrs[attribute]]
+        names = [
+            value.decode() if isinstance(value, bytes) else value
+            for value in group.attrs[attribute]
+        ]
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{name!r} is no text")
+        return names
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path} is damaged: {group.name} has no names in its attribute "
@@ -210,18 +211,9 @@ def _names(path, group, attribute):
 
 
 def _member(path, group, name, kind):
-    """Return a member of a group whose data are in the file itself.
+    """Return a member of a group, of a kind, whose data are in the file itself.
 
     A link or external storage could read any other file of this machine.
-
-    Args:
-        path: Path of the file, for errors.
-        group: `h5py.Group`.
-        name: String, with "/" between the names of groups.
-        kind: `h5py.Group` or `h5py.Dataset`.
-
-    Raises:
-        WeightsError: If it is missing, of another kind, or elsewhere.
     """
     where = f"{group.name.rstrip('/')}/{name}"
     member = group
@@ -250,13 +242,6 @@ def _member(path, group, name, kind):
             "not read."
         )
     return member
-
-
-def _text(value):
-    text = value.decode() if isinstance(value, bytes) else value
-    if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no text")
-    return text
 
 
 def read_model(path: PathLike) -> keras.Model:

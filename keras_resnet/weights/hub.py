@@ -21,14 +21,13 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 def repository_file(repository: str, name: str) -> Path:
     """Download one file of a repository on the Hugging Face hub.
 
-    A file in the cache is used without the network.
-
     Args:
         repository: `"owner/name"`, or `"owner/name@revision"`.
         name: Name of the file.
 
     Returns:
-        The path of the file in the cache of `huggingface_hub`.
+        The path of the file in the cache of `huggingface_hub`. A file that is
+        there already is used without the network.
 
     Raises:
         DownloadError: If the file is missing, cannot be downloaded or
@@ -81,10 +80,6 @@ def keras_file(url: str, md5: str) -> Path:
     """Download a file of `keras.applications` and return its path.
 
     A file in the cache is used without the network.
-
-    Args:
-        url: Address of the file.
-        md5: Its checksum.
 
     Raises:
         DownloadError: If the file cannot be downloaded or written, or has

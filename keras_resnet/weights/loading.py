@@ -13,6 +13,7 @@ from keras_resnet.weights import files, sources
 from keras_resnet.weights.errors import WeightsError
 
 SHOWN = 6  # names in an error
+STEM = ("stem_conv", "", "kernel")
 # A new head only where the source has another number of classes, or none.
 IF_DIFFERENT = "if different"
 
@@ -24,7 +25,7 @@ def load_torch_weights(
     new_head: bool = False,
     adapt_input: bool = False,
     naming: str | None = None,
-) -> Any:
+) -> None:
     """Load weights that were trained in PyTorch, by their names.
 
     The names of torchvision, timm, transformers and akamaster's CIFAR
@@ -95,11 +96,20 @@ def targets(model):
     variables = {}
     for layer in model.layers:
         if isinstance(layer, blocks.ResidualBlock):
-            parts = [p for p in layer._flatten_layers() if p is not layer]
-            for part in parts:
-                _collect(variables, layer.name, part.name, part)
+            parts = [
+                (part.name, part)
+                for part in layer._flatten_layers()
+                if part is not layer
+            ]
         elif layer.name in ("stem_conv", "stem_bn", "end_bn", "head"):
-            _collect(variables, layer.name, "", layer)
+            parts = [("", layer)]
+        else:
+            continue
+        for name, part in parts:
+            for weight in ("kernel", "bias", *sources.WEIGHTS["bn"]):
+                variable = getattr(part, weight, None)
+                if variable is not None:
+                    variables[layer.name, name, weight] = variable
     names = {layer for layer, *_ in variables}
     if (
         not {"stem_conv", "stage1_block1"} <= names
@@ -113,24 +123,15 @@ def targets(model):
     return variables
 
 
-def _collect(variables, name, part_name, layer):
-    for weight in ("kernel", "bias", *sources.WEIGHTS["bn"]):
-        variable = getattr(layer, weight, None)
-        if variable is not None:
-            variables[name, part_name, weight] = variable
-
-
 def convert(
     model, source, origin, new_head=False, adapt_input=False, naming=None
 ):
     """Return the arrays of a source for a model, by path, after all checks.
 
-    Args:
-        model, source, new_head, adapt_input, naming: See `load_torch_weights`.
-            `new_head` may also be `IF_DIFFERENT`, and `adapt_input` the order
-            of the source's colours, `"RGB"` or `"BGR"`: other numbers of
-            channels begin with red (`Preprocessing.for_channels`).
-        origin: String, what errors call the source.
+    Args are those of `load_torch_weights`, and `origin` is what errors call
+    the source. `new_head` may also be `IF_DIFFERENT`, and `adapt_input` the
+    order of the source's colours, `"RGB"` or `"BGR"`: other numbers of
+    channels begin with red (`Preprocessing.for_channels`).
     """
     weights = targets(model)
     source = sources.unwrap(source)
@@ -173,8 +174,7 @@ def convert(
         )
     ):
         _check_zero_channels(model, origin)
-    if scheme.epsilon is not None:
-        _shift_variances(model, arrays, scheme.epsilon)
+    _shift_variances(model, arrays, scheme)
     return arrays
 
 
@@ -182,8 +182,7 @@ def _recognized(source, origin, naming):
     """Return how a source names its tensors, and the path of each name."""
     if not source:
         raise WeightsError(f"{origin} holds no tensors.")
-    keys = None if naming is None else (naming,)
-    key, meanings = sources.recognize(source, keys)
+    key, meanings = sources.recognize(source, naming)
     if key == "keras.applications" and any("preact" in x for x in source):
         raise WeightsError(
             f"{origin} is of a ResNetV2 of keras.applications, which strides "
@@ -191,9 +190,10 @@ def _recognized(source, origin, naming):
             "computes the same."
         )
     if key is None:
+        known = ", ".join(k for k in sources.NAMINGS if k != "keras_resnet")
         raise WeightsError(
             f"{origin} does not name its tensors as "
-            f"{naming or ', '.join(_known())} do: {_listed(source)}."
+            f"{naming or known} do: {_listed(source)}."
         )
     return key, meanings
 
@@ -213,41 +213,53 @@ def _without_head(arrays, weights, new_head):
 
 def _adapt_stem(arrays, weights, adapt_input):
     """Give the first kernel the model's number of input channels."""
-    stem = ("stem_conv", "", "kernel")
-    channels = weights[stem].shape[2]
-    if adapt_input == "BGR" and channels != arrays[stem].shape[2]:
-        arrays[stem] = arrays[stem][:, :, ::-1]
-    arrays[stem] = adapt_channels(arrays[stem], channels)
+    channels = weights[STEM].shape[2]
+    if adapt_input == "BGR" and channels != arrays[STEM].shape[2]:
+        arrays[STEM] = arrays[STEM][:, :, ::-1]
+    arrays[STEM] = adapt_channels(arrays[STEM], channels)
 
 
 def _misfit(arrays, weights, leftover, scheme):
-    """Say what is missing, left over or of another shape, in words."""
-    problems = [
-        _problem(
-            "missing", [scheme.name(p) for p in weights if p not in arrays]
-        ),
-        _problem(
-            "left over",
-            leftover + [scheme.name(p) for p in arrays if p not in weights],
-        ),
-        _problem(
-            "of another shape",
-            [
-                f"{scheme.name(p)} {_shape(scheme, p, a)} for "
-                f"{_shape(scheme, p, weights[p])}"
-                for p, a in arrays.items()
-                if p in weights and a.shape != tuple(weights[p].shape)
-            ],
-        ),
+    """Say in words what does not fit, and what to do about it."""
+    missing = [p for p in weights if p not in arrays]
+    extra = [p for p in arrays if p not in weights]
+    other = [
+        p
+        for p, array in arrays.items()
+        if p in weights and array.shape != tuple(weights[p].shape)
     ]
-    if not any(problems):
-        return ""
-    return " ".join(filter(None, problems)) + _hint(arrays, weights)
+    kinds = {
+        "missing": [scheme.name(p) for p in missing],
+        "left over": leftover + [scheme.name(p) for p in extra],
+        "of another shape": [
+            f"{scheme.name(p)} {_shape(scheme, p, arrays[p])} for "
+            f"{_shape(scheme, p, weights[p])}"
+            for p in other
+        ],
+    }
+    problems = [
+        f"{len(names)} {kind}: {_listed(names)}."
+        for kind, names in kinds.items()
+        if names
+    ]
+    differ = {*missing, *extra, *other}
+    if {layer for layer, *_ in differ} == {"head"}:
+        head = arrays.get(sources.HEAD)
+        if head is not None and head.ndim == 2:
+            problems.append(
+                f"Build it with classes={head.shape[1]}, or keep the model's "
+                "own head by `new_head=True`."
+            )
+        else:
+            problems.append("Keep the model's own head by `new_head=True`.")
+    elif differ == {STEM}:
+        problems.append("Adapt the first convolution by `adapt_input=True`.")
+    return " ".join(problems)
 
 
 def _check_zero_channels(model, origin):
     """Raise where names of torchvision and akamaster alike are not enough."""
-    order = _orders(model)["head"]
+    order = _orders(model)[-1]
     if (order != np.arange(len(order))).any():
         raise WeightsError(
             f"{origin} names its tensors as torchvision and akamaster both "
@@ -274,10 +286,6 @@ def _check_naming(naming):
         )
 
 
-def _known():
-    return [key for key in sources.NAMINGS if key != "keras_resnet"]
-
-
 def _listed(names):
     names = [str(name) for name in names]
     more = len(names) - SHOWN
@@ -290,32 +298,6 @@ def _shape(naming, path, array):
     shape = np.broadcast_to(0.0, tuple(array.shape))
     shape = sources.to_source(naming, path, shape).shape
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _problem(kind, names):
-    return f"{len(names)} {kind}: {_listed(names)}." if names else ""
-
-
-def _hint(arrays, weights):
-    """Say what to do if only the head or the input differ."""
-    differ = {
-        path
-        for path in {*arrays, *weights}
-        if path not in arrays
-        or path not in weights
-        or arrays[path].shape != tuple(weights[path].shape)
-    }
-    if {layer for layer, *_ in differ} == {"head"}:
-        head = sources.HEAD
-        if head in arrays and arrays[head].ndim == 2:
-            return (
-                f" Build it with classes={arrays[head].shape[1]}, or keep the "
-                "model's own head by `new_head=True`."
-            )
-        return " Keep the model's own head by `new_head=True`."
-    if differ == {("stem_conv", "", "kernel")}:
-        return " Adapt the first convolution by `adapt_input=True`."
-    return ""
 
 
 def _array(value, name, origin):
@@ -346,7 +328,6 @@ def _array(value, name, origin):
 
 def _check_torch(tensor, name, origin):
     """Raise `WeightsError` if a tensor of PyTorch is not all of its numbers."""
-    reason = None
     if tensor.is_quantized:
         reason = "is quantized: dequantize it first"
     elif tensor.is_meta:
@@ -361,8 +342,9 @@ def _check_torch(tensor, name, origin):
             f"states {tensor.numel():,} numbers, and its storage has fewer: "
             "make it contiguous first"
         )
-    if reason is not None:
-        raise WeightsError(f"{origin}: {name} {reason}.")
+    else:
+        return
+    raise WeightsError(f"{origin}: {name} {reason}.")
 
 
 def _check_finite(arrays, naming, origin):
@@ -431,49 +413,41 @@ def _check_preactivation(model, scheme, origin):
 
 def _check_architecture(arrays, weights, origin):
     """Raise in plain words if depth, blocks or shortcuts differ."""
-    theirs, ours = _description(arrays), _description(weights)
-    for words, a, b in zip(
-        ("blocks per stage", "convolutions per block", "projections"),
-        theirs,
-        ours,
-        strict=True,
-    ):
-        if a != b:
+    ours = _description(weights)
+    for words, theirs in _description(arrays).items():
+        if theirs != ours[words]:
+            remedy = (
+                " Build the model with the `shortcut` of the weights: 'A' has "
+                "no projections, 'B' one where the shape changes, 'C' one in "
+                "every block."
+            )
             raise WeightsError(
-                f"{origin} is of another network. Its {words}: {a}; the "
-                f"model's: {b}."
-                + (
-                    " Build the model with the `shortcut` of the weights: "
-                    "'A' has no projections, 'B' one where the shape "
-                    "changes, 'C' one in every block."
-                    if words == "projections"
-                    else ""
-                )
+                f"{origin} is of another network. Its {words}: {theirs}; the "
+                f"model's: {ours[words]}."
+                + (remedy if words == "projections" else "")
             )
 
 
 def _description(paths):
-    """Return blocks per stage, convolutions per block, and projections."""
+    """Return what a network consists of, in words and numbers."""
     kernels = [
         (layer, part)
         for layer, part, weight in paths
         if weight == "kernel" and table1.stage_and_block(layer)
     ]
     depths = table1.depths_of({layer for layer, _ in kernels})
+    numbers = [int(part[-1]) for _, part in kernels if part != "shortcut_conv"]
     projecting = [
         table1.stage_and_block(layer)[0]
         for layer, part in kernels
         if part == "shortcut_conv"
     ]
     by_stage = [projecting.count(i + 1) for i in range(len(depths))]
-    return (
-        depths,
-        max(
-            (int(part[-1]) for _, part in kernels if part != "shortcut_conv"),
-            default=0,
-        ),
-        f"{by_stage} by stage" if projecting else "none",
-    )
+    return {
+        "blocks per stage": depths,
+        "convolutions per block": max(numbers, default=0),
+        "projections": f"{by_stage} by stage" if projecting else "none",
+    }
 
 
 def _fold_biases(arrays):
@@ -502,28 +476,25 @@ def epsilon_of(model, path):
     return (getattr(bn, part) if part else bn).epsilon
 
 
-def _shift_variances(model, arrays, epsilon, back=False):
+def _shift_variances(model, arrays, scheme, back=False):
     """Make `variance + epsilon` the source's where the epsilons differ."""
+    if scheme.epsilon is None:
+        return
     for path, array in arrays.items():
         if path[-1] == "moving_variance":
-            shift = epsilon - epsilon_of(model, path)
-            if back:
-                shift = -shift
+            shift = scheme.epsilon - epsilon_of(model, path)
             if shift:
+                shift = -shift if back else shift
                 arrays[path] = array.astype("float64") + shift
 
 
 def adapt_channels(kernel, channels):
     """Return a first convolution for another number of input channels.
 
-    For one channel the kernel is summed over the old channels: a grey image
-    gives what it would give as a coloured one. For other numbers the old
-    channels are repeated in turn, and scaled so that their sum stays about
-    the same.
-
-    Args:
-        kernel: Array, `(rows, columns, old channels, filters)`.
-        channels: Integer, number of new channels.
+    For one channel the kernel, `(rows, columns, channels, filters)`, is summed
+    over the old channels: a grey image gives what it would give as a coloured
+    one. For other numbers the old channels are repeated in turn, and scaled so
+    that their sum stays about the same.
     """
     old = kernel.shape[2]
     if channels == old:
@@ -535,52 +506,35 @@ def adapt_channels(kernel, channels):
 
 
 def _orders(model):
-    """Return the order of the channels between blocks, by layer name."""
+    """Return the orders of the channels after the stem and each stage."""
     residual = blocks.residual_blocks(model)
     channels = {0: residual[0].conv1.kernel.shape[2]}
     for block in residual:
         stage, _ = table1.stage_and_block(block.name)
         channels[stage] = block.out_channels
-    plain = not all(b.residual and b.shortcut == "A" for b in residual)
-    if plain:
-        orders = [np.arange(n) for n in channels.values()]
-    else:
-        orders = sources.channel_order(list(channels.values()))
-    orders = dict(zip(channels, orders, strict=True))
-    between = {"head": orders[max(orders)]}
-    before = orders[0]
-    for block in residual:
-        stage, _ = table1.stage_and_block(block.name)
-        after = orders[stage]
-        between[block.name] = before, after
-        before = after
-    return between
+    if all(block.residual and block.shortcut == "A" for block in residual):
+        return sources.channel_order(list(channels.values()))
+    return [np.arange(n) for n in channels.values()]
 
 
 def _renumber(model, arrays, back=False):
     """Number the channels between blocks as this package does, or back."""
     orders = _orders(model)
     if back:
-        orders = {
-            name: (
-                tuple(map(np.argsort, order))
-                if isinstance(order, tuple)
-                else np.argsort(order)
-            )
-            for name, order in orders.items()
-        }
+        orders = [np.argsort(order) for order in orders]
     for path, array in arrays.items():
         layer, part, weight = path
-        if layer == "head":
-            if weight == "kernel":
-                arrays[path] = array[orders["head"]]
-        elif not layer.startswith("stem"):
-            before, after = orders[layer]
+        place = table1.stage_and_block(layer)
+        if path == sources.HEAD:
+            arrays[path] = array[orders[-1]]
+        elif place:
+            stage, block = place
             last = "3" if (layer, "conv3", "kernel") in arrays else "2"
             if part == "conv1" and weight == "kernel":
-                arrays[path] = array[:, :, before]
+                before = stage - 1 if block == 1 else stage
+                arrays[path] = array[:, :, orders[before]]
             elif part in (f"conv{last}", f"bn{last}"):
-                arrays[path] = array[..., after]
+                arrays[path] = array[..., orders[stage]]
 
 
 def to_arrays(model, naming):
@@ -592,8 +546,7 @@ def to_arrays(model, naming):
     }
     if scheme.centred_zeros:
         _renumber(model, arrays, back=True)
-    if scheme.epsilon is not None:
-        _shift_variances(model, arrays, scheme.epsilon, back=True)
+    _shift_variances(model, arrays, scheme, back=True)
     return {
         scheme.name(path): np.ascontiguousarray(
             sources.to_source(scheme, path, array), "float32"

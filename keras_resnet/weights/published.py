@@ -58,10 +58,12 @@ def check(weights):
     if weights in (None, IMAGENET, KERAS) or isinstance(weights, os.PathLike):
         return weights
     if isinstance(weights, str):
-        if os.path.exists(weights) or _is_repository(weights):
+        if os.path.exists(weights):
             return weights
         if weights.endswith(files.ENDINGS):
             raise WeightsError(f"There is no file {weights!r}.")
+        if hub.REPOSITORY.fullmatch(weights):
+            return weights
     raise WeightsError(
         "`weights` must be None, 'imagenet', 'keras', a repository of the "
         "Hugging Face hub such as 'timm/resnet50.a1_in1k', or the path of a "
@@ -70,45 +72,40 @@ def check(weights):
     )
 
 
-def _is_repository(weights):
-    return bool(hub.REPOSITORY.fullmatch(weights)) and not weights.endswith(
-        files.ENDINGS
-    )
-
-
 def load(model, weights, *, may_change_head, adapt_input):
-    """Load what `weights` names, with the preprocessing that belongs to it.
+    """Load what `weights` names into a new network, with its preprocessing.
 
-    Args:
-        model: A network that was just built.
-        weights: See `check`.
-        may_change_head: Boolean, whether the head keeps its random weights
-            if the published one has another number of classes.
-        adapt_input: See `load_torch_weights`.
+    With `may_change_head` the head keeps its random weights if the published
+    one has another number of classes. `adapt_input`: see `load_torch_weights`.
     """
     options = {
         "new_head": loading.IF_DIFFERENT if may_change_head else False,
         "adapt_input": adapt_input,
     }
-    is_file = isinstance(weights, os.PathLike) or os.path.exists(weights)
     if weights == IMAGENET:
         depth = _depth(model, weights, tuple(table1.IMAGENET_SPECS))
         _load_repository(model, f"timm/resnet{depth}.tv_in1k", options)
     elif weights == KERAS:
         _load_keras(model, options)
-    elif is_file:
-        _load_file(model, files.check(weights), options)
-    else:
+    elif not isinstance(weights, os.PathLike) and not os.path.exists(weights):
         _load_repository(model, weights, options)
+    else:
+        path = files.check(weights)
+        if path.name.endswith(".weights.h5"):
+            _load_keras_weights(model, path)
+        elif path.suffix == ".keras":
+            _load_keras_model(model, path, options)
+        else:
+            _convert(model, files.read(path), str(path), options)
 
 
 def _depth(model, weights, published):
     """Return the depth of a network of the paper, if it is published."""
     residual = blocks.residual_blocks(model)
     depths = table1.depths_of(block.name for block in residual)
-    depth = table1.imagenet_depth(residual[0].bottleneck, depths)
-    if depth in published:
-        return depth
+    for depth in published:
+        if table1.IMAGENET_SPECS[depth] == (residual[0].bottleneck, depths):
+            return depth
     raise WeightsError(
         f"weights={weights!r} are published for ImageNet's ResNet-"
         f"{', '.join(map(str, published))}, and model {model.name!r} is none "
@@ -150,14 +147,7 @@ def _convert(model, source, origin, options, images=None):
 
 
 def describe(repository, config):
-    """Return the preprocessing and stride that a repository states.
-
-    Args:
-        repository: String, `"owner/name"`.
-        config: Content of its `config.json`.
-
-    Returns:
-        A `Preprocessing`, and `"1x1"` or `"3x3"`.
+    """Return the `Preprocessing` and stride that a repository's config states.
 
     Raises:
         WeightsError: If the repository holds another kind of network, also
@@ -244,15 +234,6 @@ def _describe_transformers(repository, config):
     )
 
 
-def _load_file(model, path, options):
-    if path.name.endswith(".weights.h5"):
-        _load_keras_weights(model, path)
-    elif path.suffix == ".keras":
-        _load_keras_model(model, path, options)
-    else:
-        _convert(model, files.read(path), str(path), options)
-
-
 def _load_keras_weights(model, path):
     """Let Keras load its own file, which has no names of layers to check."""
     before = model.get_weights()
@@ -311,7 +292,10 @@ def _load_keras_model(model, path, options):
     else:
         loading.check_stride(model, loading.stride_of(stored), str(path))
         _check_shortcuts(model, stored, path)
-    if _same(model, stored):
+    names = [
+        [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
+    ]
+    if names[0] == names[1]:
         # Layers that the network is built on have weights too.
         _check_finite(stored, path)
         model.set_weights(stored.get_weights())
@@ -334,14 +318,6 @@ def _load_keras_model(model, path, options):
 def _check_finite(model, path):
     if not all(np.isfinite(w).all() for w in model.get_weights()):
         raise WeightsError(f"{path} holds numbers that are not finite.")
-
-
-def _same(model, stored):
-    """Whether two models have the same weights, by name and shape."""
-    a, b = (
-        [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
-    )
-    return a == b
 
 
 def _shift_variances(model, stored):

@@ -9,13 +9,12 @@ of a name, we translate the paths of all layers that there could be.
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from keras_resnet import table1
 
-KERAS_EPSILON = 1.001e-5
 TORCH_EPSILON = 1e-5
 # Layer, sublayer (or "") and weight.
 WeightPath = tuple[str, str, str]
@@ -36,56 +35,35 @@ TORCH_WEIGHTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """Names that one source gives to weights.
+    """Names that one source gives to weights."""
 
-    Args:
-        stem: Pair of strings, the stem's convolution and normalization.
-        block: Callable that takes stage and block, both from 1, and returns
-            the beginning of the names within a block.
-        conv, bn: Callables that take the convolution's number within the
-            block, from 1, and return a layer's name.
-        shortcut: Pair of strings, the projection's convolution and
-            normalization.
-        head: String, the classifier.
-        weight: Callable that takes our name of a weight and returns the end
-            of the source's name.
-        preact: String, the first normalization of a pre-activated block.
-            Defaults to ours.
-        end: String, the normalization after the last of these blocks.
-            Defaults to ours.
-        torch: Boolean, whether arrays have PyTorch's order of axes. Defaults
-            to `True`.
-        ignored: Regular expression of names that are no weights. Defaults to
-            PyTorch's counters of batches.
-        centred_zeros: Boolean, whether option A adds zero channels on both
-            sides of the others, not after them. Defaults to `False`.
-        bottleneck_stride: `"3x3"` or `"1x1"`, the convolution that strides in
-            bottlenecks. Defaults to `None`, if the source does not say.
-        epsilon: Float, the epsilon of the source's normalizations, or `None`
-            for any. Defaults to PyTorch's, `1e-5`.
-        preactivated: Boolean, whether the source's networks consist of
-            `PreactivationBlock`s, or `None` if it has both kinds. Defaults to
-            `False`.
-        convolutional_head: Boolean, whether the classifier is a 1x1
-            convolution. Defaults to `False`.
-    """
-
+    # The stem's convolution and normalization.
     stem: tuple[str, str]
+    # From stage and block, both from 1, to the beginning of a block's names.
     block: Callable[[int, int], str]
+    # From a convolution's number in the block, from 1, to names of layers.
     conv: Callable[[int], str]
     bn: Callable[[int], str]
+    # The projection's convolution and normalization.
     shortcut: tuple[str, str]
+    # The classifier, and whether it is a 1x1 convolution.
     head: str
-    weight: Callable[[str], str]
+    convolutional_head: bool = False
+    # The first normalization of a pre-activated block, and that after the last.
     preact: str = "preact_bn"
     end: str = "end_bn"
+    # Whether weights have PyTorch's names and order of axes, or else Keras's.
     torch: bool = True
+    # Names that are no weights: PyTorch's counters of batches.
     ignored: str = r".*num_batches_tracked"
+    # Whether option A adds zero channels on both sides, not after the others.
     centred_zeros: bool = False
+    # The convolution that strides, "3x3" or "1x1", if the source says.
     bottleneck_stride: str | None = None
+    # That of the source's normalizations, or `None` for any.
     epsilon: float | None = TORCH_EPSILON
+    # Whether blocks are `PreactivationBlock`s, or `None` if there are both.
     preactivated: bool | None = False
-    convolutional_head: bool = False
 
     def name(self, path: WeightPath) -> str:
         """Return the source's name of a weight."""
@@ -106,11 +84,8 @@ class Naming:
             else:
                 # Of a block of someone's own, if it is not `preact_bn`.
                 base += self.preact if part == "preact_bn" else part
-        return base + self.weight(weight)
-
-
-def _torch_weight(weight):
-    return "." + TORCH_WEIGHTS[weight]
+        end = f".{TORCH_WEIGHTS[weight]}" if self.torch else f"/{weight}"
+        return base + end
 
 
 TORCHVISION = Naming(
@@ -120,22 +95,18 @@ TORCHVISION = Naming(
     bn=lambda i: f"bn{i}",
     shortcut=("downsample.0", "downsample.1"),
     head="fc",
-    weight=_torch_weight,
     bottleneck_stride="3x3",
 )
-TRANSFORMERS = Naming(
-    stem=(
-        "resnet.embedder.embedder.convolution",
-        "resnet.embedder.embedder.normalization",
-    ),
-    block=lambda stage, block: (
-        f"resnet.encoder.stages.{stage - 1}.layers.{block - 1}."
-    ),
-    conv=lambda i: f"layer.{i - 1}.convolution",
-    bn=lambda i: f"layer.{i - 1}.normalization",
-    shortcut=("shortcut.convolution", "shortcut.normalization"),
-    head="classifier.1",
-    weight=_torch_weight,
+KERAS_APPLICATIONS = Naming(
+    stem=("conv1_conv", "conv1_bn"),
+    block=lambda stage, block: f"conv{stage + 1}_block{block}_",
+    conv=lambda i: f"{i}_conv",
+    bn=lambda i: f"{i}_bn",
+    shortcut=("0_conv", "0_bn"),
+    head="predictions",
+    torch=False,
+    bottleneck_stride="1x1",
+    epsilon=1.001e-5,
 )
 NAMINGS = {
     # torchvision and timm.
@@ -148,14 +119,25 @@ NAMINGS = {
         bn=lambda i: f"norm{i + 1}",
         shortcut=("downsample.conv", "downsample.norm"),
         head="head.fc",
-        weight=_torch_weight,
         preact="norm1",
         end="norm",
         bottleneck_stride="3x3",
         preactivated=True,
         convolutional_head=True,
     ),
-    "transformers": TRANSFORMERS,
+    "transformers": Naming(
+        stem=(
+            "resnet.embedder.embedder.convolution",
+            "resnet.embedder.embedder.normalization",
+        ),
+        block=lambda stage, block: (
+            f"resnet.encoder.stages.{stage - 1}.layers.{block - 1}."
+        ),
+        conv=lambda i: f"layer.{i - 1}.convolution",
+        bn=lambda i: f"layer.{i - 1}.normalization",
+        shortcut=("shortcut.convolution", "shortcut.normalization"),
+        head="classifier.1",
+    ),
     # akamaster/pytorch_resnet_cifar10.
     "akamaster": dataclasses.replace(
         TORCHVISION,
@@ -163,31 +145,15 @@ NAMINGS = {
         head="linear",
         centred_zeros=True,
     ),
-    "keras.applications": Naming(
-        stem=("conv1_conv", "conv1_bn"),
-        block=lambda stage, block: f"conv{stage + 1}_block{block}_",
-        conv=lambda i: f"{i}_conv",
-        bn=lambda i: f"{i}_bn",
-        shortcut=("0_conv", "0_bn"),
-        head="predictions",
-        weight=lambda weight: f"/{weight}",
-        torch=False,
-        bottleneck_stride="1x1",
-        epsilon=KERAS_EPSILON,
-    ),
+    "keras.applications": KERAS_APPLICATIONS,
     # KerasHub's ResNetBackbone, with pre-activation or without.
-    "keras_hub": Naming(
-        stem=("conv1_conv", "conv1_bn"),
+    "keras_hub": dataclasses.replace(
+        KERAS_APPLICATIONS,
         block=lambda stage, block: f"stack{stage - 1}_block{block - 1}_",
-        conv=lambda i: f"{i}_conv",
-        bn=lambda i: f"{i}_bn",
-        shortcut=("0_conv", "0_bn"),
-        head="predictions",
-        weight=lambda weight: f"/{weight}",
         preact="pre_activation_bn",
         end="post_bn",
-        torch=False,
         bottleneck_stride="3x3",
+        epsilon=TORCH_EPSILON,
         preactivated=None,
     ),
     # This package's own, from another of its models.
@@ -198,7 +164,6 @@ NAMINGS = {
         bn=lambda i: f"bn{i}",
         shortcut=("shortcut_conv", "shortcut_bn"),
         head="head",
-        weight=lambda weight: f"/{weight}",
         torch=False,
         epsilon=None,
         preactivated=None,
@@ -208,32 +173,22 @@ TORCH_NAMINGS = tuple(n for n, naming in NAMINGS.items() if naming.torch)
 
 
 def recognize(
-    names: Collection[str], keys: Iterable[str] | None = None
+    names: Collection[str], key: str | None = None
 ) -> tuple[str | None, dict[str, WeightPath]]:
-    """Return the naming that knows most of `names`, and their paths.
+    """Return the naming that knows most of `names`, and the paths of these.
 
-    Args:
-        names: Collection of strings.
-        keys: Names of the namings to choose from. Defaults to all.
-
-    Returns:
-        The name of the naming and a dictionary from names to paths, without
-        unknown names. `(None, {})` if no naming knows the kernel of a stem.
+    `(None, {})` if no naming knows the kernel of a stem. With `key` only that
+    naming is tried.
     """
-    meanings = {
-        key: _meanings(NAMINGS[key], set(names)) for key in keys or NAMINGS
-    }
-    meanings = {
-        key: meanings
-        for key, meanings in meanings.items()
-        if ("stem_conv", "", "kernel") in meanings.values()
-    }
-    if not meanings:
-        return None, {}
+    best, meanings = None, {}
     # The first of equals, torchvision: a network without head and projections
     # has the same names in akamaster (`loading.convert` asks if that matters).
-    best = max(meanings, key=lambda key: len(meanings[key]))
-    return best, meanings[best]
+    for k in [key] if key else NAMINGS:
+        known = _meanings(NAMINGS[k], set(names))
+        has_stem = ("stem_conv", "", "kernel") in known.values()
+        if has_stem and len(known) > len(meanings):
+            best, meanings = k, known
+    return best, meanings
 
 
 def _meanings(naming, names):
@@ -277,12 +232,10 @@ def unwrap(source: Mapping) -> dict:
             source = inner
             break
     source = dict(source.items())
-    names = list(source)
-    if names and all(str(name).startswith("module.") for name in names):
+    if source and all(str(name).startswith("module.") for name in source):
         source = {n.removeprefix("module."): v for n, v in source.items()}
     # Transformers leaves out `resnet.` in a network without classifier.
-    names = list(source)
-    if any(str(name).startswith("embedder.embedder.") for name in names):
+    if any(str(name).startswith("embedder.embedder.") for name in source):
         source = {f"resnet.{n}": v for n, v in source.items()}
     return source
 
@@ -316,14 +269,8 @@ def channel_order(channels: Sequence[int]) -> list[np.ndarray]:
 
     In their option A, zero channels come before the old channels of a wider
     stage and as many after them. Ours all come after. Both networks compute
-    the same if the channels between blocks are renumbered.
-
-    Args:
-        channels: Sequence of integers, the channels of the stem's output and
-            of each stage's.
-
-    Returns:
-        A list of integer arrays, one for the stem and one for each stage.
+    the same if the channels between blocks are renumbered. `channels` are those
+    of the stem's output and of each stage's.
     """
     orders = [np.arange(channels[0])]
     for before, after in itertools.pairwise(channels):

@@ -16,17 +16,10 @@ from keras_resnet.types import Tensor
 def random_windows(
     n: int, padding: int, horizontal_flip: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw a window for each of `n` images.
+    """Draw the windows of `n` images, `(n, 3)` int32.
 
-    Args:
-        n: Integer, number of images.
-        padding: Integer, pixels of padding on each side. Every shift from
-            `-padding` to `padding` rows and columns is equally likely.
-        horizontal_flip: Boolean, whether half of the windows are flipped.
-        rng: `numpy.random.Generator`.
-
-    Returns:
-        `(n, 3)` int32 array.
+    Every shift from `-padding` to `padding` rows and columns is equally
+    likely. With `horizontal_flip` half of the windows are flipped.
 
     Reference: He et al. 2015, section 4.2.
     """
@@ -55,10 +48,8 @@ def cut_on_device(
 ) -> Tensor:
     """Cut a window out of each image of a batch, for tensors of the backend.
 
-    Args:
-        padded: `(batch, rows, columns, channels)` tensor of padded images.
-        windows: `(batch, 3)` int32 tensor.
-        size: Pair of integers, rows and columns of a window.
+    `padded` is `(batch, rows, columns, channels)`, `windows` is `(batch, 3)`
+    int32, and `size` is the rows and columns of a window.
     """
     rows, columns = size
     batch, height, width, channels = padded.shape

@@ -147,9 +147,7 @@ def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
 def check_download(builder: Any, instead: str = "") -> None:
     """Raise within seconds if a download fails, which TFDS retries for minutes.
 
-    Args:
-        builder: A `tfds.core.DatasetBuilder`.
-        instead: String, another remedy to add to the message.
+    `instead` is another remedy for the message.
 
     Raises:
         DataUnavailableError: If the first URL of the dataset does not answer.

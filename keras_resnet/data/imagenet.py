@@ -27,18 +27,12 @@ MEAN_IMAGES = 10_000
 def decode(
     contents: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """Decode a part of an image.
+    """Decode a part of an image, `(rows, columns, 3)` uint8.
 
     A JPEG file is decoded in that part alone, which is faster. Grey and CMYK
-    images become RGB. The contents tell the kind of file.
-
-    Args:
-        contents: String tensor, the contents of a file.
-        choose: Function from the size of the image, `(2,)` int32, to the part
-            to decode, `(4,)` int32: first row, first column, rows, columns.
-
-    Returns:
-        `(rows, columns, 3)` uint8 tensor.
+    images become RGB. The contents tell the kind of file. `choose` is a
+    function from the size of the image, `(2,)` int32, to the part, `(4,)`
+    int32: first row, first column, rows, columns.
     """
 
     def jpeg():
@@ -72,13 +66,9 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Return endless shuffled, augmented batches, each a function of its step.
 
-    Each epoch shuffles all images anew. A batch may begin in one epoch and
-    end in the next. Order and augmentation are functions of `seed`, the epoch
-    and the place in it: a run that starts again at step `start` gets the
-    batches that it would have got without the stop. Half of the images are
-    flipped.
-
-    An image that cannot be decoded is replaced by the image of the next place.
+    Order and epochs are those of `pipeline.training_batches`. Half of the
+    images are flipped. An image that cannot be decoded is replaced by the
+    image of the next place.
 
     Args:
         source: `Folder` or `Records`.
@@ -95,14 +85,9 @@ def training_batches(
             `None`, no RandAugment.
         color: Boolean, whether to shift colours as the paper does: see
             `color_shift`. Defaults to `False`.
-        mixup: Float, see `sampling.mixer`. Defaults to `0`.
-        cutmix: Float, see `sampling.mixer`. Defaults to `0`.
-        seed: Integer, zero or above. Defaults to `0`.
-        start: Integer, the first step. Defaults to `0`.
-        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
-            of each batch, from 0, for one of `k` processes. Mixup and cutmix
-            then mix the images of a shard. Defaults to `(0, 1)`, whole
-            batches.
+        mixup, cutmix: Floats, see `sampling.mixer`. They mix the images of a
+            shard. Defaults to `0`.
+        seed, start, shard: See `pipeline.training_batches`.
         unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:
@@ -256,9 +241,7 @@ def evaluation_batches(
         image_size: Integer, rows and columns. Defaults to `224`.
         resize: Integer, the shorter side before the crop. Defaults to `256`.
         interpolation: `"bilinear"` (default) or `"bicubic"`.
-        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
-            of each batch, from 0, for one of `k` processes. Defaults to
-            `(0, 1)`, whole batches.
+        shard: See `pipeline.training_batches`.
         pad_to_multiple_of: Integer, the number of devices. All batches then
             have one size, a multiple of it, and sample weights: 0 for images
             that cannot be decoded, which add 0 to the loss, and for empty

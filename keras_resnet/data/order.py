@@ -16,18 +16,10 @@ from keras_resnet.data.datasets import Split
 def draw_epoch(
     n: int, epoch: int, *, padding: int, horizontal_flip: bool, seed: int
 ) -> np.ndarray:
-    """Draw order and augmentation of one epoch.
+    """Draw order and augmentation of one epoch of `n` images.
 
-    Args:
-        n: Integer, images of the training set.
-        epoch: Integer, which epoch, from 0.
-        padding: Integer, pixels of padding on each side.
-        horizontal_flip: Boolean, whether half of the images are flipped.
-        seed: Integer, zero or above.
-
-    Returns:
-        `(n, 4)` int32 array: for each place in the epoch the index of an
-        image, every image once, and its window (see `random_windows`).
+    It returns an `(n, 4)` int32 array: for each place in the epoch the index
+    of an image, every image once, and its window (see `random_windows`).
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(n).astype("int32")
@@ -41,8 +33,7 @@ class Draws:
     Args:
         n: Integer, images of the training set.
         batch_size: Integer, images of a whole batch.
-        shard: Pair of integers `(i, k)`: which of `k` equal shards of each
-            batch is asked for.
+        shard: Pair `(i, k)`: the `i`-th of `k` equal shards of each batch.
         **kwargs: See `draw_epoch`.
 
     Attributes:
@@ -133,19 +124,14 @@ def lay_out(
     shard: tuple[int, int],
     pad_to_multiple_of: int | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Lay out images by number in batches of equal size, for some devices.
+    """Lay out `n` images by number in batches of equal size, for some devices.
 
     Each device takes an equal share of each batch, so some places at the end
     may stay empty. A mean over a batch counts every place. The weights make
     all images together count as much as all places, so that loss and weighted
     metrics are those of the images.
 
-    Args:
-        n: Integer, number of images.
-        batch_size: Integer, approximate number of images in a batch.
-        shard: See `shard_slice`.
-        pad_to_multiple_of: Integer that divides the size of each batch.
-            `None` is the number of shards.
+    Args: see `pipeline.evaluation_batches`.
 
     Returns:
         Tuple of the number of the image in each place of this shard, 0 in an

@@ -117,9 +117,7 @@ def evaluation_batches(
     Args:
         split: `Split` of uint8 images and integer labels.
         batch_size: Integer. Defaults to `500`.
-        shard: Pair of integers `(i, k)`: only the `i`-th of `k` equal shards
-            of each batch, from 0, for one of `k` processes. Defaults to
-            `(0, 1)`, whole batches.
+        shard: See `training_batches`.
         pad_to_multiple_of: Integer, the number of devices. All batches then
             have one size, a multiple of it near `batch_size`. If that leaves
             places empty, sample weights make the loss and weighted metrics

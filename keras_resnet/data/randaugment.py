@@ -26,15 +26,8 @@ def rand_augment(
 
     The operations are timm's "increasing" set: a larger magnitude always
     changes more. The magnitude of each operation is Gaussian around
-    `magnitude`, with deviation 0.5, within 0 and 10.
-
-    Args:
-        image: `(rows, columns, 3)` float32 tensor, 0 to 255.
-        seed: `(2,)` int64 tensor.
-        magnitude: Number from 0 to 10.
-
-    Returns:
-        Tensor of the shape and dtype of `image`.
+    `magnitude`, with deviation 0.5, within 0 and 10. Pixels are float32, from
+    0 to 255.
 
     Reference: Cubuk et al. 2019, "RandAugment"; Wightman et al. 2021, "ResNet
     strikes back" ("6 / 0.5").

@@ -56,14 +56,13 @@ class Folder:
                 f"{folder} has {len(unknown)} folders of other classes than "
                 f"the training images: {', '.join(unknown[:5])}"
             )
-        number = {name: i for i, name in enumerate(self.class_names)}
-        files = [
-            (path, number[name])
-            for name, paths in by_class.items()
-            for path in paths
+        self.paths = [
+            str(file) for files in by_class.values() for file in files
         ]
-        self.paths = [str(path) for path, _ in files]
-        self.labels = np.array([label for _, label in files], "int32")
+        self.labels = np.repeat(
+            np.array([*map(self.class_names.index, by_class)], "int32"),
+            [len(files) for files in by_class.values()],
+        )
         self._constants: Any = None
 
     def __len__(self) -> int:

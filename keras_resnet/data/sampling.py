@@ -37,12 +37,8 @@ def paper_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     decoded or resized. For networks of other sizes it is the same share of the
     image.
 
-    Args:
-        size: `(2,)` int32 tensor, rows and columns.
-        seed: `(2,)` int64 tensor.
-
-    Returns:
-        `(4,)` int32 tensor: first row, first column, rows, columns.
+    `size` has rows and columns, `(2,)` int32. The result is first row, first
+    column, rows, columns, `(4,)` int32.
 
     Reference: He et al. 2015, section 3.4.
     """
@@ -86,16 +82,11 @@ BOXES = {"paper": paper_box, "inception": inception_box}
 
 
 def color_shift(seed: tf.Tensor) -> tf.Tensor:
-    """Draw the colour that the paper adds to all pixels of an image.
+    """Draw red, green and blue that the paper adds to all pixels of an image.
 
     It is the sum of the principal components of ImageNet's colours, each
-    times its eigenvalue and a Gaussian number with deviation 0.1.
-
-    Args:
-        seed: `(2,)` int64 tensor.
-
-    Returns:
-        `(3,)` float32 tensor: red, green, blue, for pixels of 0 to 255.
+    times its eigenvalue and a Gaussian number with deviation 0.1, for pixels
+    of 0 to 255.
 
     Reference: Krizhevsky et al. 2012, "ImageNet Classification with Deep
     Convolutional Neural Networks", section 4.1.

@@ -49,12 +49,9 @@ class Unreadable:
         return iter(self.reasons)
 
     def note(self, source: Source, i: int) -> None:
-        """Note an image, and name it on standard error the first time.
+        """Note the i-th image of a source, and name it once on standard error.
 
-        Args:
-            source: The `Folder` or `Records` that it was read from: the images
-                themselves, or smaller copies.
-            i: Integer, its number in `source`.
+        The source may be another one with the same names, of smaller copies.
 
         Raises:
             TooManyUnreadableError: If there are too many, at every call from

@@ -12,7 +12,6 @@ from keras import ops
 from keras_resnet.types import Tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-CHANNEL_ORDERS = ("RGB", "BGR")
 CLASS_INDEX_URL = (
     "https://storage.googleapis.com/download.tensorflow.org/data/"
     "imagenet_class_index.json"
@@ -71,7 +70,7 @@ class Preprocessing:
                 "`mean` must be finite, `std` and `scale` positive. Received: "
                 f"mean={self.mean}, std={self.std}, scale={self.scale}"
             )
-        if self.channels not in CHANNEL_ORDERS:
+        if self.channels not in ("RGB", "BGR"):
             raise ValueError(
                 "`channels` must be 'RGB' or 'BGR'. "
                 f"Received: channels={self.channels!r}"
@@ -220,7 +219,8 @@ def preprocess_input(
         )
         x = center_crop(x, preprocessing.size)
     if preprocessing.channels == "BGR":
-        x = kind.take(x, np.array([2, 1, 0]), axis=-1)
+        take = kind.take if kind in (np, ops) else kind.gather
+        x = take(x, np.array([2, 1, 0]), axis=-1)
     mean, std = (
         np.array(v, "float32") for v in (preprocessing.mean, preprocessing.std)
     )
@@ -231,37 +231,12 @@ def preprocess_input(
     return x
 
 
-class _TensorFlow:
-    """The few operations used here, for tensors inside tf.data."""
-
-    def __init__(self, tf):
-        self.tf = tf
-        self.transpose = tf.transpose
-        self.multiply = tf.multiply
-        self.subtract = tf.subtract
-        self.divide = tf.divide
-        self.take = tf.gather
-
-    def shape(self, x):
-        dynamic = self.tf.shape(x)
-        return [
-            dynamic[i] if n is None else n
-            for i, n in enumerate(x.shape.as_list())
-        ]
-
-    def resize(self, x, size, interpolation):
-        return self.tf.image.resize(x, size, interpolation, antialias=True)
-
-    def clip(self, x):
-        return self.tf.clip_by_value(x, 0.0, 255.0)
-
-
 def _floats(x):
     """Return `x` in float32, and the namespace that computes with it."""
     # TensorFlow's tensors are there only if it is imported.
     tf = sys.modules.get("tensorflow")
     if tf is not None and tf.is_tensor(x):
-        return tf.cast(x, "float32"), _TensorFlow(tf)
+        return tf.cast(x, "float32"), tf
     if keras.utils.is_keras_tensor(x) or ops.is_tensor(x):
         return ops.cast(x, "float32"), ops
     return np.asarray(x).astype("float32"), np
@@ -272,34 +247,32 @@ def resize_shorter_side(
 ) -> np.ndarray | Tensor:
     """Resize images to a shorter side, keeping their proportions.
 
-    It antialiases, as Pillow does. `x` is never changed.
-
-    Args:
-        x: Images of 0 to 255, `(rows, columns, channels)` or a batch of them:
-            see `preprocess_input`.
-        side: Integer, pixels of the shorter side. The longer one is rounded
-            down, as in torchvision.
-        interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
-
-    Returns:
-        Float32 images of 0 to 255, an array or tensor as `x` is.
+    It antialiases, as Pillow does. The longer side is rounded down, as in
+    torchvision. Images are those of `preprocess_input`, channels last, and are
+    never changed. `interpolation` is `"bilinear"`, `"bicubic"` or `"nearest"`.
 
     Raises:
         ValueError: If the size of the images is not known.
     """
     x, kind = _floats(x)
-    tf = kind if isinstance(kind, _TensorFlow) else None
-    height, width = tf.shape(x)[-3:-1] if tf else x.shape[-3:-1]
+    height, width = x.shape[-3:-1]
+    if kind not in (np, ops):
+        # Inside tf.data the size may be known only when it runs.
+        shape = kind.shape(x)
+        height = shape[-3] if height is None else height
+        width = shape[-2] if width is None else width
+        shorter = kind.minimum(height, width)
+        size = (side * height // shorter, side * width // shorter)
+        x = kind.image.resize(x, size, interpolation, antialias=True)
+        # Bicubic interpolation overshoots what a pixel can be.
+        return kind.clip_by_value(x, 0.0, 255.0)
     if height is None or width is None:
         raise ValueError(
             "`resize=True` needs images whose size is known. "
             f"Received: shape {tuple(x.shape)}"
         )
-    shorter = tf.tf.minimum(height, width) if tf else min(height, width)
+    shorter = min(height, width)
     size = (side * height // shorter, side * width // shorter)
-    # Bicubic interpolation overshoots what a pixel can be.
-    if tf:
-        return tf.clip(tf.resize(x, size, interpolation))
     if kind is np:
         for axis, n in zip((-3, -2), size, strict=True):
             weights = _resize_weights(x.shape[axis], n, interpolation)
@@ -396,11 +369,11 @@ def decode_predictions(
             "each class name. `class_names` gives other classes than "
             f"ImageNet's. Received: shape {predictions.shape}"
         )
-    classes: Sequence[tuple[str | int, str]]
-    if class_names is None:
-        classes = imagenet_classes()
-    else:
-        classes = list(enumerate(class_names))
+    classes: Sequence[tuple[str | int, str]] = (
+        imagenet_classes()
+        if class_names is None
+        else list(enumerate(class_names))
+    )
     order = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
     return [
         [(*classes[i], float(scores[i])) for i in best]

@@ -122,7 +122,9 @@ def fully_convolutional(
         return layer(*args, **kwargs)
 
     def everywhere(layer, *args, **kwargs):
-        if _normalizes_each_pixel(layer):
+        normalizes = isinstance(layer, layers.Normalization)
+        if normalizes and np.size(layer.axis) > 1:
+            # By a mean that differs by pixel.
             return _averaged_over_pixels(layer, 1 if first else -1)(args[0])
         if layer.name == "avg_pool":
             x = layers.Permute((2, 3, 1))(args[0]) if first else args[0]
@@ -172,16 +174,11 @@ def one_crop(
 
     Reference: He et al. 2015, section 3.4.
     """
-    how = images_before.resolve(preprocessing or model)
-    predict = _predictor(model, how, batch_size)
 
-    def score(images):
-        resized = [_resize(image, how.resize, how) for image in images]
-        return predict(
-            np.stack([images_before.center_crop(x, how.size) for x in resized])
-        )
+    def centre(image, size):
+        return images_before.center_crop(image, size)[None]
 
-    return score
+    return _score_of_crops(model, preprocessing, batch_size, centre)
 
 
 def ten_crop(
@@ -198,16 +195,21 @@ def ten_crop(
 
     Reference: He et al. 2015, section 3.4.
     """
+    return _score_of_crops(model, preprocessing, batch_size, ten_crops)
+
+
+def _score_of_crops(model, preprocessing, batch_size, crops_of):
+    """Return a function that scores images by the mean over their crops."""
     how = images_before.resolve(preprocessing or model)
     predict = _predictor(model, how, batch_size)
 
     def score(images):
         crops = [
-            ten_crops(_resize(image, how.resize, how), how.size)
+            crops_of(_resize(image, how.resize, how), how.size)
             for image in images
         ]
         scores = predict(np.concatenate(crops))
-        return scores.reshape(len(crops), 10, -1).mean(axis=1)
+        return scores.reshape(len(crops), len(crops[0]), -1).mean(axis=1)
 
     return score
 
@@ -263,12 +265,8 @@ def multi_scale(
             scores = {}
             for (rows, columns, _), group in groups.items():
                 share = how.size**2 / (rows * columns)
-                predict = _predictor(
-                    everywhere,
-                    how,
-                    max(1, int(batch_size * share)),
-                    logits=False,
-                )
+                at_once = max(1, int(batch_size * share))
+                predict = _predictor(everywhere, how, at_once, logits=False)
                 batch = np.stack([resized[i] for i in group])
                 scores.update(zip(group, predict(batch), strict=True))
             total = total + np.stack([scores[i] for i in range(len(images))])
@@ -282,17 +280,9 @@ def in_top(
 ) -> np.ndarray:
     """Return for each image whether its class is among the `k` best.
 
-    Among equal scores the class with the lower index is better, as in
-    `decode_predictions`, so that a network with equal scores for all classes
-    is right only by chance.
-
-    Args:
-        scores: `(images, classes)` array.
-        labels: `(images,)` integers.
-        k: Integer.
-
-    Returns:
-        `(images,)` booleans.
+    `scores` are `(images, classes)`. Among equal ones the class with the
+    lower index is better, as in `decode_predictions`, so that a network with
+    equal scores for all classes is right only by chance.
 
     Raises:
         EvaluationError: If a score is not finite, or a label is not a class.
@@ -371,21 +361,14 @@ def _input_size(model: keras.Model) -> int:
     how = getattr(model, "preprocessing", None)
     if how is not None:
         return how.size
-    first = channels_first(model)
-    rows, columns = (
-        model.inputs[0].shape[2:] if first else (model.inputs[0].shape[1:3])
-    )
+    shape = model.inputs[0].shape
+    rows, columns = shape[2:] if channels_first(model) else shape[1:3]
     if rows is None or rows != columns:
         raise EvaluationError(
             f"Model {model.name!r} does not say for which size of images it "
-            f"was trained: give `size`. Its input: {model.inputs[0].shape}"
+            f"was trained: give `size`. Its input: {shape}"
         )
     return rows
-
-
-def _normalizes_each_pixel(layer: keras.Layer) -> bool:
-    """Return whether a layer subtracts a mean that differs by pixel."""
-    return isinstance(layer, layers.Normalization) and np.size(layer.axis) > 1
 
 
 def _averaged_over_pixels(
@@ -393,13 +376,13 @@ def _averaged_over_pixels(
 ) -> layers.Normalization:
     """Return a normalization by the averages of the layer's statistics."""
     mean, variance = (
-        np.moveaxis(ops.convert_to_numpy(value), axis, -1)
+        np.moveaxis(ops.convert_to_numpy(value), axis, -1).mean(axis=(0, 1, 2))
         for value in (layer.mean, layer.variance)
     )
     return layers.Normalization(
         axis=axis,
-        mean=mean.mean(axis=(0, 1, 2)),
-        variance=variance.mean(axis=(0, 1, 2)),
+        mean=mean,
+        variance=variance,
         dtype=layer.dtype_policy,
         name=layer.name,
     )

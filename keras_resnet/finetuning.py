@@ -92,11 +92,7 @@ def features(
     """
     last = _stages(model)
     stages = tuple(stages)
-    if (
-        not stages
-        or list(stages) != sorted({*stages})
-        or not {*stages} <= {*last}
-    ):
+    if not stages or list(stages) != sorted({*stages} & {*last}):
         raise ValueError(
             f"`stages` must be ascending stages of model {model.name!r}, which "
             f"has {', '.join(map(str, last))}. Received: stages={stages!r}"

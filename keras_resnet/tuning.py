@@ -140,7 +140,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         self.devices = devices or Devices()
         self._builder, depths = FAMILIES[family]
         self._make = make or self._compiled
-        self._space = {
+        self._space: dict[str, Any] = {
             "depth": depths if depth is None else depth,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
@@ -153,21 +153,16 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         _check_space(family, self._space)
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict:
-        """Return the values of a trial, searched and fixed, by their names.
-
-        Args:
-            hp: `keras_tuner.HyperParameters`.
-        """
-        return {name: self._choose(hp, name) for name in self._space}
-
-    def _choose(self, hp, name):
-        values = self._space[name]
-        if not _is_searched(values):
-            return values
-        if name in RANGES:
-            low, high = values
-            return float(f"{hp.Float(name, low, high, sampling='log'):.4g}")
-        return hp.Choice(name, list(values))
+        """Return the values of a trial, searched and fixed, by their names."""
+        chosen = dict(self._space)
+        for name in self.searched():
+            values = chosen[name]
+            if name in RANGES:
+                value = hp.Float(name, *values, sampling="log")
+                chosen[name] = float(f"{value:.4g}")
+            else:
+                chosen[name] = hp.Choice(name, list(values))
+        return chosen
 
     def searched(self) -> list[str]:
         """Return the names of the searched arguments, in order."""
@@ -190,14 +185,14 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             return self.devices.model(lambda: self._make(values, steps))
 
     def _compiled(self, values, steps):
-        options = {k: values[k] for k in ("shortcut",) if k in values}
+        shortcut = {k: v for k, v in values.items() if k == "shortcut"}
         model = self._builder(
             values["depth"],
             input_shape=self.data.train.images.shape[1:],
             classes=len(self.data.class_names),
             classifier_activation=None,
             block=self.block,
-            **options,
+            **shortcut,
         )
         model.compile(
             CoupledSGD(
@@ -226,12 +221,11 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         Args:
             hp: `keras_tuner.HyperParameters`.
             model: Model from `build`.
-            callbacks: Further callbacks.
+            callbacks, verbose: As in `keras.Model.fit`.
             epochs: Integer. Defaults to `trial_epochs(hp)`.
             initial_epoch: Integer, where schedule and batches begin.
                 KerasTuner's own Hyperband continues from the weights of an
                 earlier trial. Defaults to `0`.
-            verbose: As in `keras.Model.fit`. Defaults to `0`.
 
         Returns:
             Dictionary of floats: `val_error`, `val_loss`, `error` and `loss`
@@ -300,12 +294,10 @@ def _check_space(family, space):
         return values if _is_searched(values) else (values,)
 
     if family == "imagenet":
-        good = set(each("depth")) <= set(IMAGENET_SPECS)
-        known = "18, 34, 50, 101 or 152"
+        is_depth, known = IMAGENET_SPECS.__contains__, "18, 34, 50, 101 or 152"
     else:
-        good = all(map(is_cifar_depth, each("depth")))
-        known = "6n+2: 8, 14, 20, 26, 32, ..."
-    if not good:
+        is_depth, known = is_cifar_depth, "6n+2: 8, 14, 20, 26, 32, ..."
+    if not all(map(is_depth, each("depth"))):
         raise ValueError(
             f"A depth of family {family!r} is {known}. "
             f"Received: depth={space['depth']}"
@@ -481,12 +473,7 @@ ALGORITHMS = {
 
 
 def fewest_epochs(algorithm: str, epochs: int) -> int:
-    """Return the epochs of the shortest trials of a search.
-
-    Args:
-        algorithm: One of `ALGORITHMS`.
-        epochs: Integer, epochs of the longest trials.
-    """
+    """Return the epochs of a search's shortest trials, of at most `epochs`."""
     if algorithm != "hyperband":
         return epochs
     hp = keras_tuner.HyperParameters()
@@ -501,14 +488,14 @@ def fewest_epochs(algorithm: str, epochs: int) -> int:
 def role() -> str | None:
     """Return the role of this process, set by KerasTuner's variables.
 
-    Returns:
-        `"chief"`, `"worker"`, or `None` for a search in one process.
+    It is `"chief"`, `"worker"`, or `None` for a search in one process.
 
     Raises:
         ValueError: If only some of the variables are set.
     """
-    names = ["TUNER_ID", "ORACLE_IP", "ORACLE_PORT"]
-    names = [f"KERASTUNER_{name}" for name in names]
+    names = [
+        f"KERASTUNER_{x}" for x in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT")
+    ]
     missing = [name for name in names if not os.environ.get(name)]
     if len(missing) == len(names):
         return None
@@ -614,8 +601,7 @@ class Search(keras_tuner.Tuner):
     def search(self, **kwargs) -> None:
         """Run trials until there are `max_trials`.
 
-        Args:
-            **kwargs: Arguments of `ResNetHyperModel.fit`.
+        `kwargs` are arguments of `ResNetHyperModel.fit`.
         """
         oracle = self.oracle
         if self.role == "chief" and len(oracle.end_order) == oracle.max_trials:
@@ -696,10 +682,6 @@ class Search(keras_tuner.Tuner):
 
 
 def best(rows: list[dict]) -> dict | None:
-    """Return the completed row with the lowest validation error, or `None`.
-
-    Args:
-        rows: Rows of `Search.rows`.
-    """
+    """Return the completed row with the lowest validation error, or `None`."""
     done = [row for row in rows if row["status"] == "completed"]
     return min(done, key=lambda row: row[OBJECTIVE], default=None)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_resnet.blocks import BatchNormalization
 
@@ -90,11 +89,7 @@ class Devices:
         }
 
     def settings(self) -> dict:
-        """Return the settings of devices that change a run's numbers, for JSON.
-
-        There are none unless each device normalizes its shard of a batch by
-        itself.
-        """
+        """Return the settings that change a run's numbers, for JSON."""
         if self.synchronized:
             return {}
         return {"normalization": f"per device, {self.count} devices"}
@@ -157,16 +152,11 @@ class Devices:
         return undistributed()
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """Call a function in the first process alone.
+        """Return the result of a function that the first process alone calls.
 
-        All processes must call this method. If the function fails, the first
-        process raises its error, and the others exit with status 1.
-
-        Args:
-            function: Callable without arguments, whose result can be pickled.
-
-        Returns:
-            The result of `function`, in every process.
+        All processes must call this method, and all get the result, which must
+        be one that can be pickled. If the function fails, the first process
+        raises its error, and the others exit with status 1.
         """
         if self.processes == 1:
             return function()
@@ -186,11 +176,7 @@ class Devices:
         return result if self.is_first else received
 
     def gather(self, value: Any) -> list:
-        """Return the values of all processes, in order, in every process.
-
-        Args:
-            value: The value of this process, which can be pickled.
-        """
+        """Return the values of all processes, in order, in every process."""
         if self.processes == 1:
             return [value]
         return list(map(pickle.loads, self._gather(pickle.dumps(value))))
@@ -227,7 +213,12 @@ class Devices:
             with self.scope():
                 model = build()
                 state = _state(model)
-            values = self.on_first(lambda: _values(load() or model))
+            values = self.on_first(
+                lambda: [
+                    keras.ops.convert_to_numpy(variable)
+                    for variable in _state(load() or model)
+                ]
+            )
             with self.scope():
                 for variable, value in zip(state, values, strict=True):
                     variable.assign(value)
@@ -240,7 +231,3 @@ def _state(model: keras.Model) -> list[keras.Variable]:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
-
-
-def _values(model: keras.Model) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(v) for v in _state(model)]

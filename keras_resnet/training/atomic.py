@@ -16,14 +16,10 @@ PARTIAL = ".partial-"
 def replacing(path: PathLike) -> Iterator[Path]:
     """Yield the path of a new file, which replaces `path` at the end.
 
-    If the process fails or is killed before the end, the old file stays. Two
-    processes may replace one file, because each writes to a name of its own.
-
-    Args:
-        path: Path of a file, which need not exist yet.
-
-    Yields:
-        Path to write to, beside `path` and with the same suffix.
+    The new file is beside `path`, which need not exist yet, and has the same
+    suffix. If the process fails or is killed before the end, the old file
+    stays. Two processes may replace one file, because each writes to a name of
+    its own.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
@@ -43,12 +39,9 @@ def write_atomically(path: PathLike, text: str) -> None:
 
 
 def remove_partial(folder: PathLike) -> None:
-    """Remove the partial files that killed processes left in a folder.
+    """Remove the partial files that killed processes left below a folder.
 
     Call it only where no other process writes.
-
-    Args:
-        folder: Path of the folder. Those below it are searched, too.
     """
     for path in Path(folder).rglob(f"{PARTIAL}*"):
         if path.is_file():

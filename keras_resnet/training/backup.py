@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.devices import Devices
+from keras_resnet.devices.engine import Devices
 from keras_resnet.training.callbacks import (
     Interruptible,
     StepCounter,
@@ -242,10 +242,7 @@ def _length_and_checksum(path):
 def cut_history(path: PathLike, length: int, checksum: int) -> None:
     """Remove the end of a history, which a backup has not seen.
 
-    Args:
-        path: Path of the file.
-        length: Integer, bytes that the backup has seen.
-        checksum: Integer, their CRC-32.
+    The backup has seen `length` bytes, whose CRC-32 is `checksum`.
 
     Raises:
         ValueError: If the file does not begin with these bytes.

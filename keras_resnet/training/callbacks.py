@@ -46,14 +46,8 @@ def save_atomically(
     """Save a model so that `path` holds the old file or the new one.
 
     Keras writes in place, so a process that is killed leaves a broken file.
-
-    Args:
-        model: `keras.Model`.
-        path: Path of the `.keras` file.
-        comment: String, the comment of the file as an archive, at most 65,535
-            bytes.
-        previous: Path for the file that is replaced. Defaults to `None`: it
-            is not kept.
+    `comment`, at most 65,535 bytes, is that of the file as an archive. The
+    file that is replaced is kept as `previous`, if that is given.
 
     Raises:
         DivergenceError: If a weight is not a finite number. The old file
@@ -396,8 +390,7 @@ class Profile(keras.callbacks.Callback):
         self.first = first
         self.batches = batches
         self._seen = 0
-        self._trace: Any = None
-        self._over = False
+        self._trace: Any = None  # `False` when it is over
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._before = self._seen
@@ -406,7 +399,7 @@ class Profile(keras.callbacks.Callback):
         self, batch: int, logs: dict | None = None
     ) -> None:
         # The end of the previous batch may be the end of the epoch.
-        if self._trace is None and not self._over and self._seen >= self.first:
+        if self._trace is None and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
 
@@ -418,8 +411,7 @@ class Profile(keras.callbacks.Callback):
     def _stop(self) -> None:
         if self._trace:
             self._trace.__exit__(None, None, None)
-            self._over = True
-        self._trace = None
+            self._trace = False
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         # The trace must not contain a validation.

@@ -138,10 +138,8 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
         self.momentum_correction = momentum_correction
 
     def _decay_of(self, variable: keras.Variable) -> float:
-        norm_or_bias = len(variable.shape) < 2
-        if norm_or_bias and not self.decay_norm_and_bias:
-            return 0
-        return self.coupled_decay
+        decays = self.decay_norm_and_bias or len(variable.shape) > 1
+        return self.coupled_decay if decays else 0
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
@@ -178,7 +176,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
                 [v._value for v in variables],
                 gradients,
                 velocities,
-                keras.ops.cast(learning_rate, "float32"),
+                ops.cast(learning_rate, "float32"),
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 decay=decay,
@@ -190,7 +188,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
     ) -> None:
         decay = self._decay_of(variable)
         if decay:
-            gradient = keras.ops.cast(gradient, variable.dtype)
+            gradient = ops.cast(gradient, variable.dtype)
             gradient = gradient + decay * variable
         if not (self.momentum and self.momentum_correction):
             super().update_step(gradient, variable, learning_rate)

@@ -66,6 +66,12 @@ def batch(model, size, seed=1):
     return x, rng.integers(model.output_shape[-1], size=size)
 
 
+def assert_close(actual, expected, **tolerance):
+    """Compare two lists of arrays, as `np.testing.assert_allclose` does."""
+    for one, two in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, two, **tolerance)
+
+
 def to_numpy(x):
     return keras.ops.convert_to_numpy(x).copy()
 

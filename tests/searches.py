@@ -34,11 +34,7 @@ def hypermodel(epochs=1, **kwargs):
 def one_layer(values, steps):
     """Return a stand-in for tests that need any network."""
     model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     model.compile(
         training.CoupledSGD(values["learning_rate"] / 1e6),

@@ -119,8 +119,7 @@ def test_gradient_norms_are_slopes_of_the_loss(kind):
         below = reference.loss(images, labels, training=True)
         kernel += step
         assert norm == pytest.approx((above - below) / (2 * h), rel=1e-3), name
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    np.testing.assert_equal(before, model.get_weights())
 
 
 def _depth(name):
@@ -503,8 +502,7 @@ def test_the_origin_is_the_evaluated_model(kind, activation):
     assert actual.loss.shape == actual.error.shape == (3, 2)
     assert actual.loss[1, 0] == pytest.approx(loss, rel=1e-4)
     assert actual.error[1, 0] == pytest.approx(1 - accuracy, abs=1e-6)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    np.testing.assert_equal(before, model.get_weights())
     # Another point, by weights that are really moved.
     for variable, one, two in zip(
         model.trainable_variables, *directions, strict=True
@@ -620,8 +618,7 @@ def test_a_landscape_of_the_twin_is_another(tmp_path):
         with pytest.raises(ValueError, match="another model"):
             analysis.loss_landscape(*arguments, path=path)
     # All else is the same.
-    for one, two in zip(*actual, strict=True):
-        np.testing.assert_array_equal(one, two)
+    np.testing.assert_equal(*actual)
 
 
 def test_landscapes_refuse_what_does_not_fit():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import gradients
 from keras import layers, ops
+from networks import assert_close
 
 import keras_resnet
 from keras_resnet import backend
@@ -36,14 +37,9 @@ def test_convolution_is_keras_with_explicit_padding(size, stride):
     stock.build(x.shape)
     stock.set_weights(ours.get_weights())
     np.testing.assert_allclose(
-        ops.convert_to_numpy(ours(x)),
-        ops.convert_to_numpy(stock(x)),
-        atol=2e-5,
+        ops.convert_to_numpy(ours(x)), ops.convert_to_numpy(stock(x)), atol=2e-5
     )
-    for mine, theirs in zip(
-        gradients(ours, x), gradients(stock, x), strict=True
-    ):
-        np.testing.assert_allclose(mine, theirs, atol=2e-3, rtol=1e-4)
+    assert_close(gradients(ours, x), gradients(stock, x), atol=2e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -57,9 +53,7 @@ def test_convolution_with_groups_and_dilation(groups, dilation):
     stock.build(x.shape)
     stock.set_weights(ours.get_weights())
     np.testing.assert_allclose(
-        ops.convert_to_numpy(ours(x)),
-        ops.convert_to_numpy(stock(x)),
-        atol=2e-5,
+        ops.convert_to_numpy(ours(x)), ops.convert_to_numpy(stock(x)), atol=2e-5
     )
 
 
@@ -141,16 +135,13 @@ def test_batch_normalization_is_keras(axis, training):
         ops.convert_to_numpy(stock(x, training=training)),
         atol=1e-5,
     )
-    for mine, theirs in zip(
-        ours.get_weights(), stock.get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
-    for mine, theirs in zip(
+    assert_close(ours.get_weights(), stock.get_weights(), atol=1e-6)
+    assert_close(
         gradients(ours, x, training=training),
         gradients(stock, x, training=training),
-        strict=True,
-    ):
-        np.testing.assert_allclose(mine, theirs, atol=5e-4, rtol=1e-4)
+        atol=5e-4,
+        rtol=1e-4,
+    )
 
 
 def test_moving_variance_is_the_biased_one():
@@ -174,8 +165,7 @@ def test_frozen_batch_normalization_keeps_its_statistics():
         ops.convert_to_numpy(stock(x, training=False)),
         atol=1e-5,
     )
-    for now, then in zip(ours.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    np.testing.assert_equal(ours.get_weights(), before)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

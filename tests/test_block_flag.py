@@ -82,10 +82,7 @@ def test_what_is_no_block_is_wrong_usage(recipe, name, words, capsys):
 
 def test_it_is_a_part_of_settings_and_names():
     for recipe, name in (
-        (
-            mnist,
-            "mnist-resnet18-batch64-blockflagblock.OwnBlock-jax",
-        ),
+        (mnist, "mnist-resnet18-batch64-blockflagblock.OwnBlock-jax"),
         (cifar10, "cifar10-resnet20A-flagblock.OwnBlock-paper-jax-seed0"),
         (imagenet, "imagenet2012-resnet50B-flagblock.OwnBlock-paper-jax-seed0"),
         (tune, "tune-cifar10-random-blockflagblock.OwnBlock-jax-seed0"),

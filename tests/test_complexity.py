@@ -108,8 +108,7 @@ HAND_COMPUTED = {
     ),
     "EinsumDense, ellipsis": (
         lambda: sequential(
-            (3, 6, 7),
-            layers.EinsumDense("...x,xy->...y", output_shape=5),
+            (3, 6, 7), layers.EinsumDense("...x,xy->...y", output_shape=5)
         ),
         3 * 6 * 5 * 7,
     ),

@@ -291,9 +291,7 @@ def test_cifar10():
     # Published means of the 50,000 training images, divided by 255.
     images = np.concatenate([part.images for part in parts[:2]])
     np.testing.assert_allclose(
-        images.mean(axis=(0, 1, 2)) / 255,
-        [0.4914, 0.4822, 0.4465],
-        atol=5e-5,
+        images.mean(axis=(0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5
     )
     np.testing.assert_allclose(
         cifar10.mean, cifar10.train.images.mean(axis=0), atol=1e-3

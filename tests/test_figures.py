@@ -80,11 +80,7 @@ def test_presets():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(
-        lambda: run_recipe(figures, flags),
-        capsys,
-        words,
-    )
+    check_wrong_usage(lambda: run_recipe(figures, flags), capsys, words)
 
 
 def _store_result(folder, settings):

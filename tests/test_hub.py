@@ -57,7 +57,6 @@ class Hub(http.server.ThreadingHTTPServer):
         self.requests = []
         self.cuts = []  # after how many bytes each transfer breaks off
         self.tags = {}  # wrong checksums
-        self.ranges = True
 
     @property
     def url(self):
@@ -91,9 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, head):
         server = self.server
-        wanted = self.headers.get("Range")
-        token = self.headers.get("Authorization")
-        server.requests.append((self.command, self.path, wanted, token))
+        server.requests.append((self.command, self.path))
         path = self.path.removeprefix("/storage")
         content = server.files.get(path)
         if content is None:
@@ -115,48 +112,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start = 0
-        if wanted and server.ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                self.send_error(416)
-                return
         size = len(content)
-        self.send_response(206 if start else 200)
-        if start:
-            span = f"bytes {start}-{size - 1}/{size}"
-            self.send_header("Content-Range", span)
+        self.send_response(200)
         git = b"blob %d\0" % size + content
         tag = "of another kind" if large else hashlib.sha1(git).hexdigest()
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{server.tags.get(path, tag)}"')
-        self.send_header("Content-Length", str(size - start))
+        self.send_header("Content-Length", str(size))
         self.end_headers()
-        if head:
-            return
-        end = size
-        if server.cuts:
-            end = start + server.cuts.pop(0)
-        self.wfile.write(content[start:end])
+        if not head:
+            end = server.cuts.pop(0) if server.cuts else size
+            self.wfile.write(content[:end])
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
-    # What is received is written in chunks, and resumed after the last.
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
     # It waits for seconds between attempts.
     hasty = types.SimpleNamespace(sleep=lambda seconds: None, time=time.time)
     for module in ("file_download", "utils._http"):
         monkeypatch.setattr(f"huggingface_hub.{module}.time", hasty)
     with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         point_to(monkeypatch, server.url)
         yield server
         server.shutdown()
-        thread.join()
 
 
 def point_to(monkeypatch, url):
@@ -192,8 +173,15 @@ WEIGHTS = "/owner/net/resolve/main/model.safetensors"
 
 
 def assert_equal(a, b):
-    for ours, theirs in zip(a.get_weights(), b.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_equal(a.get_weights(), b.get_weights())
+
+
+def one_line(words):
+    return pytest.raises(DownloadError, match=rf"^.*{words}.*\Z")
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_good_file_is_cached(server, tmp_path, monkeypatch, capsys):
@@ -217,11 +205,6 @@ def test_good_file_is_cached(server, tmp_path, monkeypatch, capsys):
     again = small(weights="owner/net")
     assert_equal(again, source)
     assert not server.requests
-    # Another revision is another file.
-    with pytest.raises(
-        DownloadError, match="/resolve/v2/config.json: HTTP 404"
-    ):
-        small(weights="owner/net@v2")
 
 
 def test_no_network(server, tmp_path, monkeypatch):
@@ -233,12 +216,8 @@ def test_no_network(server, tmp_path, monkeypatch):
     point_to(monkeypatch, address)
     # What was downloaded once is there.
     assert_equal(small(weights="owner/net"), source)
-    with pytest.raises(
-        DownloadError, match="cannot be downloaded: .*refused"
-    ) as e:
+    with one_line(f"{address}.* cannot be downloaded: .*refused"):
         small(weights="owner/other")
-    assert "\n" not in str(e.value)
-    assert address in str(e.value)
 
 
 def test_404(server, tmp_path):
@@ -246,9 +225,8 @@ def test_404(server, tmp_path):
     message = "HTTP 404 .* no such repository, revision or file"
     del server.files["/owner/net/resolve/main/config.json"]
     for name in ("owner/none", "owner/net@none", "owner/net"):
-        with pytest.raises(DownloadError, match=message) as e:
+        with one_line(message):
             small(weights=name)
-        assert "\n" not in str(e.value)
 
 
 def cached(tmp_path):
@@ -286,28 +264,12 @@ def test_truncated_then_downloaded(server, tmp_path):
     source = publish(server, tmp_path)
     # One whole transfer (of config.json), one cut, and none after it.
     server.cuts = [10_000, 1000] + [0] * 10
-    with pytest.raises(DownloadError, match="downloaded: .*The same call") as e:
+    with one_line("downloaded: .*The same call"):
         small(weights="owner/net")
-    assert "\n" not in str(e.value)
     # No part of a file is taken for it, and none is left.
     assert whole(tmp_path) == ["config.json"]
     assert not [p for p in cached(tmp_path) if p.suffix == ".incomplete"]
     server.cuts = []
-    assert_equal(small(weights="owner/net"), source)
-
-
-def test_interrupted_transfers_go_on_by_themselves(server, tmp_path):
-    source = publish(server, tmp_path)
-    server.cuts = [10_000, 1000, 2000]
-    assert_equal(small(weights="owner/net"), source)
-    starts = {r[2] for r in server.requests if r[0] == "GET"}
-    assert starts == {None, "bytes=1000-", "bytes=3000-"}
-
-
-def test_a_server_without_ranges_sends_all_again(server, tmp_path):
-    source = publish(server, tmp_path)
-    server.ranges = False
-    server.cuts = [10_000, 1000]
     assert_equal(small(weights="owner/net"), source)
 
 
@@ -357,9 +319,9 @@ def test_one_of_several_downloads(server, tmp_path):
 
     def transfers():
         wanted = ("GET", f"/storage{WEIGHTS}")
-        gets = [r for r in server.requests if r[:2] == wanted]
+        count = server.requests.count(wanted)
         server.requests.clear()
-        return len(gets)
+        return count
 
     expected = server.files[WEIGHTS]
     ((path, content),) = set(run_together(download))
@@ -373,10 +335,6 @@ def test_one_of_several_downloads(server, tmp_path):
 
 def test_a_full_disk_is_not_the_network(server, tmp_path, monkeypatch):
     publish(server, tmp_path)
-
-    def full(source, file, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(DownloadError, match="written: No space.*HF_HUB_CACHE"):
         small(weights="owner/net")
@@ -417,17 +375,12 @@ def test_environment_of_huggingface_hub(
     publish(server, tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     files = "config.json", "model.safetensors"
     paths = run_python("-c", DOWNLOAD, *files).stdout.splitlines()
     for path, name in zip(map(Path, paths), files, strict=True):
         assert path.is_relative_to(tmp_path / "hf" / "hub")
         content = server.files[f"/owner/net/resolve/main/{name}"]
         assert path.read_bytes() == content
-    # The token is for the hub, not for where its large files are.
-    requests = [r for r in server.requests if "/resolve/" in r[1]]
-    tokens = {(r[1].startswith("/storage"), r[3]) for r in requests}
-    assert tokens == {(False, "Bearer hf_secret"), (True, None)}
     server.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = run_python("-c", DOWNLOAD, *files, "none")
@@ -467,8 +420,7 @@ def test_transformers_repository(server, tmp_path):
         # The same tensors, another computation.
         ({**TIMM, "architecture": "resnetaa50"}, "holds 'resnetaa50'"),
         ({"model_type": "vit"}, "holds 'vit'"),
-        # With group normalization, and with another stem.
-        ({"architecture": "resnetv2_50x1_bit"}, "'resnetv2_50x1_bit'"),
+        # With another stem.
         ({"architecture": "resnetv2_50d_gn"}, "'resnetv2_50d_gn'"),
         ({"architecture": "resnet18"}, "not understood"),
         ([], "not understood"),
@@ -478,15 +430,12 @@ def test_transformers_repository(server, tmp_path):
             "by output_stride=8. ",
         ),
         ({**TIMM, "model_args": {"act_layer": "silu"}}, "act_layer='silu'"),
-        ({**TIMM, "global_pool": "catavgmax"}, "global_pool='catavgmax'"),
         ({**TIMM, "model_args": {"global_pool": "max"}}, "global_pool='max'"),
         (
             {
                 **TIMM,
-                "pretrained_cfg": {
-                    **TIMM["pretrained_cfg"],
-                    "crop_mode": "squash",
-                },
+                "pretrained_cfg": TIMM["pretrained_cfg"]
+                | {"crop_mode": "squash"},
             },
             "crop_mode='squash'",
         ),
@@ -496,18 +445,6 @@ def test_other_networks_are_refused(server, tmp_path, config, message):
     publish(server, tmp_path, config)
     with pytest.raises(WeightsError, match=message):
         small(weights="owner/net")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"global_pool": "avg", "model_args": {"num_classes": 7}},
-        {"global_pool": "", "num_classes": 0},
-    ],
-)
-def test_settings_that_change_nothing_are_taken(server, tmp_path, settings):
-    publish(server, tmp_path, {**TIMM, **settings}, include_top=False)
-    small(weights="owner/net", include_top=False)
 
 
 def test_timms_preactivated_networks_are_taken(server, tmp_path):
@@ -569,26 +506,24 @@ def test_keras_weights_are_verified_and_stride_as_they_must(
     server.files[name] = path.read_bytes()
     file = published.KERAS_URL.rpartition("/")[2]
     monkeypatch.setattr(published, "KERAS_URL", f"{server.url}/{file}")
-    options = {
-        "weights": "keras",
-        "include_top": False,
-        "pooling": "avg",
-        "input_shape": (32, 32, 3),
-    }
+    build = functools.partial(
+        keras_resnet.ResNet50,
+        include_top=False,
+        pooling="avg",
+        input_shape=(32, 32, 3),
+    )
     with pytest.raises(DownloadError, match=published.KERAS_MD5[50][1]):
-        keras_resnet.ResNet50(**options)
+        build(weights="keras")
     md5 = hashlib.md5(server.files[name]).hexdigest()
     monkeypatch.setitem(published.KERAS_MD5, 50, ("", md5))
-    model = keras_resnet.ResNet50(**options)
+    model = build(weights="keras")
     assert loading.stride_of(model) == "1x1"
     assert model.preprocessing == preprocessing.PREPROCESSINGS["keras"]
-    again = keras_resnet.ResNet50(
-        **{**options, "weights": None}, bottleneck_stride="1x1"
-    )
+    again = build(bottleneck_stride="1x1")
     keras_resnet.load_torch_weights(again, path)
     assert_equal(model, again)
     with pytest.raises(WeightsError, match="bottleneck_stride='1x1'"):
-        keras_resnet.ResNet50(**{**options, "bottleneck_stride": "3x3"})
+        build(weights="keras", bottleneck_stride="3x3")
     with pytest.raises(WeightsError, match="50, 101, 152"):
         keras_resnet.ResNet18(weights="keras")
 
@@ -621,10 +556,6 @@ def test_the_file_of_keras_is_whole_or_not_there(server, tmp_path, monkeypatch):
     assert names() == ["net.h5"]
     # Once for all who came together, once for the one that changed.
     assert len(server.requests) == 2
-
-    def full(*args, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     path.unlink()
     monkeypatch.setattr(keras.utils, "get_file", full)
     with pytest.raises(DownloadError, match="written: No space.*KERAS_HOME"):

@@ -34,10 +34,7 @@ from imagenet_files import (
 )
 
 from keras_resnet import table1, training
-from keras_resnet_recipes import (
-    evaluate,
-    imagenet,
-)
+from keras_resnet_recipes import evaluate, imagenet
 from keras_resnet_recipes.experiment import UsageError
 
 BACKEND = keras.backend.backend()
@@ -228,11 +225,7 @@ def test_folders_are_named_by_what_presets_do_not_say():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(
-        lambda: run_recipe(imagenet, flags),
-        capsys,
-        words,
-    )
+    check_wrong_usage(lambda: run_recipe(imagenet, flags), capsys, words)
 
 
 @pytest.mark.once
@@ -359,8 +352,7 @@ def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
     assert len(_history(other)) == 1
     _run([*flags, "--resume"])
     assert len(_history(other)) == 2
-    for one, two in zip(_weights(path), _weights(other), strict=True):
-        np.testing.assert_array_equal(one, two)
+    np.testing.assert_equal(_weights(path), _weights(other))
 
 
 @pytest.mark.once

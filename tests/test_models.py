@@ -74,30 +74,16 @@ def randomize(model, seed=0):
 # Names.
 
 
-def test_layer_names_of_an_imagenet_network():
-    model = ResNet18(kernel_initializer="zeros")
-    assert [layer.name for layer in model.layers] == [
-        "image",
-        "stem_conv",
-        "stem_bn",
-        "stem_relu",
-        "stem_pool",
-        *[f"stage{s}_block{b}" for s in (1, 2, 3, 4) for b in (1, 2)],
-        "avg_pool",
-        "head",
-    ]
-
-
-def test_layer_names_of_a_cifar_network():
-    assert [layer.name for layer in ResNet20().layers] == [
-        "image",
-        "stem_conv",
-        "stem_bn",
-        "stem_relu",
-        *[f"stage{s}_block{b}" for s in (1, 2, 3) for b in (1, 2, 3)],
-        "avg_pool",
-        "head",
-    ]
+@pytest.mark.parametrize(
+    ("factory", "pool", "stages", "blocks"),
+    [(ResNet18, ["stem_pool"], 4, 2), (ResNet20, [], 3, 3)],
+)
+def test_layer_names(factory, pool, stages, blocks):
+    model = factory(kernel_initializer="zeros")
+    names = ["image", "stem_conv", "stem_bn", "stem_relu", *pool]
+    for s in range(stages):
+        names += [f"stage{s + 1}_block{b + 1}" for b in range(blocks)]
+    assert [x.name for x in model.layers] == [*names, "avg_pool", "head"]
 
 
 def test_features_come_by_name():
@@ -116,52 +102,27 @@ def test_features_come_by_name():
         assert model.get_layer(name).output.shape == shape, name
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_every_layer_gives_features(stem):
-    model = small(stem=stem, input_shape=(32, 32, 3))
-    pyramid = keras.Model(model.input, [x.output for x in model.layers])
-    features = pyramid(images(2, 32, 32, 3))
-    assert len(features) == len(model.layers)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(features[-1]),
-        predict(model, images(2, 32, 32, 3)),
-        atol=1e-6,
-    )
-
-
 # Arguments.
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("name", IMAGENET_FACTORIES)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_first_arguments_are_those_of_keras_applications(name):
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = inspect.signature(getattr(keras_resnet, name)).parameters
     assert len(theirs) == 8
     assert list(ours)[:8] == list(theirs)
+    # Keras downloads weights by default, and has one depth here.
+    others = {"weights": None, "name": name.lower()}
+    if name not in IMAGENET_FACTORIES:
+        others["classes"] = 10
     for argument, parameter in theirs.items():
-        # Keras downloads weights by default, and has one depth here.
-        expected = {"weights": None, "name": name.lower()}.get(
-            argument, parameter.default
-        )
+        expected = others.get(argument, parameter.default)
         assert ours[argument].default == expected, argument
         assert ours[argument].kind == parameter.kind
     # What comes after must not shift, should Keras add a ninth.
     for argument in list(ours)[8:]:
         assert ours[argument].kind is inspect.Parameter.KEYWORD_ONLY
-
-
-@pytest.mark.once
-def test_cifar_factories_have_the_same_first_arguments():
-    for name in FACTORIES[5:]:
-        ours = inspect.signature(getattr(keras_resnet, name)).parameters
-        theirs = inspect.signature(ResNet50).parameters
-        assert list(ours)[:8] == list(theirs)[:8]
-        for argument in list(ours)[:8]:
-            if argument not in ("classes", "name"):
-                assert ours[argument].default == theirs[argument].default
-        assert ours["classes"].default == 10
-        assert ours["name"].default == name.lower()
 
 
 def other_value(name, default):
@@ -194,20 +155,11 @@ def test_factories_pass_every_argument_on(monkeypatch, name):
     depth = 2 + convolutions * sum(received["depths"])
     assert name == f"ResNet{depth}"
     cifar = name not in IMAGENET_FACTORIES
-    assert received.get("stem", "imagenet") == (
-        "cifar" if cifar else "imagenet"
-    )
-    assert received["widths"] == (
-        (16, 32, 64) if cifar else (64, 128, 256, 512)
-    )
-
-
-def test_names():
-    assert ResNet20().name == "resnet20"
-    assert ResNet20(name="mine").name == "mine"
-    assert keras_resnet.ResNetCIFAR(14).name == "resnet14"
-    model = keras_resnet.ResNetImageNet(18, kernel_initializer="zeros")
-    assert model.name == "resnet18"
+    stem, widths = "imagenet", (64, 128, 256, 512)
+    if cifar:
+        stem, widths = "cifar", (16, 32, 64)
+    assert received.get("stem", "imagenet") == stem
+    assert received["widths"] == widths
 
 
 def test_include_top_and_pooling():
@@ -236,37 +188,33 @@ def test_classes_and_activation():
     x = images(3, 16, 16, 3)
     logits = small(classes=7, classifier_activation=None)
     softmax = small(classes=7)
-    sigmoid = small(classes=7, classifier_activation="sigmoid")
-    for model in (softmax, sigmoid):
-        model.set_weights(logits.get_weights())
+    softmax.set_weights(logits.get_weights())
     z = predict(logits, x)
     assert z.shape == (3, 7)
     e = np.exp(z - z.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         predict(softmax, x), e / e.sum(axis=1, keepdims=True), atol=1e-6
     )
-    np.testing.assert_allclose(
-        predict(sigmoid, x), 1 / (1 + np.exp(-z)), atol=1e-6
-    )
 
 
-def test_default_input_shapes():
+def test_default_names_and_input_shapes():
     zeros = {"kernel_initializer": "zeros"}
-    assert ResNet18(**zeros).input_shape == (None, 224, 224, 3)
+    assert keras_resnet.ResNetCIFAR(14).name == "resnet14"
+    model = keras_resnet.ResNetImageNet(18, **zeros)
+    assert model.name == "resnet18"
+    assert model.input_shape == (None, 224, 224, 3)
     open_ = ResNet18(include_top=False, **zeros)
     assert open_.input_shape == (None, None, None, 3)
     assert ResNet20().input_shape == (None, 32, 32, 3)
     assert ResNet20(include_top=False).input_shape == (None, 32, 32, 3)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_number_of_input_channels(stem, channels):
-    model = small(stem=stem, input_shape=(32, 32, channels))
-    assert predict(model, images(2, 32, 32, channels)).shape == (2, 5)
+@pytest.mark.parametrize(("stem", "size"), [("imagenet", 7), ("cifar", 3)])
+def test_number_of_input_channels(stem, size):
+    model = small(stem=stem, input_shape=(32, 32, 1))
+    assert predict(model, images(2, 32, 32, 1)).shape == (2, 5)
     kernel = model.get_layer("stem_conv").kernel
-    size = 7 if stem == "imagenet" else 3
-    assert tuple(kernel.shape) == (size, size, channels, 16)
+    assert tuple(kernel.shape) == (size, size, 1, 16)
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
@@ -384,13 +332,7 @@ def test_a_step_in_half_precision_alone(policy):
             lambda: keras_resnet.ResNetCIFAR(21),
             ["6n+2", "8, 14, 20", "depth=21"],
         ),
-        (lambda: keras_resnet.ResNetCIFAR(2), ["6n+2", "depth=2"]),
         (lambda: keras_resnet.ResNetCIFAR("20"), ["6n+2", "depth='20'"]),
-        (lambda: ResNet18(shortcut="D"), ["'A', 'B', 'C'", "shortcut='D'"]),
-        (
-            lambda: small(bottleneck_stride="5x5"),
-            ["'1x1'", "'3x3'", "bottleneck_stride='5x5'"],
-        ),
         (
             lambda: ResNet18(weights="image net"),
             ["None", "path", ".weights.h5", ".keras", "'image net'"],
@@ -399,7 +341,6 @@ def test_a_step_in_half_precision_alone(policy):
         (lambda: ResNet18(weights=5), ["None", "path", "5"]),
         (lambda: small(stem="mnist"), ["'imagenet'", "'cifar'", "'mnist'"]),
         (lambda: small(pooling="min"), ["None, 'avg'", "'max'", "'min'"]),
-        (lambda: small(classes=0), ["positive integer", "classes=0"]),
         (lambda: small(classes=2.0), ["positive integer", "classes=2.0"]),
         (lambda: ResNet([]), ["depths=()"]),
         (lambda: ResNet([1, 2]), ["one entry per stage", "depths=(1, 2)"]),
@@ -408,8 +349,6 @@ def test_a_step_in_half_precision_alone(policy):
             ["one entry per stage", "depths=(1,)", "widths=(8, 16)"],
         ),
         (lambda: ResNet([0], [8]), ["positive integers", "depths=(0,)"]),
-        (lambda: ResNet([1.5], [8]), ["positive integers", "depths=(1.5,)"]),
-        (lambda: ResNet([1], [0]), ["positive integers", "widths=(0,)"]),
         (lambda: ResNet([1], ["8"]), ["positive integers", "widths=('8',)"]),
         (lambda: small(input_shape=(16, 16)), ["three entries", "(16, 16)"]),
         (
@@ -444,25 +383,13 @@ def test_errors_say_what_is_allowed_and_what_was_given(call, parts):
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
-@pytest.mark.parametrize("as_path", [False, True])
-def test_weights_from_a_file(tmp_path, ending, as_path):
+def test_weights_from_a_file(tmp_path, ending):
     path = tmp_path / f"model{ending}"
     model = small()
     randomize(model)
     (model.save_weights if ending == ".weights.h5" else model.save)(path)
-    again = small(weights=path if as_path else str(path))
-    x = images(2, 16, 16, 3)
-    np.testing.assert_array_equal(predict(again, x), predict(model, x))
-    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    path = tmp_path / "model.weights.h5"
-    small().save_weights(path)
-    with pytest.raises(ValueError, match="head|shape|objects"):
-        small(classes=6, weights=path)
+    again = small(weights=path)
+    np.testing.assert_equal(model.get_weights(), again.get_weights())
 
 
 @pytest.mark.parametrize(
@@ -502,16 +429,11 @@ def test_custom_depths_and_widths():
         classes=4,
         input_shape=(32, 48, 3),
     )
-    blocks = [x.name for x in model.layers if isinstance(x, ResidualBlock)]
-    assert blocks == [
-        "stage1_block1",
-        "stage2_block1",
-        "stage2_block2",
-        "stage2_block3",
-        "stage3_block1",
-        "stage3_block2",
-    ]
-    shapes = [model.get_layer(name).output.shape[1:] for name in blocks]
+    blocks = [x for x in model.layers if isinstance(x, ResidualBlock)]
+    numbers = [(1, 1), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2)]
+    names = [f"stage{s}_block{b}" for s, b in numbers]
+    assert [block.name for block in blocks] == names
+    shapes = [block.output.shape[1:] for block in blocks]
     assert shapes == [(8, 12, 32)] + 3 * [(4, 6, 80)] + 2 * [(2, 3, 96)]
     assert predict(model, images(2, 32, 48, 3)).shape == (2, 4)
 
@@ -535,69 +457,28 @@ def test_block_arguments_reach_the_blocks():
     assert (stem.momentum, stem.epsilon) == (0.5, 1e-3)
 
 
-def test_kernel_initializer_reaches_every_kernel():
-    model = small(
-        shortcut="C", kernel_initializer=keras.initializers.Constant(0.25)
-    )
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        keras.initializers.Constant(0.25),
+        lambda shape, dtype=None: ops.full(shape, 0.25, dtype),
+    ],
+)
+def test_kernel_initializer_reaches_every_kernel(initializer):
+    model = small(shortcut="C", kernel_initializer=initializer)
     kernels = [v for v in model.variables if v.path.endswith("kernel")]
     assert len(kernels) == 1 + 4 * 3 + 1
     for kernel in kernels:
         np.testing.assert_array_equal(ops.convert_to_numpy(kernel), 0.25)
 
 
-def test_kernel_initializer_may_be_a_function():
-    def quarter(shape, dtype=None):
-        return ops.full(shape, 0.25, dtype)
-
-    for variable in small(kernel_initializer=quarter).weights:
-        if variable.path.endswith("kernel"):
-            assert (ops.convert_to_numpy(variable.value) == 0.25).all()
-
-
-def test_no_two_kernels_start_alike():
-    model = small(kernel_initializer=keras.initializers.HeNormal())
-    seen = {}
-    for variable in model.variables:
-        if variable.path.endswith("kernel"):
-            start = ops.convert_to_numpy(variable).ravel()[:8].tobytes()
-            assert start not in seen, (variable.path, seen[start])
-            seen[start] = variable.path
-
-
-@keras.saving.register_keras_serializable(package="keras_resnet_tests")
-class HalvedBlock(ResidualBlock):
-    """A block that halves what it gives."""
-
-    def call(self, inputs, training=None):
-        return 0.5 * super().call(inputs, training=training)
-
-
-def test_block_subclass(tmp_path):
-    x = images(2, 16, 16, 3)
-    plain = ResNet(
-        [1],
-        [16],
-        stem="cifar",
-        include_top=False,
-        input_shape=(16, 16, 3),
-    )
-    halved = ResNet(
-        [1],
-        [16],
-        stem="cifar",
-        include_top=False,
-        input_shape=(16, 16, 3),
-        block=HalvedBlock,
-    )
-    assert isinstance(halved.get_layer("stage1_block1"), HalvedBlock)
-    halved.set_weights(plain.get_weights())
-    np.testing.assert_allclose(
-        predict(halved, x), predict(plain, x) / 2, atol=1e-6
-    )
-    path = tmp_path / "halved.keras"
-    halved.save(path)
-    again = keras.saving.load_model(path)
-    np.testing.assert_array_equal(predict(again, x), predict(halved, x))
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel_initializer": keras.initializers.HeNormal()}]
+)
+def test_no_two_kernels_start_alike(options):
+    kernels = [v for v in small(**options).variables if v.name == "kernel"]
+    starts = {ops.convert_to_numpy(v).ravel()[:8].tobytes() for v in kernels}
+    assert len(starts) == len(kernels)
 
 
 def test_block_may_be_any_callable():
@@ -651,40 +532,9 @@ def test_zero_init_with_option_a_is_the_identity(training):
     )
 
 
-@pytest.mark.parametrize("bottleneck", [False, True])
-def test_zero_init_with_option_b_is_the_identity_within_a_stage(bottleneck):
-    model = ResNet(
-        [3, 3],
-        [16, 32],
-        stem="cifar",
-        bottleneck=bottleneck,
-        input_shape=(16, 16, 3),
-        zero_init_residual=True,
-    )
-    randomize(model)
-    x = images(2, 16, 16, 3)
-    for stage in (1, 2):
-        names = [f"stage{stage}_block{b}" for b in (1, 2, 3)]
-        first, *others = features(model, x, *names)
-        assert np.abs(first).max() > 0.1
-        for y in others:
-            np.testing.assert_array_equal(y, first)
-
-
-def test_without_zero_init_the_blocks_do_something():
-    model = ResNet20()
-    x = images(2, 32, 32, 3)
-    stem, block = features(model, x, "stem_relu", "stage1_block1")
-    assert np.abs(stem - block).max() > 0.1
-
-
-@pytest.mark.parametrize("bottleneck", [False, True])
-def test_zero_scales_are_trained(bottleneck):
-    model = small(zero_init_residual=True, bottleneck=bottleneck)
-    last = "bn3" if bottleneck else "bn2"
-    scales = [
-        v for v in model.trainable_variables if v.path.endswith(f"{last}/gamma")
-    ]
+def test_zero_scales_are_trained():
+    model = small(zero_init_residual=True, bottleneck=True)
+    scales = [v for v in model.variables if v.path.endswith("bn3/gamma")]
     assert len(scales) == 4
     for scale in scales:
         np.testing.assert_array_equal(ops.convert_to_numpy(scale), 0)
@@ -720,69 +570,7 @@ def test_plain_twin_has_the_same_layers(option, bottleneck):
         assert np.abs(predict(plain, x) - predict(residual, x)).max() > 1e-3
 
 
-def test_stem_pool_pads_with_what_never_wins():
-    model = small(stem="imagenet", input_shape=(18, 18, 3))
-    relu, pooled = features(
-        model, images(2, 18, 18, 3), "stem_relu", "stem_pool"
-    )
-    padded = np.pad(
-        relu, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf
-    )
-    for i in range(pooled.shape[1]):
-        for j in range(pooled.shape[2]):
-            window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-            np.testing.assert_array_equal(
-                pooled[:, i, j], window.max(axis=(1, 2))
-            )
-
-
 # Housekeeping.
-
-
-def test_building_leaves_global_settings_alone():
-    before = (
-        keras.config.dtype_policy().name,
-        keras.config.image_data_format(),
-        keras.config.floatx(),
-        keras.config.epsilon(),
-    )
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    small()
-    assert before == (
-        keras.config.dtype_policy().name,
-        keras.config.image_data_format(),
-        keras.config.floatx(),
-        keras.config.epsilon(),
-    )
-    after = np.random.get_state()  # noqa: NPY002
-    np.testing.assert_array_equal(numpy_state[1], after[1])
-
-
-def public_objects():
-    for name in keras_resnet.__all__:
-        value = getattr(keras_resnet, name)
-        if callable(value):
-            yield pytest.param(value, id=name)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("value", [*public_objects()])
-def test_docstring(value):
-    # Its own, not that of the class it is made of.
-    doc = vars(value)["__doc__"] if isinstance(value, type) else value.__doc__
-    assert doc
-    assert not doc.startswith(f"{value.__name__}(")
-    assert doc.split("\n")[0].rstrip().endswith((".", ":"))
-    if isinstance(value, type):
-        members = vars(value).items()
-        public = [
-            member
-            for name, member in members
-            if inspect.isfunction(member)
-            and not name.startswith("_")
-            and not any(hasattr(base, name) for base in value.__mro__[1:])
-        ]
-        assert all(inspect.getdoc(member) for member in public)
 
 
 @pytest.mark.once
@@ -839,11 +627,7 @@ def test_nan_reaches_loss_and_predictions(kind, eagerly):
     model = small(residual=kind != "plain")
     if kind == "folded":
         model = keras_resnet.fold_batch_norm(model)
-    model.compile(
-        "sgd",
-        "sparse_categorical_crossentropy",
-        run_eagerly=eagerly,
-    )
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eagerly)
     weights = [w.copy() for w in model.get_weights()]
     x, y = np.zeros((4, 16, 16, 3), "float32"), np.zeros(4, "int32")
     broken = np.full_like(x, np.nan)

@@ -43,10 +43,7 @@ def test_logits_are_those_of_timm_and_the_state_comes_back(depth, kind):
     network = timm.create_model(f"{kind}{depth}", pretrained=False).eval()
     state = fill(network, depth)
     model = keras_resnet.ResNetImageNet(
-        depth,
-        classifier_activation=None,
-        input_shape=SIZE,
-        block=BLOCKS[kind],
+        depth, classifier_activation=None, input_shape=SIZE, block=BLOCKS[kind]
     )
     load_torch_weights(model, state)
     x = images()

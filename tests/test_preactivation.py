@@ -78,9 +78,7 @@ class Reference:
         x = self.conv(x, "stem_conv", 2 if imagenet else 1)
         if imagenet:
             x = np.pad(
-                x,
-                ((0, 0), (1, 1), (1, 1), (0, 0)),
-                constant_values=-np.inf,
+                x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf
             )
             windows = np.lib.stride_tricks.sliding_window_view(
                 x, (3, 3), axis=(1, 2)

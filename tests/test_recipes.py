@@ -145,11 +145,7 @@ def test_depth_110_warms_up(depth, rate):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(
-        lambda: run_recipe(cifar10, flags),
-        capsys,
-        words,
-    )
+    check_wrong_usage(lambda: run_recipe(cifar10, flags), capsys, words)
 
 
 def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
@@ -449,10 +445,7 @@ def _check_interrupted_then_resume(finished, folder, out):
     assert len(_history(folder)) == 2
     straight = keras.models.load_model(finished / "final.keras")
     resumed = keras.models.load_model(folder / "final.keras")
-    for one, two in zip(
-        straight.get_weights(), resumed.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(one, two)
+    np.testing.assert_equal(straight.get_weights(), resumed.get_weights())
 
 
 def test_interrupted_and_resumed_it_ends_as_if_never_stopped(
@@ -514,16 +507,10 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     # Not to be mistaken for the results' own folder of studies.
     output = tmp_path / "studies" / "results"
     with pytest.raises(SystemExit) as caught:
-        run_recipe(
-            results,
-            [str(tmp_path), "--output", str(output)],
-        )
+        run_recipe(results, [str(tmp_path), "--output", str(output)])
     assert caught.value.code == 2
     assert "no finished run" in capsys.readouterr().err
-    run_recipe(
-        results,
-        [str(folder), "--output", str(output)],
-    )
+    run_recipe(results, [str(folder), "--output", str(output)])
     page = (output / "README.md").read_text("utf-8")
     result = json.loads((folder / "result.json").read_text("utf-8"))
     assert f"{100 * result['test_error']:.2f} %" in page
@@ -542,8 +529,7 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     ):
         check_wrong_usage(
             lambda runs=runs: run_recipe(
-                results,
-                [*map(str, runs), "--output", str(output)],
+                results, [*map(str, runs), "--output", str(output)]
             ),
             capsys,
             [*words, "the name of another"],

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from networks import assert_close
 
 import keras_resnet
 from keras_resnet.blocks import ResidualBlock
@@ -70,19 +71,19 @@ def _traces(model):
 
 
 def _same_weights(model, other, atol=1e-6):
-    for ours, theirs in zip(
-        model.get_weights(), other.get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(
-            np.asarray(ours, "float64"),
-            np.asarray(theirs, "float64"),
-            atol=atol,
-            rtol=atol,
-        )
+    ours, theirs = (
+        [np.asarray(w, "float64") for w in m.get_weights()]
+        for m in (model, other)
+    )
+    assert_close(ours, theirs, atol=atol, rtol=atol)
 
 
-def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
-    """Return the model trained by replay, after comparing it."""
+def _same_training(build=_net, fit=_fit, atol=1e-6, traces=(1, 0), **kwargs):
+    """Train by replay and layer by layer, and compare both.
+
+    Args:
+        traces: Numbers of traces that the first then has, `None` for any.
+    """
     models, logs = [], []
     for eagerly in (False, True):
         # Before `build`, which may make a layer before it makes the network.
@@ -105,7 +106,7 @@ def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
             logs[0][name], logs[1][name], atol=atol, rtol=atol
         )
     assert "_replay" not in vars(models[1])
-    return models[0]
+    assert traces is None or _traces(models[0]) == traces
 
 
 @pytest.mark.parametrize(
@@ -123,31 +124,22 @@ def _same_training(build=_net, fit=_fit, atol=1e-6, **kwargs):
     ids=str,
 )
 def test_networks(arguments):
-    model = _same_training(lambda: _net(**arguments))
-    assert _traces(model) == (1, 0)
+    _same_training(lambda: _net(**arguments))
 
 
 def test_channels_first():
     keras.config.set_image_data_format("channels_first")
-    try:
-        model = _same_training(
-            lambda: _net(input_shape=(3, 8, 8)),
-            lambda m: _fit(m, np.moveaxis(IMAGES, -1, 1).copy()),
-        )
-    finally:
-        keras.config.set_image_data_format("channels_last")
-    assert _traces(model) == (1, 0)
+    _same_training(
+        lambda: _net(input_shape=(3, 8, 8)),
+        lambda m: _fit(m, np.moveaxis(IMAGES, -1, 1).copy()),
+    )
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
-    try:
-        # On a CPU two runs layer by layer differ as much.
-        model = _same_training(atol=0.05)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert _traces(model) == (1, 0)
+    # On a CPU two runs layer by layer differ as much.
+    _same_training(atol=0.05)
 
 
 def test_without_top_and_written_into_views():
@@ -162,61 +154,37 @@ def test_without_top_and_written_into_views():
         y = layers.Dense(CLASSES)(layers.Flatten()(y))
         return ResidualNetwork(net.inputs[0], y)
 
-    model = _same_training(
+    _same_training(
         build,
         lambda m: _fit(m, y=ONE_HOT),
         loss="mse",
         optimizer=lambda: keras.optimizers.SGD(1e-3),
         atol=1e-5,
     )
-    assert _traces(model) == (1, 0)
 
 
-def test_feature_maps():
-    targets = _rng.normal(size=(40, 4, 4, 16))
-    model = _same_training(
-        lambda: _net(include_top=False),
-        lambda m: _fit(m, y=targets),
-        loss="mse",
-    )
-    assert _traces(model) == (1, 0)
+# Functions, since a model needs an optimizer of its own.
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(1e-3),
+    "nesterov": lambda: keras.optimizers.SGD(0.05, 0.9, nesterov=True),
+    "coupled": lambda: CoupledSGD(0.05, coupled_decay=0.01),
+    "corrected": lambda: CoupledSGD(
+        keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.8),
+        momentum_correction=True,
+    ),
+    "accumulating": lambda: keras.optimizers.SGD(
+        0.05, gradient_accumulation_steps=3
+    ),
+    "averaging": lambda: keras.optimizers.SGD(
+        0.05, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=4
+    ),
+    "clipping": lambda: CoupledSGD(0.05, global_clipnorm=0.1),
+}
 
 
-class _Optimizers:
-    # Functions, since a model needs an optimizer of its own.
-    adam = staticmethod(lambda: keras.optimizers.Adam(1e-3))
-    nesterov = staticmethod(
-        lambda: keras.optimizers.SGD(0.05, 0.9, nesterov=True)
-    )
-    coupled = staticmethod(lambda: CoupledSGD(0.05, coupled_decay=0.01))
-    corrected = staticmethod(
-        lambda: CoupledSGD(
-            keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.8),
-            momentum_correction=True,
-        )
-    )
-    accumulating = staticmethod(
-        lambda: keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
-    )
-    averaging = staticmethod(
-        lambda: keras.optimizers.SGD(
-            0.05, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=4
-        )
-    )
-    clipping = staticmethod(lambda: CoupledSGD(0.05, global_clipnorm=0.1))
-    scheduled = staticmethod(
-        lambda: CoupledSGD(
-            keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.8)
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in vars(_Optimizers) if name[0] != "_"]
-)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers(name):
-    model = _same_training(optimizer=getattr(_Optimizers, name), atol=1e-5)
-    assert _traces(model) == (1, 0)
+    _same_training(optimizer=OPTIMIZERS[name], atol=1e-5)
 
 
 def test_losses_metrics_and_weights_of_samples():
@@ -226,26 +194,18 @@ def test_losses_metrics_and_weights_of_samples():
     def sure(y_true, y_pred):
         return ops.mean(ops.max(y_pred, -1))
 
-    model = _same_training(
+    _same_training(
         fit=lambda m: _fit(
             m,
             y=ONE_HOT,
             sample_weight=np.linspace(0, 2, 40),
             validation_data=(IMAGES, ONE_HOT, np.linspace(2, 0, 40)),
         ),
+        traces=(1, 1),
         loss=loss,
         metrics=["accuracy", sure],
         weighted_metrics=[keras.metrics.MeanSquaredError()],
     )
-    assert _traces(model) == (1, 1)
-
-
-def test_class_weights():
-    model = _same_training(
-        fit=lambda m: _fit(m, class_weight={0: 1, 1: 3, 2: 0, 3: 1}),
-        optimizer=lambda: CoupledSGD(0.05),
-    )
-    assert _traces(model) == (1, 0)
 
 
 def test_kernel_regularizer_and_constraint():
@@ -258,33 +218,14 @@ def test_kernel_regularizer_and_constraint():
             net.inputs[0], head(net.get_layer("avg_pool").output)
         )
 
-    assert _traces(_same_training(build, atol=1e-5)) == (1, 0)
+    _same_training(build, atol=1e-5)
 
 
 def test_a_smaller_last_batch():
     def fit(model):
         return _fit(model, IMAGES[:30], LABELS[:30], epochs=4)
 
-    model = _same_training(fit=fit)
-    assert _traces(model) == (2, 0)
-
-
-def test_validation_in_between_does_not_end_it():
-    counts = []
-
-    class Count(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            replay = vars(self.model).get("_replay")
-            counts.append(dict(replay._seen) if replay else None)
-
-    model = _same_training(
-        fit=lambda m: _fit(
-            m, epochs=3, validation_data=(IMAGES, LABELS), callbacks=[Count()]
-        )
-    )
-    assert _traces(model) == (1, 1)
-    # Three batches of each kind, then no more that went another way.
-    assert [sorted(c.values()) for c in counts[:3]] == [[3, 3]] * 3
+    _same_training(fit=fit, traces=(2, 0))
 
 
 def _freeze_stage(model):
@@ -297,40 +238,24 @@ def _freeze_normalization(model):
             layer.trainable = False
 
 
-@pytest.mark.parametrize("freeze", [_freeze_stage, _freeze_normalization])
-def test_frozen_layers(freeze):
-    def build():
-        model = _net()
-        freeze(model)
-        return model
-
-    model = _same_training(build, optimizer=lambda: CoupledSGD(0.05))
-    assert _traces(model) == (1, 0)
-
-
 @pytest.mark.parametrize("recompile", [False, True])
 @pytest.mark.parametrize("freeze", [_freeze_stage, _freeze_normalization])
 def test_freezing_between_two_fits(freeze, recompile):
     def fit(model):
         _fit(model)
         freeze(model)
-        frozen = [w.copy() for w in model.get_weights()]
-        trainable = [v.trainable for v in model.weights]
+        frozen = [
+            w.copy() for w in model.get_layer("stage2_block1").get_weights()
+        ]
         if recompile:
             _compile(model, model.run_eagerly)
         logs = _fit(model)
-        stay = freeze is _freeze_stage
-        if stay:
-            for v, now, then in zip(
-                model.weights, model.get_weights(), frozen, strict=True
-            ):
-                if "stage2_block1" in v.path:
-                    np.testing.assert_array_equal(now, then)
-        assert not all(trainable)
+        if freeze is _freeze_stage:
+            now = model.get_layer("stage2_block1").get_weights()
+            np.testing.assert_equal(now, frozen)
         return logs
 
-    model = _same_training(fit=fit)
-    assert _traces(model) == (1 if recompile else 2, 0)
+    _same_training(fit=fit, traces=(1 if recompile else 2, 0))
 
 
 def test_a_callback_freezes_and_thaws_and_changes_the_rate():
@@ -340,10 +265,9 @@ def test_a_callback_freezes_and_thaws_and_changes_the_rate():
             layer.trainable = batch % 5 < 3
             self.model.optimizer.learning_rate = 0.05 / (1 + batch)
 
-    model = _same_training(
-        fit=lambda m: _fit(m, epochs=4, callbacks=[Change()])
+    _same_training(
+        fit=lambda m: _fit(m, epochs=4, callbacks=[Change()]), traces=(2, 0)
     )
-    assert _traces(model) == (2, 0)
 
 
 def test_pytorchs_own_way_to_freeze():
@@ -372,11 +296,6 @@ def _with_normalization(trained_on=IMAGES):
     return _behind(layer)
 
 
-def test_normalization_in_front():
-    model = _same_training(lambda: _with_normalization(IMAGES * 3 + 1))
-    assert _traces(model) == (1, 0)
-
-
 def test_normalization_adapted_anew():
     def fit(model):
         _fit(model)
@@ -387,7 +306,7 @@ def test_normalization_adapted_anew():
         # Keras compiles anew in `adapt` or not: a trace must not care.
         return _fit(model)
 
-    _same_training(_with_normalization, fit)
+    _same_training(_with_normalization, fit, traces=None)
 
 
 def test_normalization_loaded_between_batches():
@@ -401,10 +320,11 @@ def test_normalization_loaded_between_batches():
             if epoch == 1:
                 self.model.layers[1].load_own_variables(statistics)
 
-    model = _same_training(
-        _with_normalization, lambda m: _fit(m, callbacks=[Load()], epochs=3)
+    _same_training(
+        _with_normalization,
+        lambda m: _fit(m, callbacks=[Load()], epochs=3),
+        traces=(2, 0),
     )
-    assert _traces(model)[0] == 2
 
 
 def test_weights_assigned_between_batches(tmp_path):
@@ -430,8 +350,7 @@ def test_weights_assigned_between_batches(tmp_path):
         def on_epoch_begin(self, epoch, logs=None):
             self.params["epoch"] = epoch
 
-    model = _same_training(fit=lambda m: _fit(m, callbacks=[Assign()]))
-    assert _traces(model) == (1, 0)
+    _same_training(fit=lambda m: _fit(m, callbacks=[Assign()]))
 
 
 def test_single_batches():
@@ -446,7 +365,7 @@ def test_single_batches():
         return {"loss": losses}
 
     # Test and prediction are the same kind of batch.
-    assert _traces(_same_training(fit=fit)) == (1, 1)
+    _same_training(fit=fit, traces=(1, 1))
 
 
 def test_several_outputs():
@@ -468,12 +387,15 @@ def test_several_outputs():
             warnings.filterwarnings("ignore", "Gradients do not exist")
             warnings.filterwarnings("ignore", ".*runs layer by layer")
             logs = _fit(model, y=[ONE_HOT, ONE_HOT])
-        for now, then in zip(aux.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(now, then)
+        np.testing.assert_equal(aux.get_weights(), before)
         return logs
 
     _same_training(
-        build, fit, loss=["mse", None], optimizer=lambda: CoupledSGD(0.05)
+        build,
+        fit,
+        traces=None,
+        loss=["mse", None],
+        optimizer=lambda: CoupledSGD(0.05),
     )
 
 
@@ -544,74 +466,50 @@ def _own_step_in_the_instance():
     return model
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: _net(block=_MyBlock),
-        lambda: _net(block=_OfTraceable),
-        lambda: _before(_MyLayer()),
-        lambda: _subclassed(_MyStep),
-        lambda: _subclassed(_MyLoss),
-        _own_step_in_the_instance,
-        lambda: _before(_MyOperation()),
-        lambda: _before(layers.ActivityRegularization(l2=0.1)),
-        lambda: _before(layers.Dense(16, activity_regularizer="l2")),
-        lambda: _before(layers.Lambda(lambda x: x * 2)),
-        lambda: _before(
-            layers.TorchModuleWrapper(
-                torch.nn.BatchNorm1d(16), output_shape=(None, 16)
-            )
-        ),
-    ],
-    ids=[
-        "block",
-        "subclass",
-        "layer",
-        "train_step",
-        "compute_loss",
-        "instance",
-        "operation",
-        "activity",
-        "activity_regularizer",
-        "lambda",
-        "torch_module",
-    ],
-)
-def test_what_is_not_replayed_says_so_once(build):
+OPAQUE = {
+    "block": lambda: _net(block=_MyBlock),
+    "subclass": lambda: _net(block=_OfTraceable),
+    "layer": lambda: _before(_MyLayer()),
+    "train_step": lambda: _subclassed(_MyStep),
+    "compute_loss": lambda: _subclassed(_MyLoss),
+    "instance": _own_step_in_the_instance,
+    "operation": lambda: _before(_MyOperation()),
+    "activity": lambda: _before(layers.ActivityRegularization(l2=0.1)),
+    "regularizer": lambda: _before(layers.Dense(16, activity_regularizer="l2")),
+    "lambda": lambda: _before(layers.Lambda(lambda x: x * 2)),
+    "torch_module": lambda: _before(
+        layers.TorchModuleWrapper(
+            torch.nn.BatchNorm1d(16), output_shape=(None, 16)
+        )
+    ),
+}
+# These train layer by layer, and are evaluated by replay.
+RANDOM = {
+    "stochastic": lambda: _net(block=keras_resnet.StochasticDepthBlock),
+    "dropout": lambda: _before(layers.Dropout(0.5, seed=1)),
+    "flip": lambda: _behind(layers.RandomFlip(seed=1)),
+}
+
+
+@pytest.mark.parametrize("name", [*OPAQUE, *RANDOM])
+def test_what_is_not_replayed_says_so_once(name):
+    random = name in RANDOM
+    words = "draws random numbers" if random else "runs layer by layer"
+
     def fit(model):
+        kwargs = {"validation_data": (IMAGES, LABELS)}
         if model.run_eagerly:
-            return _fit(model)
-        with pytest.warns(UserWarning, match="runs layer by layer") as actual:
-            logs = _fit(model, validation_data=(IMAGES, LABELS))
-        assert len([w for w in actual if "layer by" in str(w.message)]) == 1
-        return {"loss": logs["loss"]}
-
-    assert _traces(_same_training(build, fit)) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: _net(block=keras_resnet.StochasticDepthBlock),
-        lambda: _before(layers.Dropout(0.5, seed=1)),
-        lambda: _behind(layers.RandomFlip(seed=1)),
-    ],
-    ids=["stochastic_depth", "dropout", "flip"],
-)
-def test_what_draws_trains_layer_by_layer_and_is_evaluated_by_replay(build):
-    def fit(model):
-        if model.run_eagerly:
-            return _fit(model, validation_data=(IMAGES, LABELS))
-        with pytest.warns(UserWarning, match="draws random numbers") as actual:
-            logs = _fit(model, validation_data=(IMAGES, LABELS))
+            return _fit(model, **kwargs)
+        with pytest.warns(UserWarning, match=words) as actual:
+            logs = _fit(model, **kwargs)
         assert len([w for w in actual if "layer by" in str(w.message)]) == 1
         return logs
 
-    assert _traces(_same_training(build, fit)) == (0, 1)
+    _same_training({**OPAQUE, **RANDOM}[name], fit, traces=(0, int(random)))
 
 
 def test_a_class_may_say_that_it_can_be_traced():
-    assert _traces(_same_training(lambda: _net(block=_Traceable))) == (1, 0)
+    _same_training(lambda: _net(block=_Traceable))
 
 
 def test_dict_inputs():
@@ -625,7 +523,7 @@ def test_dict_inputs():
         with pytest.warns(UserWarning, match="other inputs than one"):
             return _fit(model, {"image": IMAGES})
 
-    _same_training(build, fit)
+    _same_training(build, fit, traces=None)
 
 
 def test_masks_reach_the_loss():
@@ -643,25 +541,19 @@ def test_masks_reach_the_loss():
         with pytest.warns(UserWarning, match="have a mask"):
             return _fit(model, y=targets)
 
-    _same_training(build, fit, loss="mse")
+    _same_training(build, fit, traces=None, loss="mse")
 
 
-@pytest.mark.parametrize("outer", [keras.Model, keras.Sequential])
-def test_within_another_model(outer):
-    def build():
+def test_within_another_model():
+    models = []
+    for eagerly in (False, True):
         # It has a trace of its own from before.
         net = _net()
         _compile(net, False)
         _fit(net)
         assert _traces(net) == (1, 0)
-        if outer is keras.Sequential:
-            return outer([keras.Input((8, 8, 3)), net, layers.Dense(CLASSES)])
         x = keras.Input((8, 8, 3))
-        return outer(x, layers.Dense(CLASSES)(net(x)))
-
-    models = []
-    for eagerly in (False, True):
-        model = build()
+        model = keras.Model(x, layers.Dense(CLASSES)(net(x)))
         _compile(model, eagerly, loss="mse")
         _fit(model, y=ONE_HOT)
         models.append(model)
@@ -675,19 +567,13 @@ def test_a_network_within_a_network():
         x = keras.Input((8, 8, 3))
         return ResidualNetwork(x, net(x))
 
-    assert _traces(_same_training(build)) == (1, 0)
+    _same_training(build)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     "kind",
-    [
-        "forward",
-        "forward_pre",
-        "full_backward",
-        "full_backward_pre",
-        "global",
-    ],
+    ["forward", "forward_pre", "full_backward", "full_backward_pre", "global"],
 )
 def test_hooks_are_called(kind, when):
     model = _net()
@@ -761,8 +647,7 @@ def test_copies_are_models_of_their_own(clone):
     _fit(twin)
     assert _traces(twin) == (1, 0)
     assert twin._replay is not model._replay
-    for now, then in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    np.testing.assert_equal(model.get_weights(), before)
 
 
 def test_saved_while_training_and_trained_on(tmp_path):
@@ -802,50 +687,10 @@ def test_predict_and_evaluate_in_batches_of_any_size():
     _same_weights(model, twin, 0)
 
 
-def test_fit_after_predict():
-    def fit(model):
-        model.predict(IMAGES, batch_size=8, verbose=0)
-        return _fit(model)
-
-    assert _traces(_same_training(fit=fit)) == (1, 1)
-
-
-def test_uncompiled_models_predict_by_replay():
-    model = _net()
-    actual = model.predict(IMAGES, batch_size=8, verbose=0)
-    assert _traces(model) == (0, 1)
-    np.testing.assert_allclose(
-        actual, ops.convert_to_numpy(model(IMAGES)), atol=1e-6
-    )
-
-
 def test_integer_and_double_images():
     for dtype in ("uint8", "float64"):
         images = (np.abs(IMAGES) * 50).astype(dtype)
-        model = _same_training(fit=lambda m, x=images: _fit(m, x))
-        assert _traces(model) == (1, 0)
-
-
-def test_threads_predict():
-    model = _trained()
-    expected = model.predict(IMAGES, batch_size=8, verbose=0)
-    actual, failed = [], []
-
-    def predict():
-        try:
-            for _ in range(3):
-                actual.append(model.predict_on_batch(IMAGES[:8]))
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=predict) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    for prediction in actual:
-        np.testing.assert_allclose(prediction, expected[:8], atol=1e-6)
+        _same_training(fit=lambda m, x=images: _fit(m, x))
 
 
 def test_a_thread_leaves_no_replay_on():

@@ -12,7 +12,7 @@ TOO_SLOW = {
     "jax": (
         "XLA did not finish compiling the step in 10 minutes; run operation "
         "by operation it takes about 2"
-    ),
+    )
 }
 # The graph of 1202 layers takes TensorFlow over 10 minutes to make, its
 # operations one by one half a minute.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import batch, call, draw_weights, small, to_numpy
+from networks import assert_close, batch, call, draw_weights, small, to_numpy
 
 import keras_resnet
 from keras_resnet import ResidualBlock, StochasticDepthBlock, analysis
@@ -122,8 +122,9 @@ def test_a_training_goes_on_with_the_next_draws(way, tmp_path):
     assert rates(loaded) == rates(model)
     again, expected = train(loaded, 3), train(model, 3)
     np.testing.assert_allclose(again, expected, rtol=1e-5)
-    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert_close(
+        model.get_weights(), loaded.get_weights(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*trains layer by layer")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from networks import assert_close
 
 from keras_resnet import training
 from keras_resnet_recipes.experiment.provenance import origin
@@ -18,9 +19,7 @@ def _model(optimizer, regularizer=None):
         [
             keras.Input((4,)),
             keras.layers.Dense(
-                3,
-                kernel_regularizer=regularizer,
-                bias_regularizer=regularizer,
+                3, kernel_regularizer=regularizer, bias_regularizer=regularizer
             ),
         ]
     )
@@ -52,10 +51,7 @@ def test_coupled_decay_is_half_the_squared_norm_in_the_loss(nesterov):
     for step in range(5):
         coupled.train_on_batch(*_batch(step))
         penalized.train_on_batch(*_batch(step))
-    for ours, theirs in zip(
-        coupled.get_weights(), penalized.get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert_close(coupled.get_weights(), penalized.get_weights(), atol=1e-6)
 
 
 def test_coupled_decay_by_hand():
@@ -260,10 +256,7 @@ def test_checkpoint_keeps_the_best(tmp_path):
     model.set_weights([w + 1 for w in best])
     for value in (0.5, 0.6, math.nan):
         checkpoint.on_epoch_end(1, {"val_error": value})
-    for saved, weight in zip(
-        keras.models.load_model(path).get_weights(), best, strict=True
-    ):
-        np.testing.assert_array_equal(saved, weight)
+    np.testing.assert_equal(keras.models.load_model(path).get_weights(), best)
     assert [p.name for p in tmp_path.iterdir()] == ["best.keras"]
 
 
@@ -348,8 +341,7 @@ def test_step_evaluation_leaves_the_training_as_it_is():
     (without, with_it), *_ = _stepwise(every=2)
     for key, values in without[0].items():
         np.testing.assert_allclose(values, with_it[0][key], rtol=1e-6)
-    for one, two in zip(without[1], with_it[1], strict=True):
-        np.testing.assert_array_equal(one, two)
+    np.testing.assert_equal(without[1], with_it[1])
 
 
 def test_step_evaluation_averages_training_over_its_steps():
@@ -561,8 +553,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
     assert int(parts.optimizer.iterations) == 3
     assert training.batches_seen(parts) == 6
     assert training.batches_seen(whole) == 3
-    for one, two in zip(whole.get_weights(), parts.get_weights(), strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-6)
+    assert_close(whole.get_weights(), parts.get_weights(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
@@ -578,8 +569,7 @@ def test_the_average_moves_with_the_weights_alone(kind):
         parts.train_on_batch(x[4:], y[4:])
     for model in (whole, parts):
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    for one, two in zip(whole.get_weights(), parts.get_weights(), strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-6)
+    assert_close(whole.get_weights(), parts.get_weights(), atol=1e-6)
 
 
 def test_warm_up_leads_to_the_schedule():
@@ -644,10 +634,8 @@ def test_checkpoint_of_the_average(tmp_path):
         ]
     model.evaluate(*_batch(), verbose=0, callbacks=[checkpoint, average])
     actual = keras.models.load_model(tmp_path / "x.keras").get_weights()
-    for one, two in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-5)
-    for one, two in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-6)
+    assert_close(actual, expected, atol=1e-5)
+    assert_close(model.get_weights(), weights, atol=1e-6)
 
 
 @pytest.mark.skipif(

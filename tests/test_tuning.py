@@ -37,11 +37,7 @@ from conftest import (
 
 import keras_resnet
 from keras_resnet import data, devices, tuning
-from keras_resnet_recipes import (
-    cifar10,
-    results,
-    tune,
-)
+from keras_resnet_recipes import cifar10, results, tune
 from keras_resnet_recipes.experiment import UsageError, training
 
 pytestmark = pytest.mark.once
@@ -520,9 +516,7 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
 )
 def test_trials_of_too_few_steps_are_refused(wrong, right, words):
     usual = tune.Settings(
-        dataset="digits",
-        depths=(8, 110),
-        schedules=("one-cycle", "step-decay"),
+        dataset="digits", depths=(8, 110), schedules=("one-cycle", "step-decay")
     )
     wrong = dataclasses.replace(usual, **wrong)
     with pytest.raises(UsageError) as caught:
@@ -750,10 +744,7 @@ def test_the_command_gives_the_error_of_the_trial(killed, tmp_path):
     result = json.loads((folder / "result.json").read_text("utf-8"))
     words = shlex.split(result["best_command"])[3:]
     policy = keras.config.dtype_policy()
-    run_recipe(
-        cifar10,
-        [*words, "--output", str(tmp_path / "run")],
-    )
+    run_recipe(cifar10, [*words, "--output", str(tmp_path / "run")])
     keras.config.set_dtype_policy(policy)
     run = json.loads((tmp_path / "run/result.json").read_text("utf-8"))
     # 180 images; another process may add in another order.

@@ -1,5 +1,6 @@
 """Weights of other packages: converted, checked, and given back."""
 
+import contextlib
 import functools
 import math
 import os
@@ -64,11 +65,6 @@ def values(model):
         ops.convert_to_numpy(ops.convert_to_tensor(v)).copy()
         for v in model.variables
     ]
-
-
-def assert_same_values(before, after):
-    for a, b in zip(before, after, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def fill(network, seed):
@@ -143,18 +139,7 @@ def test_logits_are_those_of_keras_applications(depth, tmp_path):
     )
     rng = np.random.default_rng(depth)
     for variable in theirs.variables:
-        shape = tuple(variable.shape)
-        kind = variable.path.rpartition("/")[2]
-        if kind == "kernel":
-            scale = (2 / math.prod(shape[:-1])) ** 0.5
-            value = rng.normal(scale=scale, size=shape)
-        elif kind == "moving_variance":
-            value = rng.uniform(0.5, 1.5, shape)
-        elif kind == "gamma":
-            value = rng.uniform(0.3, 0.7, shape)
-        else:
-            value = rng.normal(scale=0.1, size=shape)
-        variable.assign(value)
+        variable.assign(drawn(variable.path, variable.shape[::-1], rng).T)
     source = {v.path: v for v in theirs.variables}
     options = {"classifier_activation": None, "input_shape": (64, 64, 3)}
     model = keras_resnet.ResNetImageNet(
@@ -171,7 +156,7 @@ def test_logits_are_those_of_keras_applications(depth, tmp_path):
     before = values(model)
     model.set_weights([np.zeros_like(v) for v in before])
     load_torch_weights(model, path)
-    assert_same_values(before, values(model))
+    np.testing.assert_equal(values(model), before)
     wrong = keras_resnet.ResNetImageNet(depth, **options)
     with pytest.raises(WeightsError, match="bottleneck_stride='1x1'"):
         load_torch_weights(wrong, source)
@@ -259,12 +244,10 @@ def test_zero_channels_on_both_sides_are_handled_exactly():
 def test_option_a_without_head_may_be_either():
     options = {"shortcut": "A", "include_top": False}
     model = small(**options)
-    before = values(model)
     state = state_of(small(shortcut="A"), "akamaster")
     headless = without(state, "linear.weight", "linear.bias")
-    with pytest.raises(WeightsError, match="'torchvision' or 'akamaster'"):
+    with refused(model, "'torchvision' or 'akamaster'"):
         load_torch_weights(model, headless)
-    assert_same_values(before, values(model))
     load_torch_weights(model, state)
     with_head = values(model)
     back = loading.to_arrays(model, "akamaster")
@@ -275,7 +258,7 @@ def test_option_a_without_head_may_be_either():
         back = loading.to_arrays(model, naming)
         assert all((back[name] == headless[name]).all() for name in headless)
         if naming == "akamaster":
-            assert_same_values(with_head, values(model))
+            np.testing.assert_equal(values(model), with_head)
     with pytest.raises(WeightsError, match="as transformers do: conv1"):
         load_torch_weights(model, headless, naming="transformers")
     with pytest.raises(WeightsError, match="naming='timm'"):
@@ -366,10 +349,8 @@ def test_preactivation_must_be_the_sources():
             "ResNetV2 of keras.applications, which strides in the last block",
         ),
     ):
-        before = values(model)
-        with pytest.raises(WeightsError, match=words):
+        with refused(model, words):
             load_torch_weights(model, state)
-        assert_same_values(before, values(model))
     pytest.importorskip("torch")
     for model, naming in ((usual, "timm_v2"), (other, "torchvision")):
         with pytest.raises(WeightsError, match="naming='timm_v2' alone"):
@@ -404,96 +385,78 @@ def without(state, *names):
     return {n: v for n, v in state.items() if n not in names}
 
 
+def replaced(name, value):
+    return lambda state: {**state, name: np.asarray(value)}
+
+
+def other(**options):
+    return lambda state: state_of(small(**options))
+
+
+@contextlib.contextmanager
+def refused(model, words):
+    """Expect an error that matches `words`, and weights that stay."""
+    before = values(model)
+    with pytest.raises(WeightsError, match=words) as error:
+        yield error
+    np.testing.assert_equal(values(model), before)
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("change", "words"),
     [
-        (
-            lambda s: without(s, "layer1.0.bn1.bias"),
-            ["1 missing: layer1.0.bn1.bias."],
-        ),
-        (
-            lambda s: {**s, "fc2.weight": np.zeros((2, 2), "float32")},
-            ["1 left over: fc2.weight."],
-        ),
-        (
-            lambda s: {**s, "layer1.0.conv3.bias": np.zeros(16, "float32")},
-            ["1 left over: layer1.0.conv3.bias."],
-        ),
-        (
-            lambda s: {**s, "bn1.weight": np.ones(8, "float32")},
-            ["1 of another shape: bn1.weight 8 for 16."],
-        ),
-        (
-            lambda s: {**s, "bn1.bias": np.full(16, np.nan, "float32")},
-            ["not finite", "bn1.bias"],
-        ),
-        (
-            lambda s: {**s, "bn1.bias": np.full(16, 1e39)},
-            ["not finite", "bn1.bias"],
-        ),
-        (
-            lambda s: {**s, "bn1.running_var": -s["bn1.running_var"]},
-            ["negative variances: bn1.running_var"],
-        ),
-        (
-            lambda s: {**s, "bn1.bias": np.arange(16)},
-            ["bn1.bias", "no floating-point", "int64"],
-        ),
-        (lambda s: {}, ["no tensors"]),
-        (
-            lambda s: {"a": np.zeros(3)},
-            ["does not name its tensors", "torchvision", ": a."],
-        ),
+        (lambda s: without(s, "bn1.bias"), r"1 missing: bn1\.bias\."),
         (
             lambda s: without(s, "fc.weight", "fc.bias"),
-            ["2 missing: fc.weight, fc.bias.", "new_head=True"],
+            r"2 missing: fc\.weight, fc\.bias\..*new_head=True",
         ),
+        (replaced("fc2.weight", [[1.0]]), r"1 left over: fc2\.weight\."),
+        (
+            replaced("bn1.weight", np.ones(8, "float32")),
+            r"1 of another shape: bn1\.weight 8 for 16\.",
+        ),
+        (replaced("bn1.bias", np.full(16, np.nan)), r"not finite.*bn1\.bias"),
+        (replaced("bn1.bias", np.full(16, 1e39)), r"not finite.*bn1\.bias"),
+        (
+            replaced("bn1.running_var", np.full(16, -1.0)),
+            r"negative variances: bn1\.running_var",
+        ),
+        (
+            replaced("bn1.bias", np.arange(16)),
+            r"bn1\.bias.*no floating-point.*int64",
+        ),
+        (lambda s: {}, "no tensors"),
+        (
+            lambda s: {"a": np.zeros(3)},
+            r"does not name its tensors.*torchvision.*: a\.",
+        ),
+        (
+            other(depths=[2, 2]),
+            r"blocks per stage: \(2, 2\).*model's: \(1, 2\)",
+        ),
+        (other(shortcut="A"), r"projections: none.*\[0, 1\] by stage"),
+        (other(shortcut="C"), r"\[1, 2\] by stage.*\[0, 1\] by stage.*'C'"),
+        (other(bottleneck=True), "convolutions per block: 3.*model's: 2"),
+        (
+            other(classes=9),
+            r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True",
+        ),
+        (other(input_shape=(16, 16, 1)), "16x1x3x3.*adapt_input=True"),
+        (other(stem="imagenet"), r"conv1\.weight 16x3x7x7 for 16x3x3x3"),
+        (other(widths=[16, 48]), "26 of another shape.*and 20 more"),
     ],
 )
-def test_what_does_not_fit_is_named(change, parts):
+def test_weights_that_do_not_fit_are_described(change, words):
     model = small()
-    before = values(model)
-    state = change(state_of(model))
-    with pytest.raises(WeightsError) as error:
-        load_torch_weights(model, state)
-    for part in parts:
-        assert part in str(error.value)
-    assert_same_values(before, values(model))
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ({"depths": [2, 2]}, ["blocks per stage: (2, 2)", "model's: (1, 2)"]),
-        ({"shortcut": "A"}, ["projections: none", "[0, 1] by stage"]),
-        ({"shortcut": "C"}, ["[1, 2] by stage", "[0, 1] by stage", "'C'"]),
-        ({"bottleneck": True}, ["convolutions per block: 3", "model's: 2"]),
-        ({"classes": 9}, ["fc.weight 9x32 for 7x32", "classes=9", "new_head"]),
-        ({"input_shape": (16, 16, 1)}, ["16x1x3x3", "adapt_input=True"]),
-        ({"stem": "imagenet"}, ["conv1.weight 16x3x7x7 for 16x3x3x3"]),
-        ({"widths": [16, 48]}, ["of another shape", "26 of", "and 20 more"]),
-    ],
-)
-def test_another_network_is_described(options, parts):
-    model = small()
-    before = values(model)
-    state = state_of(small(**options))
-    with pytest.raises(WeightsError) as error:
-        load_torch_weights(model, state)
-    for part in parts:
-        assert part in str(error.value)
-    assert_same_values(before, values(model))
+    with refused(model, f"(?s){words}"):
+        load_torch_weights(model, change(state_of(model)))
 
 
 def test_wrong_stride_is_refused_where_the_source_tells():
     ours = small(bottleneck=True, bottleneck_stride="1x1")
-    state = state_of(ours)
-    before = values(ours)
-    with pytest.raises(WeightsError, match="bottleneck_stride='3x3'"):
-        load_torch_weights(ours, state)
-    assert_same_values(before, values(ours))
+    with refused(ours, "bottleneck_stride='3x3'"):
+        load_torch_weights(ours, state_of(ours))
     # These names do not tell.
     load_torch_weights(ours, state_of(ours, "transformers"))
     # The way back is refused alike.
@@ -523,12 +486,10 @@ def test_weights_that_are_not_all_are_refused(change, message):
     model = small()
     state = state_of(model)
     change(model.get_layer("head"))
-    before = values(model)
-    with pytest.raises(WeightsError, match=message):
+    with refused(model, message):
         load_torch_weights(model, state)
     with pytest.raises(WeightsError, match=message):
         loading.to_arrays(model, "torchvision")
-    assert_same_values(before, values(model))
 
 
 # Files.
@@ -544,14 +505,12 @@ def test_safetensors(tmp_path):
     load_torch_weights(model, path)
     back = loading.to_arrays(model, "torchvision")
     assert all((back[name] == value).all() for name, value in state.items())
-    assert_same_values(values(small(weights=str(path))), values(model))
+    np.testing.assert_equal(values(small(weights=str(path))), values(model))
 
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    before = values(model)
-    with pytest.raises(WeightsError, match="no whole safetensors file"):
+    with refused(model, "no whole safetensors file"):
         load_torch_weights(model, path)
-    assert_same_values(before, values(model))
 
 
 class RunsCode:
@@ -585,7 +544,6 @@ def test_broken_files_of_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "a.pth"
     model = small()
-    before = values(model)
     torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, path)
     whole = path.read_bytes()
     contents = {
@@ -596,16 +554,16 @@ def test_broken_files_of_pytorch(tmp_path):
     }
     for message, content in contents.items():
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=message):
+        with refused(model, message):
             load_torch_weights(model, path)
-    torch.save({"state_dict": RunsCode(tmp_path / "ran")}, path)
-    with pytest.raises(WeightsError, match="could run code"):
-        load_torch_weights(model, path)
+    for message, content in (
+        ("could run code", {"state_dict": RunsCode(tmp_path / "ran")}),
+        ("no state dict but list", [torch.zeros(2)]),
+    ):
+        torch.save(content, path)
+        with refused(model, message):
+            load_torch_weights(model, path)
     assert not (tmp_path / "ran").exists()
-    torch.save([torch.zeros(2)], path)
-    with pytest.raises(WeightsError, match="no state dict but list"):
-        load_torch_weights(model, path)
-    assert_same_values(before, values(model))
 
 
 @pytest.mark.once
@@ -674,8 +632,6 @@ def _link(group, name, link):
         (lambda f, g: g.pop("conv1_conv"), "no dataset /conv1_conv/conv1_conv"),
         (lambda f, g: _set(f, "layer_names", 5.0), "layer_names"),
         (lambda f, g: _set(f, "layer_names", [1, 2]), "no text"),
-        (lambda f, g: _set(f, "layer_names", [b"\xff"]), "no group"),
-        (lambda f, g: _set(g, "weight_names", ["conv1_conv"]), "no dataset"),
         # To itself.
         (
             lambda f, g: _link(f, "conv1_conv", h5py.SoftLink("/conv1_conv")),
@@ -708,11 +664,9 @@ def _link(group, name, link):
 def test_files_of_keras_2_are_not_trusted(tmp_path, change, message):
     path = _legacy(tmp_path / "model.h5", change)
     model = small()
-    before = values(model)
-    with pytest.raises(WeightsError, match=message) as raised:
+    with refused(model, message) as error:
         load_torch_weights(model, path)
-    assert str(path) in str(raised.value)
-    assert_same_values(before, values(model))
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.once
@@ -759,8 +713,6 @@ def test_no_message_advises_to_run_code(tmp_path):
             lambda t, x: t.zeros(1).expand(2**20, 2**20, 3, 3),
             "its storage has fewer",
         ),
-        (lambda t, x: "no tensor", "no floating-point numbers"),
-        (lambda t, x: None, "no floating-point numbers"),
         (lambda t, x: [1, [2]], "no floating-point numbers"),
     ],
 )
@@ -768,15 +720,13 @@ def test_no_message_advises_to_run_code(tmp_path):
 def test_tensors_of_pytorch_are_whole(tmp_path, make, message):
     torch = pytest.importorskip("torch")
     model = small()
-    before = values(model)
     state = {k: torch.tensor(v) for k, v in state_of(model).items()}
     state["conv1.weight"] = make(torch, state["conv1.weight"])
     torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=message) as raised:
+    with refused(model, message) as error:
         load_torch_weights(model, tmp_path / "a.pth")
-    assert "conv1.weight" in str(raised.value)
-    assert "a.pth" in str(raised.value)
-    assert_same_values(before, values(model))
+    assert "conv1.weight" in str(error.value)
+    assert "a.pth" in str(error.value)
 
 
 def test_keras_files_keep_what_fits(tmp_path):
@@ -800,9 +750,7 @@ def test_keras_files_keep_what_fits(tmp_path):
     grey = small(classes=10, weights=path, input_shape=(16, 16, 1))
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype("float32")
     np.testing.assert_allclose(
-        infer(grey, x),
-        infer(model, np.repeat(x, 3, axis=-1)),
-        atol=1e-4,
+        infer(grey, x), infer(model, np.repeat(x, 3, axis=-1)), atol=1e-4
     )
     assert len(grey.preprocessing.mean) == 1
     with pytest.raises(WeightsError, match="[Pp]lain|residual"):
@@ -851,10 +799,8 @@ def test_layers_before_the_network_get_their_weights(tmp_path, same_name):
     np.testing.assert_allclose(infer(again, images), infer(model, images))
     # Nowhere to put them.
     bare = small(classes=10)
-    before = values(bare)
-    with pytest.raises(WeightsError, match=f"{layer.name} .Norm.*has none"):
+    with refused(bare, f"{layer.name} .Norm.*has none"):
         published.load(bare, path, may_change_head=False, adapt_input=False)
-    assert_same_values(before, values(bare))
     with pytest.raises(WeightsError, match="count.*input_tensor"):
         on_normalization(np.zeros(3), classes=10, weights=path)
 
@@ -878,25 +824,20 @@ def test_keras_file_of_the_other_stride_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
 def test_weights_h5_is_all_or_nothing(tmp_path):
     path = tmp_path / "model.weights.h5"
-    model = small()
-    before = values(model)
-    options = {"may_change_head": False, "adapt_input": False}
-    for other in (
-        small(classes=9),
-        small(depths=[1, 1]),
-        small(depths=[1, 3]),
-        small(shortcut="A"),
+    model, broken = small(), small()
+    broken.get_layer("stem_bn").gamma.assign(np.full(16, np.nan))
+    for other, words in (
+        (small(classes=9), "."),
+        (small(depths=[1, 1]), "."),
+        (small(depths=[1, 3]), "."),
+        (small(shortcut="A"), "."),
+        (broken, "not finite"),
     ):
         other.save_weights(path)
-        with pytest.raises(WeightsError):
-            published.load(model, path, **options)
-        assert_same_values(before, values(model))
-    other = small()
-    other.get_layer("stem_bn").gamma.assign(np.full(16, np.nan))
-    other.save_weights(path)
-    with pytest.raises(WeightsError, match="not finite"):
-        published.load(model, path, **options)
-    assert_same_values(before, values(model))
+        with refused(model, words):
+            published.load(
+                model, path, may_change_head=False, adapt_input=False
+            )
 
 
 # Adapting.
@@ -912,14 +853,6 @@ def test_new_head_keeps_the_models_own():
         if not name.startswith("fc."):
             np.testing.assert_array_equal(back[name], value)
     np.testing.assert_array_equal(back["fc.weight"].T, head)
-
-
-def test_no_top_leaves_out_the_head():
-    model = small(include_top=False)
-    state = state_of(small())
-    load_torch_weights(model, state)
-    back = loading.to_arrays(model, "torchvision")
-    assert {*state} - {*back} == {"fc.weight", "fc.bias"}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])

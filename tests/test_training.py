@@ -11,7 +11,6 @@ from keras import ops
 from networks import assert_close
 
 from keras_resnet import training
-from keras_resnet_recipes.experiment.provenance import origin
 
 
 def _model(optimizer, regularizer=None):
@@ -70,22 +69,6 @@ def test_coupled_decay_by_hand():
         np.testing.assert_allclose(ops.convert_to_numpy(variable), w, rtol=1e-6)
 
 
-def test_coupled_sgd_is_pytorchs():
-    torch = pytest.importorskip("torch")
-    w = torch.tensor([2.0, -1.0], requires_grad=True)
-    theirs = torch.optim.SGD([w], lr=0.1, momentum=0.9, weight_decay=0.01)
-    variable = keras.Variable([2.0, -1.0])
-    ours = training.CoupledSGD(0.1, coupled_decay=0.01)
-    ours.build([variable])
-    for gradient in ([1.0, 2.0], [0.5, -1.0], [0.0, 3.0]):
-        w.grad = torch.tensor(gradient)
-        theirs.step()
-        ours.apply([ops.convert_to_tensor(gradient)], [variable])
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(variable), w.detach().numpy(), rtol=1e-6
-    )
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_corrected_momentum_is_pytorchs_when_the_rate_changes(nesterov):
     torch = pytest.importorskip("torch")
@@ -122,52 +105,30 @@ def test_corrected_momentum_is_pytorchs_when_the_rate_changes(nesterov):
     actual = ops.convert_to_numpy(variables[True])
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert np.abs(ops.convert_to_numpy(variables[False]) - expected).max() > 0.1
-    copy = keras.optimizers.deserialize(
-        keras.optimizers.serialize(optimizers[True])
-    )
-    assert copy.momentum_correction
 
 
-def test_coupled_sgd_survives_serialization():
-    optimizer = training.CoupledSGD(
-        training.one_cycle(0.3, 100), 0.8, True, coupled_decay=0.2
-    )
-    copy = keras.optimizers.deserialize(
-        json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
-    )
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (training.CoupledSGD, {"momentum": 0.8, "nesterov": True}),
+        (training.CoupledSGD, {"momentum_correction": True}),
+        (training.CoupledSGD, {"decay_norm_and_bias": False}),
+        (training.Lamb, {}),
+    ],
+)
+def test_optimizers_survive_serialization(kind, options):
+    optimizer = kind(training.one_cycle(0.3, 100), coupled_decay=0.2, **options)
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    copy = keras.optimizers.deserialize(config)
     assert copy.get_config() == optimizer.get_config()
-    assert copy.coupled_decay == 0.2
-
-
-def test_coupled_sgd_refuses_negative_decay():
+    for name, value in {**options, "coupled_decay": 0.2}.items():
+        assert getattr(copy, name) == value
     with pytest.raises(ValueError, match="coupled_decay=-1"):
-        training.CoupledSGD(coupled_decay=-1)
+        kind(coupled_decay=-1)
 
 
 def _rates(schedule, steps):
     return [float(schedule(step)) for step in steps]
-
-
-def test_step_decay_is_the_papers():
-    schedule = training.step_decay(0.1, 64_000)
-    # Steps count from zero: 31,999 is the last of the first 32k.
-    np.testing.assert_allclose(
-        _rates(schedule, [0, 31_999, 32_000, 47_999, 48_000, 63_999]),
-        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001],
-        rtol=1e-6,
-    )
-
-
-def test_step_decay_warms_up_for_depth_110():
-    schedule = training.step_decay(0.1, 64_000, warmup_steps=400)
-    np.testing.assert_allclose(
-        _rates(schedule, [0, 399, 400, 31_999, 32_000, 48_000]),
-        [0.01, 0.01, 0.1, 0.1, 0.01, 0.001],
-        rtol=1e-6,
-    )
-    training.step_decay(0.1, 802, warmup_steps=400)
-    with pytest.raises(ValueError, match="warmup_steps=400, steps=801"):
-        training.step_decay(0.1, 801, warmup_steps=400)
 
 
 def test_one_cycle_goes_up_and_down_once():
@@ -211,11 +172,8 @@ def test_pace_counts():
     assert all(r > 0 for r in history["images_per_second"])
     history = _fit(model, [training.Throughput(8)], steps=1).history
     assert 0 < history["images_per_second"][0] < math.inf
-
-
-def test_errors_are_what_accuracies_leave():
     throughput = training.Throughput(8)
-    throughput.set_model(_model(training.CoupledSGD(0.01)))
+    throughput.set_model(model)
     throughput.on_epoch_begin(0)
     throughput.on_train_batch_end(0)
     logs = {"accuracy": 0.75, "val_accuracy": 0.625}
@@ -278,15 +236,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-def test_environment_names_versions():
-    environment = origin()
-    backend = keras.backend.backend()
-    assert environment["backend"] == backend
-    assert environment["versions"]["keras"] == keras.__version__
-    assert any(name.startswith(backend) for name in environment["versions"])
-    assert "cores" in environment["device"]
-
-
 # Evaluation within epochs.
 
 
@@ -302,66 +251,61 @@ class _Rows(keras.callbacks.Callback):
         self.rows.append((epoch, logs, weights))
 
 
-def _stepwise(every, epochs=2, **kwargs):
-    """Ten steps of two images, without and with evaluation in between."""
+def _stepwise(every):
+    """Two epochs of five steps of two images, evaluated in between."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(10, 4)), rng.normal(size=(10, 3))
-    validation = tuple(map(np.asarray, _batch(5)))
     rows = _Rows()
-    evaluation = training.StepEvaluation(validation, every, [rows], **kwargs)
-    histories = []
-    for callbacks in ([], [evaluation]):
-        model = _model(keras.optimizers.SGD(0.1))
-        model.compile(model.optimizer, "mse", metrics=["mae"])
-        history = model.fit(
-            x.astype("float32"),
-            y.astype("float32"),
-            batch_size=2,
-            epochs=epochs,
-            shuffle=False,
-            verbose=0,
-            callbacks=callbacks,
-        )
-        histories.append((history.history, model.get_weights()))
-    return histories, evaluation, rows.rows, validation
+    evaluation = training.StepEvaluation(_batch(5), every or 1, [rows])
+    model = _model(keras.optimizers.SGD(0.1))
+    model.compile(model.optimizer, "mse", metrics=["mae"])
+    history = model.fit(
+        x.astype("float32"),
+        y.astype("float32"),
+        batch_size=2,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[evaluation] if every else [],
+    )
+    return evaluation.history, rows.rows, history.history, model.get_weights()
 
 
 def test_step_evaluation_is_of_the_weights_at_its_step():
-    _, evaluation, rows, (x, y) = _stepwise(every=3)
-    assert [row["iterations"] for row in evaluation.history] == [3, 6, 9, 10]
+    history, rows, logs, weights = _stepwise(every=3)
+    assert [row["iterations"] for row in history] == [3, 6, 9, 10]
     # As epochs of which Keras numbers the first 0.
     assert [epoch for epoch, _, _ in rows] == [2, 5, 8, 9]
-    for _, logs, (kernel, bias) in rows:
+    x, y = _batch(5)
+    for _, row, (kernel, bias) in rows:
         error = x @ kernel + bias - y
-        assert logs["val_loss"] == pytest.approx((error**2).mean(), rel=1e-5)
-        assert logs["val_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
-
-
-def test_step_evaluation_leaves_the_training_as_it_is():
-    (without, with_it), *_ = _stepwise(every=2)
-    for key, values in without[0].items():
-        np.testing.assert_allclose(values, with_it[0][key], rtol=1e-6)
-    np.testing.assert_equal(without[1], with_it[1])
+        assert row["val_loss"] == pytest.approx((error**2).mean(), rel=1e-5)
+        assert row["val_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+    # The training is as it was.
+    _, _, expected, without = _stepwise(every=None)
+    np.testing.assert_equal(weights, without)
+    for key, values in expected.items():
+        np.testing.assert_allclose(logs[key], values, rtol=1e-6)
 
 
 def test_step_evaluation_averages_training_over_its_steps():
     # One evaluation for each step: what `fit` says of epochs of one step.
-    _, each, _, _ = _stepwise(every=1)
-    losses = [row["loss"] for row in each.history]
-    _, few, _, _ = _stepwise(every=4)
-    assert [row["iterations"] for row in few.history] == [4, 8, 10]
+    each, *_ = _stepwise(every=1)
+    losses = [row["loss"] for row in each]
+    few, *_ = _stepwise(every=4)
+    assert [row["iterations"] for row in few] == [4, 8, 10]
     # The second goes on from one epoch to the next.
-    for row, steps in zip(few.history, ((0, 4), (4, 8), (8, 10)), strict=True):
-        assert row["loss"] == pytest.approx(
-            np.mean(losses[slice(*steps)]), rel=1e-4
-        )
+    for row, steps in zip(few, ((0, 4), (4, 8), (8, 10)), strict=True):
+        expected = np.mean(losses[slice(*steps)])
+        assert row["loss"] == pytest.approx(expected, rel=1e-4)
     # The first loss is that of the weights before any step.
-    x = np.random.default_rng(0).normal(size=(10, 4))[:2].astype("float32")
     rng = np.random.default_rng(0)
-    rng.normal(size=(10, 4))
-    y = rng.normal(size=(10, 3))[:2]
-    expected = ((_model("sgd").predict(x, verbose=0) - y) ** 2).mean()
+    x, y = rng.normal(size=(10, 4))[:2], rng.normal(size=(10, 3))[:2]
+    kernel, bias = _model("sgd").get_weights()
+    expected = ((x @ kernel + bias - y) ** 2).mean()
     assert losses[0] == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="at least 1"):
+        training.StepEvaluation(_batch(5), 0)
 
 
 def test_step_evaluation_counts_steps_of_the_optimizer():
@@ -376,30 +320,6 @@ def test_step_evaluation_counts_steps_of_the_optimizer():
     assert np.mean(losses) == pytest.approx(
         model.history.history["loss"][0], rel=1e-4
     )
-
-
-def test_step_evaluation_drives_keras_own_callbacks(tmp_path):
-    validation = _batch(5)
-    path = tmp_path / "steps.csv"
-    best = tmp_path / "{epoch}.keras"
-    evaluation = training.StepEvaluation(
-        validation,
-        2,
-        [
-            keras.callbacks.CSVLogger(path),
-            keras.callbacks.ModelCheckpoint(best, save_best_only=False),
-        ],
-    )
-    model = _model("sgd")
-    model.fit(*_batch(), batch_size=2, verbose=0, callbacks=[evaluation])
-    assert len(path.read_text("utf-8").splitlines()) == 3
-    assert {p.name for p in tmp_path.glob("*.keras")} == {"2.keras", "4.keras"}
-    saved = keras.models.load_model(tmp_path / "2.keras")
-    assert saved.evaluate(*validation, verbose=0) == pytest.approx(
-        evaluation.history[0]["val_loss"], rel=1e-5
-    )
-    with pytest.raises(ValueError, match="at least 1"):
-        training.StepEvaluation(validation, 0)
 
 
 def test_the_last_step_is_evaluated_before_the_epoch_is_saved():
@@ -483,10 +403,6 @@ def test_vectors_may_be_left_out_of_the_decay():
         np.testing.assert_allclose(
             actual - plain, -0.1 * decay * weight, atol=1e-6
         )
-    copy = keras.optimizers.deserialize(
-        keras.optimizers.serialize(models[False].optimizer)
-    )
-    assert copy.decay_norm_and_bias is False
 
 
 def test_lamb_by_hand():
@@ -519,9 +435,6 @@ def test_lamb_by_hand():
             np.testing.assert_allclose(
                 ops.convert_to_numpy(variables[i]), values[i], rtol=1e-4
             )
-    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert copy.get_config() == optimizer.get_config()
-    assert copy.coupled_decay == 0.2
 
 
 @pytest.mark.skipif(
@@ -543,22 +456,7 @@ def test_optimizers_compile_nothing_to_begin(caplog):
 
 @pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
 def test_accumulated_gradients_are_those_of_the_whole_batch(kind):
-    x, y = _batch()
-    whole = _model(kind(0.05))
-    parts = _model(kind(0.05, gradient_accumulation_steps=2))
-    for _ in range(3):
-        whole.train_on_batch(x, y)
-        parts.train_on_batch(x[:4], y[:4])
-        parts.train_on_batch(x[4:], y[4:])
-    assert int(parts.optimizer.iterations) == 3
-    assert training.batches_seen(parts) == 6
-    assert training.batches_seen(whole) == 3
-    assert_close(whole.get_weights(), parts.get_weights(), atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
-def test_the_average_moves_with_the_weights_alone(kind):
-    """As often as the optimizer steps, not for each batch of a step."""
+    """And the average moves as often as the optimizer steps."""
     x, y = _batch()
     average = {"use_ema": True, "ema_momentum": 0.5}
     whole = _model(kind(0.05, **average))
@@ -567,6 +465,10 @@ def test_the_average_moves_with_the_weights_alone(kind):
         whole.train_on_batch(x, y)
         parts.train_on_batch(x[:4], y[:4])
         parts.train_on_batch(x[4:], y[4:])
+    assert int(parts.optimizer.iterations) == 3
+    assert training.batches_seen(parts) == 6
+    assert training.batches_seen(whole) == 3
+    assert_close(whole.get_weights(), parts.get_weights(), atol=1e-6)
     for model in (whole, parts):
         model.optimizer.finalize_variable_values(model.trainable_variables)
     assert_close(whole.get_weights(), parts.get_weights(), atol=1e-6)

@@ -1,7 +1,9 @@
 """Fixtures and checks of all tests."""
 
+import csv
 import gc
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -122,26 +124,29 @@ def run_recipe(recipe, flags):
     experiment.main(recipe.Settings, jobs, summarize, flags)
 
 
-def check_help(recipe, capsys):
-    """Check that the help of a recipe explains every flag."""
-    parser = recipe.Settings.parser()
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for action in parser._actions:
-        assert action.help
-        assert (action.option_strings or [action.metavar])[-1] in text
+def read_json(path):
+    """Read a file of JSON."""
+    return json.loads(Path(path).read_text("utf-8"))
 
 
-def check_parser_without_keras(run_python, module, folder="."):
-    """Check that a command's parser is there before Keras is loaded."""
-    run_python(
-        "-c",
-        f"import sys; sys.path.insert(0, {folder!r}); "
-        f"from {module} import Settings; "
-        "Settings.parser(); assert 'keras' not in sys.modules",
-    )
+def read_rows(path):
+    """Read the rows of a CSV file, as dictionaries of strings."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def check_run_folder(folder):
+    """Check the files of a finished run, and return its result."""
+    assert {path.name for path in folder.iterdir()} == {
+        *("best.keras", "final.keras", "last.keras", "previous.keras"),
+        *("curves.png", "history.csv", "result.json", "settings.json"),
+        "tensorboard",
+    }
+    # The line ends the run, so it comes last.
+    ended = (folder / "result.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns <= ended for p in folder.iterdir())
+    assert len((folder / "result.json").read_text("utf-8").splitlines()) == 1
+    return read_json(folder / "result.json")
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,12 @@
 """`--block MODULE:CLASS` of the recipes."""
 
-import json
 import sys
 
 import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-from conftest import check_wrong_usage, run_recipe, settings_of
+from conftest import check_wrong_usage, read_json, run_recipe, settings_of
 
 from keras_resnet import PreactivationBlock
 from keras_resnet_recipes import (
@@ -116,7 +115,7 @@ def test_it_is_trained_resumed_evaluated_drawn_and_compared(folder, capsys):
         assert net.block == FLAG[1]
         run_recipe(cifar10, [*net.flags(), "--output", f"runs/own{plain}"])
     run = folder / "runs/ownFalse"
-    line = json.loads((run / "result.json").read_text("utf-8"))
+    line = read_json(run / "result.json")
     assert line["settings"]["block"] == FLAG[1]
     # As if it had been stopped before its result was written.
     (run / "result.json").unlink()

@@ -1,11 +1,10 @@
 """README and docs are true."""
 
-import json
 import re
 import runpy
 
 import pytest
-from conftest import ROOT, SHALLOW
+from conftest import ROOT, SHALLOW, read_json
 from imagenet_files import image_folder
 
 import keras_resnet
@@ -74,7 +73,7 @@ def test_the_recipe_of_ones_own_trains_and_is_resumed(
 
     run()
     (result,) = tmp_path.glob("runs/flowers-*/result.json")
-    assert "validation_error" in json.loads(result.read_text("utf-8"))
+    assert "validation_error" in read_json(result)
     assert (result.parent / "curves.png").exists()
     # As if it had been stopped before its result was written.
     result.unlink()

@@ -2,14 +2,13 @@
 
 import argparse
 import importlib.util
-import json
 import os
 
 import keras
 import networks
 import numpy as np
 import pytest
-from conftest import ROOT, run_recipe
+from conftest import read_json, run_recipe
 from networks import draw_weights
 
 import keras_resnet
@@ -103,34 +102,19 @@ def test_one_crop_is_the_prepared_centre(net):
 
 def test_ten_crop_averages_the_softmax(net):
     images = [picture(40, 44), picture(46, 40, seed=1)]
-    expected = []
-    for image in images:
-        rows, columns = image.shape[0] - 32, image.shape[1] - 32
-        five = [
-            image[top : top + 32, left : left + 32]
-            for top, left in (
-                (0, 0),
-                (0, columns),
-                (rows, 0),
-                (rows, columns),
-                (rows // 2, columns // 2),
-            )
-        ]
-        ten = five + [np.fliplr(crop) for crop in five]
-        expected.append(run(net, prepared(ten)).mean(axis=0))
+    # Which crops these are, another test says.
+    crops = [prepared(training.ten_crops(image, 32)) for image in images]
+    expected = [run(net, ten).mean(axis=0) for ten in crops]
     # In groups that straddle images.
-    actual = training.ten_crop(net, batch_size=10)(images)
+    actual = training.ten_crop(net, batch_size=8)(images)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert abs(actual - training.one_crop(net)(images)).max() > 1e-3
-
-
-def test_logits_become_probabilities(net):
+    # Logits become probabilities.
     logits = small(classifier_activation=None)
     logits.set_weights(net.get_weights())
-    image = [picture(40, 44)]
     for crops in (training.one_crop, training.ten_crop):
         np.testing.assert_allclose(
-            crops(logits)(image), crops(net)(image), atol=1e-5
+            crops(logits)(images), crops(net)(images), atol=1e-5
         )
 
 
@@ -160,8 +144,10 @@ def test_the_layout_is_the_models_and_not_keras_setting():
 # Fully convolutional.
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("activation", ["softmax", None])
+@pytest.mark.parametrize(
+    ("data_format", "activation"),
+    [("channels_last", "softmax"), ("channels_first", None)],
+)
 def test_fully_convolutional_by_hand(data_format, activation):
     keras.config.set_image_data_format(data_format)
     first = data_format == "channels_first"
@@ -170,12 +156,8 @@ def test_fully_convolutional_by_hand(data_format, activation):
         input_shape=(3, 32, 32) if first else (32, 32, 3),
     )
     # The same graph without head, for any size.
-    body = keras_resnet.ResNet(
-        [1, 1],
-        [16, 32],
-        include_top=False,
-        input_shape=(3, None, None) if first else None,
-    )
+    shape = (3, None, None) if first else None
+    body = small(include_top=False, input_shape=shape)
     body.set_weights(model.get_weights()[:-2])
     x = np.random.default_rng(0).normal(size=(2, 48, 56, 3)).astype("float32")
 
@@ -207,16 +189,11 @@ def test_multi_scale_averages_scales(net):
     # 64 x 48 gives 42 x 32 and 64 x 48: nothing is cut off.
     images = [picture(64, 48), picture(40, 32, seed=1), picture(64, 48, seed=2)]
     everywhere = training.fully_convolutional(net)
-    expected = [
-        np.mean(
-            [
-                run(everywhere, prepared([resize_shorter_side(image, side)]))[0]
-                for side in (32, 48)
-            ],
-            axis=0,
-        )
-        for image in images
-    ]
+
+    def scores(image, side):
+        return run(everywhere, prepared([resize_shorter_side(image, side)]))[0]
+
+    expected = [(scores(x, 32) + scores(x, 48)) / 2 for x in images]
     for batch_size in (1, 32):
         score = training.multi_scale(
             net, scales=(32, 48), batch_size=batch_size
@@ -396,11 +373,8 @@ def test_class_folders(tmp_path):
     assert list(numbers) == [str(i) for i in range(11)]
     (tmp_path / "numbers/10").rename(tmp_path / "numbers/11")
     # As strings: they are not the numbers of all classes.
-    assert list(data.class_folders(tmp_path / "numbers"))[:3] == [
-        "0",
-        "1",
-        "11",
-    ]
+    numbers = data.class_folders(tmp_path / "numbers")
+    assert list(numbers)[:3] == ["0", "1", "11"]
     with pytest.raises(data.DataUnavailableError, match="no files in folders"):
         data.class_folders(tmp_path / "cat/x")
     with pytest.raises(data.DataUnavailableError, match="no folder '.*none'"):
@@ -408,21 +382,13 @@ def test_class_folders(tmp_path):
 
 
 @pytest.mark.once
-def test_a_result_is_not_overwritten(tmp_path):
-    path = tmp_path / "result.json"
-    write_new(path, "1")
-    with pytest.raises(RunError, match="exists already"):
-        write_new(path, "2")
-    assert path.read_text("utf-8") == "1"
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
-
-
-@pytest.mark.once
-def test_a_result_is_written_where_there_are_no_links(tmp_path, monkeypatch):
+@pytest.mark.parametrize("links", [True, False])
+def test_a_result_is_not_overwritten(tmp_path, monkeypatch, links):
     def fail(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("os.link", fail)
+    if not links:
+        monkeypatch.setattr("os.link", fail)
     path = tmp_path / "result.json"
     write_new(path, "1")
     with pytest.raises(RunError, match="exists already"):
@@ -479,7 +445,7 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     }[crops]
     order = np.argsort(-score([picture(40, 44, seed=i) for i in range(3)]))
     labels = np.array([[3], [3], [11]])
-    result = json.loads(output.read_text("utf-8"))
+    result = read_json(output)
     assert result["images"] == 3
     assert result["top1"] == (order[:, :1] == labels).any(axis=1).mean()
     assert result["top5"] == (order[:, :5] == labels).any(axis=1).mean()
@@ -493,7 +459,7 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     assert "not counted: " in printed.err
     # A second time it would be overwritten.
     assert recipe(*flags, "--output", output) == 1
-    assert json.loads(output.read_text("utf-8")) == result
+    assert read_json(output) == result
 
 
 @pytest.mark.once
@@ -510,7 +476,7 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     assert recipe(image, missing, *flags, "--output", output) == 0
     (scores,) = training.one_crop(net)([picture(40, 40)])
     first, second = np.argsort(-scores)[:2]
-    result = json.loads(output.read_text("utf-8"))
+    result = read_json(output)
     actual = result["predictions"][str(image)]
     assert [p["class"] for p in actual] == [first, second]
     assert actual[0]["id"] == f"n{first:08}"
@@ -543,7 +509,7 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     assert recipe(*flags, "--output", output, "--batch-size", 100) == 0
     # All 360 test images, though 100 do not divide them.
     logits = model.predict(digits.test.images.astype("float32"), verbose=0)
-    result = json.loads(output.read_text("utf-8"))
+    result = read_json(output)
     assert result["images"] == 360
     assert (
         result["top1"] == (logits.argmax(axis=1) == digits.test.labels).mean()
@@ -553,7 +519,7 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     # A mean of each pixel, which at other sizes there is not.
     flags += ["--output", tmp_path / "scales.json"]
     assert recipe(*flags, "--crops", "multi-scale", "--scales", "8,10") == 0
-    result = json.loads((tmp_path / "scales.json").read_text("utf-8"))
+    result = read_json(tmp_path / "scales.json")
     assert result["images"] == 360
 
 
@@ -581,9 +547,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     assert recipe(*flags, "--preprocessing", "cifar", "--output", output) == 0
     x = keras_resnet.preprocess_input(images, "cifar")
     best = model.predict(x, verbose=0).argmax(axis=1)
-    assert json.loads(output.read_text("utf-8"))["top1"] == np.mean(
-        best == np.arange(7)
-    )
+    assert read_json(output)["top1"] == np.mean(best == np.arange(7))
     # A head that does not fit is an error, not a random head.
     assert recipe(*flags, "--classes", "7", "--preprocessing", "cifar") == 1
     assert "classes=10" in capsys.readouterr().err
@@ -604,7 +568,6 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
             "--bottleneck-stride needs --depth 50, 101 or 152",
         ),
         (["a.png", "--scales", "32"], "--scales needs --crops multi-scale"),
-        (["a.png", "--scales", "3,x"], "--scales"),
         (["--folder", "x", "--top", "3"], "--top needs image files"),
         (["--dataset", "digits", "--data-dir", "x"], "--data-dir needs"),
         (["a.png", "--output", "none/x.json"], "no folder none"),
@@ -630,26 +593,20 @@ def test_output_is_tried_before_the_evaluation(capsys):
 
 @pytest.mark.once
 @needs_tensorflow
-@pytest.mark.parametrize(
-    ("names", "status", "words"),
-    [
-        (None, 2, "12 folders, and the network 12"),
-        ([f"class{i:02}" for i in range(11)], 2, "11 classes"),
-        ([f"kind{i:02}" for i in range(12)], 2, "no classes of the network"),
-    ],
-)
-def test_classes_that_do_not_fit(
-    saved, folder, tmp_path, capsys, names, status, words
-):
+def test_classes_that_do_not_fit(saved, folder, tmp_path, capsys):
     flags = ["--weights", saved, "--folder", folder]
-    if names is None:
-        (folder / "class01").rmdir()
-        words = "11 folders, and the network 12 classes"
-    else:
-        file = tmp_path / "names.txt"
-        file.write_text("\n".join(names), "utf-8")
-        flags += ["--class-names", file]
-    assert recipe(*flags) == status
+    names = ["--class-names", tmp_path / "names.txt"]
+    for kind, n, words in (
+        ("class", 11, "11 classes"),
+        ("kind", 12, "no classes of the network"),
+    ):
+        lines = "\n".join(f"{kind}{i:02}" for i in range(n))
+        names[1].write_text(lines, "utf-8")
+        assert recipe(*flags, *names) == 2
+        assert words in capsys.readouterr().err
+    (folder / "class01").rmdir()
+    assert recipe(*flags) == 2
+    words = "11 folders, and the network 12 classes"
     assert words in capsys.readouterr().err
 
 
@@ -673,14 +630,3 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     assert actual == {"n03126707": 1, "tench": 2}
     with pytest.raises(UsageError, match="0 and 1, both called so"):
         indices(cranes, ["crane", "tench"])
-
-
-@pytest.mark.once
-def test_help_needs_no_keras(run_python):
-    code = (
-        "import sys; from keras_resnet_recipes.evaluate import Settings; "
-        "Settings.parser().format_help(); "
-        "assert not {'keras', 'tensorflow'} & set(sys.modules)"
-    )
-    run_python("-c", code)
-    assert (ROOT / "recipes/evaluate.py").exists()

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-from conftest import check_wrong_usage, run_recipe, settings_of
+from conftest import check_wrong_usage, read_json, run_recipe, settings_of
 from safetensors.numpy import save_file
 
 import keras_resnet
@@ -61,12 +61,10 @@ def test_presets():
     ("flags", "words"),
     [
         (["portrait"], ["'portrait'", "'landscape'"]),
-        ([], ["figure"]),
         (["depths", "--depths", "21"], ["21", "6n+2"]),
         (["lesions", "--seeds", "3"], ["--seeds", "degradation or"]),
         (["degradation", "--images", "3"], ["--images", "responses or"]),
         (["depths", "--points", "3"], ["--points", "landscape"]),
-        (["lesions", "--steps", "0"], ["--steps", "'0'"]),
         (["lesions", "--depths", "8", "14"], ["--depths", "14", "one"]),
         (["landscape", "--points", "1"], ["--points", "2", "1"]),
         (["depths", "--weights", "x.th"], ["--weights", "responses or"]),
@@ -155,7 +153,7 @@ def test_a_claim_says_whether_it_holds(tmp_path, capsys):
     ):
         assert row in shown
         assert row in written
-    line = json.loads((tmp_path / "depths.json").read_text("utf-8"))
+    line = read_json(tmp_path / "depths.json")
     assert [claim["holds"] for claim in line["claims"]] == [True, False]
     equal = Claim("x", "y", 1.0, "at most", 1.0)
     assert equal.holds
@@ -176,28 +174,6 @@ def test_errors_of_several_seeds_are_compared_by_seed():
     assert claim.value == pytest.approx(2.5)
     assert claim.remark == "95 % interval 0.45 to 4.55, p = 0.03"
     assert not claim.holds
-
-
-def test_names_tell_runs_apart():
-    settings = [
-        settings_of(cifar10, flags)
-        for flags in (
-            [],
-            ["--preset", "fast"],
-            ["--steps", "7"],
-            ["--epochs", "7"],
-            ["--plain"],
-            ["--shortcut", "B"],
-            ["--seed", "1"],
-            ["--every", "5"],
-            ["--weight-decay", "0"],
-        )
-    ]
-    names = [s.name("jax") for s in settings]
-    assert names[0] == "cifar10-resnet20A-paper-jax-seed0"
-    assert names[2] == "cifar10-resnet20A-paper-steps7-jax-seed0"
-    assert names[8] == "cifar10-resnet20A-paper-weightdecay0.0-jax-seed0"
-    assert len(set(names)) == len(names)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +222,7 @@ def _as_if_trained(runs, **changed):
     (word,) = map(str, changed.values())
     folder = run.path.with_name(f"{run.path.name}-{word}")
     shutil.copytree(run.path, folder, dirs_exist_ok=True)
-    line = json.loads((folder / "result.json").read_text("utf-8"))
+    line = read_json(folder / "result.json")
     line["settings"] |= changed
     (folder / "result.json").write_text(json.dumps(line), "utf-8")
 
@@ -286,7 +262,7 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     assert all(f"-{backend}-seed0" in p.parent.name for p in trained)
     assert not list(output.glob(".partial*"))
     page = (output / "README.md").read_text("utf-8")
-    line = json.loads((output / f"{name}.json").read_text("utf-8"))
+    line = read_json(output / f"{name}.json")
     assert sorted(line["pictures"]) == sorted(pictures)
     assert set(line["nets"]) <= {p.parent.name for p in trained}
     assert line["nets"]
@@ -319,7 +295,7 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
     flags += ["--preprocessing", "cifar", "--images", "8"]
     flags += ["--points", "3"] if name == "landscape" else []
     run_recipe(figures, [name, *flags, "--output", tmp_path / "out"])
-    line = json.loads((tmp_path / f"out/{name}.json").read_text("utf-8"))
+    line = read_json(tmp_path / f"out/{name}.json")
     assert set(line["nets"]) == {file.name, whole.name}
     assert line["claims"]
     page = (tmp_path / "out/README.md").read_text("utf-8")
@@ -331,23 +307,17 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
         assert claim["value"] == pytest.approx(1)
 
 
-def test_a_missing_file_of_weights_is_one_line(tmp_path, capsys):
+def test_failures_are_one_line(tmp_path, capfd, monkeypatch):
     flags = ["lesions", "--weights", "missing.th", "--depths", "20"]
     with pytest.raises(SystemExit, match="1"):
         run_recipe(figures, [*flags, "--output", tmp_path])
-    error = capsys.readouterr().err
+    error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert "error: There is no file 'missing.th'" in error
-
-
-def test_a_failed_training_is_one_line(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(
-        figures.Settings,
-        "net",
-        lambda *args, **kwargs: cifar10.Settings(depth=9),
-    )
-    with pytest.raises(SystemExit) as caught:
+    # A training that fails.
+    wrong = cifar10.Settings(depth=9)
+    monkeypatch.setattr(figures.Settings, "net", lambda *_, **__: wrong)
+    with pytest.raises(SystemExit, match="1"):
         _draw((tmp_path, tmp_path), "responses")
-    assert caught.value.code == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert "exit status 2" in last

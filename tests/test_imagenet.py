@@ -1,7 +1,5 @@
 """ImageNet's input: sources, decoding, augmentation, order."""
 
-import io
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="images come by tf.data")
 pytest.importorskip("PIL", reason="the files are written with Pillow")
 
-from conftest import IMAGENET_SAMPLE
+from conftest import IMAGENET_SAMPLE, read_json
 from imagenet_files import (
     CMYK,
     PNG,
@@ -53,15 +51,27 @@ def _drawn(draw, n, dtype):
     return all_of_them().numpy()
 
 
+def _order(n, epoch, seed):
+    """The images of an epoch."""
+    drawn = {"padding": 0, "horizontal_flip": False, "seed": seed}
+    return data.draw_epoch(n, epoch, **drawn)[:, 0]
+
+
+def _evaluate(source, resize=36, share=0.5):
+    """Return all images and labels to evaluate, and what cannot be read."""
+    unreadable = data.Unreadable(source, share=share)
+    batches = imagenet.evaluation_batches(
+        source, 6, image_size=32, resize=resize, unreadable=unreadable
+    )
+    images, labels = map(np.concatenate, zip(*_take(batches, -1), strict=True))
+    return images, labels, unreadable
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def source(tmp_path_factory):
     """20 images of 4 classes."""
-    return image_folder(tmp_path_factory.mktemp("images") / "train")
-
-
-@pytest.fixture(scope="module")
-def source(folder):
-    return data.Folder(folder)
+    folder = tmp_path_factory.mktemp("images") / "train"
+    return data.Folder(image_folder(folder))
 
 
 # Decoding.
@@ -140,14 +150,8 @@ def test_colors_shift_along_principal_components():
 
 
 def test_batches_are_a_function_of_their_step(source):
-    kwargs = SMALL | {
-        "box": "paper",
-        "color": True,
-        "magnitude": 5,
-        "mixup": 0.2,
-        "cutmix": 1.0,
-        "seed": 3,
-    }
+    kwargs = SMALL | {"box": "paper", "color": True, "magnitude": 5}
+    kwargs |= {"mixup": 0.2, "cutmix": 1.0, "seed": 3}
     batches = _take(imagenet.training_batches(source, 6, **kwargs), 5)
     again = _take(imagenet.training_batches(source, 6, start=3, **kwargs), 2)
     for one, two in zip(batches[3:], again, strict=True):
@@ -162,47 +166,25 @@ def test_batches_are_a_function_of_their_step(source):
     assert labels.shape == (6, 4)
 
 
-def test_no_run_waits_for_a_tuning_thread(source):
-    for dataset in (
-        imagenet.training_batches(source, 4, mixup=0.5, **SMALL),
-        imagenet.evaluation_batches(source, image_size=32, resize=40),
-        imagenet.evaluation_batches(
-            source, image_size=32, resize=40, pad_to_multiple_of=2
-        ),
-    ):
-        assert dataset.options().autotune.enabled is False
-
-
 def test_every_image_once_an_epoch_in_the_order_drawn(tmp_path):
     # A class for each image, so that labels tell images.
     source = data.Folder(image_folder(tmp_path, classes=7, each=1))
     labels = [y for _, y in _take(imagenet.training_batches(source, 3), 7)]
     actual = np.concatenate(labels).argmax(axis=1)
-    expected = [
-        data.draw_epoch(7, number, padding=0, horizontal_flip=False, seed=0)[
-            :, 0
-        ]
-        for number in range(3)
-    ]
+    expected = [_order(7, number, seed=0) for number in range(3)]
     np.testing.assert_array_equal(actual, np.concatenate(expected))
 
 
 def test_images_are_boxes_resized_and_flipped(source):
     """Against NumPy and the whole image, for whole-image boxes."""
-    drawn = data.draw_epoch(20, 0, padding=0, horizontal_flip=False, seed=5)[
-        :, 0
-    ]
-    images, labels = _take(
-        imagenet.training_batches(
-            source, 20, box="paper", image_size=32, seed=5
-        ),
-        1,
-    )[0]
+    batches = imagenet.training_batches(
+        source, 20, box="paper", seed=5, **SMALL
+    )
+    ((images, labels),) = _take(batches, 1)
     flips = 0
-    for place, (image, label, i) in enumerate(
-        zip(images, labels, drawn, strict=True)
-    ):
-        assert label[source.label(i)] == 1
+    for place, i in enumerate(_order(20, 0, seed=5)):
+        image = images[place]
+        assert labels[place][source.label(i)] == 1
         whole = np.asarray(data.read_image_of(source, i)).astype("float32")
         seed = tf.constant([5, 4 * place], tf.int64)
         row, column, rows, columns = np.asarray(
@@ -243,16 +225,12 @@ def test_shards_of_processes_are_the_batch(source):
             actual = np.concatenate([part[step][i] for part in parts])
             np.testing.assert_array_equal(actual, array)
     # Each process mixes the images that it has, by a seed of its own.
-    mixed = [
-        _take(
-            imagenet.training_batches(
-                source, 6, shard=(i, 2), mixup=1.0, **kwargs
-            ),
-            1,
-        )[0][1]
-        for i in range(2)
-    ]
-    shares = [y[y > 0].min() for y in mixed]
+    kwargs["mixup"] = 1.0
+    shares = []
+    for i in range(2):
+        parts = imagenet.training_batches(source, 6, shard=(i, 2), **kwargs)
+        ((_, y),) = _take(parts, 1)
+        shares.append(y[y > 0].min())
     assert shares[0] != shares[1]
 
 
@@ -305,13 +283,7 @@ def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
     actual = _take(
         imagenet.training_batches(source, 4, unreadable=unreadable, **kwargs), 6
     )
-    orders = [
-        data.draw_epoch(10, number, padding=0, horizontal_flip=False, seed=1)[
-            :, 0
-        ]
-        for number in range(4)
-    ]
-    expected = order = np.concatenate(orders)
+    order = np.concatenate([_order(10, number, seed=1) for number in range(4)])
     expected = np.where(order == 4, np.roll(order, -1), order)[:24]
     images, labels = map(np.concatenate, zip(*actual, strict=True))
     np.testing.assert_array_equal(labels.argmax(axis=1), expected)
@@ -387,17 +359,12 @@ def test_an_image_far_longer_than_wide_is_named(tmp_path, capsys):
     )
     with pytest.raises(data.UnreadableImageError, match="20000 x 1 pixels"):
         data.read_image(long)
-    source = data.Folder(root)
-    unreadable = data.Unreadable(source, share=0.5)
-    batches = imagenet.evaluation_batches(
-        source, image_size=32, resize=640, unreadable=unreadable
-    )
-    assert sum(len(x) for x, _ in batches) == 5
+    images, _, unreadable = _evaluate(data.Folder(root), resize=640)
+    assert len(images) == 5
     assert [*unreadable] == [str(long)]
     assert "at most 100 times" in capsys.readouterr().err
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("target", [".", "..", "../..", "../class1/loop"])
 def test_links_to_a_folder_above_are_named(tmp_path, target):
     root = image_folder(tmp_path / "images", classes=2, each=2)
@@ -407,7 +374,6 @@ def test_links_to_a_folder_above_are_named(tmp_path, target):
         data.Folder(root)
 
 
-@pytest.mark.once
 def test_links_to_other_folders_are_followed(tmp_path):
     root = image_folder(tmp_path / "images", classes=2, each=2)
     other = image_folder(tmp_path / "other", classes=1, each=3)
@@ -419,7 +385,6 @@ def test_links_to_other_folders_are_followed(tmp_path):
     assert [len(paths) for paths in by_class.values()] == [2, 2 + 4, 4]
 
 
-@pytest.mark.once
 def test_pipes_and_devices_are_not_read(tmp_path):
     root = image_folder(tmp_path / "images", classes=2, each=2)
     pipe = root / "class0/pipe.jpg"
@@ -442,16 +407,12 @@ def test_pipes_and_devices_are_not_read(tmp_path):
 
 def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
     source = data.Folder(image_folder(tmp_path, corrupt=1))
-    unreadable = data.Unreadable(source, share=0.1)
-    batches = _take(
-        imagenet.evaluation_batches(
-            source, 6, image_size=32, resize=40, unreadable=unreadable
-        ),
-        9,
+    batches = imagenet.evaluation_batches(
+        source, 6, unreadable=data.Unreadable(source, share=0.1)
     )
     # Of at most 6 such that the last of 20 is not a small one: 5, less one.
     assert [len(x) for x, _ in batches] == [4, 5, 5, 5]
-    images, labels = map(np.concatenate, zip(*batches, strict=True))
+    images, labels, unreadable = _evaluate(source, resize=40)
     readable = [i for i in range(20) if i != 4]
     np.testing.assert_array_equal(
         labels.argmax(axis=1), [source.label(i) for i in readable]
@@ -465,13 +426,7 @@ def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
 
 
 def test_mean_image(source, tmp_path, monkeypatch):
-    images = [
-        x
-        for batch, _ in imagenet.evaluation_batches(
-            source, image_size=32, resize=32
-        ).as_numpy_iterator()
-        for x in batch
-    ]
+    images, _, _ = _evaluate(source, resize=32)
     actual = imagenet.mean_image(source, image_size=32, resize=32)
     np.testing.assert_allclose(actual, np.mean(images, axis=0), atol=1e-3)
     monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
@@ -583,9 +538,8 @@ def test_mixing_gives_labels_the_share_of_their_image(kind):
     values = np.linspace(10, 240, n, dtype="float32")
     images = np.tile(values[:, None, None, None], (1, 64, 64, 3))
     labels = np.eye(n, dtype="float32")
-    mixed, shares = map(
-        np.asarray, sampling.mixer(**{kind: 1.0})(images, labels, _seed(4))
-    )
+    mix = sampling.mixer(**{kind: 1.0})
+    mixed, shares = map(np.asarray, mix(images, labels, _seed(4)))
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     assert ((shares > 0).sum(axis=1) <= 2).all()
     assert ((shares > 0.05) & (shares < 0.95)).any()
@@ -594,28 +548,19 @@ def test_mixing_gives_labels_the_share_of_their_image(kind):
     np.testing.assert_allclose(
         mixed.mean(axis=(1, 2, 3)), shares @ values, atol=tolerance
     )
-    unlike = [len(np.unique(image.round(2))) for image in mixed]
-    assert max(unlike) == (2 if kind == "cutmix" else 1)
-    mix = sampling.mixer(**{kind: 1.0})
+
+    def boxes(images):
+        return max(len(np.unique(image.round(2))) for image in images)
+
+    assert boxes(mixed) == (2 if kind == "cutmix" else 1)
     again = mix(images, labels, _seed(4))
     np.testing.assert_array_equal(again[0], mixed)
     other = mix(images, labels, _seed(5))
     assert (np.asarray(other[0]) != mixed).any()
-
-
-def test_mixup_and_cutmix_take_turns():
-    images = np.arange(4, dtype="float32")[:, None, None, None]
-    images = np.tile(images, (1, 16, 16, 3))
-    labels = np.eye(4, dtype="float32")
+    # Both take turns.
     mix = sampling.mixer(mixup=1.0, cutmix=1.0)
-    boxes = [
-        max(
-            len(np.unique(np.round(image, 3)))
-            for image in np.asarray(mix(images, labels, _seed(i))[0])
-        )
-        for i in range(12)
-    ]
-    assert {1, 2} == set(boxes)
+    mixed = [mix(images, labels, _seed(i))[0] for i in range(12)]
+    assert {boxes(np.asarray(x)) for x in mixed} == {1, 2}
 
 
 # TensorFlow Datasets.
@@ -650,13 +595,9 @@ def test_imagenet_is_prepared_from_its_tar_files(tars, tmp_path):
         assert label.numpy() == source.label(i)
     # Now it is prepared: no tar file is asked for.
     validation = data.from_tfds("imagenet2012", "validation", tmp_path)
-    images, labels = _take(
-        imagenet.evaluation_batches(validation, image_size=32, resize=40), 1
-    )[0]
+    images, labels, _ = _evaluate(validation)
     assert images.shape == (3, 32, 32, 3)
     assert labels.shape == (3, 1000)
-    images, labels = _take(imagenet.training_batches(source, 7, **SMALL), 1)[0]
-    assert (labels[:, 0] == 1).sum() == 5
 
 
 def test_missing_tar_files_are_named(tmp_path):
@@ -698,14 +639,8 @@ def test_a_damaged_record_is_an_unreadable_image(tmp_path, capsys):
         damaged = bytearray(path.read_bytes())
         damaged[place] ^= 1
         path.write_bytes(damaged)
-    unreadable = data.Unreadable(source, share=0.2)
-    count = 0
-    for images, labels in imagenet.evaluation_batches(
-        source, image_size=32, resize=36, unreadable=unreadable
-    ):
-        count += len(images)
-        assert labels.shape[1] == 3
-    assert count == 18
+    images, labels, unreadable = _evaluate(source)
+    assert (len(images), labels.shape) == (18, (18, 3))
     assert sorted(unreadable.reasons) == [
         "record 4, in x.tfrecord",
         "record 7, in x.tfrecord",
@@ -722,30 +657,20 @@ def test_a_damaged_record_is_an_unreadable_image(tmp_path, capsys):
         data.read_image_of(source, 2)
 
 
-def bmp(image):
-    file = io.BytesIO()
-    image.save(file, "bmp")
-    return file.getvalue()
-
-
 def test_a_bmp_with_a_palette_is_refused(tmp_path):
     pictures = pytest.importorskip("PIL.Image")
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     red = pictures.new("RGB", (40, 40), (255, 0, 0))
-    (folder / "palette.bmp").write_bytes(bmp(red.convert("P")))
-    (folder / "colours.bmp").write_bytes(bmp(red))
-    (folder / "grey.bmp").write_bytes(bmp(red.convert("L")))
+    red.convert("P").save(folder / "palette.bmp")
+    red.save(folder / "colours.bmp")
+    red.convert("L").save(folder / "grey.bmp")
     with pytest.raises(data.UnreadableImageError, match="palette.bmp.*PNG"):
         data.read_image(folder / "palette.bmp")
     for name, expected in (("colours", [255, 0, 0]), ("grey", [76, 76, 76])):
         image = data.read_image(folder / f"{name}.bmp")
         assert np.asarray(image)[3, 5].tolist() == expected
-    source = data.Folder(tmp_path / "train")
-    unreadable = data.Unreadable(source, share=0.5)
-    ((images, _),) = imagenet.evaluation_batches(
-        source, image_size=32, resize=36, unreadable=unreadable
-    )
+    images, _, unreadable = _evaluate(data.Folder(tmp_path / "train"))
     assert len(images) == 2
     assert list(unreadable.reasons) == [str(folder / "palette.bmp")]
     assert "convert it to PNG" in next(iter(unreadable.reasons.values()))
@@ -762,11 +687,8 @@ def test_names_need_not_be_utf_8(tmp_path, capsys):
     (folder / ("broken" + name)).write_bytes(b"no image")
     source = data.Folder(tmp_path / "train")
     assert "2 images" in source.describe()
-    unreadable = data.Unreadable(source, share=0.5)
-    batches = imagenet.evaluation_batches(
-        source, image_size=32, resize=36, unreadable=unreadable
-    )
-    assert sum(len(images) for images, _ in batches) == 1
+    images, _, unreadable = _evaluate(source)
+    assert len(images) == 1
     broken = f"{folder}/broken\\xff\\xe9.jpg"
     assert list(unreadable.reasons) == [broken]
     assert f"skipped: {broken}: " in capsys.readouterr().err
@@ -812,7 +734,7 @@ def test_a_cache_has_smaller_images_once(tmp_path):
         data.cached(source, tmp_path / "cache", 60, unreadable)
     with pytest.raises(data.DataUnavailableError, match="no cache"):
         data.cached(source, tmp_path / "train", 60, unreadable)
-    info = json.loads((tmp_path / "cache" / "cache.json").read_text("utf-8"))
+    info = read_json(tmp_path / "cache" / "cache.json")
     assert info["side"] == 68
 
 
@@ -832,11 +754,5 @@ def test_real_images():
         images.mean(axis=(0, 1, 2)), randaugment.FILL, atol=20
     )
     assert 50 < images.std() < 90
-    count = sum(
-        len(x)
-        for x, _ in imagenet.evaluation_batches(
-            source, image_size=32, resize=36, unreadable=unreadable
-        )
-    )
-    assert count == len(source)
+    assert len(_evaluate(source, share=0)[0]) == len(source)
     assert not unreadable.reasons

@@ -1,14 +1,13 @@
 """The blocks of docs/blocks.md: what a block of one's own can do."""
 
 import importlib
-import json
 import re
 import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_recipe
+from conftest import ROOT, read_json, run_recipe
 from networks import batch, call, draw_weights, small, to_numpy
 
 import keras_resnet
@@ -128,7 +127,7 @@ def test_it_is_searched_and_drawn(samples, name, tmp_path, monkeypatch):
     flags = ["--dataset", "digits", "--block", f"myblock:{name}"]
     search = ["--epochs", "1", "--max-trials", "1", "--depths", "8"]
     run_recipe(tune, [*flags, *search, "--output", tmp_path / "search"])
-    line = json.loads((tmp_path / "search/result.json").read_text("utf-8"))
+    line = read_json(tmp_path / "search/result.json")
     assert f"myblock:{name}" in line["best_command"]
     net = keras_resnet.ResNetCIFAR(
         8, block=getattr(samples, name), classifier_activation=None

@@ -71,20 +71,6 @@ def _labels(axes):
     return axes.get_xlabel(), axes.get_ylabel()
 
 
-def test_captions_are_wrapped_below():
-    words = "seed " * 60
-    series = _style(False) | {"std": [1.0]}
-    figure = plots.layer_responses([series], caption=words)
-    assert figure.get_supxlabel().replace("\n", " ") == words.strip()
-    assert "\n" in figure.get_supxlabel()
-
-
-def test_shades_end_at_the_colour_itself():
-    assert colors.to_hex(plots.shade(plots.PLAIN, 1)).upper() == plots.PLAIN
-    light, dark = (sum(plots.shade(plots.PLAIN, s)) for s in (0, 0.5))
-    assert light > dark > sum(plots.shade(plots.PLAIN, 1))
-
-
 def test_step_curves_are_means_over_seeds():
     values = np.array([[1.0, 3.0], [0.2, 0.4]])
     curve = _style(False) | {"iterations": [15, 30]}

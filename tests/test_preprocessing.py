@@ -32,7 +32,7 @@ def by_hand(x, name):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "keras", "cifar"])
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
 @pytest.mark.parametrize("shape", [(2, 5, 4, 3), (5, 4, 3)])
 def test_values_and_the_argument_is_unchanged(name, dtype, shape):
     x = pictures(*shape, dtype=dtype)
@@ -122,21 +122,13 @@ def test_resizing_is_pillows(interpolation, size):
 def test_inside_tf_data(interpolation):
     import tensorflow as tf
 
-    p = Preprocessing(
-        (0.4, 0.5, 0.6),
-        (0.2, 0.2, 0.3),
-        size=28,
-        resize=32,
-        interpolation=interpolation,
-    )
+    statistics = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
+    options = {"size": 28, "resize": 32, "interpolation": interpolation}
+    p = Preprocessing(*statistics, **options)
     shapes = [(61, 93), (93, 61), (40, 40), (20, 31)]
-
-    def generate():
-        for shape in shapes:
-            yield smooth(*shape)
-
     data = tf.data.Dataset.from_generator(
-        generate, output_signature=tf.TensorSpec((None, None, 3), tf.uint8)
+        lambda: (smooth(*shape) for shape in shapes),
+        output_signature=tf.TensorSpec((None, None, 3), tf.uint8),
     )
     data = data.map(lambda x: preprocess_input(x, p, resize=True)).batch(4)
     (computed,) = data.as_numpy_iterator()
@@ -146,13 +138,6 @@ def test_inside_tf_data(interpolation):
         # Where two pixels are equally near, frameworks choose differently.
         tolerance = 1e-3 if interpolation != "nearest" else 0.5
         np.testing.assert_allclose(image, expected, atol=tolerance)
-    plain = tf.data.Dataset.from_tensors(smooth(40, 40))
-    (computed,) = plain.map(
-        lambda x: preprocess_input(x, "keras")
-    ).as_numpy_iterator()
-    np.testing.assert_allclose(
-        computed, preprocess_input(smooth(40, 40), "keras"), atol=1e-4
-    )
 
 
 @pytest.mark.parametrize(
@@ -178,6 +163,15 @@ def test_inside_tf_data(interpolation):
         (lambda: Preprocessing((0,), (1,), channels="BGR"), "three channels"),
         (lambda: Preprocessing((0,), (1,), size=300), "size=300, resize=256"),
         (lambda: Preprocessing((0,), (1,), interpolation="x"), "'x'"),
+        (
+            lambda: preprocess_input(pictures(4, 4, 3), data_format="last"),
+            "'last'",
+        ),
+        (
+            lambda: keras_resnet.decode_predictions(np.zeros((1, 7))),
+            r"\(images, 1000\).*\(1, 7\)",
+        ),
+        (lambda: keras_resnet.decode_predictions(np.zeros((1, 7)), 0), "top=0"),
     ],
 )
 def test_errors(call, message):
@@ -186,14 +180,13 @@ def test_errors(call, message):
 
 
 @pytest.mark.parametrize("interpolation", preprocessing.INTERPOLATIONS)
-@pytest.mark.parametrize("shape", [(37, 50, 3), (90, 60, 3), (2, 20, 31, 1)])
+@pytest.mark.parametrize("shape", [(37, 50, 3), (2, 20, 31, 1)])
 @pytest.mark.parametrize("side", [24, 64])
 def test_numpy_is_resized_as_tensors_are(interpolation, shape, side):
     x = pictures(*shape)
-    arguments = side, interpolation
-    actual = preprocessing.resize_shorter_side(x, *arguments)
-    expected = preprocessing.resize_shorter_side(
-        ops.convert_to_tensor(x), *arguments
+    actual, expected = (
+        preprocessing.resize_shorter_side(images, side, interpolation)
+        for images in (x, ops.convert_to_tensor(x))
     )
     assert isinstance(actual, np.ndarray)
     assert actual.dtype == "float32"
@@ -300,24 +293,3 @@ def test_decode_imagenet(tmp_path, monkeypatch):
 
     assert url == imagenet_utils.CLASS_INDEX_PATH
     assert options["file_hash"] == preprocessing.CLASS_INDEX_MD5
-
-
-def test_decode_errors(monkeypatch):
-    def get_file(*args, **options):
-        raise Exception("URL fetch failure")
-
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
-    with pytest.raises(ValueError, match="could not be downloaded: URL"):
-        keras_resnet.decode_predictions(np.zeros((1, 1000)))
-    with pytest.raises(ValueError, match=r"\(images, 1000\).*\(1, 7\)"):
-        keras_resnet.decode_predictions(np.zeros((1, 7)))
-    with pytest.raises(ValueError, match="top=0"):
-        keras_resnet.decode_predictions(np.zeros((1, 7)), 0)
-
-
-@pytest.mark.once
-def test_an_unknown_data_format_is_an_error():
-    with pytest.raises(ValueError, match="channels_medium"):
-        keras_resnet.preprocess_input(
-            np.zeros((8, 8, 3)), data_format="channels_medium"
-        )

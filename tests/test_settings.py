@@ -7,11 +7,12 @@ import pytest
 
 pytestmark = pytest.mark.once
 
-import compare
+import compare as benchmark
 from conftest import check_wrong_usage, settings_of
 
 from keras_resnet_recipes import (
     cifar10,
+    compare,
     evaluate,
     figures,
     imagenet,
@@ -27,6 +28,9 @@ from keras_resnet_recipes.experiment import (
     seed_setting,
     setting,
 )
+
+COMMANDS = [benchmark, cifar10, compare, evaluate, figures, imagenet, mnist]
+COMMANDS += [results, tune]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,22 +160,10 @@ def test_names_tell_changes():
     s = _settle("--steps", "7", "--sizes", "3", "4", "--folder", "x")
     assert s.changes() == {"steps": 7, "sizes": (3, 4)}
     assert s.name("jax") == "settings-steps7-sizes3_4-jax"
+    stored = {"preset": "long", "dataset": "large", "steps": 7, "epochs": None}
+    stored |= {"rate": None, "kind": "a", "fast": False, "color": True}
+    assert s.stored() == stored | {"sizes": [3, 4], "ends": []}
     assert _settle("--preset", "short").changes() == {}
-
-
-def test_stored_settings_are_json_values():
-    assert Settings().stored() == {
-        "preset": "long",
-        "dataset": "large",
-        "steps": 10,
-        "epochs": None,
-        "rate": None,
-        "kind": "a",
-        "fast": False,
-        "color": True,
-        "sizes": [1, 2],
-        "ends": [],
-    }
 
 
 @pytest.mark.parametrize(
@@ -204,17 +196,39 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, tmp_path):
     settings = settings_of(evaluate, ["~/a.png", "--weights=~/w.keras"])
     assert settings.images == (tmp_path / "a.png",)
     assert settings.weights == str(tmp_path / "w.keras")
-    for recipe in (cifar10, evaluate, figures, imagenet, mnist, results, tune):
-        for action in recipe.Settings.parser()._actions:
+    for command in COMMANDS:
+        for action in command.Settings.parser()._actions:
             if action.metavar in ("DIR", "FILE", "RUN", "IMAGE", "W"):
                 assert str(action.type("~/x")) == str(tmp_path / "x")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [cifar10, compare, evaluate, figures, imagenet, mnist, results, tune],
-    ids=lambda command: command.__name__,
-)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
+def test_help_explains_every_flag(command, capsys):
+    parser = command.Settings.parser()
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for action in parser._actions:
+        assert action.help
+        assert all(flag in text for flag in action.option_strings[-1:])
+
+
+def test_help_does_not_wait_for_keras(run_python):
+    names = [c.__name__ for c in COMMANDS]
+    code = "import importlib, sys; sys.path.insert(0, 'benchmarks')\n"
+    code += f"for name in {names}:\n"
+    code += (
+        "    importlib.import_module(name).Settings.parser().format_help()\n"
+    )
+    code += (
+        "assert not {'keras', 'tensorflow', 'jax', 'torch'} & {*sys.modules}"
+    )
+    run_python("-c", code)
+    assert "--max-trials" in run_python("recipes/tune.py", "--help").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__name__)
 def test_a_default_is_of_the_type_of_its_setting(command):
     """A flag's text is converted, and a default is taken as it is."""
     hints = typing.get_type_hints(command.Settings)

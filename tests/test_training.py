@@ -123,8 +123,11 @@ def test_optimizers_survive_serialization(kind, options):
     assert copy.get_config() == optimizer.get_config()
     for name, value in {**options, "coupled_decay": 0.2}.items():
         assert getattr(copy, name) == value
+
+
+def test_coupled_sgd_refuses_negative_decay():
     with pytest.raises(ValueError, match="coupled_decay=-1"):
-        kind(coupled_decay=-1)
+        training.CoupledSGD(coupled_decay=-1)
 
 
 def _rates(schedule, steps):

@@ -1,6 +1,5 @@
 """Trials of a search, which train on the backend of this process."""
 
-import json
 import signal
 
 import keras
@@ -11,7 +10,7 @@ keras_tuner = pytest.importorskip("keras_tuner", reason="an extra: tuning")
 pytest.importorskip("tensorflow", reason="tf.data feeds the trials")
 
 import searches
-from conftest import run_recipe
+from conftest import read_json, run_recipe
 
 from keras_resnet import tuning
 from keras_resnet_recipes import tune
@@ -159,7 +158,7 @@ def test_the_recipe_searches_and_retrains(tmp_path, capsys):
         str(tmp_path / "s"),
     ]
     run_recipe(tune, flags)
-    result = json.loads((tmp_path / "s/result.json").read_text("utf-8"))
+    result = read_json(tmp_path / "s/result.json")
     assert result["trials"] == 1
     assert f"test error {100 * result['test_error']:.2f} %" in (
         capsys.readouterr().out

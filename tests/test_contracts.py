@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import call, draw_weights, small
+from networks import draw_weights, small
 
 import keras_resnet
 
@@ -90,10 +90,9 @@ def test_a_layer_keeps_to_its_policy_and_its_shapes(case, policy):
     assert not layer.losses
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_layer_comes_back_from_its_configuration(case, policy):
+def test_a_layer_comes_back_from_its_configuration(case):
     kind, arguments, (channels, *_), _ = case
-    layer = kind(dtype=policy, name="layer", **arguments)
+    layer = kind(dtype="mixed_bfloat16", name="layer", **arguments)
     layer.build((None, 8, 8, channels))
     config = json.loads(json.dumps(layer.get_config()))
     twin = kind.from_config(config)
@@ -164,21 +163,8 @@ def test_every_weight_gets_a_finite_gradient(variant):
         assert (new != old).any(), variable.path
 
 
-OPTIMIZERS = [
-    "SGD",
-    "RMSprop",
-    "Adam",
-    "AdamW",
-    "Adadelta",
-    "Adagrad",
-    "Adamax",
-    "Adafactor",
-    "Nadam",
-    "Ftrl",
-    "Lion",
-    "Lamb",
-    "Muon",
-]
+OPTIMIZERS = ["SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad"]
+OPTIMIZERS += ["Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
 
 
 @pytest.mark.skipif(
@@ -251,27 +237,3 @@ def test_a_network_is_kept_in_every_way_of_keras(way, tmp_path):
     np.testing.assert_allclose(
         again.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6
     )
-
-
-def test_a_backbone_takes_every_size_and_gives_every_stride():
-    backbone = small(
-        depths=(1, 1, 1), widths=(8, 16, 32), include_top=False,
-        input_shape=(None, None, 3),
-    )  # fmt: skip
-    config = json.loads(json.dumps(backbone.get_config()))
-    twin = type(backbone).from_config(config)
-    assert twin.count_params() == backbone.count_params()
-    extractor = keras_resnet.features(backbone, (1, 2, 3))
-    for rows, columns in ((16, 16), (17, 24), (40, 9)):
-        x = pictures(2, rows, columns, 3)
-        maps = extractor.predict(x, verbose=0)
-        for stage, (stride, width) in enumerate(
-            ((1, 8), (2, 16), (4, 32)), start=1
-        ):
-            shape = 2, -(-rows // stride), -(-columns // stride), width
-            assert maps[f"stage{stage}"].shape == shape
-        np.testing.assert_allclose(
-            call(backbone, x, training=False), maps["stage3"], atol=1e-4
-        )
-    backbone.trainable = False
-    assert not backbone.trainable_variables

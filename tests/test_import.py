@@ -102,21 +102,6 @@ def test_import_leaves_memory_alone(run_python):
     assert lines == ["False", "False", "True", str(on_jax)]
 
 
-def test_all_is_sorted_and_resolves():
-    # Names by their words and numbers: ResNet50 before ResNet101.
-    names = keras_resnet.__all__
-    assert len(names) == len(set(names))
-    for name in names:
-        assert getattr(keras_resnet, name) is not None
-    classes = [n for n in names if n[0].isupper() and not n[-1].isdigit()]
-    functions = [n for n in names if n[0].islower()]
-    depths = [int(n[6:]) for n in names if n[6:].isdigit()]
-    assert classes == sorted(classes)
-    assert functions == sorted(functions)
-    assert depths == sorted(depths)
-    assert names[-len(functions) :] == functions
-
-
 def test_all_is_everything_public():
     modules = {"analysis", "backend", "blocks", "complexity", "data", "plots"}
     modules |= {"devices", "factories", "finetuning", "folding"}
@@ -125,13 +110,3 @@ def test_all_is_everything_public():
     modules |= {"preactivation", "stochastic_depth", "weights"}
     public = {n for n in dir(keras_resnet) if not n.startswith("_")}
     assert public - modules <= set(keras_resnet.__all__)
-
-
-def test_star_import():
-    namespace = {}
-    exec("from keras_resnet import *", namespace)
-    assert set(keras_resnet.__all__) <= set(namespace)
-
-
-def test_version():
-    assert keras_resnet.__version__.split(".")[0].isdigit()

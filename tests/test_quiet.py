@@ -53,9 +53,7 @@ def start(run_python, tmp_path, monkeypatch):
 
 def test_notes_are_hidden_and_all_else_is_shown(start):
     assert start() == LEFT
-
-
-def test_last_words_are_shown(start):
+    # The last words of a process, too.
     assert start(TENSORFLOW_ABORTS="1") == LEFT
 
 

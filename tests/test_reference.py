@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 from networks import call, draw_weights
 
-from keras_resnet import ResNet20, ResNet34, ResNet50
+from keras_resnet import ResNet20, ResNet50
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -69,16 +69,14 @@ def reference_cifar(w, x, depths, training):
     return w.linear(x.mean(dim=(2, 3)), "head")
 
 
-def reference_imagenet(w, x, depths, training, bottleneck, place):
+def reference_imagenet(w, x, depths, training, place):
     x = F.relu(w.bn(w.conv(x, "stem_conv", 2), "stem_bn", training))
     x = F.max_pool2d(x, 3, stride=2, padding=1)
     for stage, depth in enumerate(depths, start=1):
         for i in range(1, depth + 1):
             name = f"stage{stage}_block{i}"
             stride = 2 if stage > 1 and i == 1 else 1
-            strides = [stride, 1]
-            if bottleneck:
-                strides = [stride, 1, 1] if place == "1x1" else [1, stride, 1]
+            strides = [stride, 1, 1] if place == "1x1" else [1, stride, 1]
             y = x
             for k, step in enumerate(strides, start=1):
                 y = w.conv(y, f"{name}/conv{k}", step)
@@ -121,22 +119,5 @@ def test_imagenet_bottleneck_network(place):
         bottleneck_stride=place,
     )
     check(
-        model,
-        reference_imagenet,
-        (96, 100),
-        depths=(3, 4, 6, 3),
-        bottleneck=True,
-        place=place,
-    )
-
-
-def test_imagenet_basic_network():
-    model = ResNet34(classifier_activation=None, input_shape=(96, 100, 3))
-    check(
-        model,
-        reference_imagenet,
-        (96, 100),
-        depths=(3, 4, 6, 3),
-        bottleneck=False,
-        place=None,
+        model, reference_imagenet, (96, 100), depths=(3, 4, 6, 3), place=place
     )

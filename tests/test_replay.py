@@ -165,7 +165,6 @@ def test_without_top_and_written_into_views():
 
 # Functions, since a model needs an optimizer of its own.
 OPTIMIZERS = {
-    "adam": lambda: keras.optimizers.Adam(1e-3),
     "nesterov": lambda: keras.optimizers.SGD(0.05, 0.9, nesterov=True),
     "coupled": lambda: CoupledSGD(0.05, coupled_decay=0.01),
     "corrected": lambda: CoupledSGD(
@@ -691,30 +690,6 @@ def test_integer_and_double_images():
     for dtype in ("uint8", "float64"):
         images = (np.abs(IMAGES) * 50).astype(dtype)
         _same_training(fit=lambda m, x=images: _fit(m, x))
-
-
-def test_a_thread_leaves_no_replay_on():
-    """Whichever ends last, a call outside `fit` goes layer by layer."""
-    model = _trained()
-    replay = model._replay
-    inside, leave = threading.Event(), threading.Event()
-
-    def work():
-        with replay.active():
-            inside.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=work)
-    with replay.active():
-        thread.start()
-        inside.wait(10)
-    leave.set()
-    thread.join()
-    x = ops.convert_to_tensor(IMAGES[:8])
-    seen, count = dict(replay._seen), len(replay._traces)
-    for _ in range(4):
-        model(x, training=True)
-    assert (replay._seen, len(replay._traces)) == (seen, count)
 
 
 def test_second_order_gradients_outside_fit():

@@ -44,49 +44,25 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def gradients(layer, x, **kwargs):
-    """Gradients of a weighted sum of a layer's outputs, as NumPy arrays.
-
-    First that of the input `x`, then those of the trainable weights.
-    """
+def slopes(loss, tensors):
+    """Return the gradients of `loss(*tensors)` by each tensor."""
     import keras
-    import numpy as np
-    from keras import ops
 
-    def loss(x):
-        outputs = layer(x, **kwargs)
-        weights = np.random.default_rng(7).normal(size=outputs.shape)
-        weights = ops.convert_to_tensor(weights.astype("float32"))
-        return ops.sum(outputs * weights)
-
-    variables = layer.trainable_variables
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = loss(x)
-        actual = tape.gradient(value, [x, *[v.value for v in variables]])
-    elif keras.backend.backend() == "jax":
+            tape.watch(tensors)
+            value = loss(*tensors)
+        return tape.gradient(value, tensors)
+    if keras.backend.backend() == "jax":
         import jax
 
-        def stateless(x, values):
-            mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(mapping):
-                return loss(x)
+        return jax.grad(loss, tuple(range(len(tensors))))(*tensors)
+    import torch
 
-        by_x, by_values = jax.grad(stateless, argnums=(0, 1))(
-            x, [v.value for v in variables]
-        )
-        actual = [by_x, *by_values]
-    else:
-        import torch
-
-        x = x.detach().clone().requires_grad_()
-        actual = torch.autograd.grad(
-            loss(x), [x, *[v.value for v in variables]]
-        )
-    return [ops.convert_to_numpy(g) for g in actual]
+    tensors = [x.detach().clone().requires_grad_() for x in tensors]
+    return torch.autograd.grad(loss(*tensors), tensors)
 
 
 def check_wrong_usage(run, capsys, words):

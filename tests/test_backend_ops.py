@@ -6,13 +6,40 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import gradients
+from conftest import slopes
 from keras import layers, ops
 from networks import assert_close
 
 import keras_resnet
 from keras_resnet import backend
 from keras_resnet.backend import keras_ops
+
+
+def _weighted(y):
+    """A sum of outputs to which each contributes differently."""
+    y = ops.cast(y[0] if isinstance(y, tuple) else y, "float32")
+    weights = np.random.default_rng(7).normal(size=y.shape)
+    return ops.sum(y * ops.convert_to_tensor(weights.astype("float32")))
+
+
+def _twin_gradients(operation, inputs):
+    """Outputs, and gradients of the first one by each input."""
+    tensors = [ops.convert_to_tensor(x) for x in inputs]
+    loss = slopes(lambda *tensors: _weighted(operation(*tensors)), tensors)
+    return operation(*tensors), loss
+
+
+def gradients(layer, x, **kwargs):
+    """Gradients of a layer's outputs by its input and by its weights."""
+    variables = layer.trainable_variables
+
+    def loss(x, *values):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(mapping):
+            return _weighted(layer(x, **kwargs))
+
+    actual = slopes(loss, [x, *[v.value for v in variables]])
+    return [ops.convert_to_numpy(g) for g in actual]
 
 
 def _images(shape=(4, 9, 8, 16), seed=0, data_format="channels_last"):
@@ -166,36 +193,6 @@ def test_normalization_is_no_less_exact_than_keras(policy, values):
         ours = errors(keras_resnet.BatchNormalization, training)
         stock = errors(layers.BatchNormalization, training)
         assert (ours <= 1.1 * stock + 1e-6).all(), (training, ours, stock)
-
-
-def _twin_gradients(operation, inputs):
-    """Outputs, and gradients of the first one by each input."""
-    tensors = [ops.convert_to_tensor(x) for x in inputs]
-
-    def loss(*tensors):
-        y = operation(*tensors)
-        y = ops.cast(y[0] if isinstance(y, tuple) else y, "float32")
-        weights = np.random.default_rng(7).normal(size=y.shape)
-        return ops.sum(y * ops.convert_to_tensor(weights.astype("float32")))
-
-    outputs = operation(*tensors)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = loss(*tensors)
-        actual = tape.gradient(value, tensors)
-    elif keras.backend.backend() == "jax":
-        import jax
-
-        actual = jax.grad(loss, tuple(range(len(tensors))))(*tensors)
-    else:
-        import torch
-
-        tensors = [x.detach().clone().requires_grad_() for x in tensors]
-        actual = torch.autograd.grad(loss(*tensors), tensors)
-    return outputs, actual
 
 
 def _same(mine, theirs, tolerance):

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_resnet
 
@@ -10,6 +11,13 @@ ADAPTATIONS = [
     (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
     (lambda head: head.enable_lora(2), "'head'.*LoRA"),
 ]
+
+
+def only(*backends):
+    """Return the mark of a test that other backends skip."""
+    backend = keras.backend.backend()
+    reason = f"for {', '.join(backends)}"
+    return pytest.mark.skipif(backend not in backends, reason=reason)
 
 
 def small(depths=(1, 2), widths=(16, 32), size=(16, 16), **options):

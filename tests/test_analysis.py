@@ -543,9 +543,6 @@ def test_a_landscape_goes_on_where_it_stopped(tmp_path, monkeypatch):
         run()
 
 
-# What all of them refuse.
-
-
 def _other_model():
     image = keras.Input((8, 8, 3))
     return keras.Model(image, keras.layers.Conv2D(4, 3)(image))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import slopes
 from keras import layers, ops
-from networks import assert_close
+from networks import assert_close, only
 
 import keras_resnet
 from keras_resnet import backend
@@ -325,9 +325,7 @@ def test_normalization_is_its_twin(shape, training, axis, dtype):
         )
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX lowers what it compiles"
-)
+@only("jax")
 def test_equal_layers_are_lowered_once():
     import jax
 
@@ -358,9 +356,7 @@ def test_equal_layers_are_lowered_once():
     assert products(3) == products(6)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX's own gradient by the kernel"
-)
+@only("jax")
 def test_kernel_gradient_has_the_precision_of_the_image():
     import jax
 
@@ -379,9 +375,7 @@ def test_kernel_gradient_has_the_precision_of_the_image():
         np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="PyTorch's steps and memory"
-)
+@only("torch")
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
 )
@@ -425,9 +419,7 @@ def test_sgd_step_is_pytorchs(momentum, nesterov):
         np.testing.assert_allclose(np.asarray(twin), expected, rtol=1e-5)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="PyTorch's steps and memory"
-)
+@only("torch")
 def test_kernels_lie_in_memory_as_pytorch_reads_them(tmp_path):
     import torch
 
@@ -447,9 +439,7 @@ def test_kernels_lie_in_memory_as_pytorch_reads_them(tmp_path):
     check(keras.models.load_model(tmp_path / "m.keras"))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX's own transformations"
-)
+@only("jax")
 @pytest.mark.parametrize(
     ("images", "size", "stride", "dilation"),
     [(8, 3, 1, 1), (6, 3, 2, 1), (5, 1, 2, 1), (4, 3, 1, 2), (16, 7, 2, 1)],
@@ -490,9 +480,7 @@ def test_jax_differentiates_both_ways_to_any_order(
         np.testing.assert_allclose(a, b, atol=2e-5 * float(abs(b).max()))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX's own gradient by the kernel"
-)
+@only("jax")
 def test_jax_gradient_of_no_images_is_zero():
     import jax
 
@@ -505,9 +493,7 @@ def test_jax_gradient_of_no_images_is_zero():
     assert not jax.grad(total)(w).any()
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's operations"
-)
+@only("tensorflow")
 def test_tensorflow_pads_as_the_kernels_of_onednn_know():
     """They compute no gradients of convolutions with explicit padding."""
     import tensorflow as tf

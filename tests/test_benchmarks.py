@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import json
-import re
 import time
 
 import compare
@@ -15,7 +14,7 @@ import pytest
 from conftest import ROOT, check_wrong_usage, read_json, run_recipe
 
 import keras_resnet
-from comparison import cases, cores, implementation, measure, report
+from comparison import cases, cores, implementation, measure
 from comparison.network import Network, resnet50
 from keras_resnet_recipes import imagenet
 
@@ -90,12 +89,6 @@ def test_keras_applications_computes_the_same_network():
     assert all(np.abs(keras.ops.convert_to_numpy(b)).max() > 0 for b in biases)
     for name, value in peer.weights().items():
         np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-6)
-
-
-def test_peers_refuse_other_networks():
-    for name in ("keras.applications", "KerasHub"):
-        with pytest.raises(implementation.Unavailable, match="epsilon"):
-            implementation.build(name, CIFAR, CIFAR.draw())
 
 
 @pytest.mark.once
@@ -311,33 +304,6 @@ def test_help_explains_every_case():
     text = " ".join(compare.Settings.parser().format_help().split())
     for name, case in cases.CASES.items():
         assert f"{name}: {case.__doc__}" in text
-
-
-@pytest.mark.once
-def test_report_orders_backends(tmp_path):
-    comparison = measure.Comparison("x", "s", {"ours": [1], "native": [2]})
-    line = {"command": "python", "commit": None, "versions": {"keras": "3"}}
-    line |= {"device": "a processor", "case": "train20", "load_before": 0.0}
-    line |= {"settings": {"rounds": 1}}
-    line |= {"comparisons": [dataclasses.asdict(comparison)]}
-    for backend in ("torch", "tensorflow"):
-        for threads in (2, 1):
-            text = json.dumps(line | {"backend": backend, "threads": threads})
-            (tmp_path / f"{backend}{threads}.json").write_text(text, "utf-8")
-    report.write(tmp_path)
-    page = (tmp_path / "README.md").read_text("utf-8")
-    page = re.sub(" +", " ", page)
-    rows = [
-        f"{b}, {n}"
-        for b in ("tensorflow", "torch")
-        for n in ("1 core", "2 cores")
-    ]
-    places = [page.index(f"| {row} | ours |") for row in rows]
-    assert places == sorted(places)
-    assert "| torch, 1 core | native | 2 (2 to 2) | 2 (2 to 2) | |" in page
-
-
-# Costs.
 
 
 def _cost(preset, gpus, **kwargs):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import draw_weights, small
+from networks import draw_weights, only, small
 
 import keras_resnet
 
@@ -167,9 +167,7 @@ OPTIMIZERS = ["SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad"]
 OPTIMIZERS += ["Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="replay is PyTorch's"
-)
+@only("torch")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains_under_replay(name):
     model, layer_by_layer = small(), small()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from networks import only
 
 pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
 
@@ -103,9 +104,7 @@ def test_augmented_batch_is_the_papers(batches):
         np.testing.assert_allclose(image - mean, window, atol=1e-3)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="tf.data alone there"
-)
+@only("jax", "torch")
 def test_fit_takes_batches_on_the_device_as_they_come():
     split = _split(n=20)
     seen = []
@@ -139,9 +138,7 @@ def test_fit_takes_batches_on_the_device_as_they_come():
         np.testing.assert_array_equal(ops.convert_to_numpy(actual), labels)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's limit"
-)
+@only("tensorflow")
 def test_tensorflow_says_that_it_reads_tf_data_alone():
     with pytest.raises(RuntimeError, match="pipeline"):
         data.resident.training_batches(_split(), 8)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, SHALLOW, read_json, run_recipe
+from networks import only
 
 pytest.importorskip("tensorflow", reason="tf.data feeds every backend")
 
@@ -175,7 +176,7 @@ def test_two_train_as_one(one_device, two_devices):
     assert result["eval_most"] == 1
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no other normalization")
+@only("tensorflow", "torch")
 def test_normalization_per_device(one_device, two_devices):
     path, _ = two_devices
     result = _read(path.with_name("result-per-device.npz"))
@@ -419,7 +420,7 @@ def test_devices_that_are_not_there(monkeypatch):
             _use("--devices", "3")
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="what TensorFlow cannot do")
+@only("tensorflow")
 @pytest.mark.usefixtures("_launched_alone")
 def test_tensorflow_says_that_it_trains_in_one_process(monkeypatch):
     workers = {"cluster": {"worker": ["a:1", "b:1"]}}
@@ -468,7 +469,7 @@ def test_what_two_devices_cannot_train():
             two.check_model(model)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="what TensorFlow cannot do")
+@only("tensorflow")
 def test_tensorflow_does_not_accumulate_on_two(tmp_path, monkeypatch, capsys):
     two = _Two()
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])

@@ -5,7 +5,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from networks import call, draw_weights
+from networks import call, draw_weights, only
 from test_folding import images, randomize, small
 
 import keras_resnet
@@ -88,19 +88,6 @@ def missing(*packages):
     )
 
 
-def only(*backends):
-    return pytest.mark.skipif(
-        BACKEND not in backends, reason=f"a format of {', '.join(backends)}"
-    )
-
-
-@pytest.fixture(autouse=True)
-def _data_format():
-    data_format = keras.config.image_data_format()
-    yield
-    keras.config.set_image_data_format(data_format)
-
-
 def network(data_format="channels_last", **options):
     """A network with its own preprocessing, as one would deploy it."""
     keras.config.set_image_data_format(data_format)
@@ -147,12 +134,8 @@ def test_saved_model(data_format, run_python, tmp_path):
 @only("tensorflow", "jax")
 @missing("tensorflow")
 def test_saved_model_of_any_image_size(run_python, tmp_path):
-    model = small(
-        stem="imagenet",
-        include_top=False,
-        pooling="avg",
-        input_shape=(None, None, 3),
-    )
+    options = {"stem": "imagenet", "include_top": False, "pooling": "avg"}
+    model = small(input_shape=(None, None, 3), **options)
     randomize(model)
     options = {}
     if BACKEND == "jax":

@@ -74,9 +74,6 @@ def source(tmp_path_factory):
     return data.Folder(image_folder(folder))
 
 
-# Decoding.
-
-
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")],
@@ -144,9 +141,6 @@ def test_colors_shift_along_principal_components():
     expected = vectors @ np.diag(deviations**2) @ vectors.T
     np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.1)
     assert abs(shifts.mean(axis=0)).max() < 5 * 3.3 / np.sqrt(3000)
-
-
-# Order.
 
 
 def test_batches_are_a_function_of_their_step(source):
@@ -266,9 +260,6 @@ def test_several_devices_validate_each_image_once(
     expected = np.full(19, places / 19)
     expected[source.paths.index(str(broken))] = 0
     np.testing.assert_allclose(counted, expected, rtol=1e-6)
-
-
-# Files that cannot be read.
 
 
 def test_a_corrupt_file_is_replaced_named_and_counted(tmp_path, capsys):
@@ -563,9 +554,6 @@ def test_mixing_gives_labels_the_share_of_their_image(kind):
     assert {boxes(np.asarray(x)) for x in mixed} == {1, 2}
 
 
-# TensorFlow Datasets.
-
-
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory):
     """Tar files in ImageNet's format, of 7 and 3 images."""
@@ -698,9 +686,6 @@ def test_names_need_not_be_utf_8(tmp_path, capsys):
         data.read_image(folder / ("broken" + name))
 
 
-# Cache.
-
-
 def test_a_cache_removes_what_a_killed_preparation_left(tmp_path):
     source = data.Folder(image_folder(tmp_path / "train"))
     write(tmp_path / ".partial-cache/00000.tfrecord", b"half of a file")
@@ -736,9 +721,6 @@ def test_a_cache_has_smaller_images_once(tmp_path):
         data.cached(source, tmp_path / "train", 60, unreadable)
     info = read_json(tmp_path / "cache" / "cache.json")
     assert info["side"] == 68
-
-
-# Real images.
 
 
 @pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")

@@ -82,9 +82,6 @@ def _weights(folder, name="final.keras"):
     return keras.models.load_model(folder / name).get_weights()
 
 
-# Settings.
-
-
 @pytest.mark.once
 def test_the_default_is_the_papers_procedure():
     s = _settings()
@@ -186,9 +183,6 @@ def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_wrong_usage(lambda: run_recipe(imagenet, flags), capsys, words)
 
 
-# Models.
-
-
 def test_flags_reach_the_model():
     s = _settings("--preset", "a3", "--depth", "18", "--ema", "0.9")
     model = imagenet.build(s, 12, 1e-3)
@@ -213,9 +207,6 @@ def test_flags_reach_the_model():
     assert model.get_layer("stage1_block1").compute_dtype == "bfloat16"
     assert model.get_layer("per_pixel_mean").compute_dtype == "float32"
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
-
-
-# Runs.
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
-from networks import draw_weights
+from networks import draw_weights, only
 
 import keras_resnet
 from keras_resnet import (
@@ -71,9 +71,6 @@ def randomize(model, seed=0):
             )
 
 
-# Names.
-
-
 @pytest.mark.parametrize(
     ("factory", "pool", "stages", "blocks"),
     [(ResNet18, ["stem_pool"], 4, 2), (ResNet20, [], 3, 3)],
@@ -100,9 +97,6 @@ def test_features_come_by_name():
     }
     for name, shape in shapes.items():
         assert model.get_layer(name).output.shape == shape, name
-
-
-# Arguments.
 
 
 @pytest.mark.once
@@ -318,9 +312,6 @@ def test_a_step_in_half_precision_alone(policy):
         assert old.ndim == 1 or (old != new).any()
 
 
-# Errors.
-
-
 @pytest.mark.parametrize(
     ("call", "parts"),
     [
@@ -373,9 +364,6 @@ def test_errors_say_what_is_allowed_and_what_was_given(call, parts):
         assert part in str(error.value)
 
 
-# Weights and files.
-
-
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
 def test_weights_from_a_file(tmp_path, ending):
     path = tmp_path / f"model{ending}"
@@ -410,9 +398,6 @@ def test_saved_model(tmp_path, options):
     assert [v.path for v in clone.variables] == [
         v.path for v in model.variables
     ]
-
-
-# Depths, widths and blocks of one's own.
 
 
 def test_custom_depths_and_widths():
@@ -491,9 +476,6 @@ def test_block_may_be_any_callable():
     ]
 
 
-# What the paper says of the networks.
-
-
 def features(model, x, *names, training=False):
     parts = keras.Model(
         model.input, [model.get_layer(name).output for name in names]
@@ -524,9 +506,6 @@ def test_zero_init_with_option_a_is_the_identity(training):
         ops.convert_to_numpy(model(x, training=training)),
         ops.convert_to_numpy(head),
     )
-
-
-# Housekeeping.
 
 
 @pytest.mark.once
@@ -605,9 +584,7 @@ def test_nan_reaches_loss_and_predictions(kind, eagerly):
     assert np.isfinite(model.test_on_batch(x + 1, y))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="PyTorch's parameters"
-)
+@only("torch")
 def test_contiguous_parameters_serve_all_of_pytorch(tmp_path):
     """As docs/performance.md says."""
     import safetensors.torch

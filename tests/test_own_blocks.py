@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, read_json, run_recipe
-from networks import batch, call, draw_weights, small, to_numpy
+from networks import batch, call, draw_weights, only, small, to_numpy
 
 import keras_resnet
 from keras_resnet import analysis
@@ -54,9 +54,7 @@ def test_the_page_has_blocks_of_about_twenty_lines():
     assert all(len(code.splitlines()) <= 30 for code in SAMPLES.values())
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="only PyTorch replays"
-)
+@only("torch")
 def test_it_is_replayed(own):
     model, _ = own
     # A key has, as its sixth entry, whether gradients are wanted.

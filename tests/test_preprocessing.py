@@ -211,9 +211,6 @@ def test_numpy_needs_no_backend_in_a_forked_worker():
     np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-# With the model.
-
-
 def test_kept_by_files_and_copies(tmp_path):
     model = keras_resnet.ResNetCIFAR(8)
     assert model.preprocessing is None
@@ -250,9 +247,6 @@ def test_for_channels():
     p = preprocessing.PREPROCESSINGS["keras"]
     assert p.for_channels(2).mean == (p.mean[2], p.mean[1])
     assert p.for_channels(2).channels == "RGB"
-
-
-# Names of classes.
 
 
 def test_decode_names_the_best_classes():

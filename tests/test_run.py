@@ -224,9 +224,6 @@ def test_a_run_evaluates_within_epochs(straight):
     assert run.history()["iterations"] == [5, 10, 13]
 
 
-# Folders.
-
-
 @pytest.mark.once
 def test_run_refuses_to_overwrite(tmp_path):
     folder = tmp_path / "run"
@@ -333,9 +330,6 @@ def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
         one.write_text("one", "utf-8")
     assert path.read_text("utf-8") == "one"
     assert [*tmp_path.iterdir()] == [path]
-
-
-# Broken files.
 
 
 @pytest.mark.once
@@ -445,9 +439,6 @@ def test_a_history_is_read_whole_or_not_at_all(tmp_path, text, words):
     path.write_text(text, "utf-8")
     with pytest.raises(files.BrokenFileError, match=rf"history\.csv.*{words}"):
         files.read_history(path)
-
-
-# Divergence.
 
 
 def test_divergence_ends_a_run_with_its_step_and_no_broken_best(tmp_path):

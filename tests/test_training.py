@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import assert_close
+from networks import assert_close, only
 
 from keras_resnet import training
 
@@ -239,9 +239,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-# Evaluation within epochs.
-
-
 class _Rows(keras.callbacks.Callback):
     """Keeps what it gets, and the weights that the model then has."""
 
@@ -380,9 +377,6 @@ def test_binary_label_smoothing_is_timms():
     assert float(again(labels, logits)) == pytest.approx(expected, 1e-5)
 
 
-# For ImageNet.
-
-
 def test_vectors_may_be_left_out_of_the_decay():
     start = _model(training.CoupledSGD(0.1, coupled_decay=0.5))
     weights = [w.copy() for w in start.get_weights()]
@@ -440,9 +434,7 @@ def test_lamb_by_hand():
             )
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX compiles what it fills"
-)
+@only("jax")
 def test_optimizers_compile_nothing_to_begin(caplog):
     import jax
 
@@ -543,9 +535,7 @@ def test_checkpoint_of_the_average(tmp_path):
     assert_close(model.get_weights(), weights, atol=1e-6)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "torch", reason="not known to Keras there"
-)
+@only("tensorflow", "jax")
 def test_several_steps_per_execution_are_counted():
     model = _model(training.CoupledSGD(0.01))
     model.steps_per_execution = 3

@@ -51,6 +51,13 @@ def state_of(model, naming="torchvision", seed=0):
     }
 
 
+def assert_holds(model, naming, state):
+    """Check that a model's arrays, by the names of a source, are those."""
+    back = loading.to_arrays(model, naming)
+    for name in back:
+        np.testing.assert_array_equal(back[name], state[name], err_msg=name)
+
+
 def infer(model, x):
     """Outputs in inference, operation by operation.
 
@@ -187,9 +194,6 @@ def test_epsilon_of_keras_applications_is_theirs():
     np.testing.assert_allclose(actual + 1e-5, 1e-7 + 1.001e-5, rtol=1e-6)
 
 
-# akamaster's CIFAR networks.
-
-
 def akamaster(state, x, depths):
     """Logits of the network with zero channels on both sides, in PyTorch."""
     import torch
@@ -250,13 +254,11 @@ def test_option_a_without_head_may_be_either():
         load_torch_weights(model, headless)
     load_torch_weights(model, state)
     with_head = values(model)
-    back = loading.to_arrays(model, "akamaster")
-    assert all((back[name] == headless[name]).all() for name in headless)
+    assert_holds(model, "akamaster", headless)
     # Said, what it is: both ways, for both.
     for naming in ("akamaster", "torchvision"):
         load_torch_weights(model, headless, naming=naming)
-        back = loading.to_arrays(model, naming)
-        assert all((back[name] == headless[name]).all() for name in headless)
+        assert_holds(model, naming, headless)
         if naming == "akamaster":
             np.testing.assert_equal(values(model), with_head)
     with pytest.raises(WeightsError, match="as transformers do: conv1"):
@@ -267,9 +269,6 @@ def test_option_a_without_head_may_be_either():
     for same in ({"residual": False}, {"widths": [16, 16]}):
         model = small(**options, **same)
         load_torch_weights(model, state_of(model))
-
-
-# Names, without PyTorch.
 
 
 PREACTIVATED = {"block": keras_resnet.PreactivationBlock}
@@ -364,8 +363,7 @@ def test_a_network_of_transformers_without_classifier():
     state = state_of(model, "transformers")
     source = {n.removeprefix("resnet."): v for n, v in state.items()}
     load_torch_weights(model, source)
-    back = loading.to_arrays(model, "transformers")
-    assert all((back[name] == value).all() for name, value in state.items())
+    assert_holds(model, "transformers", state)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
@@ -492,9 +490,6 @@ def test_weights_that_are_not_all_are_refused(change, message):
         loading.to_arrays(model, "torchvision")
 
 
-# Files.
-
-
 def test_safetensors(tmp_path):
     from safetensors.numpy import save_file
 
@@ -503,8 +498,7 @@ def test_safetensors(tmp_path):
     state = state_of(model)
     save_file(state, path)
     load_torch_weights(model, path)
-    back = loading.to_arrays(model, "torchvision")
-    assert all((back[name] == value).all() for name, value in state.items())
+    assert_holds(model, "torchvision", state)
     np.testing.assert_equal(values(small(weights=str(path))), values(model))
 
     data = path.read_bytes()
@@ -828,9 +822,6 @@ def test_weights_h5_is_all_or_nothing(tmp_path):
             published.load(
                 model, path, may_change_head=False, adapt_input=False
             )
-
-
-# Adapting.
 
 
 def test_new_head_keeps_the_models_own():

@@ -13,6 +13,18 @@ ADAPTATIONS = [
 ]
 
 
+# Arguments of `small` for all kinds of networks.
+VARIANTS = {
+    "A": {"shortcut": "A"},
+    "B": {},
+    "C": {"shortcut": "C"},
+    "plain": {"residual": False},
+    "bottleneck": {"bottleneck": True},
+    "the paper's stride": {"bottleneck": True, "bottleneck_stride": "1x1"},
+    "ImageNet's stem": {"stem": "imagenet", "size": (33, 30)},
+}
+
+
 def only(*backends):
     """Return the mark of a test that other backends skip."""
     backend = keras.backend.backend()

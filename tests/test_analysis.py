@@ -426,8 +426,9 @@ def test_directions_have_the_norms_of_the_filters():
     assert (other[0] != direction[0]).all()
 
 
-@pytest.mark.parametrize("kind", ["A", "plain"])
-@pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.parametrize(
+    ("kind", "activation"), [("A", None), ("plain", "softmax")]
+)
 def test_the_origin_is_the_evaluated_model(kind, activation):
     model = _compiled(_net(kind, activation=activation), activation is None)
     images, labels = _data(30)

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import keras
+import networks
 import numpy as np
 import pytest
 from keras import ops
@@ -134,22 +135,15 @@ def test_a_layer_trains_is_saved_and_changes_nothing_in_inference(
 
 # Networks.
 
-VARIANTS = {
-    "A": {"shortcut": "A"},
-    "B": {},
-    "C": {"shortcut": "C"},
-    "plain": {"residual": False},
-    "bottleneck": {"bottleneck": True},
-    "the paper's stride": {"bottleneck": True, "bottleneck_stride": "1x1"},
+NETWORKS = networks.VARIANTS | {
     "zero scales": {"zero_init_residual": True},
-    "ImageNet's stem": {"stem": "imagenet", "input_shape": (32, 32, 3)},
     "pre-activation": {"block": keras_resnet.PreactivationBlock},
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", NETWORKS)
 def test_every_weight_gets_a_finite_gradient(variant):
-    model = small(**VARIANTS[variant])
+    model = small(**NETWORKS[variant])
     x = pictures(8, *model.input_shape[1:])
     # Two steps, because the first one moves scales away from zero.
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")

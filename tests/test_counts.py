@@ -105,16 +105,19 @@ def test_general_builders(name):
     assert trainable(build(kernel_initializer="zeros")) == count
 
 
-@pytest.mark.parametrize("name", IMAGENET)
-def test_imagenet_default_with_macs(name):
-    row = IMAGENET[name]
+@pytest.mark.parametrize("name", [*IMAGENET, *BUILT_CIFAR])
+def test_default_with_macs(name):
+    row = (IMAGENET | CIFAR)[name]
+    count, macs, unit = row["A"], row.get("macs"), 1e6
+    if name in IMAGENET:
+        count, macs, unit = row["B"], row["3x3"], 1e9
     model = build(name)
-    assert trainable(model) == row["B"]
+    assert trainable(model) == count
     assert model.count_params() == row["total"]
     cost = keras_resnet.complexity(model)
-    assert cost.trainable_parameters == row["B"]
+    assert cost.trainable_parameters == count
     assert cost.parameters == row["total"]
-    assert printed(cost.macs, 1e9, row["3x3"]) == row["3x3"]
+    assert printed(cost.macs, unit, macs) == macs
 
 
 OPTIONS = {
@@ -184,18 +187,6 @@ def test_stride_placement_is_for_bottlenecks_alone():
     row = IMAGENET["ResNet18"]
     cost = keras_resnet.complexity(build("ResNet18", bottleneck_stride="1x1"))
     assert printed(cost.macs, 1e9, row["1x1"]) == row["1x1"]
-
-
-@pytest.mark.parametrize("name", BUILT_CIFAR)
-def test_cifar_default_with_macs(name):
-    row = CIFAR[name]
-    model = build(name)
-    assert trainable(model) == row["A"]
-    assert model.count_params() == row["total"]
-    cost = keras_resnet.complexity(model)
-    assert cost.trainable_parameters == row["A"]
-    assert cost.parameters == row["total"]
-    assert printed(cost.macs, 1e6, row["macs"]) == row["macs"]
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,14 @@ from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
 from keras_resnet_recipes.experiment.run import RunError, write_new
 
-needs_tensorflow = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is None,
-    reason="files are decoded by TensorFlow",
-)
+
+def decodes(test):
+    """Mark a test of files, which TensorFlow decodes for every backend."""
+    missing = importlib.util.find_spec("tensorflow") is None
+    skip = pytest.mark.skipif(missing, reason="TensorFlow decodes files")
+    return pytest.mark.once(skip(test))
+
+
 # Images of 32 x 32, cut from the middle of 40 x 40.
 SMALL = keras_resnet.Preprocessing(
     (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), size=32, resize=40
@@ -301,8 +305,7 @@ def write_image(path, image):
     return path
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_files_are_decoded_by_content(tmp_path):
     import tensorflow as tf
 
@@ -329,8 +332,7 @@ def test_files_are_decoded_by_content(tmp_path):
         data.read_image(tmp_path / "none")
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_batches_hold_every_readable_file_once_in_order(tmp_path):
     from keras_resnet import data
 
@@ -353,8 +355,7 @@ def test_batches_hold_every_readable_file_once_in_order(tmp_path):
         list(data.image_batches(paths, 3))
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_class_folders(tmp_path):
     from keras_resnet import data
 
@@ -429,8 +430,7 @@ def folder(tmp_path):
     return tmp_path / "folder"
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 @pytest.mark.parametrize("crops", ["1", "10", "multi-scale"])
 def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     output = tmp_path / "result.json"
@@ -462,8 +462,7 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     assert read_json(output) == result
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text(
@@ -490,8 +489,7 @@ def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     assert "None of 1 files" in capsys.readouterr().err
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_recipe_takes_what_training_left(tmp_path, capsys):
     pytest.importorskip("sklearn")
     from keras_resnet import data
@@ -523,8 +521,7 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     assert result["images"] == 360
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     from safetensors.numpy import save_file
 
@@ -553,8 +550,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
     assert "classes=10" in capsys.readouterr().err
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -591,8 +587,7 @@ def test_output_is_tried_before_the_evaluation(capsys):
     assert message.count("\n") == 1
 
 
-@pytest.mark.once
-@needs_tensorflow
+@decodes
 def test_classes_that_do_not_fit(saved, folder, tmp_path, capsys):
     flags = ["--weights", saved, "--folder", folder]
     names = ["--class-names", tmp_path / "names.txt"]

@@ -5,22 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
-from networks import batch, call, draw_weights, small, to_numpy
+from networks import VARIANTS, batch, call, draw_weights, small, to_numpy
 from numpy_network import convolution, normalization
 
 import keras_resnet
 from keras_resnet import PreactivationBlock, analysis
 from keras_resnet.weights import loading
-
-NETWORKS = {
-    "A": {"shortcut": "A"},
-    "B": {},
-    "C": {"shortcut": "C"},
-    "plain": {"residual": False},
-    "bottleneck": {"bottleneck": True},
-    "the paper's stride": {"bottleneck": True, "bottleneck_stride": "1x1"},
-    "ImageNet's stem": {"stem": "imagenet", "size": (33, 30)},
-}
 
 
 def preactivated(**options):
@@ -91,9 +81,9 @@ class Reference:
         return x @ head["kernel"] + head["bias"]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_logits_are_those_of_the_formula(name):
-    model = preactivated(**NETWORKS[name])
+    model = preactivated(**VARIANTS[name])
     draw_weights(model, seed=0)
     x, _ = batch(model, 4)
     for training in (False, True):
@@ -150,7 +140,7 @@ def test_what_is_set_on_the_first_normalization_is_kept():
 
 @pytest.mark.parametrize("name", ["A", "C", "plain", "bottleneck"])
 def test_the_normalizations_between_convolutions_are_folded(name):
-    model = preactivated(**NETWORKS[name])
+    model = preactivated(**VARIANTS[name])
     draw_weights(model, seed=1)
     x, _ = batch(model, 4)
     folded = keras_resnet.fold_batch_norm(model)

@@ -116,6 +116,16 @@ def test_a_space_that_cannot_be_is_refused(kwargs, words):
         tuning.ResNetHyperModel(searches.tiny_data(), 1, **kwargs)
 
 
+def test_a_search_that_cannot_be_is_refused(tmp_path):
+    for kwargs, words in (
+        ({"algorithm": "grid"}, "random, hyperband, bayesian.*'grid'"),
+        ({"trials": 0}, "at least 1.*max_trials=0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            searches.search(_Pretended(), tmp_path / "s", **kwargs)
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_loss_that_diverges_on_validation_images_fails_the_trial():
     history = dict.fromkeys(("val_error", "error", "loss"), [0.5])
     history |= {"seconds": [1.0], "images_per_second": [1.0]}
@@ -133,19 +143,6 @@ def test_a_loss_that_diverges_on_validation_images_fails_the_trial():
             keras_tuner.errors.FailedTrialError, match=f"the loss is {loss} on"
         ):
             searches.hypermodel().fit(hp, model)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"algorithm": "grid"}, "random, hyperband, bayesian.*'grid'"),
-        ({"trials": 0}, "at least 1.*max_trials=0"),
-    ],
-)
-def test_a_search_that_cannot_be_is_refused(tmp_path, kwargs, words):
-    with pytest.raises(ValueError, match=words):
-        searches.search(_Pretended(), tmp_path / "s", **kwargs)
-    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.usefixtures("_quick")
@@ -570,17 +567,13 @@ def killed(tmp_path_factory):
     return folder, flags, _run(*flags, "--resume")
 
 
-def test_killed_it_goes_on_with_the_second_trial(killed):
-    folder, _, out = killed
+def test_killed_it_goes_on_and_leaves_everything(killed):
+    folder, flags, out = killed
     (line,) = [x for x in out.splitlines() if x.startswith("trial ")]
     assert line.startswith("trial 1 (2 of 2): depth 8, learning rate 0.")
     rows = read_rows(folder / "trials.csv")
     assert [row["trial"] for row in rows] == ["0", "1"]
     assert {row["status"] for row in rows} == {"completed"}
-
-
-def test_a_search_leaves_everything(killed):
-    folder, flags, out = killed
     pictures = "learning_rates.png", "parallel_coordinates.png"
     assert {path.name for path in folder.iterdir()} == {
         *("result.json", "retrained", "search", "settings.json", *pictures),
@@ -591,7 +584,6 @@ def test_a_search_leaves_everything(killed):
     assert (folder / "trials.md").read_text("utf-8") in out
     (line,) = (folder / "result.json").read_text("utf-8").splitlines()
     result = json.loads(line)
-    rows = read_rows(folder / "trials.csv")
     lowest = min(float(row["val_error"]) for row in rows)
     assert result["validation_error"] == pytest.approx(lowest, abs=1e-4)
     assert result["best_command"] in out

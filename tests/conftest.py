@@ -65,17 +65,18 @@ def slopes(loss, tensors):
     return torch.autograd.grad(loss(*tensors), tensors)
 
 
-def check_wrong_usage(run, capsys, words):
-    """Check that a command ends with status 2 and one line with all words.
+def check_refused(run, capsys, words, status=2):
+    """Check that a command ends with one line that has all words.
 
     Args:
         run: Callable that runs the command.
         capsys: The fixture.
         words: Sequence of strings.
+        status: Integer, its exit status: 2 for wrong usage, 1 for a failure.
     """
     with pytest.raises(SystemExit) as caught:
         run()
-    assert caught.value.code == 2
+    assert caught.value.code == status
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert all(word in error for word in words)

@@ -356,25 +356,6 @@ def test_equal_layers_are_lowered_once():
     assert products(3) == products(6)
 
 
-@only("jax")
-def test_kernel_gradient_has_the_precision_of_the_image():
-    import jax
-
-    def gradient(module):
-        return jax.grad(
-            lambda w: module.convolution(
-                x, w, None, (1, 1), [1, 1], (1, 1), "channels_last"
-            ).sum()
-        )(w)
-
-    with jax.enable_x64(True):
-        x = jax.numpy.asarray(_images((9, 5, 6, 3)), "float64")
-        w = jax.numpy.ones((3, 3, 3, 4), "float64")
-        actual, expected = gradient(backend), gradient(keras_ops)
-        assert actual.dtype == "float64"
-        np.testing.assert_allclose(actual, expected, rtol=1e-12)
-
-
 @only("torch")
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
@@ -478,19 +459,6 @@ def test_jax_differentiates_both_ways_to_any_order(
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(twin), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(abs(b).max()))
-
-
-@only("jax")
-def test_jax_gradient_of_no_images_is_zero():
-    import jax
-
-    x, w = np.zeros((0, 8, 8, 3), "float32"), np.ones((3, 3, 3, 4), "float32")
-
-    def total(w):
-        geometry = (1, 1), (1, 1), (1, 1), "channels_last"
-        return backend.convolution(x, w, None, *geometry).sum()
-
-    assert not jax.grad(total)(w).any()
 
 
 @only("tensorflow")

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-from conftest import check_wrong_usage, read_json, run_recipe, settings_of
+from conftest import check_refused, read_json, run_recipe, settings_of
 
 from keras_resnet import PreactivationBlock
 from keras_resnet_recipes import (
@@ -74,7 +74,7 @@ def _in_the_folder(folder, monkeypatch):
 def test_what_is_no_block_is_wrong_usage(recipe, name, words, capsys):
     flags = ["--block", name]
     flags += ["--weights", "x.keras"] if recipe is evaluate else []
-    check_wrong_usage(
+    check_refused(
         lambda: run_recipe(recipe, flags), capsys, ["argument --block", words]
     )
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 pytestmark = pytest.mark.once
 
-from conftest import check_wrong_usage, run_recipe
+from conftest import check_refused, run_recipe
 
 from keras_resnet_recipes import cifar10, compare
 from keras_resnet_recipes.experiment.statistics import (
@@ -152,6 +152,6 @@ def test_wrong_usage_is_one_line_and_status_2(sets, tmp_path, capsys):
         ([str(plain), "--to", second], ["no seed in common", "7 and 0, 1"]),
         ([first, "--to", second, "--error", "training"], ["no training"]),
     ):
-        check_wrong_usage(
+        check_refused(
             lambda flags=flags: run_recipe(compare, flags), capsys, words
         )

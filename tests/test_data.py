@@ -104,40 +104,6 @@ def test_augmented_batch_is_the_papers(batches):
         np.testing.assert_allclose(image - mean, window, atol=1e-3)
 
 
-@only("jax", "torch")
-def test_fit_takes_batches_on_the_device_as_they_come():
-    split = _split(n=20)
-    seen = []
-
-    class Spy(keras.Model):
-        def call(self, x):
-            return ops.mean(x, axis=(1, 2, 3))[:, None] * self.scale
-
-        def build(self, shape):
-            self.scale = self.add_weight(shape=(), initializer="ones")
-
-        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-            seen.append(y)
-            return ops.mean(y_pred)
-
-    model = Spy()
-    model.compile("sgd", run_eagerly=True)
-    history = model.fit(
-        data.resident.training_batches(split, 8, seed=3),
-        steps_per_epoch=3,
-        epochs=2,
-        validation_data=data.resident.evaluation_batches(split, 15),
-        verbose=0,
-        shuffle=False,
-    )
-    assert len(history.history["val_loss"]) == 2
-    expected = _take(data.training_batches(split, 8, seed=3), 6)
-    trained = [y for y in seen if len(y) == 8]
-    assert len(seen) == 6 + 2 * 2
-    for actual, (_, labels) in zip(trained, expected, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(actual), labels)
-
-
 @only("tensorflow")
 def test_tensorflow_says_that_it_reads_tf_data_alone():
     with pytest.raises(RuntimeError, match="pipeline"):

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-from conftest import check_wrong_usage, read_json, run_recipe, settings_of
+from conftest import check_refused, read_json, run_recipe, settings_of
 from safetensors.numpy import save_file
 
 import keras_resnet
@@ -78,7 +78,7 @@ def test_presets():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(lambda: run_recipe(figures, flags), capsys, words)
+    check_refused(lambda: run_recipe(figures, flags), capsys, words)
 
 
 def _store_result(folder, settings):
@@ -309,11 +309,12 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
 
 def test_failures_are_one_line(tmp_path, capfd, monkeypatch):
     flags = ["lesions", "--weights", "missing.th", "--depths", "20"]
-    with pytest.raises(SystemExit, match="1"):
-        run_recipe(figures, [*flags, "--output", tmp_path])
-    error = capfd.readouterr().err
-    assert error.count("\n") == 1
-    assert "error: There is no file 'missing.th'" in error
+    check_refused(
+        lambda: run_recipe(figures, [*flags, "--output", tmp_path]),
+        capfd,
+        ["error: There is no file 'missing.th'"],
+        status=1,
+    )
     # A training that fails.
     wrong = cifar10.Settings(depth=9)
     monkeypatch.setattr(figures.Settings, "net", lambda *_, **__: wrong)

@@ -118,19 +118,6 @@ def test_outputs_are_equal(network, data_format):
     assert folded.output_shape == model.output_shape
 
 
-def test_gammas_of_zero():
-    # Blocks that begin as their shortcuts.
-    model = small(zero_init_residual=True)
-    x = images(model)
-    expected = call(model, x, training=False)
-    folded = fold_batch_norm(model)
-    for values in folded.get_layer("stage2_block2").conv2.get_weights():
-        assert not np.any(values)
-    np.testing.assert_allclose(
-        call(folded, x, training=False), expected, atol=1e-6
-    )
-
-
 def test_complexity():
     model = small(shortcut="C")
     folded = check(model)

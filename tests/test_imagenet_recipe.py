@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 
 import keras
@@ -13,10 +12,9 @@ tf = pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 pytest.importorskip("PIL", reason="the files are written with Pillow")
 
 from conftest import (
-    IMAGENET_SAMPLE,
     SHALLOW,
+    check_refused,
     check_run_folder,
-    check_wrong_usage,
     read_json,
     read_rows,
     run_recipe,
@@ -180,7 +178,7 @@ def test_fast_grows():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(lambda: run_recipe(imagenet, flags), capsys, words)
+    check_refused(lambda: run_recipe(imagenet, flags), capsys, words)
 
 
 def test_flags_reach_the_model():
@@ -386,21 +384,3 @@ def test_imagenet2012_from_tars_to_evaluation(tmp_path, capsys):
     )
     actual = read_json(tmp_path / "result.json")
     assert actual["images"] == 3
-
-
-@pytest.mark.once
-@pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")
-@pytest.mark.usefixtures("_shallow")
-def test_real_images(tmp_path, capsys):
-    for part in ("train", "val"):
-        (tmp_path / part).mkdir()
-        for source in sorted(os.listdir(IMAGENET_SAMPLE))[:16]:
-            (tmp_path / part / source).symlink_to(
-                os.path.join(IMAGENET_SAMPLE, source)
-            )
-    flags = ["--dataset", "folder", "--folder", tmp_path, *TINY]
-    flags += ["--epochs", "1", "--batch-size", "8", *LATER]
-    _run([*flags, "--output", tmp_path / "run"])
-    result = read_json(tmp_path / "run" / "result.json")
-    assert result["validation_images"] == result["training_images"] > 8
-    assert result["unreadable"] == []

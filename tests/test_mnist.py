@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -12,13 +13,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
-from conftest import (
-    SHALLOW,
-    check_wrong_usage,
-    read_json,
-    run_recipe,
-    settings_of,
-)
+from conftest import SHALLOW, check_refused, read_json, run_recipe, settings_of
 
 from keras_resnet import data, table1
 from keras_resnet_recipes import mnist, results
@@ -79,7 +74,7 @@ def test_full_takes_all_images():
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(lambda: run_recipe(mnist, flags), capsys, words)
+    check_refused(lambda: run_recipe(mnist, flags), capsys, words)
 
 
 @pytest.mark.once
@@ -181,12 +176,8 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     assert table in page
     assert lines["seed0-resnet"]["command"] in page
     assert (tmp_path / "results/studies/study-curves.png").exists()
-    with pytest.raises(SystemExit) as refused:
-        run_recipe(mnist, flags)
-    assert refused.value.code == 1
-    error = capsys.readouterr().err
-    assert "--resume" in error
-    assert error.count("\n") == 1
+    again = functools.partial(run_recipe, mnist, flags)
+    check_refused(again, capsys, ["--resume"], status=1)
     # Of a seed that was trained earlier, too, the table says all.
     shutil.copytree(folder / "seed0", folder / "seed7")
     shutil.copytree(folder / "seed0", folder / "seed0 before")

@@ -1,6 +1,7 @@
 """`recipes/cifar10.py`, run as a user runs it."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -21,8 +22,8 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
 from conftest import (
     ROOT,
+    check_refused,
     check_run_folder,
-    check_wrong_usage,
     read_json,
     read_rows,
     run_recipe,
@@ -123,14 +124,14 @@ def test_depth_110_warms_up(depth, rate):
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
-    check_wrong_usage(lambda: run_recipe(cifar10, flags), capsys, words)
+    check_refused(lambda: run_recipe(cifar10, flags), capsys, words)
 
 
 @pytest.mark.once
 def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
     flags = ["--dataset", "digits", "--depth", "110", "--steps", "801"]
     flags += ["--output", str(tmp_path / "run")]
-    check_wrong_usage(
+    check_refused(
         lambda: run_recipe(cifar10, flags), capsys, ["400 steps", "801 steps"]
     )
     assert not (tmp_path / "run").exists()
@@ -139,7 +140,7 @@ def test_depth_110_needs_more_steps_than_its_warm_up(tmp_path, capsys):
 @pytest.mark.once
 def test_a_batch_that_is_too_large_is_refused(tmp_path, capsys, monkeypatch):
     flags = [*SMALL, "--batch-size", "1000000000", "--output"]
-    check_wrong_usage(
+    check_refused(
         lambda: run_recipe(cifar10, [*flags, tmp_path / "run"]),
         capsys,
         ["--batch-size", "1,000,000,000", "1,257 images", "at most 1,257"],
@@ -171,12 +172,8 @@ def test_failures_are_one_line_and_status_1(capsys):
     def fail(_):
         raise ValueError("two\nlines")
 
-    with pytest.raises(SystemExit) as caught:
-        experiment.execute(cifar10.Settings, fail, [])
-    assert caught.value.code == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "ValueError: two lines" in error
+    run = functools.partial(experiment.execute, cifar10.Settings, fail, [])
+    check_refused(run, capsys, ["ValueError: two lines"], status=1)
     with pytest.raises(ValueError, match="two"):
         experiment.execute(cifar10.Settings, fail, ["--debug"])
 
@@ -227,9 +224,7 @@ def test_input_on_the_device_trains_the_same(finished, tmp_path, capsys):
     folder, flags, _ = finished
     flags = [*flags[:-1], str(tmp_path / "run"), "--input", "device"]
     if keras.backend.backend() == "tensorflow":
-        with pytest.raises(SystemExit, match="2"):
-            _run(*flags)
-        assert "tf.data alone" in capsys.readouterr().err
+        check_refused(lambda: _run(*flags), capsys, ["tf.data alone"])
         assert not (tmp_path / "run").exists()
         return
     _run(*flags)
@@ -334,11 +329,7 @@ def test_the_saved_model_takes_raw_pixels(finished):
 def test_a_finished_run_is_left_alone(finished, capsys):
     folder, flags, _ = finished
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    with pytest.raises(SystemExit, match="1"):
-        _run(*flags)
-    error = capsys.readouterr().err
-    assert "--resume" in error
-    assert error.count("\n") == 1
+    check_refused(lambda: _run(*flags), capsys, ["--resume"], status=1)
     _run(*flags, "--resume")
     assert "is finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
@@ -452,11 +443,12 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     folder, _, _ = finished
     # Not to be mistaken for the results' own folder of studies.
     output = tmp_path / "studies" / "results"
-    with pytest.raises(SystemExit) as caught:
-        run_recipe(results, [str(tmp_path), "--output", str(output)])
-    assert caught.value.code == 2
-    assert "no finished run" in capsys.readouterr().err
-    run_recipe(results, [str(folder), "--output", str(output)])
+    check_refused(
+        lambda: run_recipe(results, [tmp_path, "--output", output]),
+        capsys,
+        ["no finished run"],
+    )
+    run_recipe(results, [folder, "--output", output])
     page = (output / "README.md").read_text("utf-8")
     result = read_json(folder / "result.json")
     assert f"{100 * result['test_error']:.2f} %" in page
@@ -473,7 +465,7 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
         ([twin], [str(output / "run.json")]),
         ([folder, twin], [str(folder), str(twin)]),
     ):
-        check_wrong_usage(
+        check_refused(
             lambda runs=runs: run_recipe(
                 results, [*map(str, runs), "--output", str(output)]
             ),
@@ -504,7 +496,7 @@ def test_evaluations_are_results(finished, tmp_path, capsys):
     assert copy.read_bytes() == path.read_bytes()
     for text in ("{}", "no JSON"):
         path.write_text(text, "utf-8")
-        check_wrong_usage(
+        check_refused(
             lambda: run_recipe(results, [path, "--output", output]),
             capsys,
             ["resnet20.json", "evaluate.py"],
@@ -527,11 +519,12 @@ def test_a_broken_run_is_named_before_anything_is_copied(
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
     (folder / name).write_bytes(contents)
-    with pytest.raises(SystemExit, match="1"):
-        run_recipe(results, [folder, "--output", tmp_path / "results"])
-    error = capsys.readouterr().err
-    assert f"{folder / name} is broken" in error
-    assert error.count("\n") == 1
+    check_refused(
+        lambda: run_recipe(results, [folder, "--output", tmp_path / "results"]),
+        capsys,
+        [f"{folder / name} is broken"],
+        status=1,
+    )
     assert not (tmp_path / "results").exists()
 
 

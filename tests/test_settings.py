@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.once
 
 import compare as benchmark
-from conftest import check_wrong_usage, settings_of
+from conftest import check_refused, settings_of
 
 from keras_resnet_recipes import (
     cifar10,
@@ -94,7 +94,7 @@ def test_flags_win_over_datasets_and_these_over_presets():
     ],
 )
 def test_impossible_values_are_refused(flags, words, capsys):
-    check_wrong_usage(lambda: _settle(*flags), capsys, words)
+    check_refused(lambda: _settle(*flags), capsys, words)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_required_and_positional_values(capsys):
     assert needy.name("jax") == "needy-size3-jax-seed0"
     given = vars(parser.parse_args(["--weights", "w", "--size", "3"]))
     assert Needy.settle(given).files == ()
-    check_wrong_usage(lambda: parser.parse_args([]), capsys, ["--weights"])
+    check_refused(lambda: parser.parse_args([]), capsys, ["--weights"])
 
 
 def test_names_tell_changes():

@@ -333,14 +333,6 @@ def test_one_of_several_downloads(server, tmp_path):
     assert transfers() == 1
 
 
-def test_a_full_disk_is_not_the_network(server, tmp_path, monkeypatch):
-    publish(server, tmp_path)
-    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(DownloadError, match="written: No space.*HF_HUB_CACHE"):
-        small(weights="owner/net")
-    assert not whole(tmp_path)
-
-
 def test_a_cache_that_cannot_be_written_is_read(server, tmp_path, monkeypatch):
     source = publish(server, tmp_path)
     small(weights="owner/net")

@@ -313,55 +313,43 @@ def test_a_step_in_half_precision_alone(policy):
 
 
 @pytest.mark.parametrize(
-    ("call", "parts"),
+    ("call", "words"),
     [
         (
             lambda: keras_resnet.ResNetImageNet(51),
-            ["18, 34, 50, 101, 152", "depth=51"],
+            "18, 34, 50, 101, 152.*depth=51",
         ),
-        (lambda: keras_resnet.ResNetCIFAR(21), ["6n+2", "8, 14, 20", "=21"]),
-        (lambda: keras_resnet.ResNetCIFAR("20"), ["6n+2", "depth='20'"]),
-        (lambda: ResNet18(weights="image net"), [".weights.h5", "'image net'"]),
-        (lambda: ResNet18(weights="none.weights.h5"), ["none.weights.h5"]),
-        (lambda: ResNet18(weights=5), ["None", "path", "5"]),
-        (lambda: small(stem="mnist"), ["'imagenet'", "'cifar'", "'mnist'"]),
-        (lambda: small(pooling="min"), ["None, 'avg'", "'max'", "'min'"]),
-        (lambda: small(classes=2.0), ["positive integer", "classes=2.0"]),
-        (lambda: ResNet([]), ["depths=()"]),
-        (lambda: ResNet([1, 2]), ["one entry per stage", "depths=(1, 2)"]),
-        (
-            lambda: ResNet([1], [8, 16]),
-            ["one entry per stage", "depths=(1,)", "widths=(8, 16)"],
-        ),
-        (lambda: ResNet([0], [8]), ["positive integers", "depths=(0,)"]),
-        (lambda: ResNet([1], ["8"]), ["positive integers", "widths=('8',)"]),
-        (lambda: small(input_shape=(16, 16)), ["three entries", "(16, 16)"]),
+        (lambda: keras_resnet.ResNetCIFAR(21), r"6n\+2.*8, 14, 20.*depth=21"),
+        (lambda: keras_resnet.ResNetCIFAR("20"), r"6n\+2.*depth='20'"),
+        (lambda: ResNet18(weights="image net"), r"\.weights\.h5.*'image net'"),
+        (lambda: ResNet18(weights="no.weights.h5"), r"no\.weights\.h5"),
+        (lambda: ResNet18(weights=5), "None.*path.*5"),
+        (lambda: small(stem="mnist"), "'imagenet'.*'cifar'.*'mnist'"),
+        (lambda: small(pooling="min"), "None, 'avg'.*'max'.*'min'"),
+        (lambda: small(classes=2.0), r"positive integer.*classes=2\.0"),
+        (lambda: ResNet([1, 2]), r"one entry per stage.*depths=\(1, 2\)"),
+        (lambda: ResNet([1], [8, 16]), r"per stage.*widths=\(8, 16\)"),
+        (lambda: ResNet([1], ["8"]), r"positive integers.*widths=\('8',\)"),
         (
             lambda: small(input_shape=(3, 16, 20)),
-            ["20 channels", "'channels_last'", "_format('channels_first')"],
-        ),
-        (
-            lambda: small(input_tensor=np.zeros((2, 16, 16, 3))),
-            ["Keras tensor", "ndarray"],
+            r"20 channels.*'channels_last'.*_format\('channels_first'\)",
         ),
         (
             lambda: small(
                 input_tensor=keras.Input((8, 8, 3)), input_shape=(9, 9, 3)
             ),
-            ["(9, 9, 3)", "(8, 8, 3)"],
+            r"\(9, 9, 3\).*\(8, 8, 3\)|\(8, 8, 3\).*\(9, 9, 3\)",
         ),
         # Basic blocks of fewer filters than the stage before.
         (
             lambda: ResNet([1, 1], [16, 8], shortcut="A"),
-            ["gets 16", "outputs 8", "'B' or 'C'"],
+            "gets 16 and outputs 8.*'B' or 'C'",
         ),
     ],
 )
-def test_errors_say_what_is_allowed_and_what_was_given(call, parts):
-    with pytest.raises(ValueError, match=".") as error:
+def test_errors_say_what_is_allowed_and_what_was_given(call, words):
+    with pytest.raises(ValueError, match=words):
         call()
-    for part in parts:
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])

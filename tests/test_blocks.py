@@ -247,7 +247,6 @@ def test_gradient_does_not_depend_on_the_data_format(kind, option):
     ("arguments", "allowed", "seen"),
     [
         ({"shortcut": "a"}, "'A', 'B', 'C'", "shortcut='a'"),
-        ({"shortcut": None}, "'A', 'B', 'C'", "shortcut=None"),
         ({"stride": (2, 2)}, "positive integer", "stride=(2, 2)"),
         ({"filters": 0}, "positive integer", "filters=0"),
         ({"filters": 8.0}, "positive integer", "filters=8.0"),

@@ -203,14 +203,6 @@ def test_default_names_and_input_shapes():
     assert ResNet20(include_top=False).input_shape == (None, 32, 32, 3)
 
 
-@pytest.mark.parametrize(("stem", "size"), [("imagenet", 7), ("cifar", 3)])
-def test_number_of_input_channels(stem, size):
-    model = small(stem=stem, input_shape=(32, 32, 1))
-    assert predict(model, images(2, 32, 32, 1)).shape == (2, 5)
-    kernel = model.get_layer("stem_conv").kernel
-    assert tuple(kernel.shape) == (size, size, 1, 16)
-
-
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_open_sizes(stem):
     model = small(stem=stem, input_shape=(None, None, 3))

@@ -14,58 +14,42 @@ from keras_resnet import fold_batch_norm
 BACKEND = keras.backend.backend()
 TOLERANCE = 1e-5
 
-# Programs of a process of its own: images, then artifacts. Each artifact's
-# outputs are written beside it.
-SAVED_MODEL = """
+# A process of its own loads artifacts, gives them the same images, and writes
+# the outputs beside each.
+PROGRAM = """
 import sys
-
 import numpy as np
-import tensorflow as tf
-
+{definition}
 x = np.load(sys.argv[1])
 for path in sys.argv[2:]:
+    np.save(path + ".npy", outputs(path, x))
+assert "keras" not in sys.modules or "tensorflow" in sys.modules
+"""
+SAVED_MODEL = """
+import tensorflow as tf
+def outputs(path, x):
     artifact = tf.saved_model.load(path)
-    np.save(path + ".npy", artifact.serve(x).numpy())
+    return artifact.serve(x).numpy()
 """
 EXPORTED_PROGRAM = """
-import sys
-
-import numpy as np
 import torch
-
-x = torch.from_numpy(np.load(sys.argv[1]))
-for path in sys.argv[2:]:
+def outputs(path, x):
     program = torch.export.load(path).module()
     with torch.no_grad():
-        np.save(path + ".npy", program(x).numpy())
-assert "keras" not in sys.modules
+        return program(torch.from_numpy(x)).numpy()
 """
 ONNX = """
-import sys
-
-import numpy as np
 import onnxruntime
-
-x = np.load(sys.argv[1])
-for path in sys.argv[2:]:
+def outputs(path, x):
     session = onnxruntime.InferenceSession(path)
-    name = session.get_inputs()[0].name
-    np.save(path + ".npy", session.run(None, {name: x})[0])
-assert "keras" not in sys.modules
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
 """
+# On other processors than those of tests OpenVINO may take bfloat16.
 OPENVINO = """
-import sys
-
-import numpy as np
 import openvino
-
-x = np.load(sys.argv[1])
-for path in sys.argv[2:]:
-    # On other processors than those of tests it may be bfloat16.
+def outputs(path, x):
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.compile_model(path, "CPU", hints)
-    np.save(path + ".npy", model(x)[0])
-assert "keras" not in sys.modules
+    return openvino.compile_model(path, "CPU", hints)(x)[0]
 """
 # Keras 3.15 passes jax2tf what it should not.
 pytestmark = pytest.mark.filterwarnings(
@@ -103,7 +87,7 @@ def network(data_format="channels_last", **options):
     return model
 
 
-def check(model, program, suffix, run_python, tmp_path, size=3, **options):
+def check(model, definition, suffix, run_python, tmp_path, size=3, **options):
     """Export a model and its folded copy and compares what they compute."""
     models = {"model": model, "folded": fold_batch_norm(model)}
     paths = {name: str(tmp_path / f"{name}{suffix}") for name in models}
@@ -111,6 +95,7 @@ def check(model, program, suffix, run_python, tmp_path, size=3, **options):
     np.save(tmp_path / "x.npy", x)
     for name, path in paths.items():
         models[name].export(path, verbose=False, **options)
+    program = PROGRAM.format(definition=definition)
     run_python("-c", program, tmp_path / "x.npy", *paths.values())
     for name, path in paths.items():
         expected = call(models[name], x, training=False)

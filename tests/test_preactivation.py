@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from networks import VARIANTS, batch, call, draw_weights, small, to_numpy
-from numpy_network import convolution, normalization
+from numpy_network import arrays, convolution, normalization
 
 import keras_resnet
 from keras_resnet import PreactivationBlock, analysis
@@ -28,11 +28,7 @@ class Reference:
     def weights(self, name):
         layer, _, part = name.partition("/")
         layer = self.model.get_layer(layer)
-        layer = getattr(layer, part) if part else layer
-        return {
-            v.path.rpartition("/")[2]: np.asarray(w, "float64")
-            for v, w in zip(layer.weights, layer.get_weights(), strict=True)
-        }
+        return arrays(getattr(layer, part) if part else layer)
 
     def conv(self, x, name, stride=1):
         return convolution(x, self.weights(name)["kernel"], stride)

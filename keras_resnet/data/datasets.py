@@ -1,7 +1,9 @@
 """The small image datasets: CIFAR-10, MNIST, and scikit-learn's digits."""
 
 import dataclasses
+import re
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,10 +113,35 @@ def _digits() -> ImageData:
     )
 
 
-def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
-    import tensorflow_datasets as tfds
+def builder_of(name: str, data_dir: PathLike | None) -> Any:
+    """Return the `tfds.core.DatasetBuilder` of a dataset.
 
-    builder = tfds.builder(name, data_dir=data_dir)
+    Raises:
+        DataUnavailableError: If the description in its folder is broken.
+    """
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except ParseError as error:
+        folder = Path(data_dir or tfds.core.constants.DATA_DIR, name)
+        raise _damaged(
+            folder, str(error).rpartition("Failed to load ")[2]
+        ) from None
+
+
+def _damaged(folder, reason):
+    # TensorFlow puts the place in its graph before the words, and after them.
+    words = " ".join(re.sub(r"{{.*?}}", "", reason).split())
+    words = words.partition(" [")[0].rstrip(".")
+    return DataUnavailableError(
+        f"{folder} is damaged ({words}): move it away, and prepare it anew."
+    )
+
+
+def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
+    builder = builder_of(name, data_dir)
     if not builder.is_prepared():
         check_download(
             builder, '; or take `name="digits"`, which needs no download'
@@ -130,11 +157,7 @@ def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
             )
         )
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split()).partition(" [[")[0]
-        raise DataUnavailableError(
-            f"{builder.data_path} is damaged ({reason}): move it away, and "
-            "prepare it anew."
-        ) from None
+        raise _damaged(builder.data_path, error.message) from None
     return ImageData(
         name=name,
         train=train[:-HELD_OUT],

@@ -16,7 +16,11 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.datasets import DataUnavailableError, check_download
+from keras_resnet.data.datasets import (
+    DataUnavailableError,
+    builder_of,
+    check_download,
+)
 from keras_resnet.data.folders import (
     UnreadableImageError,
     class_folders,
@@ -246,7 +250,7 @@ def from_tfds(
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder = builder_of(name, data_dir)
     if not builder.is_prepared():
         _prepare(builder, manual_dir)
     info = builder.info

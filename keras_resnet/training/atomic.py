@@ -19,7 +19,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
     The new file is beside `path`, which need not exist yet, and has the same
     suffix. If the process fails or is killed before the end, the old file
     stays. Two processes may replace one file, because each writes to a name of
-    its own.
+    its own. An `OSError` names `path`.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
@@ -28,6 +28,10 @@ def replacing(path: PathLike) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # That of a full disk names no file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -251,6 +251,12 @@ def read_model(path: PathLike) -> keras.Model:
         WeightsError: If it cannot be loaded.
     """
     path = check(path)
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        # Keras's message is that there is no such file.
+        raise WeightsError(
+            f"{path} is no whole .keras file: it is cut off, or in another "
+            "format."
+        )
     _check_archive(path)
     try:
         return keras.saving.load_model(path, compile=False)

@@ -7,8 +7,11 @@ wrong and what to do; `--debug` adds the traceback.
 
 import argparse
 import contextlib
+import errno
 import io
 import logging
+import os
+import re
 import signal
 import sys
 
@@ -23,6 +26,22 @@ FLAGS = {
     '`devices="all"`': "--devices all",
     "`synchronized=False`": "--normalization per-device",
 }
+
+
+# How backends and NumPy say that memory ran out.
+NO_MEMORY = re.compile(
+    "ResourceExhausted|RESOURCE_EXHAUSTED|out of memory|can't allocate memory|"
+    "MemoryError",
+    re.IGNORECASE,
+)
+# What a training takes less memory with, by setting.
+SMALLER = {
+    "batch_size": "a smaller --batch-size",
+    "accumulate": "--accumulate, which computes a batch in parts",
+    "image_size": "a smaller --image-size",
+    "depth": "a smaller --depth",
+}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UsageError(Exception):
@@ -49,6 +68,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(
             2, f"{self.prog}: error: {message} (--help lists the flags)\n"
         )
+
+
+def flag(name):
+    """Return the flag of a field of settings."""
+    return f"--{name.replace('_', '-')}"
 
 
 def with_flags(message):
@@ -84,6 +108,54 @@ def interrupted_by_signals():
             signal.signal(number, signal.SIG_DFL)
 
 
+def check_backend():
+    """Raise `UsageError` if Keras is to take a backend that cannot train."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax", "torch"):
+        raise UsageError(
+            f"KERAS_BACKEND is {backend!r}: set it to tensorflow, jax or torch"
+        )
+
+
+def explain(error, settings):
+    """Return the line that says what failed and what to do.
+
+    Args:
+        error: Exception.
+        settings: `CommandSettings`, or `None` if the flags were not yet read.
+    """
+    message = " ".join(str(error).split())
+    # Errors of this project say all there is to say; others need a name.
+    if isinstance(error, Failure) or type(error).__module__.startswith(
+        "keras_resnet"
+    ):
+        return with_flags(message)
+    name = type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{message}: install what the recipes need, pip install "
+            "'keras3-resnet[recipes]', and the backend"
+        )
+    debug = "--debug shows the traceback"
+    if NO_MEMORY.search(f"{name}: {message}"):
+        fields = [field for field in SMALLER if hasattr(settings, field)]
+        tried = " ".join(f"{flag(f)} {getattr(settings, f)}" for f in fields)
+        remedy = " or ".join(SMALLER[field] for field in fields)
+        return (
+            f"memory ran out with {tried or 'these images'}: take "
+            f"{remedy or 'fewer or smaller ones'} ({name}; {debug})"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+        if error.filename:
+            message = f"{error.filename}: {message}"
+        if error.errno in NO_SPACE:
+            again = " with --resume" if hasattr(settings, "resume") else ""
+            message += f": make room, and run the command again{again}"
+        return f"{message} ({debug})"
+    return f"{name}: {message or 'no message'} ({debug})"
+
+
 def execute(settings, main, argv=None):
     """Parse the command line, call `main` with its settings, and exit.
 
@@ -103,9 +175,12 @@ def execute(settings, main, argv=None):
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal or a pipe may have no "±" in its encoding.
         sys.stdout.reconfigure(errors="replace")
+    chosen = None
     try:
+        check_backend()
+        chosen = settings.settle(given)
         with interrupted_by_signals():
-            main(settings.settle(given))
+            main(chosen)
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         message = None
@@ -116,25 +191,7 @@ def execute(settings, main, argv=None):
         parser.exit(128 + number, message)
     except UsageError as error:
         parser.error(str(error))
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
-        parser.exit(
-            1,
-            f"{parser.prog}: error: {error}: install what the recipes need, "
-            "pip install 'keras3-resnet[recipes]', and the backend\n",
-        )
     except Exception as error:
         if debug:
             raise
-        # Errors of this project say all there is to say; others need a name.
-        known = isinstance(error, Failure) or type(error).__module__.startswith(
-            "keras_resnet"
-        )
-        message = " ".join(str(error).split())
-        if known:
-            message = with_flags(message)
-        else:
-            message = f"{type(error).__name__}: {message} "
-            message += "(--debug shows the traceback)"
-        parser.exit(1, f"{parser.prog}: error: {message}\n")
+        parser.exit(1, f"{parser.prog}: error: {explain(error, chosen)}\n")

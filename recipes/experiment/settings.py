@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 
 from . import block, values
-from .command import Parser, UsageError
+from .command import Parser, UsageError, flag
 
 REQUIRED = dataclasses.MISSING
 # Keras's dtype policies by precision of the computation.
@@ -74,11 +74,6 @@ def setting(
 def option(default, help, **kwargs):
     """Return a `setting` on which no number of a run depends."""
     return setting(default, help, stored=False, **kwargs)
-
-
-def flag(name):
-    """Return the flag of a field."""
-    return f"--{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

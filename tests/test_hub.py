@@ -57,6 +57,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.requests = []
         self.cuts = []  # after how many bytes each transfer breaks off
         self.tags = {}  # wrong checksums
+        self.oddity = None  # how every request is answered instead
+        self.closing = threading.Event()
 
     @property
     def url(self):
@@ -91,6 +93,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, head):
         server = self.server
         server.requests.append((self.command, self.path))
+        if server.oddity is not None:
+            server.oddity(self)
+            return
         path = self.path.removeprefix("/storage")
         content = server.files.get(path)
         if content is None:
@@ -125,6 +130,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[:end])
 
 
+def never_answer(handler):
+    handler.server.closing.wait(60)
+
+
+def state_no_number_of_bytes(handler):
+    handler.send_response(200)
+    handler.send_header("X-Repo-Commit", COMMIT)
+    handler.send_header("ETag", f'"{"0" * 40}"')
+    handler.send_header("Content-Length", "abc")
+    handler.end_headers()
+
+
+def redirect_to_itself(handler):
+    handler.send_response(302)
+    handler.send_header("Location", handler.server.url + handler.path)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
@@ -137,6 +161,7 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         point_to(monkeypatch, server.url)
         yield server
+        server.closing.set()
         server.shutdown()
 
 
@@ -552,3 +577,19 @@ def test_the_file_of_keras_is_whole_or_not_there(server, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.utils, "get_file", full)
     with pytest.raises(DownloadError, match="written: No space.*KERAS_HOME"):
         hub.keras_file(url, md5)
+
+
+@pytest.mark.parametrize(
+    "oddity", [never_answer, state_no_number_of_bytes, redirect_to_itself]
+)
+def test_a_server_that_misbehaves_is_named_in_one_line(
+    server, monkeypatch, oddity
+):
+    server.oddity = oddity
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    with one_line(f"^{server.url}/net.h5 cannot be downloaded"):
+        hub.keras_file(f"{server.url}/net.h5", "0" * 32)
+    if oddity is never_answer:
+        return  # huggingface_hub tries six times, ten seconds each
+    with one_line(f"^{server.url}/owner/net/resolve.*cannot be downloaded"):
+        hub.repository_file("owner/net", "model.safetensors")

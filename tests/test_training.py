@@ -125,9 +125,10 @@ def test_optimizers_survive_serialization(kind, options):
         assert getattr(copy, name) == value
 
 
-def test_coupled_sgd_refuses_negative_decay():
-    with pytest.raises(ValueError, match="coupled_decay=-1"):
-        training.CoupledSGD(coupled_decay=-1)
+@pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
+def test_a_negative_decay_is_refused(kind):
+    with pytest.raises(ValueError, match=r"coupled_decay=-0\.1"):
+        kind(0.1, coupled_decay=-0.1)
 
 
 def _rates(schedule, steps):

@@ -67,6 +67,16 @@ class _Optimizer(keras.optimizers.Optimizer):
                 average.assign(share * average + (1 - share) * variable)
 
 
+def _check_decay(value):
+    """Return a decay, or raise `ValueError` if it is negative."""
+    if value < 0:
+        raise ValueError(
+            "`coupled_decay` must not be negative. "
+            f"Received: coupled_decay={value}"
+        )
+    return value
+
+
 def _zeros(shape, dtype):
     return ops.convert_to_tensor(np.zeros(shape, "float32"), dtype)
 
@@ -128,12 +138,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
             name=name,
             **kwargs,
         )
-        if coupled_decay < 0:
-            raise ValueError(
-                "`coupled_decay` must not be negative. "
-                f"Received: coupled_decay={coupled_decay}"
-            )
-        self.coupled_decay = coupled_decay
+        self.coupled_decay = _check_decay(coupled_decay)
         self.decay_norm_and_bias = decay_norm_and_bias
         self.momentum_correction = momentum_correction
 
@@ -242,7 +247,7 @@ class Lamb(_Optimizer, keras.optimizers.Lamb):
         super().__init__(
             learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs
         )
-        self.coupled_decay = coupled_decay
+        self.coupled_decay = _check_decay(coupled_decay)
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import keras
@@ -100,14 +101,15 @@ def keras_file(url: str, md5: str) -> Path:
                 return path
             try:
                 # To a temporary name, because it writes in place.
-                keras.utils.get_file(
-                    partial.name,
-                    url,
-                    file_hash=md5,
-                    cache_dir=path.parent,
-                    cache_subdir="",
-                    force_download=True,
-                )
+                with _time_limit():
+                    keras.utils.get_file(
+                        partial.name,
+                        url,
+                        file_hash=md5,
+                        cache_dir=path.parent,
+                        cache_subdir="",
+                        force_download=True,
+                    )
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -144,6 +146,19 @@ def _checksum(path, like):
             git = b"blob %d\0" % len(data) + data
             return hashlib.sha1(git).hexdigest()
         return hashlib.file_digest(content, kinds[len(like)]).hexdigest()
+
+
+@contextlib.contextmanager
+def _time_limit():
+    """Let Keras wait for an answer no longer than huggingface_hub does."""
+    from huggingface_hub import constants
+
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(usual)
 
 
 @contextlib.contextmanager

@@ -14,19 +14,11 @@ KERNEL_INITIALIZER = HeGaussian
 MOMENTUM = 0.9
 EPSILON = 1e-5
 EXPANSION = 4
-BOTTLENECK_STRIDES = ("1x1", "3x3")
-DATA_FORMATS = ("channels_last", "channels_first")
 
-# What people set on a layer after it was made, besides regularizers and
-# constraints.
-SETTINGS = (
-    "trainable",
-    "dtype_policy",
-    "momentum",
-    "epsilon",
-    "lora_rank",
-    "lora_alpha",
-)
+# What people set on a layer after it was made.
+SETTINGS = ["trainable", "dtype_policy", "momentum", "epsilon"]
+SETTINGS += ["lora_rank", "lora_alpha"]
+SUFFIXES = ("_regularizer", "_constraint")
 
 register = keras.saving.register_keras_serializable(package="keras_resnet")
 
@@ -81,17 +73,13 @@ class Convolution(keras.layers.Conv2D):
             backend.lay_out_kernel(self._kernel)
 
     def call(self, inputs: Tensor) -> Tensor:
+        windows = zip(self.kernel_size, self.dilation_rate, strict=True)
         x = backend.convolution(
             inputs,
             self.kernel,
             self.bias if self.use_bias else None,
             strides=self.strides,
-            margins=[
-                k // 2 * d
-                for k, d in zip(
-                    self.kernel_size, self.dilation_rate, strict=True
-                )
-            ],
+            margins=[size // 2 * dilation for size, dilation in windows],
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
@@ -169,11 +157,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.axis in (-1, 1, 3)
         )
         if not usual:
-            if (
-                training
-                and backend.parallel.synchronized
-                and not (self.synchronized)
-            ):
+            everywhere = backend.parallel.synchronized
+            if training and everywhere and not self.synchronized:
                 raise ValueError(
                     f"{self.name} cannot be synchronized between devices: "
                     "only 4-D images without a mask are, with `scale` and "
@@ -183,15 +168,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         x = ops.cast(inputs, self.compute_dtype)
         # Half precision would round the statistics.
         wide = "float64" if self.gamma.dtype == "float64" else "float32"
-        gamma, beta, mean, variance = (
-            ops.cast(v, wide)
-            for v in (
-                self.gamma,
-                self.beta,
-                self.moving_mean,
-                self.moving_variance,
-            )
-        )
+        gamma, beta = ops.cast(self.gamma, wide), ops.cast(self.beta, wide)
+        mean = ops.cast(self.moving_mean, wide)
+        variance = ops.cast(self.moving_variance, wide)
         if not (training and self.trainable):
             return backend.normalization(
                 x, mean, variance, gamma, beta, self.epsilon, self.axis
@@ -275,8 +254,7 @@ def channel_axis(data_format: str) -> int:
 def own_initializer(identifier: Initializer) -> Callable:
     """Return an initializer for one layer alone.
 
-    A Keras initializer object gives the same values each time it is used, so
-    that each layer needs a copy. A function cannot be copied.
+    A Keras initializer object gives the same values each time it is used.
     """
     initializer = keras.initializers.get(identifier)
     if isinstance(initializer, keras.initializers.Initializer):
@@ -297,7 +275,9 @@ class ResidualBlock(keras.layers.Layer):
     ReLU between them. The plain twin computes `relu(F(x))`.
 
     The sublayers are `conv1`, `bn1`, `conv2`, `bn2` (and `conv3`, `bn3`), and
-    `shortcut_conv`, `shortcut_bn` where the shortcut is a projection.
+    `shortcut_conv`, `shortcut_bn` where the shortcut is a projection. Files
+    and copies keep what is set on a single sublayer: its `trainable`,
+    regularizers, constraints, `momentum`, `epsilon`, `dtype_policy` and LoRA.
 
     A subclass overrides these methods to compute something else:
 
@@ -309,9 +289,9 @@ class ResidualBlock(keras.layers.Layer):
 
     Steps run in order. A step is a layer with a `compute_output_shape`, a
     function of a tensor that keeps its shape, a pair of a convolution and its
-    normalization, or `None`, which does nothing. Building, analyses and
-    folding read the same steps, so that a subclass that overrides `call` or
-    `paths` is neither analysed nor folded. `docs/blocks.md` has examples.
+    normalization, or `None`, which does nothing. A subclass that overrides
+    `call` or `paths` is neither analysed nor folded, because both read the
+    steps. `docs/blocks.md` has examples.
 
     Args:
         filters: Integer, the width: channels of the 3x3 convolutions. A basic
@@ -341,12 +321,9 @@ class ResidualBlock(keras.layers.Layer):
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             Keras's global setting.
         folded: Boolean. `True` makes the block that `fold_batch_norm` puts in
-            place of another: convolutions with bias, no normalizations, so
-            that `momentum`, `epsilon` and `zero_init_residual` have no
-            effect. Defaults to `False`.
-        **kwargs: `name`, `dtype`, `trainable`. Files and copies keep what is
-            set on a single sublayer: its `trainable`, regularizers,
-            constraints, `momentum`, `epsilon`, `dtype_policy` and LoRA.
+            place of another: convolutions with bias, no normalizations.
+            Defaults to `False`.
+        **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: 4-D tensor, `(batch, height, width, channels)` or, channels
@@ -398,14 +375,14 @@ class ResidualBlock(keras.layers.Layer):
                     f"`{argument}` must be a positive integer. "
                     f"Received: {argument}={value!r}"
                 )
-        if bottleneck_stride not in BOTTLENECK_STRIDES:
+        if bottleneck_stride not in ("1x1", "3x3"):
             raise ValueError(
                 "`bottleneck_stride` must be '1x1' (the paper's) or '3x3'. "
                 f"Received: bottleneck_stride={bottleneck_stride!r}"
             )
         if data_format is None:
             data_format = keras.config.image_data_format()
-        if data_format not in DATA_FORMATS:
+        if data_format not in ("channels_last", "channels_first"):
             raise ValueError(
                 "`data_format` must be 'channels_last' or 'channels_first'. "
                 f"Received: data_format={data_format!r}"
@@ -539,7 +516,8 @@ class ResidualBlock(keras.layers.Layer):
         for layer in self._sublayers():
             self._made.setdefault(layer.name, _settings(layer))
             for name, value in self._configured.pop(layer.name, {}).items():
-                _set(layer, name, value)
+                value = keras.saving.deserialize_keras_object(value)
+                setattr(layer, name, value)
 
     def _sublayers(self):
         return self._flatten_layers(include_self=False, recursive=False)
@@ -585,12 +563,10 @@ class ResidualBlock(keras.layers.Layer):
     def get_config(self) -> dict:
         sublayers = dict(self._configured)
         for layer in self._sublayers():
-            made = {
-                **self._made.get(layer.name, {}),
-                "trainable": self.trainable,
-            }
+            made = self._made.get(layer.name, {})
+            made = {**made, "trainable": self.trainable}
             changed = {
-                name: _serialized(name, value)
+                name: keras.saving.serialize_keras_object(value)
                 for name, value in _settings(layer).items()
                 if value != made.get(name)
             }
@@ -630,38 +606,13 @@ class ResidualBlock(keras.layers.Layer):
 
 def _settings(layer):
     """Return what people set on a layer, by the names of its attributes."""
-    names = [
-        name
-        for name in vars(layer)
-        if name.endswith(("_regularizer", "_constraint"))
-    ]
+    names = [name for name in vars(layer) if name.endswith(SUFFIXES)]
     # Not from its configuration, because Keras imports TensorFlow to make one.
     return {
         name: getattr(layer, name)
         for name in (*SETTINGS, *names)
         if hasattr(layer, name)
     }
-
-
-def _home(name):
-    """Return Keras's module that serializes a setting, `None` for a number."""
-    if name == "dtype_policy":
-        return keras.dtype_policies
-    if name.endswith("_regularizer"):
-        return keras.regularizers
-    if name.endswith("_constraint"):
-        return keras.constraints
-    return None
-
-
-def _set(layer, name, value):
-    home = _home(name)
-    setattr(layer, name, value if home is None else home.get(value))
-
-
-def _serialized(name, value):
-    home = _home(name)
-    return value if home is None else home.serialize(value)
 
 
 def residual_blocks(model: keras.Model) -> list[ResidualBlock]:
@@ -678,12 +629,7 @@ def follows_steps(block: ResidualBlock) -> bool:
 
 
 def adaptation(model: keras.Model) -> str | None:
-    """Return what makes the weights of a layer other than usual, in words.
-
-    Returns:
-        For example `"Layer 'head' of model 'resnet50' is quantized (int8)"`,
-        or `None` if no layer is quantized or adapted by LoRA.
-    """
+    """Say which layer is quantized or adapted by LoRA, `None` if none is."""
     for layer in model._flatten_layers():
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:

@@ -53,42 +53,30 @@ class Complexity:
     layers: tuple
 
     def __str__(self):
-        header = ("layer", "kind", "output", "parameters", "multiply-adds")
-        rows = [
-            (
-                layer.name,
-                layer.kind,
-                "x".join(map(str, layer.output_shape)),
-                f"{layer.parameters:,}",
-                f"{layer.macs:,}",
-            )
+        def row(cost, kind="", output_shape=()):
+            shape = "x".join(map(str, output_shape))
+            numbers = f"{cost.parameters:,}", f"{cost.macs:,}"
+            return cost.name, kind, shape, *numbers
+
+        rows = [("layer", "kind", "output", "parameters", "multiply-adds")]
+        rows += [
+            row(layer, layer.kind, layer.output_shape)
             for layer in self.layers
             if layer.parameters or layer.macs
         ]
-        total = (
-            self.name,
-            "",
-            "",
-            f"{self.parameters:,}",
-            f"{self.macs:,}",
+        rows.append(row(self))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        # Texts are on the left of their columns, numbers on the right.
+        sides = [f"{side}{w}" for side, w in zip("<<<>>", widths, strict=True)]
+        header, *body, total = (
+            "  ".join(map(format, cells, sides)) for cells in rows
         )
-        widths = [
-            max(map(len, column))
-            for column in zip(header, *rows, total, strict=True)
-        ]
-        rule = tuple("-" * width for width in widths)
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i > 2 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in (header, rule, *rows, rule, total)
-        ]
-        lines.append(
+        rule = "  ".join("-" * width for width in widths)
+        summary = (
             f"trainable parameters: {self.trainable_parameters:,}; "
             f"multiply-adds of one image: {self.macs / 1e9:.4g} G"
         )
-        return "\n".join(lines)
+        return "\n".join([header, rule, *body, rule, total, summary])
 
 
 def complexity(
@@ -98,12 +86,10 @@ def complexity(
 
     The model is traced symbolically for one image, so that layers nested in
     other layers or models, layers called twice, and subclassed models are
-    all counted as often as they run. Nothing is computed and no weight
-    changes.
+    all counted as often as they run. Nothing is computed.
 
     Multiply-adds are those of convolutions and dense layers, as the paper
-    counts them: additions of biases and shortcuts, normalization, pooling and
-    activations are left out. (Some authors call twice this number FLOPs.)
+    counts them. (Some authors call twice this number FLOPs.)
 
     Args:
         model: A built `keras.Model` or layer.
@@ -130,18 +116,18 @@ def complexity(
     rows = []
     seen = set()
     for layer, output_shape, macs in calls:
-        shared = id(layer) in seen
+        # The weights of a layer that runs twice exist once.
+        new = id(layer) not in seen
         seen.add(id(layer))
         rows.append(
             LayerComplexity(
                 name=leaves[layer],
                 kind=type(layer).__name__,
                 output_shape=output_shape,
-                # The weights of a layer that runs twice exist once.
-                parameters=0 if shared else layer.count_params(),
-                trainable_parameters=0
-                if shared
-                else _size(layer.trainable_variables),
+                parameters=layer.count_params() if new else 0,
+                trainable_parameters=_size(
+                    layer.trainable_variables if new else ()
+                ),
                 macs=macs,
             )
         )
@@ -202,7 +188,7 @@ def _leaves(layer, path):
 
 
 def _is_leaf(layer):
-    return _macs_of(layer) is not None or not _children(layer)
+    return isinstance(layer, _COUNTED) or not _children(layer)
 
 
 class _Trace(keras.Operation):
@@ -240,11 +226,10 @@ def _noted(layer, calls):
             if hasattr(tensor, "shape")
         ]
         output_shape = shapes[0] if shapes else ()
-        count = _macs_of(layer)
         macs = 0
-        if count is not None:
+        if isinstance(layer, _COUNTED):
             source = args[0] if args else next(iter(kwargs.values()))
-            macs = count(layer, tuple(source.shape), output_shape)
+            macs = _macs(layer, tuple(source.shape), output_shape)
         calls.append((layer, output_shape[1:], macs))
         return outputs
 
@@ -255,60 +240,45 @@ def _noted(layer, calls):
         object.__delattr__(layer, "call")
 
 
-def _spatial(layer, shape):
-    """Number of positions in a feature map of this shape."""
+_TRANSPOSED = (
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+)
+_CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+_DENSE = (layers.Dense, layers.EinsumDense)
+_COUNTED = (*_TRANSPOSED, *_CONVOLUTIONS, *_SEPARABLE, *_DENSE)
+
+
+def _macs(layer, input_shape, output_shape):
+    """Return the multiply-adds of one call of a layer."""
+    if isinstance(layer, _TRANSPOSED):
+        return _positions(layer, input_shape) * math.prod(layer.kernel.shape)
+    if isinstance(layer, _CONVOLUTIONS):
+        return _positions(layer, output_shape) * math.prod(layer.kernel.shape)
+    if isinstance(layer, _SEPARABLE):
+        kernels = layer.depthwise_kernel, layer.pointwise_kernel
+        return _positions(layer, output_shape) * _size(kernels)
+    if isinstance(layer, layers.Dense):
+        return math.prod(output_shape[1:-1]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, layers.EinsumDense):
+        # Every output element is a sum over the indices that it lacks.
+        operands, output = layer.equation.replace("...", "").split("->")
+        _, kernel = operands.split(",")
+        sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
+        summed = [sizes[index] for index in kernel if index not in output]
+        return math.prod(output_shape[1:]) * math.prod(summed)
+    return 0
+
+
+def _positions(layer, shape):
+    """Return the number of positions in a feature map of this shape."""
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     return math.prod(shape[1:-1] if last else shape[2:])
-
-
-def _convolution_macs(layer, input_shape, output_shape):
-    return _spatial(layer, output_shape) * math.prod(layer.kernel.shape)
-
-
-def _transposed_macs(layer, input_shape, output_shape):
-    return _spatial(layer, input_shape) * math.prod(layer.kernel.shape)
-
-
-def _separable_macs(layer, input_shape, output_shape):
-    return _spatial(layer, output_shape) * (
-        math.prod(layer.depthwise_kernel.shape)
-        + math.prod(layer.pointwise_kernel.shape)
-    )
-
-
-def _dense_macs(layer, input_shape, output_shape):
-    return math.prod(output_shape[1:-1]) * math.prod(layer.kernel.shape)
-
-
-def _einsum_macs(layer, input_shape, output_shape):
-    # Every output element is a sum over the indices that it lacks.
-    operands, output = layer.equation.replace("...", "").split("->")
-    source, kernel = operands.split(",")
-    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
-    summed = [sizes[index] for index in kernel if index not in output]
-    return math.prod(output_shape[1:]) * math.prod(summed)
-
-
-_MACS = (
-    (
-        (
-            layers.Conv1DTranspose,
-            layers.Conv2DTranspose,
-            layers.Conv3DTranspose,
-        ),
-        _transposed_macs,
-    ),
-    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution_macs),
-    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _convolution_macs),
-    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable_macs),
-    ((layers.Dense,), _dense_macs),
-    ((layers.EinsumDense,), _einsum_macs),
-)
-
-
-def _macs_of(layer):
-    """Return the function that counts this layer, `None` where none does."""
-    for kinds, count in _MACS:
-        if isinstance(layer, kinds):
-            return count
-    return None

@@ -21,8 +21,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Return an inference copy without the foldable batch normalizations.
 
     In inference, batch normalization multiplies each channel by one constant
-    and adds another. Where a 2-D convolution comes before it, the factor is
-    folded into the kernel and the summand becomes the bias:
+    and adds another. They become a factor of the kernel of the 2-D convolution
+    before it and its bias:
 
     `kernel * gamma / sqrt(variance + epsilon)`,
     `beta + (bias - mean) * gamma / sqrt(variance + epsilon)`.
@@ -31,10 +31,10 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     sequential models are folded too. A normalization stays where something
     other than a linear convolution comes before it, where the convolution's
     output is used elsewhere as well, and where it is called with
-    `training=True`. Layers of other classes are copied as they are. A block
-    of a subclass of `ResidualBlock` is folded if its steps are those of
-    `call`, and if what `make_normalization` returns is a batch normalization
-    that these steps pair with its convolution: `bn1` with `conv1`.
+    `training=True`. A block of a subclass of `ResidualBlock` is folded if its
+    steps are those of `call`, and if what `make_normalization` returns is a
+    batch normalization that these steps pair with its convolution: `bn1` with
+    `conv1`.
 
     The copy is for inference: `training=True` would not normalize by the
     batch. It is a functional model, not compiled, and shares nothing with the
@@ -87,9 +87,8 @@ def _folded(model):
     graph = getattr(model, "_functional", model)
     # The same graph, without what the model is compiled with: a clone would
     # be compiled likewise, and carry the optimizer's slots.
-    kind = (
-        ResidualNetwork if isinstance(model, ResidualNetwork) else keras.Model
-    )
+    ours = isinstance(model, ResidualNetwork)
+    kind = ResidualNetwork if ours else keras.Model
     graph = kind(graph._inputs_struct, graph._outputs_struct, name=model.name)
     nodes = [node for level in graph._nodes_by_depth.values() for node in level]
     in_training = {
@@ -170,10 +169,7 @@ def _fits(conv, bn):
 
 
 def _own_pairs(block):
-    """Return the convolutions of a residual block with their normalizations.
-
-    These normalizations are those that a block made with `folded=True` lacks.
-    """
+    """Return convolutions with normalizations that a folded block lacks."""
     names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
     names += [("shortcut_conv", "shortcut_bn")]
     own = [[getattr(block, name, None) for name in pair] for pair in names]
@@ -187,11 +183,8 @@ def _is_foldable_block(layer):
         or not blocks.follows_steps(layer)
     ):
         return False
-    steps = (
-        *layer.preactivation(),
-        *layer.residual_branch(),
-        *layer.projection(),
-    )
+    branch, shortcut = layer.residual_branch(), layer.projection()
+    steps = (*layer.preactivation(), *branch, *shortcut)
     together = [tuple(map(id, pair)) for pair in pairs(steps)]
     all_parts = [id(part) for part in parts(steps)]
     own = _own_pairs(layer)
@@ -212,15 +205,11 @@ def _forget_lora(config):
 
 def _fold_block(block, twin):
     own = {conv.name: bn for conv, bn in _own_pairs(block)}
-    folded = {id(bn) for bn in own.values()}
     sources, targets = (
-        [
-            layer
-            for layer in x._flatten_layers(include_self=False, recursive=False)
-            if id(layer) not in folded
-        ]
+        list(x._flatten_layers(include_self=False, recursive=False))
         for x in (block, twin)
     )
+    sources = [x for x in sources if x not in own.values()]
     for source, target in zip(sources, targets, strict=True):
         if source.name in own:
             _fold(source, target, own[source.name])

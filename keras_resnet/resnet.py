@@ -11,9 +11,6 @@ from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.types import Initializer, Regularizer, Tensor
 from keras_resnet.weights import published
 
-STEMS = ("imagenet", "cifar")
-POOLINGS = (None, "avg", "max")
-
 
 @blocks.register
 class StemConvolution(blocks.Convolution):
@@ -82,8 +79,7 @@ class ResidualNetwork(backend.Model):
         may be set, also by a name such as `"imagenet"`, and is kept by files
         and copies of the model.
         """
-        stem = self._stem
-        return None if stem is None else stem.preprocessing
+        return getattr(self._stem, "preprocessing", None)
 
     @preprocessing.setter
     def preprocessing(
@@ -91,13 +87,12 @@ class ResidualNetwork(backend.Model):
     ) -> None:
         if value is not None:
             value = preprocessing.resolve(value)
-        stem = self._stem
-        if stem is None:
+        if self._stem is None:
             raise ValueError(
                 f"Model {self.name!r} has no `StemConvolution`, which keeps "
                 "`preprocessing`."
             )
-        stem.preprocessing = value
+        self._stem.preprocessing = value
 
     @property
     def _stem(self):
@@ -158,8 +153,7 @@ def ResNet(
 ) -> ResidualNetwork:
     """Build a residual network of any depths and widths.
 
-    All other networks of this package are calls of this function. The model
-    is a Keras functional graph: a stem (`stem_conv`, `stem_bn`, ...), stages
+    The model is a Keras functional graph: a stem (`stem_conv`, ...), stages
     of blocks (`stage1_block1`, ...; the paper's conv2_x is stage 1) and a
     head (`avg_pool`, `head`). Features come by layer name:
     `model.get_layer("stage3_block6").output`. The first block of each stage
@@ -186,9 +180,9 @@ def ResNet(
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
             of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
             `.th` or `.h5` file. If `classes` or the number of input channels
-            is another than the default, the head keeps its random weights
-            or the first convolution is adapted where the file has others:
-            see `load_torch_weights`, which all weights are checked as.
+            is not the default and differs from the file's, the head keeps
+            its random weights, or the first convolution is adapted: see
+            `load_torch_weights`.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, without the batch, in the image data
@@ -204,8 +198,7 @@ def ResNet(
         name: String, name of the model. Defaults to `"resnet"`.
         shortcut: `"A"`, `"B"` (default) or `"C"`: see `ResidualBlock`.
         residual: Boolean. `False` builds the plain twin: the same layers
-            without shortcuts, so that `shortcut` then has no effect. Defaults
-            to `True`.
+            without shortcuts. Defaults to `True`.
         bottleneck_stride: `"3x3"` or `"1x1"` (the paper's): see
             `ResidualBlock`. Defaults to `"1x1"` if `weights` is `"keras"`,
             to `"3x3"` otherwise.
@@ -233,11 +226,11 @@ def ResNet(
     """
     depths, widths = _check_stages(depths, widths)
     shortcuts.check(shortcut)
-    if stem not in STEMS:
+    if stem not in ("imagenet", "cifar"):
         raise ValueError(
             f"`stem` must be 'imagenet' or 'cifar'. Received: stem={stem!r}"
         )
-    if pooling not in POOLINGS:
+    if pooling not in (None, "avg", "max"):
         raise ValueError(
             "`pooling` must be None, 'avg' or 'max'. "
             f"Received: pooling={pooling!r}"
@@ -324,7 +317,15 @@ def ResNet(
 
     model = ResidualNetwork(inputs, x, name=name)
     if weights is not None:
-        _load_weights(model, weights, stem, classes)
+        # What was asked to differ from the defaults may.
+        channels = model.get_layer("stem_conv").kernel.shape[2]
+        published.load(
+            model,
+            weights,
+            may_change_head=classes != 1000
+            and (stem, classes) != ("cifar", 10),
+            adapt_input=channels != 3,
+        )
     return model
 
 
@@ -335,29 +336,16 @@ def _check_stages(depths, widths):
             "`depths` and `widths` must have one entry per stage. Received: "
             f"depths={depths}, widths={widths}"
         )
-    if any(not isinstance(d, int) or d < 1 for d in depths):
-        raise ValueError(
-            "`depths` must be positive integers, the blocks of each stage. "
-            f"Received: depths={depths}"
-        )
-    if any(not isinstance(w, int) or w < 1 for w in widths):
-        raise ValueError(
-            "`widths` must be positive integers, the filters of each stage. "
-            f"Received: widths={widths}"
-        )
+    for name, values, what in (
+        ("depths", depths, "blocks"),
+        ("widths", widths, "filters"),
+    ):
+        if any(not isinstance(n, int) or n < 1 for n in values):
+            raise ValueError(
+                f"`{name}` must be positive integers, the {what} of each "
+                f"stage. Received: {name}={values}"
+            )
     return depths, widths
-
-
-def _load_weights(model, weights, stem, classes):
-    """Load `weights`; what was asked to differ from the defaults may."""
-    default = classes == 1000 or (stem == "cifar" and classes == 10)
-    channels = model.get_layer("stem_conv").kernel.shape[2]
-    published.load(
-        model,
-        weights,
-        may_change_head=not default,
-        adapt_input=channels != 3,
-    )
 
 
 def _input(input_tensor, input_shape, stem, include_top, data_format):
@@ -383,18 +371,10 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
         return input_tensor
     if input_shape is not None:
         _check_shape(input_shape, data_format)
-    if input_shape is None:
-        if stem == "cifar":
-            rows, columns = 32, 32
-        elif include_top:
-            rows, columns = 224, 224
-        else:
-            rows, columns = None, None
-        input_shape = (
-            (rows, columns, 3)
-            if data_format == "channels_last"
-            else (3, rows, columns)
-        )
+    else:
+        size = 32 if stem == "cifar" else 224 if include_top else None
+        last = data_format == "channels_last"
+        input_shape = (size, size, 3) if last else (3, size, size)
     return layers.Input(input_shape, name="image")
 
 
@@ -407,7 +387,7 @@ def _check_shape(input_shape, data_format):
             "`input_shape` must have positive integers, or None for rows and "
             f"columns. Received: input_shape={tuple(input_shape)}"
         )
-    channels, side = input_shape[-1], input_shape[0]
+    side, _, channels = input_shape
     other = "channels_first"
     if data_format == other:
         channels, side, other = side, channels, "channels_last"

@@ -2,7 +2,6 @@
 
 import collections
 import csv
-import os
 from pathlib import Path
 
 import keras
@@ -20,10 +19,9 @@ GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
 
 
 def weighted_layers(model):
-    """Return names and kernels of the weighted layers, by depth.
+    """Return names and kernels of the layers that make a network's depth.
 
-    These layers make a network's depth: the stem, the convolutions of the
-    residual branches and the head. Projections do not count.
+    Projections do not count.
     """
     network.check_weights(model)
     layers = []
@@ -39,29 +37,16 @@ def weighted_layers(model):
 
 
 class GradientFunction:
-    """The norm of the loss's gradient by each layer's kernel, as a function.
+    """The function behind `gradient_norms`, of the weights at each call.
 
-    The loss is the mean cross-entropy of a batch, normalized by that batch as
-    in training, without weight decay. Calling it changes nothing in the
-    model. It is compiled by the first call, once for each shape of batch.
-
-    Args:
-        model: A classifier of this package, residual or plain. Each call
-            takes the weights that it then has.
+    It is compiled by the first call, once for each shape of batch.
     """
 
     def __init__(self, model):
         self.model = model
-        layers = weighted_layers(model)
-        self.names = tuple(name for name, _ in layers)
-        kernels = {id(kernel) for _, kernel in layers}
-        self._at = [
-            i for i, v in enumerate(model.variables) if id(v) in kernels
-        ]
-        by_variable = {id(model.variables[i]): i for i in self._at}
-        self._order = [
-            self._at.index(by_variable[id(kernel)]) for _, kernel in layers
-        ]
+        self.names, kernels = zip(*weighted_layers(model), strict=True)
+        places = {id(v): i for i, v in enumerate(model.variables)}
+        self._at = [places[id(kernel)] for kernel in kernels]
         from_logits = network.gives_logits(model)
 
         def loss(images, labels):
@@ -89,7 +74,7 @@ class GradientFunction:
             values,
             *map(ops.convert_to_tensor, batch),
         )
-        return [ops.convert_to_numpy(gradients[i]) for i in self._order]
+        return list(map(ops.convert_to_numpy, gradients))
 
     def __call__(self, images, labels):
         """Return the `GradientNorms` of one batch."""
@@ -106,8 +91,8 @@ def gradient_norms(
     """Return the norm of the loss's gradient by each layer's kernel.
 
     The loss is the mean cross-entropy of the images as one batch, normalized
-    by that batch as in training, without weight decay. The model is left as
-    it is. `GradientFlow` records the same during training.
+    by that batch as in training, without weight decay. `GradientFlow` records
+    the same during training.
 
     Args:
         model: A classifier of this package, residual or plain, with logits
@@ -224,7 +209,7 @@ def read_gradient_flow(
         Tuple of `steps`, an integer array; `names`, a tuple of strings; and
         `norms`, an array `(steps, layers)`.
     """
-    with open(os.fspath(path), newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     table = np.array(rows, "float64").reshape(len(rows), len(header))
     return table[:, 0].astype(int), tuple(header[1:]), table[:, 1:]

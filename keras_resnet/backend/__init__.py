@@ -22,29 +22,29 @@ _own = importlib.import_module(
     f"keras_resnet.backend.{keras.backend.backend()}_ops"
 )
 
+
+def _fastest(name):
+    """Return the backend's own operation, else that of `keras_ops`."""
+    return getattr(_own, name, getattr(keras_ops, name, None))
+
+
+convolution = _fastest("convolution")
+max_pooling = _fastest("max_pooling")
+subsample = _fastest("subsample")
+relu = _fastest("relu")
+batch_normalization = _fastest("batch_normalization")
+synchronized_batch_normalization = _fastest("synchronized_batch_normalization")
+normalization = _fastest("normalization")
+moving_average = _fastest("moving_average")
+lay_out_kernel = _fastest("lay_out_kernel")
+lay_out_like = _fastest("lay_out_like")
+sgd_step = _fastest("sgd_step")
+share_memory = _fastest("share_memory")
 accelerators = _own.accelerators
 compiled = _own.compiled
-batch_normalization = getattr(
-    _own, "batch_normalization", keras_ops.batch_normalization
-)
-convolution = _own.convolution
-lay_out_kernel = getattr(_own, "lay_out_kernel", None)
-lay_out_like = getattr(_own, "lay_out_like", None)
-max_pooling = getattr(_own, "max_pooling", keras_ops.max_pooling)
-moving_average = getattr(_own, "moving_average", keras_ops.moving_average)
-normalization = getattr(_own, "normalization", keras_ops.normalization)
 profiler = _own.profiler
-relu = getattr(_own, "relu", keras_ops.relu)
-sgd_step = getattr(_own, "sgd_step", None)
-share_memory = getattr(_own, "share_memory", None)
-synchronized_batch_normalization = getattr(
-    _own,
-    "synchronized_batch_normalization",
-    keras_ops.synchronized_batch_normalization,
-)
-subsample = getattr(_own, "subsample", keras_ops.subsample)
 value_and_gradients = _own.value_and_gradients
-vectorized = getattr(_own, "vectorized", None)
+vectorized = _fastest("vectorized")
 
 
 if keras.backend.backend() == "torch":

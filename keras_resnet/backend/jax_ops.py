@@ -92,18 +92,14 @@ def _convolution_tangent(strides, margins, dilation_rate, primals, tangents):
     (x, kernel), (by_x, by_kernel) = primals, tangents
     y = _convolution(x, kernel, *geometry)
     tangent = jnp.zeros_like(y)
-    if not _is_zero(by_x):
+    if not isinstance(by_x, SymbolicZero):
         tangent += _convolution.fun(by_x, kernel, *geometry)
-    if not _is_zero(by_kernel):
+    if not isinstance(by_kernel, SymbolicZero):
         tangent += _tangent_by_kernel(x, by_kernel, y.shape, *geometry)
     return y, tangent
 
 
 _traced_once = jax.jit(_convolution, static_argnums=(2, 3, 4))
-
-
-def _is_zero(tangent):
-    return isinstance(tangent, SymbolicZero)
 
 
 def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
@@ -176,20 +172,12 @@ def compiled(function: Callable) -> Callable:
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients.
-
-    The gradients are by the first argument, a list of tensors.
-    """
+    """Return a function that gives a scalar and its gradients."""
     return jax.jit(jax.value_and_grad(function))
 
 
 def vectorized(function: Callable, arguments: int) -> Callable:
-    """Return a function mapped over the first axis of its last argument.
-
-    Args:
-        function: Callable of tensors.
-        arguments: Integer, how many it takes.
-    """
+    """Return a function of so many arguments, mapped over the last one."""
     return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))
 
 

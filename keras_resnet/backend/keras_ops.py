@@ -1,10 +1,12 @@
 """The operations of the layers in terms of `keras.ops`, for any backend.
 
-Images are 4-D tensors in the order of `data_format`. Kernels are `(rows,
-columns, in_channels / groups, out_channels)`. Statistics, scales and offsets
-of channels are `(channels,)`.
+Images `x` are 4-D tensors in the order of `data_format`. Kernels are `(rows,
+columns, in_channels / groups, out_channels)`. Statistics, scales `gamma` and
+offsets `beta` and `bias` are `(channels,)`. The `axis` of the channels is 1, 3
+or -1. Strides, sizes, margins and dilation rates are of rows and columns.
 """
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -23,20 +25,7 @@ def convolution(
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
-    """Convolve an image that is padded alike on both sides.
-
-    Args:
-        x: Image.
-        kernel: Kernel.
-        bias: Offset of each channel, or `None`.
-        strides: Pair of integers.
-        margins: Pair of integers, zeros before and after rows and columns.
-        dilation_rate: Pair of integers.
-        data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Image.
-    """
+    """Convolve an image that is padded by `margins` zeros on both sides."""
     padding = "valid"
     if max(strides) == 1:
         # Here "same" pads alike on both sides, without a copy of the image.
@@ -64,16 +53,7 @@ def add_bias(x: Tensor, bias: Tensor | None, data_format: str) -> Tensor:
 
 
 def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
-    """Keep every `strides`-th row and column, beginning with the first.
-
-    Args:
-        x: Image.
-        strides: Pair of integers.
-        data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Image.
-    """
+    """Keep every `strides`-th row and column, beginning with the first."""
     rows, columns = (slice(None, None, stride) for stride in strides)
     if data_format == "channels_last":
         return x[:, rows, columns, :]
@@ -83,17 +63,7 @@ def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
 def max_pooling(
     x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
 ) -> Tensor:
-    """Take the maxima of an image that is padded alike on both sides.
-
-    Args:
-        x: Image.
-        size: Pair of odd integers.
-        strides: Pair of integers.
-        data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Image.
-    """
+    """Take the maxima in odd windows of an image, padded on both sides."""
     margins = [k // 2 for k in size]
     dtype = keras.backend.standardize_dtype(x.dtype)
     lowest = np.iinfo(dtype).min if "int" in dtype else -float("inf")
@@ -107,15 +77,14 @@ def max_pooling(
 
 
 def batch_normalization(
-    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    axis: int,
+    synchronized: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize by the statistics of the batch.
-
-    Args:
-        x: Image.
-        gamma, beta: Scale and offset of each channel.
-        epsilon: Float added to the variance.
-        axis: Integer, the channels: 1, 3 or -1.
+    """Normalize by the statistics of the batch, or of those of all devices.
 
     Returns:
         Tuple of the normalized image, in the dtype of `x`, and the mean and
@@ -123,20 +92,14 @@ def batch_normalization(
     """
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
     wide = ops.cast(x, gamma.dtype)
-    mean, variance = ops.moments(wide, axes)
+    mean, variance = ops.moments(wide, axes, synchronized=synchronized)
     y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
     return ops.cast(y, x.dtype), mean, variance
 
 
-def synchronized_batch_normalization(
-    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axis: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize by the statistics of the batches of all devices."""
-    axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
-    wide = ops.cast(x, gamma.dtype)
-    mean, variance = ops.moments(wide, axes, synchronized=True)
-    y = normalization(wide, mean, variance, gamma, beta, epsilon, axis)
-    return ops.cast(y, x.dtype), mean, variance
+synchronized_batch_normalization = functools.partial(
+    batch_normalization, synchronized=True
+)
 
 
 def moving_average(average: Tensor, value: Tensor, momentum: float) -> Tensor:
@@ -153,18 +116,7 @@ def normalization(
     epsilon: float,
     axis: int,
 ) -> Tensor:
-    """Normalize by given statistics.
-
-    Args:
-        x: Image.
-        mean, variance, gamma, beta: Statistics, scale and offset of each
-            channel.
-        epsilon: Float added to the variance.
-        axis: Integer, the channels: 1, 3 or -1.
-
-    Returns:
-        The normalized image, in the dtype of `x`.
-    """
+    """Normalize by given statistics. The image keeps its dtype."""
     y = ops.batch_normalization(
         ops.cast(x, gamma.dtype), mean, variance, axis, beta, gamma, epsilon
     )
@@ -178,8 +130,7 @@ def relu(x: Tensor) -> Tensor:
 
 def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
     """Return the `pad_width` of `ops.pad` for margins of rows and columns."""
-    rows_and_columns = [[margin, margin] for margin in margins]
-    none = [[0, 0]]
+    rows, columns = ([margin, margin] for margin in margins)
     if data_format == "channels_last":
-        return none + rows_and_columns + none
-    return 2 * none + rows_and_columns
+        return [[0, 0], rows, columns, [0, 0]]
+    return [[0, 0], [0, 0], rows, columns]

@@ -27,28 +27,16 @@ def convolution(
 ) -> Tensor:
     """As `keras_ops.convolution`, also with channels first on a CPU."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
-    if data_format == "channels_first":
-        if _has_gpu():
-            return keras_ops.convolution(
-                x, kernel, bias, strides, margins, dilation_rate, data_format
-            )
+    geometry = strides, margins, dilation_rate
+    first = data_format == "channels_first"
+    if first and not _has_gpu():
         return _by_channels_last(
-            lambda x: convolution(
-                x,
-                kernel,
-                bias,
-                strides,
-                margins,
-                dilation_rate,
-                "channels_last",
-            ),
+            lambda x: convolution(x, kernel, bias, *geometry, "channels_last"),
             x,
         )
-    if x.shape[-1] != kernel.shape[-2]:
-        # Keras convolves groups on a CPU, and `tf.nn.conv2d` does not.
-        return keras_ops.convolution(
-            x, kernel, bias, strides, margins, dilation_rate, data_format
-        )
+    # Keras convolves groups on a CPU, and `tf.nn.conv2d` does not.
+    if first or x.shape[-1] != kernel.shape[-2]:
+        return keras_ops.convolution(x, kernel, bias, *geometry, data_format)
     if max(kernel.shape[:2]) == 1 and max(strides) > 1:
         # Subsampled first, because on a CPU the filter gradient of a strided
         # 1x1 convolution writes beyond its memory where there are fewer than
@@ -185,10 +173,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients.
-
-    The gradients are by the first argument, a list of tensors.
-    """
+    """Return a function that gives a scalar and its gradients."""
 
     @tf.function(autograph=False)
     def run(values, *inputs):

@@ -127,9 +127,6 @@ def lay_out_kernel(kernel: keras.Variable) -> None:
 
     Its shape and values stay. Otherwise `convolution` would copy the kernel at
     every step, and its gradient would be in another order than the kernel.
-
-    Args:
-        kernel: `keras.Variable` of `(rows, columns, in, out)`.
     """
     with torch.no_grad():
         kernel.value.data = (
@@ -183,12 +180,7 @@ def sgd_step(
 
 
 def channels_first_view(x: Tensor, last: bool) -> Tensor:
-    """Return a view of an image with its channels first.
-
-    Args:
-        x: Image.
-        last: Boolean, whether its channels are last.
-    """
+    """Return a view with channels first of an image that may have them last."""
     return x.permute(0, 3, 1, 2) if last else x
 
 
@@ -205,10 +197,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients.
-
-    The gradients are by the first argument, a list of tensors.
-    """
+    """Return a function that gives a scalar and its gradients."""
 
     def run(values, *inputs):
         values = [value.detach().requires_grad_() for value in values]
@@ -223,12 +212,7 @@ def value_and_gradients(function: Callable) -> Callable:
 
 
 def vectorized(function: Callable, arguments: int) -> Callable:
-    """Return a function mapped over the first axis of its last argument.
-
-    Args:
-        function: Callable of tensors.
-        arguments: Integer, how many it takes.
-    """
+    """Return a function of so many arguments, mapped over the last one."""
     return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))
 
 

@@ -51,21 +51,17 @@ class SynchronizedNormalization(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients by the arguments of `forward`.
 
-        The gradient by `x` is of the sum of all processes' losses. Those by
-        `gamma` and `beta` are of this process's loss, because
-        `DistributedDataParallel` exchanges the gradients of all weights.
+        That by `x` is of the sum of all processes' losses, those by `gamma`
+        and `beta` of this process's loss, because `DistributedDataParallel`
+        exchanges the gradients of all weights.
         """
         wide, mean, variance, gamma = ctx.saved_tensors
         shape = (1, -1, 1, 1)
         scale = torch.rsqrt(variance + ctx.epsilon)
         normalized = (wide - mean.view(shape)) * scale.view(shape)
         by_wide = by_y.to(gamma.dtype)
-        sums = torch.stack(
-            [
-                by_wide.sum((0, 2, 3)),
-                (by_wide * normalized).sum((0, 2, 3)),
-            ]
-        )
+        products = by_wide, by_wide * normalized
+        sums = torch.stack([product.sum((0, 2, 3)) for product in products])
         by_beta, by_gamma = sums.clone()
         distributed.all_reduce(sums)
         pixels = wide.numel() // wide.shape[1] * distributed.get_world_size()
@@ -79,9 +75,7 @@ class SynchronizedNormalization(torch.autograd.Function):
 class Exchange:
     """Exchange between processes in each step of a model's training.
 
-    Args:
-        model: Built `keras.Model`. Its weights become those of the first
-            process.
+    The weights of the model become those of the first process.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -123,12 +117,7 @@ class Exchange:
 def summed(variables: Sequence[keras.Variable]) -> Iterator[None]:
     """Return a context in which variables of metrics are sums over processes.
 
-    Args:
-        variables: Sequence of `keras.Variable`. They have their own values
-            again after the context.
-
-    Raises:
-        ValueError: If the `aggregation` of one is not `"sum"`.
+    They have their own values again after the context.
     """
     others = [v.path for v in variables if v.aggregation != "sum"]
     if others:

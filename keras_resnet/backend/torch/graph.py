@@ -140,10 +140,6 @@ class Replay:
     A trace holds for one kind of batch: shape, dtype, training or not, and
     which weights are trainable. A model with side effects that a trace would
     miss runs layer by layer instead, and warns once.
-
-    Args:
-        model: `keras.Model` whose variables the forward pass reads.
-        forward: Callable `(inputs, training)`, its forward pass.
     """
 
     def __init__(self, model: keras.Model, forward: Callable) -> None:
@@ -151,15 +147,11 @@ class Replay:
         self._forward = forward
         self._layers = list(model._flatten_layers())
         self._variables = model.variables
+        kinds = ("forward", "forward_pre", "backward", "backward_pre")
         self._hooks = [
-            hooks
+            getattr(layer, f"_{kind}_hooks")
             for layer in self._layers
-            for hooks in (
-                layer._forward_hooks,
-                layer._forward_pre_hooks,
-                layer._backward_hooks,
-                layer._backward_pre_hooks,
-            )
+            for kind in kinds
         ]
         # Tensors that are no variables are constants of a trace.
         self._places_of_constants = [
@@ -374,23 +366,14 @@ class _Trace:
             )
         if any(hasattr(output, "_keras_mask") for output in flat):
             raise _NotTraceableError("its outputs have a mask, for the loss")
-        updates = [scope.get_current_value(v) for v in self._variables]
         self._changed = [
             variable
-            for variable, update, value in zip(
-                self._variables, updates, values, strict=True
-            )
-            if update is not value
+            for variable, value in zip(self._variables, values, strict=True)
+            if scope.get_current_value(variable) is not value
         ]
         self._structure = outputs
-        return (
-            *flat,
-            *(
-                update.detach()
-                for update, value in zip(updates, values, strict=True)
-                if update is not value
-            ),
-        )
+        updates = map(scope.get_current_value, self._changed)
+        return (*flat, *(update.detach() for update in updates))
 
     def __call__(self, inputs: Tensor) -> Any:
         results = self._run(inputs, *(v._value for v in self._variables))

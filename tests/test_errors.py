@@ -73,12 +73,16 @@ def fill_disk(_):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
 
 
+def need_cifar10():
+    if PREPARED is None or not (PREPARED / "cifar10").exists():
+        pytest.skip("CIFAR-10 is not prepared here")
+
+
 def prepared(harm):
     """Return a function that leaves a harmed copy of prepared CIFAR-10."""
 
     def make(_):
-        if PREPARED is None or not (PREPARED / "cifar10").exists():
-            pytest.skip("CIFAR-10 is not prepared here")
+        need_cifar10()
         shutil.copytree(PREPARED / "cifar10", "data/cifar10")
         (folder,) = Path("data/cifar10").iterdir()
         harm(folder)
@@ -121,6 +125,11 @@ def network(**options):
         keras_resnet.ResNetCIFAR(8, **options).save("net.keras")
 
     return make
+
+
+def grey_network(_):
+    need_cifar10()
+    network(input_shape=(32, 32, 1))(_)
 
 
 def weights(name, contents=b"nothing of the kind"):
@@ -268,6 +277,11 @@ CASES = {
         f"{SCORE} net.keras",
         network(classes=7),
     ),
+    "a model of other channels": (
+        evaluate,
+        "--preprocessing cifar --dataset cifar10 --weights net.keras",
+        grey_network,
+    ),
     "weights without the preparation of images": (
         evaluate,
         "--dataset digits --weights net.keras",
@@ -322,6 +336,18 @@ def contents(folder):
     return {
         path: path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
+
+
+@pytest.mark.once
+def test_names_have_spaces_and_letters_of_every_alphabet(
+    tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "ein Lauf, पहला – 実行"
+    monkeypatch.setattr("sys.argv", ["cifar10.py"])
+    run_recipe(cifar10, [*DIGITS.split(), "--output", folder])
+    assert str(folder) in capsys.readouterr().out
+    run_recipe(results, [folder, "--output", tmp_path / "Résultats"])
+    assert folder.name in (tmp_path / "Résultats/README.md").read_text("utf-8")
 
 
 def test_memory_that_runs_out_is_said_in_words():

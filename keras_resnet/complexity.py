@@ -89,7 +89,8 @@ def complexity(
     all counted as often as they run. Nothing is computed.
 
     Multiply-adds are those of convolutions and dense layers, as the paper
-    counts them. (Some authors call twice this number FLOPs.)
+    counts them: biases, shortcuts, normalization, pooling and activations are
+    left out. (Some authors call twice this number FLOPs.)
 
     Args:
         model: A built `keras.Model` or layer.

@@ -21,6 +21,9 @@ INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
 # Without the variable Keras takes TensorFlow and fails where there is none.
 os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Under nohup, or behind a script, they are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A user's own settings and downloads are not those that the tests expect.
 _HOME = tempfile.TemporaryDirectory(prefix="keras-home-")
 os.environ["KERAS_HOME"] = os.environ["HF_HOME"] = _HOME.name

@@ -91,8 +91,8 @@ def gradient_norms(
     """Return the norm of the loss's gradient by each layer's kernel.
 
     The loss is the mean cross-entropy of the images as one batch, normalized
-    by that batch as in training, without weight decay. `GradientFlow` records
-    the same during training.
+    by that batch as in training, without weight decay. The model is left as
+    it is. `GradientFlow` records the same during training.
 
     Args:
         model: A classifier of this package, residual or plain, with logits

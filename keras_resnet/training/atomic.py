@@ -30,7 +30,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         # That of a full disk names no file.
-        error.filename = error.filename or str(path)
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -166,8 +166,11 @@ def ending(folder):
     return {
         str(path.relative_to(folder)): contents(path)
         for path in folder.rglob("*")
+        if path.is_file()
         # A resumed run continues TensorBoard's log in a file of its own.
-        if path.is_file() and "tensorboard" not in path.parts
+        and "tensorboard" not in path.parts
+        # After a SIGTERM the checkpoints are of other steps, but the last.
+        and path.name != "previous.keras"
     }
 
 

@@ -201,7 +201,11 @@ def contents(path):
 def timeless(value):
     """Return JSON values without those of the clock."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in CLOCK}
+        value = {k: v for k, v in value.items() if k not in CLOCK}
+        if "tried_so_far" in value:
+            # A set of KerasTuner's, written in any order.
+            value["tried_so_far"] = sorted(value["tried_so_far"])
+        return {k: timeless(v) for k, v in value.items()}
     return [*map(timeless, value)] if isinstance(value, list) else value
 
 
@@ -343,6 +347,11 @@ def main():
                 }
             )
             print(recipe, json.dumps(chains[recipe][-1]), flush=True)
+            leave(backend, chains)
+
+
+def leave(backend, chains):
+    """Leave the log of a backend, and the page of all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     line = provenance.origin() | {"chains": chains}
     write_atomically(RESULTS / f"{backend}.json", json.dumps(line) + "\n")

@@ -20,12 +20,12 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_resnet.atomic import write_atomically
 from keras_resnet.blocks import ResidualBlock
 from keras_resnet.data.datasets import ImageData
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.table1 import IMAGENET_SPECS, is_cifar_depth
-from keras_resnet.training.atomic import write_atomically
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,

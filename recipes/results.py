@@ -338,7 +338,7 @@ def keep(run, folder, files):
     The result line, which the page is made from, comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    from keras_resnet.training.atomic import replacing
+    from keras_resnet.atomic import replacing
 
     name = name_of(run)
     sources = {run / source: suffix for source, suffix in files.items()}

@@ -369,7 +369,7 @@ def test_a_cache_that_cannot_be_written_is_read(server, tmp_path, monkeypatch):
     server.files["/net.h5"] = b"net"
     path = hub.keras_file(url, md5)
     # Whoever runs the tests may be allowed to write everywhere.
-    monkeypatch.setattr(hub, "_locked", refuse)
+    monkeypatch.setattr(hub, "locked", refuse)
     assert_equal(small(weights="owner/net"), source)
     assert hub.keras_file(url, md5) == path
 

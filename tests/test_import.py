@@ -83,8 +83,15 @@ def test_import_leaves_memory_alone(run_python):
 
 
 def test_all_is_everything_public():
-    modules = {"analysis", "backend", "blocks", "complexity", "data", "plots"}
-    modules |= {"devices", "factories", "finetuning", "folding"}
+    modules = {"analysis", "atomic", "backend", "blocks", "complexity"}
+    modules |= {
+        "data",
+        "plots",
+        "devices",
+        "factories",
+        "finetuning",
+        "folding",
+    }
     modules |= {"preprocessing", "resnet", "shortcuts", "table1", "training"}
     modules |= {"initializers", "steps", "tuning", "types", "version"}
     modules |= {"preactivation", "stochastic_depth", "weights"}

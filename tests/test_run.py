@@ -13,7 +13,7 @@ import pytest
 from conftest import read_rows
 
 from keras_resnet import training
-from keras_resnet.training.atomic import PARTIAL
+from keras_resnet.atomic import PARTIAL, replacing
 from keras_resnet_recipes.experiment import Failure, Job, files, values
 from keras_resnet_recipes.experiment.run import Run, RunError
 from keras_resnet_recipes.experiment.training import train
@@ -324,7 +324,7 @@ def test_a_run_in_progress_is_left_alone(tmp_path):
 @pytest.mark.once
 def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
     path = tmp_path / "x.txt"
-    with training.atomic.replacing(path) as one:
+    with replacing(path) as one:
         monkeypatch.setattr(os, "getpid", lambda: 1)
         training.write_atomically(path, "two")
         one.write_text("one", "utf-8")

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
-from keras_resnet.training.atomic import replacing
+from keras_resnet.atomic import replacing
 from keras_resnet.types import Numbers, PathLike
 
 Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))

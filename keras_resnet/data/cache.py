@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import tensorflow as tf
-from filelock import FileLock
 
+from keras_resnet.atomic import locked
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.data.folders import decode
 from keras_resnet.data.pipeline import cores, untuned
@@ -49,8 +49,7 @@ def cached(
     folder = Path(folder)
     asked = {"side": side, "quality": quality, "images": len(source)}
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder):
             if not folder.exists():
                 _write_cache(source, folder, asked, unreadable)
     try:

@@ -9,7 +9,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from keras_resnet.training.atomic import replacing
+from keras_resnet.atomic import replacing
 from keras_resnet.types import PathLike
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. Residual

@@ -1,6 +1,6 @@
 """Training as in the paper: optimizer, schedules, callbacks, evaluation."""
 
-from keras_resnet.training.atomic import write_atomically
+from keras_resnet.atomic import write_atomically
 from keras_resnet.training.backup import Backup, cut_history, read_state
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.atomic import replacing
 from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
-from keras_resnet.training.atomic import replacing
 from keras_resnet.types import PathLike
 
 

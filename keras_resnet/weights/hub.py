@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras
 
+from keras_resnet.atomic import locked
 from keras_resnet.weights.errors import DownloadError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -49,7 +50,7 @@ def repository_file(repository: str, name: str) -> Path:
             path = Path(hf_hub_download(**file, local_files_only=True))
             if not _difference(path, file):
                 return path
-        with _locked(cache / ".locks" / lock):
+        with locked(cache / ".locks" / lock):
             # Twice, because the first may be a cached file that changed.
             for _ in range(2):
                 path = Path(hf_hub_download(**file))
@@ -96,7 +97,7 @@ def keras_file(url: str, md5: str) -> Path:
     with _one_line_errors(url, path.parent, "KERAS_HOME"):
         if whole():
             return path
-        with _locked(path):
+        with locked(path):
             if whole():
                 return path
             try:
@@ -159,16 +160,6 @@ def _time_limit():
         yield
     finally:
         socket.setdefaulttimeout(usual)
-
-
-@contextlib.contextmanager
-def _locked(path):
-    """Wait until no other thread or process writes `path`."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.devices import Devices
-from keras_resnet.training.atomic import (
+from keras_resnet.atomic import (
     PARTIAL,
     remove_partial,
     write_atomically,
 )
+from keras_resnet.devices import Devices
 from keras_resnet.training.backup import Backup, cut_history, read_state
 from keras_resnet.training.callbacks import (
     AverageCheckpoint,

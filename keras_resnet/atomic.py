@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, by one process at a time."""
 
 import contextlib
 import os
@@ -41,6 +41,18 @@ def write_atomically(path: PathLike, text: str) -> None:
     """Write a text file so that `path` holds the old text or the new one."""
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: PathLike) -> Iterator[None]:
+    """Wait until no other thread or process makes the file or folder `path`."""
+    # Imported here because most uses of this package make none.
+    from filelock import FileLock
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def remove_partial(folder: PathLike) -> None:

@@ -1,6 +1,7 @@
 """Convolution, normalization, and the residual block made of them."""
 
 import math
+import numbers
 from collections.abc import Callable
 
 import keras
@@ -115,15 +116,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         synchronized: bool = False,
         **kwargs,
     ) -> None:
-        # Keras takes any numbers, whose networks are NaN or never trained.
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+        # Keras takes any numbers, and the outputs are then NaN. At a momentum
+        # of 1 the statistics stay as they are, which is what some want.
+        if not isinstance(momentum, numbers.Real) or not 0 <= momentum <= 1:
             raise ValueError(
-                "`momentum` must be a number of at least 0 and below 1. "
+                "`momentum` must be a number from 0 to 1. "
                 f"Received: momentum={momentum!r}"
             )
-        if not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+        if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
             raise ValueError(
-                "`epsilon` must be a positive number. "
+                "`epsilon` must be a finite number of at least 0. "
                 f"Received: epsilon={epsilon!r}"
             )
         if axis is None:

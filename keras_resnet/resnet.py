@@ -1,5 +1,6 @@
 """The networks: stem, stages of blocks and head as a functional graph."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -381,7 +382,8 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
 def _check_shape(input_shape, data_format):
     """Raise `ValueError` for no image, or one in the other data format."""
     if any(
-        n is not None and (not isinstance(n, int) or n < 1) for n in input_shape
+        n is not None and (not isinstance(n, numbers.Integral) or n < 1)
+        for n in input_shape
     ):
         raise ValueError(
             "`input_shape` must have positive integers, or None for rows and "

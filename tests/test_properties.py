@@ -157,6 +157,24 @@ def test_any_wrong_argument_is_named(drawn, wrong):
         keras_resnet.ResNet(**a | {name: value})
 
 
+def test_numbers_that_keras_takes_are_taken(tmp_path):
+    model = keras_resnet.ResNet(
+        [1],
+        [2],
+        stem="cifar",
+        classes=2,
+        input_shape=np.array([8, 8, 3]),
+        momentum=np.float32(0.5),
+        epsilon=np.float32(0),
+    )
+    # Statistics that stay as they are.
+    model.get_layer("stem_bn").momentum = 1.0
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert again.get_layer("stem_bn").momentum == 1.0
+    assert again.get_layer("stem_bn").epsilon == 0
+
+
 @examples(100)
 @given(st.integers(-10, 200))
 def test_a_depth_that_is_none_is_named(depth):

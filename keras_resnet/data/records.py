@@ -63,8 +63,9 @@ class Folder:
         self.paths = [
             str(file) for files in by_class.values() for file in files
         ]
+        number = {name: i for i, name in enumerate(self.class_names)}
         self.labels = np.repeat(
-            np.array([*map(self.class_names.index, by_class)], "int32"),
+            np.array([number[name] for name in by_class], "int32"),
             [len(files) for files in by_class.values()],
         )
         self._constants: Any = None

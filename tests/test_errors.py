@@ -299,9 +299,11 @@ CASES = {
 def rows():
     """Return message and status by the first column of the table."""
     text = (ROOT / "docs/errors.md").read_text("utf-8")
-    found = re.findall(r"^\| (.+?) \| `(.+)` \| (\d) \|$", text, re.M)
-    found = [(a, b.replace("\\|", "|"), c) for a, b, c in found]
-    return {title: (message, int(status)) for title, message, status in found}
+    rows = re.findall(r"^\| (.+?) \| `(.+)` \| (\d) \|$", text, re.M)
+    return {
+        title: (message.replace("\\|", "|"), int(status))
+        for title, message, status in rows
+    }
 
 
 @pytest.mark.once
@@ -357,6 +359,9 @@ def test_memory_that_runs_out_is_said_in_words():
     line = command.explain(raised.value, settings)
     assert "ran out with --batch-size 4096 --depth 110: take a smaller" in line
     assert "--debug" in line
+    # A model of its own file has no depth to name.
+    evaluation = evaluate.Settings(weights="net.keras")
+    assert "None" not in command.explain(MemoryError(), evaluation)
 
 
 @pytest.mark.once

@@ -138,7 +138,7 @@ def explain(error, settings):
         )
     debug = "--debug shows the traceback"
     if NO_MEMORY.search(f"{name}: {message}"):
-        fields = [field for field in SMALLER if hasattr(settings, field)]
+        fields = [f for f in SMALLER if getattr(settings, f, None) is not None]
         tried = " ".join(f"{flag(f)} {getattr(settings, f)}" for f in fields)
         remedy = " or ".join(SMALLER[field] for field in fields)
         return (

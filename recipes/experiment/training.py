@@ -12,7 +12,6 @@ from keras_resnet import plots, training
 
 from . import study
 from .command import Failure
-from .job import Job
 from .run import Run
 
 
@@ -20,7 +19,7 @@ def train_jobs(settings, make_jobs, summarize=None):
     """Train all jobs of a command, see `experiment.main`."""
     devices = use_devices(settings)
     jobs = make_jobs(settings, devices)
-    single = isinstance(jobs, Job)
+    single = not isinstance(jobs, list)
     identity = jobs.identity if single else {}
     with open_run(settings, devices, identity) as folder:
         for job in [jobs] if single else jobs:

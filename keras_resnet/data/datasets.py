@@ -85,7 +85,7 @@ def load(name: str, data_dir: PathLike | None = None) -> ImageData:
 
     Raises:
         DataUnavailableError: If the data are not prepared and cannot be
-            downloaded.
+            downloaded, or are damaged.
         ValueError: For an unknown name.
 
     Reference: He et al. 2015, section 4.2.
@@ -158,12 +158,18 @@ def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
         )
     except tf.errors.OpError as error:
         raise _damaged(builder.data_path, error.message) from None
+    classes = builder.info.features["label"].names
+    labels = np.concatenate([train.labels, test.labels])
+    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    if wrong.size:
+        reason = f"{len(classes)} classes, and a label {wrong.max()}"
+        raise _damaged(builder.data_path, reason)
     return ImageData(
         name=name,
         train=train[:-HELD_OUT],
         validation=train[-HELD_OUT:],
         test=test,
-        class_names=tuple(builder.info.features["label"].names),
+        class_names=tuple(classes),
     )
 
 

@@ -1,12 +1,15 @@
-"""ResNet-18 with and without shortcuts, side by side on MNIST.
+"""A net with and without shortcuts, side by side on MNIST.
 
 python recipes/mnist.py                            # 2,000 images, 5 epochs
+python recipes/mnist.py --preset deep              # 56 layers instead of 18
 python recipes/mnist.py --preset batch128 --seeds 5
 python recipes/mnist.py --full                     # all images
 python recipes/mnist.py --dataset digits           # no download
 """
 
 import dataclasses
+import statistics
+import textwrap
 
 from keras_resnet_recipes.experiment import (
     ImageSettings,
@@ -14,6 +17,7 @@ from keras_resnet_recipes.experiment import (
     SeedSettings,
     UsageError,
     block_setting,
+    cifar_depth,
     dataset_setting,
     files,
     main,
@@ -25,9 +29,19 @@ from keras_resnet_recipes.experiment import (
 )
 
 SIZE = 32
-NETS = {"resnet": "ResNet-18", "plain": "plain-18"}
+NETS = {"resnet": "ResNet", "plain": "plain"}
+# Points of training error between the nets that deserve a sentence.
+FAILURE = 5
+# The depths of table 1 whose blocks are basic ones, as those of CIFAR nets.
+IMAGENET_DEPTHS = (18, 34)
 # Pixels of padding for images that are shifted at random, by dataset.
 PADDING = {"mnist": 3, "digits": 4}
+
+
+def imagenet_or_cifar_depth(text):
+    """Return a depth that nets of basic blocks have."""
+    known = {str(depth): depth for depth in IMAGENET_DEPTHS}
+    return known.get(text) or cifar_depth(text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     # A preset states only what differs from the first.
     PRESETS = {
         "batch128": {"batch_size": 128, "learning_rate": 0.01},
+        "deep": {"depth": 56, "learning_rate": 0.1, "momentum": 0.9},
         "full": {
             "train_images": None,
             "validation_images": None,
@@ -58,8 +73,9 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     preset: str = setting(
         "batch64",
         "batch64: rate 0.005, batches of 64; batch128: rate 0.01, batches of "
-        "128; both constant, without momentum",
-        choices=("batch64", "batch128"),
+        "128; deep: 56 layers, rate 0.1, momentum 0.9, with which the plain "
+        "net fails; all constant",
+        choices=("batch64", "batch128", "deep"),
     )
     full: bool = option(
         False,
@@ -68,6 +84,11 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
         preset="full",
     )
     dataset: str = dataset_setting("mnist", "digits")
+    depth: int = setting(
+        18,
+        "weighted layers: 18 or 34 as for ImageNet, 6n+2 as for CIFAR-10",
+        type=imagenet_or_cifar_depth,
+    )
     block: str | None = block_setting()
     train_images: int | None = setting(2000, "the first N training images")
     validation_images: int | None = setting(
@@ -102,7 +123,11 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
         return PADDING[self.dataset] if self.augment else 0
 
     def title(self):
-        return [self.dataset, "resnet18", self.preset]
+        return [self.dataset, f"resnet{self.depth}", self.preset]
+
+    def label(self, net):
+        """Return the name of a net for people."""
+        return f"{NETS[net]}-{self.depth}"
 
 
 def select(settings, data):
@@ -152,7 +177,10 @@ def build(settings, data, steps, net, seed):
             variance=float(pixels.var(dtype="float64")),
             name="standardize",
         )(image)
-        return keras_resnet.ResNet18(
+        large = settings.depth in IMAGENET_DEPTHS
+        factory = "ResNetImageNet" if large else "ResNetCIFAR"
+        return getattr(keras_resnet, factory)(
+            settings.depth,
             input_tensor=standardized,
             classes=len(data.class_names),
             classifier_activation=None,
@@ -201,7 +229,7 @@ def jobs(settings, devices):
             make,
             steps=steps,
             report=lambda model, run: test_best(run, make, data),
-            label=NETS[net],
+            label=settings.label(net),
             plain=net == "plain",
             folder=f"seed{seed}/{net}",
             identity={"net": net, "seed": seed},
@@ -230,16 +258,17 @@ def test_best(run, build, data):
     }
 
 
-def table(lines):
+def table(settings, lines):
     """Return the Markdown table of both nets.
 
     Args:
+        settings: `Settings`.
         lines: Dictionary from (seed, net) to a run's result line.
     """
     head = ["net", "parameters", "multiply-adds", "best step"]
     head += ["validation accuracy", "test accuracy", "test loss"]
     rows = []
-    for net, label in NETS.items():
+    for net in NETS:
         of_net = [line for (_, name), line in lines.items() if name == net]
 
         def mean(key, of_net=of_net, scale=1, unit=""):
@@ -248,7 +277,7 @@ def table(lines):
 
         rows.append(
             [
-                label,
+                settings.label(net),
                 f"{of_net[0]['parameters']:,}",
                 f"{of_net[0]['multiply_adds']:,}",
                 ", ".join(str(line["best_step"]) for line in of_net),
@@ -261,7 +290,7 @@ def table(lines):
 
 
 def summarize(settings, study):
-    """Leave table, result lines and pictures of all seeds in the folder."""
+    """Leave table, verdict, result lines and pictures in the folder."""
     from keras_resnet.devices import Devices
     from keras_resnet_recipes.experiment import images
     from keras_resnet_recipes.experiment.study import leave, result_lines
@@ -280,52 +309,153 @@ def summarize(settings, study):
         f"{several if len(seeds) > 1 else f'seed {seeds[0]}'}, "
         f"{lines[seeds[0], 'resnet']['backend']}"
     )
-    text = (
-        f"{table(lines)}\n\n{caption}. Tested is the model of the best step: "
-        "the first with the highest validation accuracy.\n"
-    )
-    leave(study, lines, text)
-    draw(study, seeds, data, caption)
-
-
-def draw(study, seeds, data, caption):
-    """Draw curves over all seeds, and predictions of the first."""
-    import keras
-
-    from keras_resnet import plots
-    from keras_resnet_recipes.experiment.run import load_model
-    from keras_resnet_recipes.experiment.study import curves_over_seeds
-
-    curves, predicted = [], {}
-    shown = data.test[:18]
-    for net, label in NETS.items():
-        histories = [
+    histories = {
+        net: [
             files.read_history(study / f"seed{seed}" / net / "steps.csv")
             for seed in seeds
         ]
-        curves.append(
-            {
-                "label": label,
-                "color": plots.PLAIN if net == "plain" else plots.RESIDUAL,
-            }
-            | curves_over_seeds(
-                histories, ("loss", "val_loss", "accuracy", "val_accuracy")
-            )
+        for net in NETS
+    }
+    probabilities = {
+        net: predict(study / f"seed{seeds[0]}" / net / "best.keras", data.test)
+        for net in NETS
+    }
+    right = {
+        net: p.argmax(1) == data.test.labels for net, p in probabilities.items()
+    }
+    paragraphs = [
+        f"{caption}. Tested is the model of the best step: the first with the "
+        "highest validation accuracy.",
+        difference_of_images(settings, right)
+        if len(seeds) == 1
+        else difference_of_seeds(settings, lines, seeds),
+        lesson(settings, histories),
+    ]
+    text = "\n\n".join(
+        [table(settings, lines), *map(textwrap.fill, paragraphs)]
+    )
+    leave(study, lines, f"{text}\n\n")
+    draw(settings, study, caption, histories, probabilities, data)
+
+
+def predict(path, split):
+    """Return the probabilities that a model of a run gives to images."""
+    import keras
+
+    from keras_resnet_recipes.experiment.run import load_model
+
+    logits = load_model(path).predict(split.images, verbose=0)
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
+def difference_of_images(settings, right):
+    """Say on how many test images the nets differ, and whether by chance.
+
+    Args:
+        settings: `Settings`.
+        right: Dictionary from net to a boolean array, whether it is right.
+    """
+    from scipy.stats import binomtest
+
+    resnet, plain = map(settings.label, NETS)
+    count = len(right["resnet"])
+    won = int((right["resnet"] & ~right["plain"]).sum())
+    lost = int((right["plain"] & ~right["resnet"]).sum())
+    text = (
+        f"Of {count:,} test images {resnet} alone is right on {won:,}, "
+        f"{plain} alone on {lost:,}: a difference of {won - lost:+,} images"
+    )
+    if not won + lost:
+        return f"{text}."
+    # McNemar's exact test: only the images on which they differ say anything.
+    test = binomtest(won, won + lost)
+    points = 100 * (won + lost) / count
+    low, high = (points * (2 * p - 1) for p in test.proportion_ci())
+    return (
+        f"{text} or {100 * (won - lost) / count:+.1f} points (95 % confidence "
+        f"interval {low:+.1f} to {high:+.1f}; p = {test.pvalue:.2g}, McNemar's "
+        "exact test)."
+    )
+
+
+def difference_of_seeds(settings, lines, seeds):
+    """Say how the accuracies of the nets differ over several seeds."""
+    from keras_resnet_recipes.experiment.statistics import paired_difference
+
+    difference = paired_difference(
+        *(
+            [100 * lines[seed, net]["test_accuracy"] for seed in seeds]
+            for net in NETS
         )
-        model = load_model(study / f"seed{seeds[0]}" / net / "best.keras")
-        logits = model.predict(shown.images.astype("float32"), verbose=0)
-        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        predicted[label] = [
-            (data.class_names[p.argmax()], float(p.max()))
-            for p in probabilities
-        ]
+    )
+    low, high = difference.interval
+    resnet, plain = map(settings.label, NETS)
+    return (
+        f"The test accuracy of {resnet} minus that of {plain}, paired by seed, "
+        f"is {difference.mean:+.2f} points (95 % confidence interval {low:+.2f}"
+        f" to {high:+.2f}; p = {difference.p:.2g}, paired t-test)."
+    )
+
+
+def lesson(settings, histories):
+    """Say what the curves show of how well the nets can be trained.
+
+    Args:
+        settings: `Settings`.
+        histories: Dictionary from net to a list of histories, one for each
+            seed.
+    """
+    resnet, plain = (
+        100 * statistics.mean(1 - h["accuracy"][-1] for h in histories[net])
+        for net in NETS
+    )
+    text = (
+        f"At the end the training error of {settings.label('resnet')} is "
+        f"{resnet:.1f} %, that of {settings.label('plain')} {plain:.1f} %: "
+    )
+    if plain - resnet >= FAILURE:
+        return text + (
+            "the plain net does not even fit the images that it is trained on,"
+            " so it does not overfit. Deep nets without shortcuts are harder "
+            "to train, which the paper calls degradation (section 1)."
+        )
+    if resnet - plain >= FAILURE:
+        return text + "the plain net fits the images it is trained on better."
+    return text + (
+        "both fit the images that they are trained on about alike. At "
+        f"{settings.depth} layers a plain net can still be trained, as in "
+        "section 4.1 of the paper; --preset deep has one that cannot."
+    )
+
+
+def draw(settings, study, caption, histories, probabilities, data):
+    """Draw curves over all seeds, and predictions of the first."""
+    from keras_resnet import plots
+    from keras_resnet_recipes.experiment.study import curves_over_seeds
+
+    names = ("loss", "val_loss", "accuracy", "val_accuracy")
+    curves = [
+        {
+            "label": settings.label(net),
+            "color": plots.PLAIN if net == "plain" else plots.RESIDUAL,
+        }
+        | curves_over_seeds(histories[net], names)
+        for net in NETS
+    ]
     plots.save(plots.step_curves(curves, caption), study / "curves.png")
+    shown = data.test[:18]
     figure = plots.predictions(
         shown.images,
         [data.class_names[i] for i in shown.labels],
-        predicted,
-        f"{caption}. The first test images, and what the best models of seed "
-        f"{seeds[0]} take them for, with their probability.",
+        {
+            settings.label(net): [
+                (data.class_names[p.argmax()], float(p.max()))
+                for p in probabilities[net][: len(shown)]
+            ]
+            for net in NETS
+        },
+        f"{caption}. The first test images, and what the best models of the "
+        "first seed take them for, with their probability.",
     )
     plots.save(figure, study / "predictions.png")
 

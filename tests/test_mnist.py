@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import shutil
 
 import keras
@@ -15,6 +16,7 @@ pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
 
 from conftest import SHALLOW, check_refused, read_json, run_recipe, settings_of
 
+import keras_resnet
 from keras_resnet import data, table1
 from keras_resnet_recipes import mnist, results
 
@@ -75,6 +77,59 @@ def test_full_takes_all_images():
 )
 def test_wrong_usage_is_one_line_and_status_2(flags, words, capsys):
     check_refused(lambda: run_recipe(mnist, flags), capsys, words)
+
+
+@pytest.mark.once
+def test_deep_nets_are_those_of_cifar():
+    settings = _settings("--preset", "deep", "--dataset", "digits")
+    assert (settings.depth, settings.momentum) == (56, 0.9)
+    digits = mnist.select(settings, data.load("digits"))
+    resnet, plain = (
+        mnist.build(settings, digits, 10, net, seed=3) for net in mnist.NETS
+    )
+    # That of ResNet-56 with one channel instead of three.
+    costs = [keras_resnet.complexity(model) for model in (resnet, plain)]
+    for cost in costs:
+        assert cost.trainable_parameters == 853_018 - 2 * 9 * 16
+    assert costs[0].macs == costs[1].macs
+    assert _settings("--depth", "34").label("plain") == "plain-34"
+
+
+@pytest.mark.once
+def test_the_difference_is_counted_in_images():
+    settings = _settings()
+    right = {
+        "resnet": np.arange(200) < 190,
+        "plain": (np.arange(200) >= 8) & (np.arange(200) < 192),
+    }
+    # 8 images against 2: p = 2 (1 + 10 + 45) / 1024. The interval is that of
+    # Clopper and Pearson for 8 of 10, 0.4439 to 0.9748.
+    assert mnist.difference_of_images(settings, right) == (
+        "Of 200 test images ResNet-18 alone is right on 8, plain-18 alone on "
+        "2: a difference of +6 images or +3.0 points (95 % confidence interval "
+        "-0.6 to +4.7; p = 0.11, McNemar's exact test)."
+    )
+    right["plain"] = right["resnet"]
+    assert mnist.difference_of_images(settings, right).endswith("+0 images.")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("resnet", "plain", "words"),
+    [
+        (0.95, 0.10, "which the paper calls degradation"),
+        (0.95, 0.93, "can still be trained"),
+        (0.80, 0.95, "the plain net fits the images it is trained on better"),
+    ],
+)
+def test_the_curves_are_explained(resnet, plain, words):
+    histories = {
+        "resnet": [{"accuracy": [0.1, resnet]}],
+        "plain": [{"accuracy": [0.1, plain]}],
+    }
+    text = mnist.lesson(_settings("--preset", "deep"), histories)
+    assert words in text
+    assert f"ResNet-56 is {100 - 100 * resnet:.1f} %" in text
 
 
 @pytest.mark.once
@@ -142,6 +197,9 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     }
     table = (folder / "table.md").read_text("utf-8")
     assert table.splitlines()[0] in printed
+    words = " ".join(table.split())
+    assert "Of 30 test images ResNet-18 alone is right on" in words
+    assert "At the end the training error of ResNet-18 is" in words
     lines = read_json(folder / "results.json")
     assert set(lines) == {"seed0-resnet", "seed0-plain"}
     test = mnist.select(_settings(*few), data.load("digits"))
@@ -186,12 +244,15 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     (folder / "seed7/plain/result.json").write_text(json.dumps(line), "utf-8")
     trained = {p: p.stat().st_mtime_ns for p in folder.glob("seed*/*/*")}
     run_recipe(mnist, [*flags, "--resume"])
-    assert "Epoch" not in capsys.readouterr().out
+    assert not re.search(r"step \d", capsys.readouterr().out)
     assert trained == {p: p.stat().st_mtime_ns for p in trained}
     table = (folder / "table.md").read_text("utf-8")
-    assert "seeds 0, 7: mean" in table
+    words = " ".join(table.split())
+    assert "seeds 0, 7: mean" in words
     mean = 100 * lines["seed0-plain"]["test_accuracy"] + 5
     assert f"{mean:.2f} ± 7.07 %" in table
+    gap = 100 * lines["seed0-resnet"]["test_accuracy"] - mean
+    assert f"paired by seed, is {gap:+.2f} points" in words
     lines = read_json(folder / "results.json")
     assert len(lines) == 4
     assert "\n`other`\n" in "\n".join(results.study("study", lines, table, []))

@@ -28,7 +28,7 @@ from keras_resnet.training.callbacks import (
     steps_done,
 )
 
-from . import files, values
+from . import files, terminal, values
 from .command import Failure
 from .provenance import origin
 
@@ -93,7 +93,7 @@ class Run:
         self.devices = devices or Devices()
         self.save_every = save_every
         self._logs = []
-        self._state = self._backup = None
+        self._state = self._backup = self._bar = None
         self._lock = contextlib.ExitStack()
         self.devices.on_first(lambda: self._open(resume))
 
@@ -231,7 +231,8 @@ class Run:
         """
         # What every process does, so that all of them do the same.
         throughput = Throughput(batch_size)
-        callbacks = [StopAt(steps), FailOnDivergence(), throughput]
+        self._bar = terminal.TrainingBar(steps, show=self.devices.is_first)
+        callbacks = [StopAt(steps), FailOnDivergence(), throughput, self._bar]
         stateful = {"throughput": throughput}
         if self.devices.is_first:
             callbacks += [
@@ -243,9 +244,13 @@ class Run:
         if validation_data is not None:
             best = self._choose_best(every, average)
             if every is not None:
+                best.append(terminal.Lines(self._bar))
                 best = [StepEvaluation(validation_data, every, best)]
                 stateful["evaluation"] = best[0]
             callbacks += best
+        if every is None:
+            epochs = -(-steps // steps_per_epoch)
+            callbacks.append(terminal.Lines(self._bar, epochs))
         self._backup = Backup(
             self / CHECKPOINTS[0] if self.devices.is_first else None,
             steps_per_epoch,
@@ -282,11 +287,15 @@ class Run:
         return 0 if self._backup is None else self._backup.saved
 
     def end_training(self):
-        """Close histories and restore signals: Keras does not if it fails."""
+        """Close histories and the bar, and restore signals.
+
+        Keras does not where `fit` fails.
+        """
         for log in self._logs:
             if log.csv_file is not None:
                 log.csv_file.close()
         if self._backup is not None:
+            self._bar.close()
             self._backup.close()
 
     def finish(self, model, **results):

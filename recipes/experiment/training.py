@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import textwrap
 
 import keras
 from keras.callbacks import SwapEMAWeights
@@ -10,7 +11,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
-from . import study
+from . import provenance, study
 from .command import Failure
 from .run import Run
 
@@ -39,11 +40,9 @@ def _train_job(run, job, single):
         if single:
             print(f"{run.path} is finished: see result.json")
         return
-    if not single:
-        print(f"{job.folder}:", flush=True)
     result = finish(run, job, train(run, job))
     if result is not None:
-        print(f"{sentence(result)}; everything is in {run.path}")
+        print(f"{sentence(result)}\neverything is in {run.path}\n")
     if not single:
         keras.backend.clear_session()
 
@@ -123,6 +122,7 @@ def train(run, job):
         model.steps_per_execution = job.steps_per_execution
         start = training.batches_seen(model)
         if start < job.steps:
+            _introduce(run, job, model, start)
             if start % per_epoch:
                 _build_metrics(model, job.batches(start), devices)
             try:
@@ -146,7 +146,7 @@ def train(run, job):
                             ),
                             *([SwapEMAWeights()] if job.average else []),
                         ],
-                        verbose=_verbosity(devices),
+                        verbose=0,
                     )
             except KeyboardInterrupt:
                 if devices.is_first:
@@ -162,6 +162,21 @@ def train(run, job):
     if job.average:
         _keep_average(model, finished=start >= job.steps)
     return model
+
+
+def _introduce(run, job, model, start):
+    """Say what is trained, where, how long, and what it leaves."""
+    line = provenance.origin()
+    parameters = sum(int(keras.ops.size(v)) for v in model.trainable_variables)
+    epochs = -(-job.steps // job.steps_per_epoch)
+    resumed = f", from step {start:,}" if start else ""
+    print(f"{job.label}, {parameters:,} parameters")
+    print(
+        f"{job.steps:,} steps of {job.batch_size:,} images, {epochs:,} epochs"
+        f"{resumed}"
+    )
+    print(textwrap.fill(f"{line['backend']} on {line['device']}", 80))
+    print(f"folder {run.path}", flush=True)
 
 
 def _build_metrics(model, batches, devices):
@@ -197,12 +212,6 @@ def _check_steps(model, job):
             + (f": unset {' and '.join(limits)}, and" if limits else ":")
             + " run the same command with --resume to continue"
         )
-
-
-def _verbosity(devices):
-    if not devices.is_first:
-        return 0
-    return 1 if sys.stdout.isatty() else 2
 
 
 def _say_interrupted(run, job):

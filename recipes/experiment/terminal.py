@@ -1,0 +1,155 @@
+"""Shows how far a task has come.
+
+On a terminal that is a bar with the time left. Elsewhere, as in a file or a
+log, it is a line every 30 seconds.
+"""
+
+import sys
+import time
+
+import keras
+from tqdm import tqdm
+
+from keras_resnet.training.callbacks import StepCounter
+
+WIDTH = 80
+SECONDS = 30
+
+
+class Progress(tqdm):
+    """`tqdm.tqdm` for a terminal of 80 columns, or for a file.
+
+    Args:
+        *args, desc, total, initial, unit, disable: As in `tqdm.tqdm`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        # Standard output may be a pipe to `tee`, and the bar is no result.
+        file = sys.stderr if sys.stderr.isatty() else sys.stdout
+        if not file.isatty():
+            kwargs |= {"mininterval": SECONDS, "delay": SECONDS}
+            kwargs["bar_format"] = (
+                "{desc}: {n_fmt} of {total_fmt} {unit}s, {remaining} left"
+            )
+        super().__init__(
+            *args,
+            file=file,
+            ncols=WIDTH - 1,
+            # Some terminals say that they have none.
+            nrows=20,
+            maxinterval=SECONDS,
+            # Looks at the clock at each step.
+            miniters=1,
+            leave=False,
+            **kwargs,
+        )
+
+    @staticmethod
+    def status_printer(file):
+        if file.isatty():
+            return tqdm.status_printer(file)
+
+        def print_line(text):
+            # The end of a bar is an empty text.
+            if text.strip():
+                print(text, file=file, flush=True)
+
+        return print_line
+
+    @property
+    def on_terminal(self):
+        """Whether there is a bar, and not lines or nothing at all."""
+        return not self.disable and self.fp.isatty()
+
+    def print(self, text):
+        """Print a line of results above the bar."""
+        if self.on_terminal:
+            self.clear()
+        print(text, flush=True)
+        if self.on_terminal:
+            self.refresh()
+
+    def close(self):
+        """Remove the bar."""
+        if not self.disable and not self.on_terminal:
+            # As if nothing had been shown, because lines stay.
+            self.last_print_t = self.start_t
+        super().close()
+
+
+class TrainingBar(StepCounter):
+    """Shows the steps of a training, and prints lines about it.
+
+    Args:
+        steps: Integer, batches in all.
+        show: Boolean. Nothing is shown if it is false.
+    """
+
+    def __init__(self, steps, show):
+        super().__init__()
+        self.steps = steps
+        self.show = show
+        self._bar = None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._first = None
+        self._bar = Progress(
+            desc="training",
+            total=self.steps,
+            initial=self.batches,
+            unit="step",
+            disable=not self.show,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        before = self.batches
+        super().on_train_batch_end(batch, logs)
+        self._bar.update(self.batches - before)
+        # The first step compiles.
+        self._first = self._first or (self.batches, time.monotonic())
+
+    def on_train_end(self, logs=None):
+        self.close()
+
+    def close(self):
+        """Remove the bar, which Keras does not where `fit` fails."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def write(self, parts):
+        """Print a line of some parts and the time that is left."""
+        if not self.show:
+            return
+        first, begun = self._first
+        if self.batches > first:
+            seconds = (time.monotonic() - begun) / (self.batches - first)
+            left = tqdm.format_interval((self.steps - self.batches) * seconds)
+            parts = [*parts, f"{left} left"]
+        self._bar.print("  ".join(parts))
+
+
+class Lines(keras.callbacks.Callback):
+    """Prints a line of at most 80 columns for each epoch or validation.
+
+    Args:
+        bar: The `TrainingBar`.
+        epochs: Integer, or `None` if the lines are to have the steps.
+    """
+
+    def __init__(self, bar, epochs=None):
+        super().__init__()
+        self.bar = bar
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        parts = [f"step {epoch + 1:,}/{self.bar.steps:,}"]
+        if self.epochs is not None:
+            parts = [f"epoch {epoch + 1}/{self.epochs}"]
+        parts.append(f"loss {logs['loss']:.3f}")
+        for name, label in (("error", "error"), ("val_error", "val")):
+            if name in logs:
+                parts.append(f"{label} {100 * logs[name]:.1f} %")
+        if "images_per_second" in logs:
+            parts.append(f"{logs['images_per_second']:,.0f} img/s")
+        self.bar.write(parts)

@@ -23,6 +23,7 @@ them.
 """
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
@@ -165,26 +166,24 @@ class Settings(ImageSettings):
         return cifar10.Settings.settle(flags)
 
 
-def caption_of(settings, nets, what="", one=False):
-    """Return seeds and settings of a figure's nets as one sentence."""
+def caption_of(settings, nets, more):
+    """Return the settings and seeds of nets, and what more there is to say."""
     if settings.weights:
         names = ", ".join(f"{net.label}: {net.name}" for net in nets)
-        return (
-            f"{settings.dataset}, published weights ({names}). {what}".strip()
-        )
+        return f"{settings.dataset}, published weights ({names}). {more}"
     s, first = nets[0].settings, nets[0].result
     backends = sorted({net.result["backend"] for net in nets})
-    seeds = 1 if one else settings.seeds
     which = "seed 0"
-    if seeds > 1:
-        which = f"seeds 0 to {seeds - 1} (mean, one standard deviation)"
+    if settings.seeds > 1:
+        last = settings.seeds - 1
+        which = f"seeds 0 to {last} (mean, one standard deviation)"
     return (
         f"{s.dataset}, cifar10.py --preset {s.preset}"
         f"{f' --block {s.block}' if s.block else ''}, "
         f"{first['iterations']:,} steps, batch {s.batch_size}, {s.schedule} "
         f"with rate {s.learning_rate:g}, weight decay {s.weight_decay:g}, "
-        f"{which}, {', '.join(backends)}. {what}"
-    ).strip()
+        f"{which}, {', '.join(backends)}. {more}"
+    )
 
 
 def data_of(settings):
@@ -194,6 +193,18 @@ def data_of(settings):
     return data.load(settings.dataset, settings.data_dir)
 
 
+def shaded(nets, color=None):
+    """Return label and colour of nets: the deeper, the darker."""
+    from keras_resnet import plots
+
+    depths = sorted({net.depth for net in nets})
+    styles = [net.style for net in nets]
+    for net, style in zip(nets, styles, strict=True):
+        share = (depths.index(net.depth) + 1) / len(depths)
+        style["color"] = plots.shade(color or style["color"], share)
+    return styles
+
+
 def figure(function):
     """Register a function under its name."""
     FIGURES[function.__name__] = function
@@ -201,6 +212,7 @@ def figure(function):
 
 
 HE = "He et al. 2015"
+# A row is a pair: the title of a net, and its runs, which differ in their seed.
 
 
 def curves_of(runs):
@@ -213,41 +225,52 @@ def curves_of(runs):
 
 
 def errors_of(runs, which):
-    """Return the training or test errors of some runs in percent."""
-    return [100 * run.result[f"{which}_error"] for run in runs]
+    """Return the training or test errors of some runs."""
+    return [run.result[f"{which}_error"] for run in runs]
 
 
-def error_table(rows, caption):
-    """Return a table of errors: rows of a title and the runs of it."""
+def errors_by_depth(label, color, rows, which):
+    """Return the errors of nets as a series of `plots.error_by_depth`."""
+    return {
+        "label": label,
+        "color": color,
+        "depths": [runs[0].depth for _, runs in rows],
+        "error": [errors_of(runs, which) for _, runs in rows],
+    }
+
+
+def write_errors(settings, page, name, rows):
+    """Write the table of the errors of nets, and return its caption."""
+    caption = caption_of(
+        settings,
+        [run for _, runs in rows for run in runs],
+        "Training error is that of augmented batches while the weights move: "
+        "over the last epoch, or the steps since the evaluation before.",
+    )
     head = ["net", "parameters", "training error", "test error"]
     body = [
-        [
-            title,
-            f"{runs[0].result['parameters']:,}",
-            *(
-                report.mean_and_deviation(errors_of(runs, which), "%")
-                for which in ("training", "test")
-            ),
+        [title, f"{runs[0].result['parameters']:,}"]
+        + [
+            report.mean_and_deviation(
+                [100 * error for error in errors_of(runs, which)], "%"
+            )
+            for which in ("training", "test")
         ]
         for title, runs in rows
     ]
-    return f"{report.table(head, body)}\n\n{caption}\n"
+    page.write(f"{report.table(head, body)}\n\n{caption}\n", name)
+    return caption
 
 
 def claim_difference(page, source, which, first, second, relation):
-    """Claim that the errors of some runs are above or below those of others.
-
-    Args:
-        page: `Page`.
-        source: String, paper and section.
-        which: `"training"` or `"test"`.
-        first, second: Pairs of a title and the runs with each seed.
-        relation: `"<"` or `">"`.
-    """
+    """Claim that the errors of a row are `"<"` or `">"` those of another."""
     from keras_resnet_recipes.experiment.statistics import paired_difference
 
     difference = paired_difference(
-        *(errors_of(runs, which) for _, runs in (first, second))
+        *(
+            [100 * error for error in errors_of(runs, which)]
+            for _, runs in (first, second)
+        )
     )
     remark = "one seed"
     if difference.interval:
@@ -266,63 +289,36 @@ def claim_difference(page, source, which, first, second, relation):
     )
 
 
-TRAINING_ERROR = (
-    "Training error is that of augmented batches while the weights move: over "
-    "the last epoch, or the steps since the evaluation before."
-)
-
-
 @figure
 def degradation(settings, nets, page):
     """Plain and residual nets of growing depth."""
     from keras_resnet import plots
 
-    runs = {
-        (plain, depth): nets.all_seeds(depth, plain=plain)
+    plain, residual = (
+        [nets.all_seeds(depth, plain=plain) for depth in settings.depths]
         for plain in (True, False)
-        for depth in settings.depths
-    }
-    caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
-    page.save(
-        plots.degradation(
-            [
-                {"depth": depth, "plain": plain} | curves_of(of_net)
-                for (plain, depth), of_net in runs.items()
-            ],
-            caption,
-        ),
-        "degradation",
     )
+    caption = write_errors(settings, page, "degradation", plain + residual)
+    curves = [
+        {"depth": runs[0].depth, "plain": runs[0].plain} | curves_of(runs)
+        for _, runs in plain + residual
+    ]
+    page.save(plots.degradation(curves, caption), "degradation")
     series = [
-        {
-            "label": label,
-            "color": color,
-            "depths": settings.depths,
-            "error": [
-                [e / 100 for e in errors_of(runs[plain, depth], "training")]
-                for depth in settings.depths
-            ],
-        }
-        for plain, label, color in (
-            (True, "plain", plots.PLAIN),
-            (False, "residual", plots.RESIDUAL),
-        )
+        errors_by_depth("plain", plots.PLAIN, plain, "training"),
+        errors_by_depth("residual", plots.RESIDUAL, residual, "training"),
     ]
     page.save(
         plots.error_by_depth(series, caption=caption), "degradation-depths"
     )
-    rows = [(of_net[0].label, of_net) for of_net in runs.values()]
-    page.write(error_table(rows, caption), "degradation")
-    deep, shallow = settings.depths[-1], settings.depths[0]
-    claims = [("training", (False, deep), (True, deep), "<")]
-    if deep > shallow:
+    claims = [("training", residual[-1], plain[-1], "<")]
+    if len(settings.depths) > 1:
         claims += [
-            ("training", (True, deep), (True, shallow), ">"),
-            ("test", (False, deep), (False, shallow), "<"),
+            ("training", plain[-1], plain[0], ">"),
+            ("test", residual[-1], residual[0], "<"),
         ]
-    for which, *keys, relation in claims:
-        pair = [(runs[key][0].label, runs[key]) for key in keys]
-        claim_difference(page, f"{HE}, 4.2, figure 6", which, *pair, relation)
+    for claim in claims:
+        claim_difference(page, f"{HE}, 4.2, figure 6", *claim)
 
 
 @figure
@@ -331,25 +327,16 @@ def shortcuts(settings, nets, page):
     from keras_resnet import plots
 
     for depth in settings.depths:
-        runs = {"plain": nets.all_seeds(depth, plain=True)}
-        runs |= {
-            option: nets.all_seeds(depth, shortcut=option) for option in "ABC"
-        }
-        caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
-        colors = [plots.PLAIN, plots.RESIDUAL, *plots.OTHERS]
-        titles = {
-            name: of_net[0].label + ("" if name == "plain" else f" ({name})")
-            for name, of_net in runs.items()
-        }
+        rows = [nets.all_seeds(depth, plain=True)]
+        rows += [nets.all_seeds(depth, shortcut=option) for option in "ABC"]
+        name = f"shortcuts-{depth}"
+        caption = write_errors(settings, page, name, rows)
+        colors = plots.PLAIN, plots.RESIDUAL, *plots.OTHERS
         curves = [
-            {"label": titles[name], "color": color} | curves_of(of_net)
-            for (name, of_net), color in zip(runs.items(), colors, strict=False)
+            {"label": title, "color": color} | curves_of(runs)
+            for (title, runs), color in zip(rows, colors, strict=False)
         ]
-        page.save(
-            plots.learning_curves(curves, caption=caption), f"shortcuts-{depth}"
-        )
-        rows = [(titles[name], of_net) for name, of_net in runs.items()]
-        page.write(error_table(rows, caption), f"shortcuts-{depth}")
+        page.save(plots.learning_curves(curves, caption=caption), name)
         for row in rows[1:]:
             claim_difference(
                 page, f"{HE}, 4.1, table 3", "test", row, rows[0], "<"
@@ -361,18 +348,10 @@ def depths(settings, nets, page):
     """Error of residual nets by depth."""
     from keras_resnet import plots
 
-    runs = {depth: nets.all_seeds(depth) for depth in settings.depths}
-    caption = caption_of(settings, sum(runs.values(), []), TRAINING_ERROR)
+    rows = [nets.all_seeds(depth) for depth in settings.depths]
+    caption = write_errors(settings, page, "depths", rows)
     series = [
-        {
-            "label": f"residual, {which}",
-            "color": color,
-            "depths": settings.depths,
-            "error": [
-                [e / 100 for e in errors_of(of_net, which)]
-                for of_net in runs.values()
-            ],
-        }
+        errors_by_depth(f"residual, {which}", color, rows, which)
         for which, color in (
             ("training", plots.shade(plots.RESIDUAL, 0)),
             ("test", plots.RESIDUAL),
@@ -389,27 +368,8 @@ def depths(settings, nets, page):
             }
         )
     page.save(plots.error_by_depth(series, "error (%)", caption), "depths")
-    rows = [(of_net[0].label, of_net) for of_net in runs.values()]
-    page.write(error_table(rows, caption), "depths")
-    for shallow, deep in zip(rows, rows[1:], strict=False):
+    for shallow, deep in itertools.pairwise(rows):
         claim_difference(page, f"{HE}, table 6", "test", deep, shallow, "<")
-
-
-def shaded(nets):
-    """Return label and colour of nets: the deeper, the darker."""
-    from keras_resnet import plots
-
-    depths = sorted({net.depth for net in nets})
-    return [
-        net.style
-        | {
-            "color": plots.shade(
-                net.style["color"],
-                (depths.index(net.depth) + 1) / len(depths),
-            )
-        }
-        for net in nets
-    ]
 
 
 @figure
@@ -426,12 +386,12 @@ def responses(settings, nets, page):
         std = analysis.layer_responses(model, prepare(images)).std
         series.append(style | {"std": std})
         means[net.name] = float(std.mean())
-    caption = caption_of(
-        settings, every, f"{len(images):,} test images.", one=True
-    )
+    caption = caption_of(settings, every, f"{len(images):,} test images.")
     page.save(plots.layer_responses(series, caption), "responses")
-
-    def claim(smaller, larger):
+    residual = sorted((n for n in every if not n.plain), key=lambda n: n.depth)
+    pairs = [(deep, shallow) for shallow, deep in itertools.pairwise(residual)]
+    pairs += [(first, twin) for first, *twins in by_depth for twin in twins]
+    for smaller, larger in pairs:
         page.claim(
             f"mean response of {smaller.label}, divided by that of "
             f"{larger.label}",
@@ -441,13 +401,6 @@ def responses(settings, nets, page):
             1,
         )
 
-    residual = sorted((n for n in every if not n.plain), key=lambda n: n.depth)
-    for shallow, deep in zip(residual, residual[1:], strict=False):
-        claim(deep, shallow)
-    for first, *twins in by_depth:
-        for twin in twins:
-            claim(first, twin)
-
 
 @figure
 def gradients(settings, nets, page):
@@ -455,12 +408,13 @@ def gradients(settings, nets, page):
     from keras_resnet import analysis, plots
 
     every = sum(nets.by_depth(gradients=True), [])
-    series = []
-    for net in every:
+    flow, first = [], []
+    for net, style in zip(every, shaded(every), strict=True):
         steps, _, norms = analysis.read_gradient_flow(
             net.path / cifar10.GRADIENTS
         )
-        series.append(net.style | {"steps": steps, "norms": norms})
+        flow.append(net.style | {"steps": steps, "norms": norms})
+        first.append(style | {"norms": norms[0]})
         if net.plain:
             page.claim(
                 f"gradient norm of {net.label} at initialization, first layer "
@@ -471,12 +425,8 @@ def gradients(settings, nets, page):
                 0.1,
             )
     what = "Mean cross-entropy of the first 128 training images as one batch."
-    caption = caption_of(settings, every, what, one=True)
-    page.save(plots.gradient_flow(series, caption), "gradients")
-    first = [
-        style | {"norms": one["norms"][0]}
-        for one, style in zip(series, shaded(every), strict=True)
-    ]
+    caption = caption_of(settings, every, what)
+    page.save(plots.gradient_flow(flow, caption), "gradients")
     caption = f"At initialization. {caption}"
     page.save(plots.gradient_norms(first, caption), "gradients-initial")
 
@@ -503,33 +453,35 @@ def growth(settings, nets, page):
                 "at most",
                 1e-5,
             )
-    what = f"Logits of {len(images):,} test images."
-    page.save(
-        plots.identity_property(
-            series, caption_of(settings, every, what, one=True)
-        ),
-        "growth-identity",
+    caption = caption_of(
+        settings, every, f"Logits of {len(images):,} test images."
+    )
+    page.save(plots.identity_property(series, caption), "growth-identity")
+    residual = [net for net in every if not net.plain]
+    styles = zip(
+        shaded(residual), shaded(residual, plots.OTHERS[0]), strict=True
     )
     curves = []
-    residual = [net for net in every if not net.plain]
-    for net, style in zip(residual, shaded(residual), strict=True):
-        curves += grown_curves(settings, net, style, data)
+    for net, (style, other) in zip(residual, styles, strict=True):
+        other["label"] = f"{net.label}, grown to {net.depth + 6}"
+        grown = grown_history(settings, net, data, other["label"])
+        curves += [style | net.history(), other | grown]
     what = (
         "Grown by a block in each stage, then trained on with a constant rate "
         f"of {GROWN_RATE:g}, momentum 0.9, batches of seed 1."
     )
-    caption = caption_of(settings, residual, what, one=True)
+    caption = caption_of(settings, residual, what)
     page.save(plots.learning_curves(curves, caption=caption), "growth")
 
 
 GROWN_RATE = 0.01
 
 
-def grown_curves(settings, source, style, data):
-    """Train a grown net on, and return the curves of before and after."""
+def grown_history(settings, source, data, label):
+    """Train a grown net on, and return its history."""
     import keras
 
-    from keras_resnet import analysis, plots, training
+    from keras_resnet import analysis, training
     from keras_resnet.devices import Devices
     from keras_resnet_recipes.experiment import images
     from keras_resnet_recipes.experiment.run import Run
@@ -539,17 +491,13 @@ def grown_curves(settings, source, style, data):
     steps = max(1, start // 2)
     every = max(1, steps // EVALUATIONS)
     folder = source.path.with_name(f"{source.path.name}-grown-steps{steps}")
-    run = Run(
-        folder,
-        {
-            "grown_from": source.result["settings"],
-            "added": 1,
-            "steps": steps,
-            "every": every,
-            "learning_rate": GROWN_RATE,
-        },
-        resume=(folder / "settings.json").exists(),
-    )
+    asked = {
+        "grown_from": source.result["settings"],
+        "added": 1,
+        "steps": steps,
+        "every": every,
+        "learning_rate": GROWN_RATE,
+    }
 
     def build():
         model = analysis.grow(source.load()[0], 1)
@@ -562,16 +510,13 @@ def grown_curves(settings, source, style, data):
         )
         return model
 
-    depth, shades = source.depth, list(settings.depths)
-    label = f"{source.label}, grown to {depth + 6}"
-    with run:
+    seed = source.settings.seed
+    with Run(folder, asked, resume=(folder / "settings.json").exists()) as run:
         if not run.finished:
-            keras.utils.set_random_seed(source.settings.seed)
+            keras.utils.set_random_seed(seed)
             job = images.job(
                 dataclasses.replace(
-                    source.settings,
-                    input=settings.input,
-                    seed=source.settings.seed + 1,
+                    source.settings, input=settings.input, seed=seed + 1
                 ),
                 data,
                 Devices(),
@@ -581,19 +526,9 @@ def grown_curves(settings, source, style, data):
                 label=label,
             )
             finish(run, job, train(run, job))
-        after = run.history("steps.csv")
-    return [
-        style | source.history(),
-        {
-            "label": label,
-            "color": plots.shade(
-                plots.OTHERS[0], (shades.index(depth) + 1) / len(shades)
-            ),
-            "iterations": [start + i for i in after["iterations"]],
-            "error": after["error"],
-            "val_error": after["val_error"],
-        },
-    ]
+        history = run.history("steps.csv")
+    history["iterations"] = [start + i for i in history["iterations"]]
+    return history
 
 
 VEIT = "Veit et al. 2016"
@@ -624,10 +559,10 @@ def lesions(settings, nets, page):
             several.append(net.style | study)
             claim_lesions(page, net, deleted, **study)
         what = f"{len(test):,} test images"
-        caption = caption_of(settings, of_depth, f"{what}.", one=True)
+        caption = caption_of(settings, of_depth, f"{what}.")
         page.save(plots.deleted_blocks(each, caption), f"lesions-each-{depth}")
         what += "; five random choices for each count, mean and deviation."
-        caption = caption_of(settings, of_depth, what, one=True)
+        caption = caption_of(settings, of_depth, what)
         page.save(plots.lesion_study(several, caption), f"lesions-{depth}")
         net, batch = of_depth[0], test[:128]
         model, prepare = net.load()
@@ -636,7 +571,7 @@ def lesions(settings, nets, page):
         )
         what = f"{net.label}, {len(batch)} test images; ten paths of each "
         what += "length, their mean and range."
-        caption = caption_of(settings, [net], what, one=True)
+        caption = caption_of(settings, [net], what)
         lengths = analysis.path_lengths(gradients.lengths[-1])
         page.save(
             plots.path_lengths(*lengths, gradients, caption), f"paths-{depth}"
@@ -711,22 +646,23 @@ def landscape(settings, nets, page):
         depth = of_depth[0].depth
         train = data_of(settings).train[: settings.images]
         lines, planes = [], []
-        page.path.mkdir(parents=True, exist_ok=True)
         for net in of_depth:
             model, prepare = net.load()
             images = prepare(train.images)
             directions = [analysis.random_direction(model, s) for s in (0, 1)]
             for series, axes in ((lines, (fine,)), (planes, (axis, axis))):
                 sizes = "x".join(str(len(a)) for a in axes)
-                name = f"landscape-{net.name}-{len(train)}-{sizes}.npz"
-                print(page.path / name, flush=True)
+                path = page.file(
+                    f"landscape-{net.name}-{len(train)}-{sizes}.npz"
+                )
+                print(path, flush=True)
                 around = analysis.loss_landscape(
                     model,
                     images,
                     train.labels,
                     directions[: len(axes)],
                     axes,
-                    path=page.path / name,
+                    path=path,
                     verbose=int(sys.stdout.isatty()),
                 )
                 series.append(net.style | {"landscape": around})
@@ -734,19 +670,17 @@ def landscape(settings, nets, page):
                 page, net, lines[-1]["landscape"], planes[-1]["landscape"]
             )
         two = "directions of seeds 0 and 1"
+        cross = "contours of the cross-entropy (nats), cross: trained weights."
         for plot, series, where, more in (
             ("lines", lines, "direction of seed 0", "0: trained weights."),
-            (
-                *("contours", planes, two),
-                "contours of the cross-entropy (nats), cross: trained weights.",
-            ),
+            ("contours", planes, two, cross),
             ("surface", planes, two, "trained weights in the middle."),
         ):
             what = (
                 f"{len(train):,} training images; {where}, normalized by "
                 "filter; normalization with the moving statistics; "
             )
-            caption = caption_of(settings, of_depth, what + more, one=True)
+            caption = caption_of(settings, of_depth, what + more)
             drawn = getattr(plots, f"landscape_{plot}")(series, caption)
             page.save(drawn, f"landscape-{plot}-{depth}")
 
@@ -786,9 +720,7 @@ def main(settings):
 
     devices.use()  # before anything is computed
     nets = Nets(settings)
-    page = Page(
-        settings.output, settings.figure, settings.stored(), tuple(DEPTHS)
-    )
+    page = Page(settings.output, settings.figure, settings.stored(), DEPTHS)
     draw = FIGURES[settings.figure]
     draw(settings, nets, page)
     page.finish(draw.__doc__.rstrip("."), nets.used)

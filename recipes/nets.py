@@ -1,13 +1,22 @@
-"""The trained nets that figures look at: runs of cifar10.py, or files."""
+"""The trained nets that figures look at: runs of cifar10.py, or files.
+
+A run is any finished one of the same settings, of any backend and also one of
+several seeds. Runs that are missing are trained by cifar10.py.
+"""
 
 import dataclasses
 import functools
 import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from keras_resnet_recipes import cifar10, evaluate
-from keras_resnet_recipes.experiment import files, report
+from keras_resnet_recipes.experiment import Failure, files, report
 
 # Gradient norms are looked at so often in a run.
 RECORDS = 20
@@ -53,14 +62,12 @@ class Net:
 
     def history(self):
         """Return the history of errors, a list of values for each name."""
-        every = self.settings.every
-        return files.read_history(
-            self.path / ("steps.csv" if every else "history.csv")
-        )
+        name = files.HISTORIES[bool(self.settings.every)]
+        return files.read_history(self.path / name)
 
 
 class Nets:
-    """The nets of a figure: runs, trained now if need be, or files.
+    """The nets of a figure.
 
     Args:
         settings: `figures.Settings`.
@@ -71,10 +78,7 @@ class Nets:
     """
 
     def __init__(self, settings):
-        from keras_resnet_recipes.experiment.store import RunStore
-
         self.settings = settings
-        self.store = RunStore(settings.runs, cifar10)
         self.used = {}
 
     def run(self, *args, gradients=False, **kwargs):
@@ -83,59 +87,103 @@ class Nets:
         Args:
             gradients: Boolean, whether its gradient norms are needed.
         """
-        s = self.settings
-        net = s.net(*args, **kwargs)
-        flags = ["--input", s.input]
+        net = self.settings.net(*args, **kwargs)
+        path = self.find(net, gradients)
+        if path is None:
+            path = self._train(net, gradients)
+        else:
+            print(f"{path}: trained already")
+        result = files.read_result(path / "result.json")
+        source = f"`{result['command']}`  \n  {report.origin(result)}"
+        errors = {key: result[key] for key in ("training_error", "test_error")}
+        self.used[path.name] = {"source": source} | errors
+        load = functools.partial(_load_run, path)
+        return Net(
+            net.depth, net.plain, path.name, source, load, path, net, result
+        )
+
+    def find(self, net, gradients=False):
+        """Return the folder of a finished run, or `None`.
+
+        Args:
+            net: `cifar10.Settings`.
+            gradients: See `run`.
+        """
+        runs = self.settings.runs
+        lines = {*runs.glob("*/result.json"), *runs.glob("*/seed*/result.json")}
+        for path in sorted(lines):
+            stored = files.read_result(path)["settings"]
+            stored.pop("backend", None)
+            # A run of an earlier version may lack a setting.
+            wanted = net.stored()
+            if dict.fromkeys(wanted) | stored == wanted and (
+                not gradients or _has_gradients(path.parent)
+            ):
+                return path.parent
+        return None
+
+    def _train(self, net, gradients):
+        """Train a net in a process of its own, and return its folder."""
+        import keras
+
+        s, backend = self.settings, keras.backend.backend()
+        path = s.runs / net.name(backend)
+        flags = [*net.flags(), "--input", s.input]
         flags += ["--data-dir", str(s.data_dir)] if s.data_dir else []
         if gradients:
             # An epoch of CIFAR-10 has 352 steps.
             steps = net.steps or 352 * net.epochs
             flags += ["--gradients", str(max(1, steps // RECORDS))]
-        path = self.store.get(
-            net, flags, has_gradients if gradients else any_folder, "gradients"
-        )
-        result = files.read_result(path / "result.json")
-        trained = Net(
-            net.depth,
-            net.plain,
-            path.name,
-            f"`{result['command']}`  \n  {report.origin(result)}",
-            functools.partial(_load_run, path),
-            path,
-            net,
-            result,
-        )
-        keys = "training_error", "test_error"
-        return self._use(trained, {key: result[key] for key in keys})
+            if (path / "last.keras").exists() and not _has_gradients(path):
+                path = path.with_name(f"{path.name}-gradients")
+        flags += ["--output", str(path)]
+        if (path / "settings.json").exists():
+            flags += ["--resume"]
+        command = [os.path.relpath(cifar10.__file__), *flags]
+        print(f"{path}: to be trained: {shlex.join(command)}", flush=True)
+        status = subprocess.run(
+            [sys.executable, *command],
+            env=os.environ | {"KERAS_BACKEND": backend},
+        ).returncode
+        if status in (129, 130, 143, -signal.SIGINT):
+            # It was interrupted, so this process ends, too.
+            raise KeyboardInterrupt(abs(status) % 128)
+        if status:
+            raise Failure(
+                f"training of {path} failed with exit status {status}; its "
+                "own message stands above"
+            )
+        return path
 
     def file(self, path, depth):
         """Return the net of a file with weights."""
         from keras_resnet.weights import files as weight_files
 
-        options = {"weights": str(path), "depth": depth}
-        if self.settings.preprocessing:
-            options["preprocessing"] = self.settings.preprocessing
-        options["dataset"] = self.settings.dataset
-        options["block"] = self.settings.block
-        chosen = evaluate.Settings.settle(options)
+        s = self.settings
+        chosen = evaluate.Settings.settle(
+            {
+                "weights": str(path),
+                "depth": depth,
+                "block": s.block,
+                "dataset": s.dataset,
+                "preprocessing": s.preprocessing,
+            }
+        )
         weight_files.check(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         source = f"weights {path.name}, sha256 {digest[:16]}"
-        net = Net(depth, False, path.name, source, lambda: _load_file(chosen))
-        return self._use(net, {})
+        self.used[path.name] = {"source": source}
+        load = functools.partial(_load_file, chosen)
+        return Net(depth, False, path.name, source, load)
 
-    def _use(self, net, errors):
-        self.used[net.name] = {"source": net.source} | errors
-        return net
+    def all_seeds(self, depth, **options):
+        """Return the title of a net, and its runs with all seeds."""
+        seeds = range(self.settings.seeds)
+        runs = [self.run(depth, seed=seed, **options) for seed in seeds]
+        shortcut = options.get("shortcut")
+        return runs[0].label + (f" ({shortcut})" if shortcut else ""), runs
 
-    def all_seeds(self, *args, **kwargs):
-        """Return the runs of a net with all seeds."""
-        return [
-            self.run(*args, seed=seed, **kwargs)
-            for seed in range(self.settings.seeds)
-        ]
-
-    def by_depth(self, **kwargs):
+    def by_depth(self, gradients=False):
         """Return for each depth its nets, the residual one first."""
         s = self.settings
         if s.weights:
@@ -144,17 +192,12 @@ class Nets:
                 for path, depth in zip(s.weights, s.depths, strict=True)
             ]
         return [
-            [self.run(depth, plain=plain, **kwargs) for plain in (False, True)]
+            [self.run(depth, p, gradients=gradients) for p in (False, True)]
             for depth in s.depths
         ]
 
 
-def any_folder(folder):
-    """Return that a run has all that is needed."""
-    return True
-
-
-def has_gradients(folder):
+def _has_gradients(folder):
     """Return whether a run has, or will have, gradients from its beginning."""
     from keras_resnet import analysis
 

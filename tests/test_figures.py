@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 import keras_resnet
 from keras_resnet import data
 from keras_resnet_recipes import cifar10, figures, nets
-from keras_resnet_recipes.experiment import UsageError, store
+from keras_resnet_recipes.experiment import UsageError
 from keras_resnet_recipes.experiment.page import Claim, Page
 
 pytestmark = pytest.mark.once
@@ -89,26 +89,26 @@ def _store_result(folder, settings):
 
 def test_a_run_is_found_by_its_settings(tmp_path):
     trained = _nets("responses", "--runs", str(tmp_path), *FLAGS)
-    net, find = trained.settings.net, trained.store.find
+    net, find = trained.settings.net, trained.find
     stored = net(8).stored() | {"backend": "another"}
     folder = tmp_path / "any-name"
     _store_result(folder, stored)
-    assert find(net(8), nets.any_folder) == folder
-    assert find(net(8), nets.has_gradients) is None
-    assert find(net(8, seed=1), nets.any_folder) is None
-    assert find(net(8, plain=True), nets.any_folder) is None
+    assert find(net(8)) == folder
+    assert find(net(8), gradients=True) is None
+    assert find(net(8, seed=1)) is None
+    assert find(net(8, plain=True)) is None
     # Not that of a grown net, which has other settings besides.
     _store_result(folder, {"grown_from": stored, "added": 1})
-    assert find(net(8), nets.any_folder) is None
+    assert find(net(8)) is None
     # One of several seeds, too.
     _store_result(tmp_path / "study/seed1", stored | {"seed": 1})
-    actual = find(net(8, seed=1), nets.any_folder)
+    actual = find(net(8, seed=1))
     assert actual == tmp_path / "study/seed1"
 
 
 def test_gradients_must_begin_at_initialization(tmp_path):
     trained = _nets("gradients", "--runs", str(tmp_path), *FLAGS)
-    net, find = trained.settings.net(8), trained.store.find
+    net, find = trained.settings.net(8), trained.find
     folder = tmp_path / "run"
     _store_result(folder, net.stored() | {"backend": "another"})
     gradients = folder / cifar10.GRADIENTS
@@ -116,8 +116,8 @@ def test_gradients_must_begin_at_initialization(tmp_path):
         gradients.write_text(
             f"iterations,stem_conv\n{first},1.0\n4,0.5\n", "utf-8"
         )
-        assert find(net, nets.has_gradients) == expected
-    assert find(net, nets.any_folder) == folder
+        assert find(net, gradients=True) == expected
+    assert find(net) == folder
 
 
 def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path):
@@ -232,7 +232,7 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     folders, name, capfd, monkeypatch
 ):
     here = types.SimpleNamespace(run=_train_here)
-    monkeypatch.setattr(store, "subprocess", here)
+    monkeypatch.setattr(nets, "subprocess", here)
     flags = ()
     if name == "lesions":
         # At depth 8, with a block in each stage, nothing could be swapped.

@@ -30,25 +30,15 @@ RELATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of a paper as a number.
+    """A claim of a paper as a number."""
 
-    Attributes:
-        text: String that names the number.
-        source: String, the paper and its section.
-        value: Float that was measured.
-        relation: One of `RELATIONS`.
-        bound: Float, which `value` must be related to.
-        unit: String. Defaults to none.
-        remark: String about the value, such as its interval.
-    """
-
-    text: str
-    source: str
-    value: float
-    relation: str
+    text: str  # names the number
+    source: str  # the paper and its section
+    value: float  # measured
+    relation: str  # of the value to the bound, one of `RELATIONS`
     bound: float
     unit: str = ""
-    remark: str = ""
+    remark: str = ""  # about the value, such as its interval
 
     @property
     def holds(self):
@@ -61,13 +51,8 @@ class Claim:
         if self.remark:
             value += f" ({self.remark})"
         bound = f"{self.relation} {self.bound:g} {self.unit}".rstrip()
-        return [
-            self.text,
-            self.source,
-            bound,
-            value,
-            "yes" if self.holds else "no",
-        ]
+        holds = "yes" if self.holds else "no"
+        return [self.text, self.source, bound, value, holds]
 
 
 def claim_table(claims):
@@ -83,7 +68,7 @@ class Page:
         path: `Path` of the folder.
         name: String, the name of the figure.
         settings: Dictionary of JSON values that determine the figure.
-        names: Sequence of strings, the figures in the order of the page.
+        names: The names of all figures in the order of the page.
 
     Raises:
         UsageError: If the folder holds another page, or this figure of other
@@ -94,7 +79,7 @@ class Page:
         self.path, self.name, self.settings = path, name, settings
         self.names = names
         self.pictures, self.tables, self.claims = [], [], []
-        page = self.path / "README.md"
+        page, line = path / "README.md", path / f"{name}.json"
         if page.exists() and not page.read_text("utf-8").startswith(
             HEAD.splitlines()[0]
         ):
@@ -102,10 +87,7 @@ class Page:
                 f"{page} is no page of figures and would be replaced: give "
                 "another --output"
             )
-        line = self.path / f"{name}.json"
-        if not line.exists():
-            return
-        there = read_json(line)["settings"]
+        there = read_json(line)["settings"] if line.exists() else settings
         for key, value in settings.items():
             if there.get(key) != value:
                 raise UsageError(
@@ -113,19 +95,24 @@ class Page:
                     f"replaced by {value}: give another --output"
                 )
 
+    def file(self, name):
+        """Return the path of a file in the folder, which is there then."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self.path / name
+
     def save(self, figure, name):
         """Save a picture, whole or not at all, and say where."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        plots.save(figure, self.path / f"{name}.png")
+        path = self.file(f"{name}.png")
+        plots.save(figure, path)
         self.pictures.append(name)
-        print(self.path / f"{name}.png")
+        print(path)
 
     def write(self, text, name):
         """Save a table, and show it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / f"{name}.md", text)
+        path = self.file(f"{name}.md")
+        write_atomically(path, text)
         self.tables.append(name)
-        print(f"\n{text}\n{self.path / name}.md")
+        print(f"\n{text}\n{path}")
 
     def claim(self, *args, **kwargs):
         """Keep a `Claim` of these arguments."""
@@ -152,32 +139,26 @@ class Page:
             ],
             "nets": nets,
         }
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / f"{self.name}.json"
-        write_atomically(path, json.dumps(line) + "\n")
-        write_atomically(self.path / "README.md", self._page())
-
-    def _page(self):
-        """Return the page of all figures that the folder has lines of."""
-        parts, nets = [HEAD], {}
-        for name in self.names:
-            path = self.path / f"{name}.json"
-            if path.exists():
-                line = read_json(path)
-                parts += self._section(line)
-                nets |= line["nets"]
+        write_atomically(
+            self.file(f"{self.name}.json"), json.dumps(line) + "\n"
+        )
+        paths = [self.path / f"{name}.json" for name in self.names]
+        lines = [read_json(path) for path in paths if path.exists()]
+        parts = [HEAD]
+        for line in lines:
+            parts += self._section(line)
         parts.append("## Nets\n")
+        nets = {k: net for line in lines for k, net in line["nets"].items()}
         parts += [f"- {name}: {net['source']}" for name, net in nets.items()]
-        return "\n".join([*parts, ""])
+        write_atomically(self.file("README.md"), "\n".join([*parts, ""]))
 
     def _section(self, line):
-        """Return the lines of the page about one figure."""
+        """Return the parts of the page about one figure."""
         parts = [f"## {line['title']}\n"]
+        for claim in line["claims"]:
+            del claim["holds"]
         if line["claims"]:
-            claims = [
-                Claim(**{k: v for k, v in claim.items() if k != "holds"})
-                for claim in line["claims"]
-            ]
+            claims = [Claim(**claim) for claim in line["claims"]]
             parts.append(f"{claim_table(claims)}\n")
         parts += [
             (self.path / f"{n}.md").read_text("utf-8") for n in line["tables"]

@@ -41,23 +41,30 @@ Images per second are the median over epochs of training steps alone; seconds
 are those of training and validation.
 """
 
-
-# What is kept, and as what: of a run of cifar10.py, of a study of several
-# seeds, of a search by tune.py.
-RUN = {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"}
-STUDY = {
-    "results.json": ".json",
-    "table.md": ".md",
-    "curves.png": "-curves.png",
+# By folder of the results: what is kept of a run of cifar10.py, of a study of
+# several seeds and of a search by tune.py, the result line first, and as what.
+FILES = {
+    ".": {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"},
+    "studies": {
+        "results.json": ".json",
+        "table.md": ".md",
+        "curves.png": "-curves.png",
+        "predictions.png": "-predictions.png",
+    },
+    "searches": {
+        "result.json": ".json",
+        "trials.csv": ".csv",
+        "trials.md": ".md",
+        "learning_rates.png": "-learning_rates.png",
+        "parallel_coordinates.png": "-parallel_coordinates.png",
+    },
 }
-# Of the studies by mnist.py alone.
-PREDICTIONS = {"predictions.png": "-predictions.png"}
-SEARCH = {
-    "result.json": ".json",
-    "trials.csv": ".csv",
-    "trials.md": ".md",
-    "learning_rates.png": "-learning_rates.png",
-    "parallel_coordinates.png": "-parallel_coordinates.png",
+# Only the studies by mnist.py have it.
+OPTIONAL = "predictions.png"
+# Pages of others beside this one.
+OTHERS = {
+    "figures/README.md": "Why residual networks learn, in figures",
+    "benchmarks/README.md": "Speed, beside the alternatives",
 }
 
 
@@ -72,52 +79,54 @@ class Settings(CommandSettings):
         metavar="RUN",
         positional=True,
     )
-    output: Path = option(
-        Path("docs/results"),
-        "folder of results",
-    )
+    output: Path = option(Path("docs/results"), "folder of results")
 
 
-# Pages of others beside this one.
-OTHERS = {
-    "figures/README.md": "Why residual networks learn, in figures",
-    "benchmarks/README.md": "Speed, beside the alternatives",
-}
-
-
-def page(results, studies, searches, evaluations, others=()):
-    """Return the page of mappings from names to result lines.
+def page(output, lines):
+    """Return the page of the results in a folder.
 
     Args:
-        results: Of runs.
-        studies: Of studies: triples of result lines, table and names of
-            pictures.
-        searches: Of searches: pairs of result line and table of trials.
-        evaluations: Of weights.
-        others: Names in `OTHERS` of pages that there are.
+        output: `Path` of the folder.
+        lines: Dictionary from its folders to mappings from names to result
+            lines.
     """
-    rows = [f"- [{OTHERS[name]}]({name})" for name in others]
-    rows += [""] if others else []
+    others = [
+        f"- [{title}]({name})"
+        for name, title in OTHERS.items()
+        if (output / name).exists()
+    ]
+    parts = [HEAD, *others, *([""] if others else []), *trainings(lines["."])]
+    if lines["evaluations"]:
+        parts += ["", "## Weights", "", *evaluations(lines["evaluations"])]
+    for folder, tell in (("studies", study), ("searches", search)):
+        parts += ["", f"## {folder.title()}"] if lines[folder] else []
+        for name, line in lines[folder].items():
+            text = (output / folder / f"{name}.md").read_text("utf-8")
+            above, below, made = tell(line)
+            parts += ["", f"### {name}", "", above, "", text.rstrip(), ""]
+            parts += below
+            parts += [
+                f"![{suffix[1:-4].replace('_', ' ')}]({folder}/{name}{suffix})"
+                for suffix in FILES[folder].values()
+                if suffix.endswith(".png")
+                and (output / folder / f"{name}{suffix}").exists()
+            ]
+            parts += ["", made]
+    return "\n".join([*parts, ""])
+
+
+def trainings(lines):
+    """Return the lines of the page about runs."""
     head = ["run", "net", "preset", "backend", "images/s", "seconds"]
     head += ["validation error", "test error", "paper"]
-    rows.append(table(head, [cells(*line) for line in sorted(results.items())]))
-    rows += ["", "## Commands, versions, machines", ""]
-    rows += [
-        f"- {name}: `{result['command']}`  \n  {origin(result)}; "
-        f"{result['parameters']:,} trainable parameters"
-        for name, result in sorted(results.items())
+    return [
+        table(head, [cells(*line) for line in lines.items()]),
+        *("", "## Commands, versions, machines", ""),
+        *(
+            f"{made(name, line)}; {line['parameters']:,} trainable parameters"
+            for name, line in lines.items()
+        ),
     ]
-    if evaluations:
-        rows += ["", "## Weights", "", *evaluation_rows(evaluations)]
-    if studies:
-        rows += ["", "## Studies"]
-    for name, parts in sorted(studies.items()):
-        rows += study(name, *parts)
-    if searches:
-        rows += ["", "## Searches"]
-    for name, (result, trials) in sorted(searches.items()):
-        rows += search(name, result, trials)
-    return "\n".join([HEAD, *rows, ""])
 
 
 def cells(name, result):
@@ -141,26 +150,6 @@ def cells(name, result):
     ]
 
 
-def evaluation_rows(lines):
-    """Return the lines of the page about evaluations of weights."""
-    head = ["weights", "images", "backend", "top-1 error", "top-5 error"]
-    cells = [
-        [
-            f"[{name}](evaluations/{name}.json)",
-            f"{line['images']:,} of {line['settings']['dataset']}",
-            line["backend"],
-            percent(1 - line["top1"]),
-            percent(1 - line["top5"]),
-        ]
-        for name, line in sorted(lines.items())
-    ]
-    made = [
-        f"- {name}: `{line['command']}`  \n  {origin(line)}"
-        for name, line in sorted(lines.items())
-    ]
-    return [table(head, cells), "", *made]
-
-
 def is_papers(settings):
     """Return whether settings are the paper's, of any depth and seed."""
     usual = cifar10.Settings().stored()
@@ -170,101 +159,92 @@ def is_papers(settings):
     return all(settings.get(k, v) == v for k, v in usual.items())
 
 
-def study(name, lines, nets, pictures):
-    """Return the lines of the page about a study of several seeds."""
-    first = next(iter(lines.values()))
-    return [
-        "",
-        f"### {name}",
-        "",
-        # Several, if seeds were added later.
-        "  \n".join(dict.fromkeys(f"`{x['command']}`" for x in lines.values())),
-        "",
-        *nets.rstrip().splitlines(),
-        "",
-        *(f"![{what}](studies/{name}-{what}.png)" for what in pictures),
-        "",
-        origin(first),
-    ]
+def made(name, line):
+    """Return how a result was made, as an item of a list."""
+    return f"- {name}: `{line['command']}`  \n  {origin(line)}"
 
 
-def search(name, result, trials):
-    """Return the lines of the page about a search by tune.py."""
-    figures = [
-        f"![{words}](searches/{name}-{words.replace(' ', '_')}.png)"
-        for words in ("learning rates", "parallel coordinates")
+def evaluations(lines):
+    """Return the lines of the page about evaluations of weights."""
+    head = ["weights", "images", "backend", "top-1 error", "top-5 error"]
+    rows = [
+        [
+            f"[{name}](evaluations/{name}.json)",
+            f"{line['images']:,} of {line['settings']['dataset']}",
+            line["backend"],
+            percent(1 - line["top1"]),
+            percent(1 - line["top5"]),
+        ]
+        for name, line in lines.items()
     ]
-    return [
-        "",
-        f"### {name}",
-        "",
+    return [table(head, rows), "", *map(made, lines, lines.values())]
+
+
+def study(lines):
+    """Return what stands above and below the table of several seeds."""
+    # Several commands, if seeds were added later.
+    commands = dict.fromkeys(f"`{line['command']}`" for line in lines.values())
+    return "  \n".join(commands), [], origin(next(iter(lines.values())))
+
+
+def search(result):
+    """Return what stands above and below the table of trials of tune.py."""
+    return (
         f"`{result['command']}`, in {result['seconds']:.0f} s of training and "
         "validation; the best first:",
-        "",
-        *trials.rstrip().splitlines(),
-        "",
-        f"The best, trained again on all training images: test error "
-        f"{percent(result['test_error'])} ({result['test_images']:,} "
-        f"images). Its command: `{result['best_command']}`",
-        "",
-        *figures,
-        "",
+        [
+            "The best, trained again on all training images: test error "
+            f"{percent(result['test_error'])} ({result['test_images']:,} "
+            f"images). Its command: `{result['best_command']}`",
+            "",
+        ],
         f"KerasTuner {result['keras_tuner']}, {origin(result)}",
-    ]
+    )
 
 
 def main(settings):
     """Copy the files of the runs, and write the page."""
     output = settings.output
-    given = [(run, *kind(run)) for run in settings.runs]
+    given = [(name_of(run), *kind(run)) for run in settings.runs]
     places = {}
-    for run, folder, files in given:
-        place = output / folder / f"{name_of(run)}.json"
-        line = run / next(iter(files)) if files else run
+    for name, folder, files in given:
+        place, line = output / folder / f"{name}.json", next(iter(files))
         check_place(line, place, places.setdefault(place, line))
 
     # Only now, since it waits for Keras.
-    from keras_resnet import training
+    from keras_resnet.atomic import replacing, write_atomically
 
-    for run, folder, files in given:
-        keep(run, output / folder, files)
-    results = read_lines(output)
-    studies = {
-        name: (line, _table(output / "studies", name), _pictures(output, name))
-        for name, line in read_lines(output / "studies").items()
+    for name, folder, files in given:
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        # The result line, which the page is made from, comes last.
+        for source, suffix in reversed(files.items()):
+            with replacing(output / folder / f"{name}{suffix}") as partial:
+                shutil.copyfile(source, partial)
+    lines = {
+        folder: {
+            path.stem: read_json(path)
+            # Not what a killed process left: its name begins with a dot.
+            for path in sorted(
+                (output / folder).glob("[!.]*.json"), key=lambda p: p.stem
+            )
+        }
+        for folder in (*FILES, "evaluations")
     }
-    searches = {
-        name: (line, _table(output / "searches", name))
-        for name, line in read_lines(output / "searches").items()
-    }
-    evaluations = read_lines(output / "evaluations")
-    others = [name for name in OTHERS if (output / name).exists()]
-    training.write_atomically(
-        output / "README.md",
-        page(results, studies, searches, evaluations, others),
-    )
+    write_atomically(output / "README.md", page(output, lines))
+    counts = {folder: len(there) for folder, there in lines.items()}
     print(
-        f"{output / 'README.md'} has {len(results)} of trainings, "
-        f"{len(studies)} of studies, {len(searches)} of searches, "
-        f"{len(evaluations)} of evaluations"
+        f"{output / 'README.md'} has {counts['.']} of trainings, "
+        f"{counts['studies']} of studies, {counts['searches']} of searches, "
+        f"{counts['evaluations']} of evaluations"
     )
-
-
-def _table(folder, name):
-    return (folder / f"{name}.md").read_text("utf-8")
-
-
-def _pictures(output, name):
-    """Return what the pictures of a study show."""
-    return [
-        what
-        for what in ("curves", "predictions")
-        if (output / "studies" / f"{name}-{what}.png").exists()
-    ]
 
 
 def kind(run):
-    """Return the folder for what a run left, and what is kept of it.
+    """Return the folder for what a run left, and the files that are kept.
+
+    Returns:
+        Name of the folder, and a dictionary from paths to the endings that
+        they have there, the result line first.
 
     Raises:
         UsageError: If it is not finished, or not whole.
@@ -276,28 +256,29 @@ def kind(run):
             known = False
         if not known:
             raise UsageError(f"{run} is no result line of evaluate.py")
-        return "evaluations", {}
+        return "evaluations", {run: ".json"}
+    line = run / "result.json"
     if (run / "results.json").exists():
-        folder, files = "studies", STUDY
-        if (run / "predictions.png").exists():
-            files = files | PREDICTIONS
-    elif not (run / "result.json").exists():
+        folder = "studies"
+    elif not line.exists():
         raise UsageError(
             f"{run} holds no finished run: there is no result.json"
         )
-    elif (run / "trials.csv").exists():
-        folder, files = "searches", SEARCH
     else:
-        folder, files = ".", RUN
-    missing = [name for name in files if not (run / name).exists()]
-    if missing:
-        raise UsageError(f"{run} is not whole: {missing[0]} is missing")
-    for name in files:
-        check(run / name)
-    if files is RUN:
-        line = run / "result.json"
+        folder = "searches" if (run / "trials.csv").exists() else "."
+    files = {
+        run / name: suffix
+        for name, suffix in FILES[folder].items()
+        if name != OPTIONAL or (run / name).exists()
+    }
+    for path in files:
+        if not path.exists():
+            raise UsageError(f"{run} is not whole: {path.name} is missing")
+    for path in files:
+        check(path)
+    if folder == ".":
         try:
-            page({run.name: read_json(line)}, {}, {}, {})
+            trainings({run.name: read_json(line)})
         except (KeyError, TypeError) as error:
             raise BrokenFileError(line, f"it lacks {error}") from None
     return folder, files
@@ -306,10 +287,8 @@ def kind(run):
 def check_place(line, place, first):
     """Raise an error if another run has the name of a run already.
 
-    Args:
-        line: Path of the run's result line.
-        place: Path for it among the results.
-        first: Path of the first line given with that place.
+    The run's result line is to be in a place, and `first` is the first line
+    that is to be there.
     """
     if first != line:
         other = first.parent
@@ -332,33 +311,9 @@ def settings_of(path):
     return {k: v for k, v in settings.items() if k not in ("seed", "net")}
 
 
-def keep(run, folder, files):
-    """Copy what a run left into a folder, by the run's name.
-
-    The result line, which the page is made from, comes last.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    from keras_resnet.atomic import replacing
-
-    name = name_of(run)
-    sources = {run / source: suffix for source, suffix in files.items()}
-    for source, suffix in reversed((sources or {run: ".json"}).items()):
-        with replacing(folder / f"{name}{suffix}") as partial:
-            shutil.copyfile(source, partial)
-
-
 def name_of(run):
     """Return the name of a run's folder, or of a file without its ending."""
     return run.stem if run.is_file() else run.resolve().name
-
-
-def read_lines(folder):
-    """Return the result lines in a folder, by the names of their runs."""
-    return {
-        path.stem: read_json(path)
-        # Not what a killed process left: its name begins with a dot.
-        for path in folder.glob("[!.]*.json")
-    }
 
 
 if __name__ == "__main__":

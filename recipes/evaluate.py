@@ -59,16 +59,11 @@ def parse_depth(text):
     return value if value in IMAGENET_DEPTHS else cifar_depth(text)
 
 
-def _network(**kwargs):
-    """Return the field of a setting of the network that the weights are for."""
-    return setting(
-        None,
-        needs=(
-            "--depth: a .keras file without it is taken as it is",
-            lambda s: s.depth,
-        ),
-        **kwargs,
-    )
+# The settings of the network that the weights are for.
+NEEDS_DEPTH = (
+    "--depth: a .keras file without it is taken as it is",
+    lambda s: s.depth,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,9 +110,11 @@ class Settings(CommandSettings):
         "CIFAR-10",
         type=parse_depth,
     )
-    shortcut: str | None = _network(
-        help="of that network (default: B for ImageNet, A for CIFAR-10)",
+    shortcut: str | None = setting(
+        None,
+        "of that network (default: B for ImageNet, A for CIFAR-10)",
         choices=("A", "B", "C"),
+        needs=NEEDS_DEPTH,
     )
     bottleneck_stride: str | None = setting(
         None,
@@ -125,8 +122,10 @@ class Settings(CommandSettings):
         choices=("1x1", "3x3"),
         needs=("--depth 50, 101 or 152", lambda s: s.depth in (50, 101, 152)),
     )
-    classes: int | None = _network(
-        help="of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
+    classes: int | None = setting(
+        None,
+        "of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
+        needs=NEEDS_DEPTH,
     )
     block: str | None = block_setting()
     preprocessing: str | None = setting(
@@ -362,51 +361,61 @@ def class_indices(folders, settings, count):
     return {name: indices[name][0] for name in folders}
 
 
-class Progress:
-    """A progress bar, and the list of files that could not be read."""
+class Reader:
+    """Reads images in batches, and shows how far it is.
 
-    def __init__(self, total):
+    Args:
+        settings: `Settings`.
+        channels: Integer, channels of an image.
+
+    Attributes:
+        unreadable: List of what was said of the files that cannot be read.
+    """
+
+    def __init__(self, settings, channels):
+        self.batch_size, self.channels = settings.batch_size, channels
+        self.unreadable, self.shares = [], {}
+
+    def show(self, count, result):
+        """Show the accuracy so far, from the next batch on."""
+        self.shares = {k: v for k, v in result.items() if k != "images"}
+
+    def batches(self, names, read=None):
+        """Yield readable images, and their places among the names."""
         import keras
 
-        self.read = 0
-        self.unreadable = []
-        self.bar = keras.utils.Progbar(
-            total,
+        from keras_resnet import data, training
+
+        bar = keras.utils.Progbar(
+            len(names),
             stateful_metrics=["top1", "top5"],
             unit_name="image",
             verbose=1 if sys.stdout.isatty() else 0,
         )
-
-    def unread(self, error):
-        """Note a file that cannot be read."""
-        self.unreadable.append(str(error))
-        self.bar.add(1)
-
-    def add(self, count, result=None):
-        """Move the bar, and show the accuracy so far."""
-        self.read += count
-        shown = [(k, v) for k, v in (result or {}).items() if k != "images"]
-        self.bar.add(count, shown)
-
-    def report(self):
-        """Name the files that were not read."""
-        from keras_resnet import training
-
+        count = 0
+        for images, places in data.image_batches(
+            names,
+            self.batch_size,
+            channels=self.channels,
+            on_error=lambda error: self.unreadable.append(str(error)),
+            read=read,
+        ):
+            if images:
+                yield images, places
+            count += len(images)
+            bar.update(count + len(self.unreadable), self.shares.items())
         for error in self.unreadable:
             print(f"not counted: {error}", file=sys.stderr)
-        if not self.read:
+        if not count:
             raise training.EvaluationError(
                 f"None of {len(self.unreadable)} files is a readable image."
             )
 
 
 def labelled_images(settings, channels, count):
-    """Return what to evaluate on.
+    """Return names of images, a function that reads one, and their labels.
 
-    Returns:
-        Tuple of the names of images in any form, a function from such a name
-        to the image or `None` for names of files, and a function from a place
-        among the names to the label.
+    Names of files have no function. Labels are a function of the place.
     """
     from keras_resnet import data
 
@@ -441,7 +450,7 @@ def labelled_images(settings, channels, count):
 
 
 def labelled_files(settings, count):
-    """Return the images of a folder, see `labelled_images`."""
+    """Return the names of a folder's images, and labels: `labelled_images`."""
     from keras_resnet import data
 
     folders = data.class_folders(settings.folder)
@@ -458,46 +467,23 @@ def labelled_files(settings, count):
     return list(labels), None, list(labels.values()).__getitem__
 
 
-def readable(names, read, settings, channels, progress):
-    """Yield the images that can be read, and their places among the names."""
-    from keras_resnet import data
-
-    for images, places in data.image_batches(
-        names,
-        settings.batch_size,
-        channels=channels,
-        on_error=progress.unread,
-        read=read,
-    ):
-        if images:
-            yield images, places
-    progress.report()
-
-
-def evaluate(settings, score, channels, count):
+def evaluate(settings, score, reader, count):
     """Return the counts for a dataset or a folder."""
     from keras_resnet import training
 
-    names, read, label = labelled_images(settings, channels, count)
-    progress = Progress(len(names))
+    names, read, label = labelled_images(settings, reader.channels, count)
     batches = (
         (images, [label(i) for i in places])
-        for images, places in readable(
-            names, read, settings, channels, progress
-        )
+        for images, places in reader.batches(names, read)
     )
-    result = training.evaluate(score, batches, on_batch=progress.add)
-    return {**result, "unreadable": progress.unreadable}
+    return training.evaluate(score, batches, on_batch=reader.show)
 
 
-def predict(settings, score, channels, count):
+def predict(settings, score, reader, count):
     """Print and return the best classes of single image files."""
     names = class_names(settings, count)
-    progress = Progress(len(settings.images))
     predictions = {}
-    for images, places in readable(
-        settings.images, None, settings, channels, progress
-    ):
+    for images, places in reader.batches(settings.images):
         for i, row in zip(places, score(images), strict=True):
             best = (-row).argsort(kind="stable")[: settings.top]
             predictions[str(settings.images[i])] = [
@@ -509,12 +495,11 @@ def predict(settings, score, channels, count):
                 }
                 for k in best
             ]
-        progress.add(len(images))
     for path, best in predictions.items():
         print(path)
         for p in best:
             print(f"{100 * p['probability']:8.2f} %  {p['name']} ({p['id']})")
-    return {"predictions": predictions, "unreadable": progress.unreadable}
+    return {"predictions": predictions}
 
 
 def main(settings):
@@ -528,20 +513,19 @@ def main(settings):
     devices.use()  # before anything is computed
     model, how = load_network(settings)
     channels, count = len(how.mean), model.outputs[0].shape[-1]
-    score = scorer(model, how, settings)
+    score, reader = scorer(model, how, settings), Reader(settings, channels)
     start = time.perf_counter()
     task = predict if settings.images else evaluate
-    result = task(settings, score, channels, count)
+    result = task(settings, score, reader, count)
     seconds = round(time.perf_counter() - start, 1)
     if not settings.images:
         shares = ", ".join(
             f"top-{k[3:]} {percent(v)} (error {percent(1 - v)})"
-            for k, v in result.items()
-            if k in ("top1", "top5")
+            for k, v in reader.shares.items()
         )
         print(f"{shares}, {result['images']:,} images, {seconds:.0f} s")
-    if result["unreadable"]:
-        print(f"{len(result['unreadable'])} files could not be read")
+    if reader.unreadable:
+        print(f"{len(reader.unreadable)} files could not be read")
     if settings.output is not None:
         line = {
             **origin(),
@@ -552,6 +536,7 @@ def main(settings):
             ),
             "seconds": seconds,
             **result,
+            "unreadable": reader.unreadable,
         }
         write_new(settings.output, json.dumps(line) + "\n")
 

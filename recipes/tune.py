@@ -172,26 +172,21 @@ def command(settings, values, backend, devices):
     )
 
 
-def cells(row, names):
-    """Return a row of the table of trials, as texts."""
-    done = row["status"] == "completed"
-    return [
-        row["trial"],
-        *(str(row[name]) for name in names),
-        str(row["epochs"]),
-        report.percent(row["val_error"]) if done else "",
-        report.percent(row["error"]) if done else "",
-        f"{row['seconds']:.0f}" if done else "",
-        row["status"] if done else f"{row['status']}: {row['reason']}",
-    ]
-
-
 def table(rows, names):
     """Return the trials as a Markdown table, the best ones first."""
     head = ["trial", *(name.replace("_", " ") for name in names), "epochs"]
     head += ["validation error", "training error", "seconds", "status"]
-    ranked = sorted(rows, key=lambda row: row.get("val_error", 2.0))
-    return report.table(head, [cells(row, names) for row in ranked]) + "\n"
+    body = []
+    for row in sorted(rows, key=lambda row: row.get("val_error", 2.0)):
+        numbers, status = ["", "", ""], row["status"]
+        if status == "completed":
+            numbers = [report.percent(row[k]) for k in ("val_error", "error")]
+            numbers.append(f"{row['seconds']:.0f}")
+        else:
+            status += f": {row['reason']}"
+        values = [row[name] for name in names]
+        body.append([row["trial"], *values, row["epochs"], *numbers, status])
+    return report.table(head, body) + "\n"
 
 
 def as_csv(rows):
@@ -204,37 +199,27 @@ def as_csv(rows):
     return text.getvalue()
 
 
-class Progress:
-    """Prints a line for each trial that has ended."""
+def tell(search, row):
+    """Print a line about a trial that has ended."""
+    from keras_resnet import tuning
 
-    def __init__(self, settings, names):
-        self.settings = settings
-        self.names = names
-        self.best = None
-        self.ended = 0
-
-    def __call__(self, row):
-        chosen = ", ".join(
-            f"{name.replace('_', ' ')} {row[name]}" for name in self.names
-        )
-        self.ended += 1
-        line = (
-            f"trial {row['trial']} "
-            f"({self.ended} of {self.settings.max_trials}): {chosen}, "
-            f"epochs {row['epochs']}"
-        )
-        if row["status"] != "completed":
-            print(f"{line}: failed: {row['reason']}", flush=True)
-            return
-        error = row["val_error"]
-        if self.best is None or error < self.best:
-            self.best = error
-        print(
-            f"{line}: validation error {report.percent(error)}, "
-            f"{row['seconds']:.0f} s; lowest so far "
-            f"{report.percent(self.best)}",
-            flush=True,
-        )
+    rows = search.rows()
+    ended = sum(row["status"] != "running" for row in rows)
+    names = search.hypermodel.searched()
+    chosen = [f"{name.replace('_', ' ')} {row[name]}" for name in names]
+    line = (
+        f"trial {row['trial']} ({ended} of {search.oracle.max_trials}): "
+        f"{', '.join(chosen)}, epochs {row['epochs']}"
+    )
+    if row["status"] != "completed":
+        print(f"{line}: failed: {row['reason']}", flush=True)
+        return
+    print(
+        f"{line}: validation error {report.percent(row['val_error'])}, "
+        f"{row['seconds']:.0f} s; lowest so far "
+        f"{report.percent(tuning.best(rows)['val_error'])}",
+        flush=True,
+    )
 
 
 def use_devices(settings):
@@ -312,21 +297,15 @@ def make_search(settings, data, folder, devices):
         devices=devices,
         **space(settings),
     )
-    progress = Progress(settings, hypermodel.searched())
     search = tuning.Search(
         hypermodel,
         settings.tuner,
         settings.max_trials,
         folder,
         seed=settings.seed,
-        report=progress,
+        report=lambda row: tell(search, row),
         lost_after=settings.lost_after or LOST_AFTER,
     )
-    if search.role != "worker":
-        rows = search.rows()
-        best = tuning.best(rows)
-        progress.best = best and best["val_error"]
-        progress.ended = sum(row["status"] != "running" for row in rows)
     return search
 
 

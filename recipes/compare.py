@@ -23,7 +23,11 @@ from keras_resnet_recipes.experiment import (
     execute,
     option,
 )
-from keras_resnet_recipes.experiment.report import mean_and_deviation, table
+from keras_resnet_recipes.experiment.report import (
+    mean_and_deviation,
+    seeds,
+    table,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,29 +111,24 @@ def paper(line):
     return cifar10.PAPER.get(s["depth"])
 
 
-def comparison(settings):
-    """Return the comparison of two sets as a text."""
+def main(settings):
+    """Print the comparison of two sets."""
     from keras_resnet_recipes.experiment.statistics import paired_difference
 
     sets = [read(settings.runs), read(settings.to)]
-    seeds = sorted(set(sets[0]) & set(sets[1]))
-    if not seeds:
+    common = sorted(set(sets[0]) & set(sets[1]))
+    if not common:
         raise UsageError(
             "the sets have no seed in common: "
             + " and ".join(", ".join(map(str, sorted(s))) for s in sets)
         )
     key = f"{settings.error}_error"
-    for lines in sets:
-        for line in lines.values():
-            if key not in line:
-                raise UsageError(f"a run has no {settings.error} error")
-    values = [[100 * lines[seed][key] for seed in seeds] for lines in sets]
-    firsts = [lines[seeds[0]] for lines in sets]
+    if not all(key in line for lines in sets for line in lines.values()):
+        raise UsageError(f"a run has no {settings.error} error")
+    values = [[100 * lines[seed][key] for seed in common] for lines in sets]
+    firsts = [lines[common[0]] for lines in sets]
     changed = differences(*firsts)
-    papers = [paper(line) for line in firsts]
-    if settings.error != "test":
-        papers = [None, None]
-    head = ["set", *changed, f"{settings.error} error", "paper"]
+    papers = [settings.error == "test" and paper(line) for line in firsts]
     rows = [
         [
             str(paths[0]),
@@ -139,43 +138,30 @@ def comparison(settings):
         ]
         for i, paths in enumerate((settings.runs, settings.to))
     ]
+    print(table(["set", *changed, f"{settings.error} error", "paper"], rows))
     difference = paired_difference(*values)
-    text = [
-        table(head, rows),
-        "",
-        f"Difference: {difference.mean:+.2f} points"
-        + (f" (paper: {papers[0] - papers[1]:+.2f})" if all(papers) else "")
-        + f", {_list('seed', seeds)}.",
-    ]
+    papers = f" (paper: {papers[0] - papers[1]:+.2f})" if all(papers) else ""
+    print(
+        f"\nDifference: {difference.mean:+.2f} points{papers}, {seeds(common)}."
+    )
     left_out = sorted(set(sets[0]) ^ set(sets[1]))
     if left_out:
-        text.append(f"Left out without a partner: {_list('seed', left_out)}.")
+        print(f"Left out without a partner: {seeds(left_out)}.")
     if difference.p is None:
-        text.append("One pair says nothing about chance: train more --seeds.")
-        return "\n".join(text)
+        print("One pair says nothing about chance: train more --seeds.")
+        return
     low, high = difference.interval
-    text.append(
+    print(
         f"95 % confidence interval: {low:+.2f} to {high:+.2f} points; "
         f"p = {difference.p:.2g} (paired t-test)."
     )
     if difference.seeds_needed is None:
-        text.append("No number of seeds up to 10,000 would show it.")
+        print("No number of seeds up to 10,000 would show it.")
     else:
-        text.append(
+        print(
             "A difference of this size is shown at the 5 % level in 80 % of "
             f"experiments by {difference.seeds_needed} seeds."
         )
-    return "\n".join(text)
-
-
-def _list(word, numbers):
-    plural = "" if len(numbers) == 1 else "s"
-    return f"{word}{plural} {', '.join(map(str, numbers))}"
-
-
-def main(settings):
-    """Print the comparison."""
-    print(comparison(settings))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,12 @@ def mean_and_deviation(values, unit=""):
     return f"{text} {unit}".rstrip()
 
 
+def seeds(numbers):
+    """Return "seed 0" or "seeds 0, 1", as text."""
+    word = "seed" if len(numbers) == 1 else "seeds"
+    return f"{word} {', '.join(map(str, numbers))}"
+
+
 def origin(line):
     """Return versions, machine and commit of a result line, as text."""
     versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())

@@ -14,7 +14,7 @@ import sys
 import typing
 from pathlib import Path
 
-from . import block, values
+from . import block, report, values
 from .command import Parser, UsageError, flag
 
 REQUIRED = dataclasses.MISSING
@@ -126,8 +126,9 @@ class CommandSettings:
             for preset, changes in (cls.PRESETS | cls.DATASETS).items()
             if field.name in changes
         }
+        required = field.default is REQUIRED
         help = data["help"]
-        if field.default is not REQUIRED and "(default: " not in help:
+        if not required and "(default: " not in help:
             defaults = (f"{k}: {_shown(v)}" for k, v in shown.items())
             help += f" ({'; '.join(defaults)})"
         argument = {"help": help.replace("%", "%%")}
@@ -138,13 +139,10 @@ class CommandSettings:
                 else "store_true"
             )
             return argument
-        several = typing.get_origin(field.type) is tuple
         kinds = typing.get_args(field.type) or (field.type,)
-        required = field.default is REQUIRED
-        if several:
-            argument["nargs"] = "+" if ... in kinds else len(kinds)
-            if data["positional"] and not required:
-                argument["nargs"] = "*"
+        if typing.get_origin(field.type) is tuple:
+            some = "*" if data["positional"] and not required else "+"
+            argument["nargs"] = some if ... in kinds else len(kinds)
         if required and not data["positional"]:
             argument["required"] = True
         usual_type, metavar = TYPES.get(kinds[0], (None, None))
@@ -233,39 +231,34 @@ class CommandSettings:
 
     def changes(self):
         """Return the stored settings that differ from preset and dataset."""
-        chosen, required = self._chosen(), self._required()
-        usual = type(self).settle(chosen | required)
+        usual = type(self).settle(self._base())
         return {
             name: getattr(self, name)
             for name in self.stored()
             if self.applies(name)
             and getattr(self, name) is not None
             and (
-                name in required or getattr(self, name) != getattr(usual, name)
+                self.fields()[name].default is REQUIRED
+                or getattr(self, name) != getattr(usual, name)
             )
         }
 
-    def _chosen(self):
-        names = [n for n in ("preset", "dataset") if n in self.fields()]
+    def _base(self):
+        """Return preset, dataset and what is required, in this order."""
+        fields = self.fields()
+        names = [name for name in ("preset", "dataset") if name in fields]
+        names += [n for n, field in fields.items() if field.default is REQUIRED]
         return {name: getattr(self, name) for name in names}
-
-    def _required(self):
-        return {
-            name: getattr(self, name)
-            for name, field in self.fields().items()
-            if field.default is REQUIRED
-        }
 
     def flags(self):
         """Return the flags that give these settings."""
-        values = self._chosen()
+        values = self._base()
         for name, field in self.fields().items():
             if field.metadata["preset"] == values.get("preset", ""):
                 del values["preset"]
                 values[name] = True
-        values |= self._required() | self.changes()
         flags = []
-        for name, value in values.items():
+        for name, value in (values | self.changes()).items():
             several = value if isinstance(value, tuple) else (value,)
             if isinstance(value, bool):
                 flags.append(flag(name if value else f"no_{name}"))
@@ -286,12 +279,9 @@ class CommandSettings:
         parts = [*self.title()]
         for name, value in self.changes().items():
             if name not in (*self.NAMED, "seed"):
-                text = (
-                    "_".join(map(str, value))
-                    if isinstance(value, tuple)
-                    else value
-                )
-                parts.append(f"{name.replace('_', '')}{text}".replace(":", "."))
+                several = value if isinstance(value, tuple) else (value,)
+                text = name.replace("_", "") + "_".join(map(str, several))
+                parts.append(text.replace(":", "."))
         parts.append(backend)
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")
@@ -334,9 +324,9 @@ def block_setting():
     )
 
 
-def seed_setting(help="of weights, order and augmentation", **kwargs):
+def seed_setting(help="of weights, order and augmentation"):
     """Return the field of a seed."""
-    return setting(0, help, type=values.seed, metavar="N", **kwargs)
+    return setting(0, help, type=values.seed, metavar="N")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -421,14 +411,10 @@ class RunSettings(DeviceSettings):
 
     def caption(self, *seeds):
         """Return the caption of figures of runs with these seeds."""
-        texts = {"dataset": "{}", "preset": "preset {}"}
-        parts = [
-            text.format(getattr(self, name))
-            for name, text in texts.items()
-            if name in self.fields()
-        ]
-        word = "seed" if len(seeds) == 1 else "seeds"
-        return ", ".join([*parts, f"{word} {', '.join(map(str, seeds))}"])
+        fields = self.fields()
+        parts = [self.dataset] if "dataset" in fields else []
+        parts += [f"preset {self.preset}"] if "preset" in fields else []
+        return ", ".join([*parts, report.seeds(seeds)])
 
     output: Path | None = option(
         None,

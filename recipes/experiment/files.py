@@ -76,25 +76,31 @@ def locked(folder):
         lock.release()
 
 
+@contextlib.contextmanager
+def _broken(path, remedy=RESTORE):
+    """Raise errors about the contents of a file as `BrokenFileError`."""
+    try:
+        yield
+    except (OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or " ".join(
+            str(error).split()
+        )
+        raise BrokenFileError(
+            path, reason or type(error).__name__, remedy
+        ) from None
+
+
 def read_json(path, remedy=RESTORE):
-    """Read a file that holds a JSON object.
-
-    Args:
-        path: Path.
-        remedy: String, what to do if it is broken.
-
-    Returns:
-        Dictionary.
+    """Read a file that holds a JSON object, and return a dictionary.
 
     Raises:
-        BrokenFileError: If it holds no JSON object.
+        BrokenFileError: If it holds no JSON object. The error ends with
+            `remedy`, a string.
     """
-    try:
+    with _broken(path, remedy):
         value = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BrokenFileError(path, _reason(error), remedy) from None
-    if not isinstance(value, dict):
-        raise BrokenFileError(path, "it holds no JSON object", remedy)
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
     return value
 
 
@@ -120,29 +126,29 @@ def read_history(path):
     path = Path(path)
     if not path.exists():
         return {}
-    try:
+    with _broken(path):
         with open(path, newline="", encoding="utf-8") as file:
             names, *rows = list(csv.reader(file, strict=True)) or [[]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise BrokenFileError(path, _reason(error)) from None
-    columns = {name: [] for name in names}
-    if names and "iterations" not in columns:
-        raise BrokenFileError(path, 'it has no column "iterations"')
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(names):
-            raise BrokenFileError(
-                path,
-                f"line {number} has {len(row)} values for {len(names)} names",
-            )
-        for name, value in zip(names, row, strict=True):
-            try:
-                # Keras's columns for a validation after epochs that there is
-                # not.
-                columns[name].append(None if value == "NA" else float(value))
-            except ValueError as error:
-                raise BrokenFileError(
-                    path, f"line {number}, {name}: {error}"
-                ) from None
+        if names and "iterations" not in names:
+            raise ValueError('it has no column "iterations"')
+        columns = {name: [] for name in names}
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(names):
+                raise ValueError(
+                    f"line {number} has {len(row)} values for {len(names)} "
+                    "names"
+                )
+            for name, value in zip(names, row, strict=True):
+                try:
+                    # Keras's columns for a validation after epochs that there
+                    # is not.
+                    columns[name].append(
+                        None if value == "NA" else float(value)
+                    )
+                except ValueError as error:
+                    raise ValueError(
+                        f"line {number}, {name}: {error}"
+                    ) from None
     return {k: values for k, values in columns.items() if None not in values}
 
 
@@ -156,20 +162,18 @@ def check(path):
     if path.suffix == ".json":
         read_json(path)
         return
-    if path.name in HISTORIES:
-        if not read_history(path):
-            raise BrokenFileError(path, "it is empty")
-        return
-    try:
+    with _broken(path):
+        if path.name in HISTORIES:
+            if not read_history(path):
+                raise ValueError("it is empty")
+            return
         contents = path.read_bytes()
         if path.suffix == ".png":
             whole = contents.startswith(PNG[0]) and contents.endswith(PNG[1])
         else:
             whole = contents.decode("utf-8").endswith("\n")
-    except (OSError, ValueError) as error:
-        raise BrokenFileError(path, _reason(error)) from None
-    if not whole:
-        raise BrokenFileError(path, "it is not whole")
+        if not whole:
+            raise ValueError("it is not whole")
 
 
 def check_model(path):
@@ -178,16 +182,7 @@ def check_model(path):
     Raises:
         BrokenFileError: If it is not whole.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BrokenFileError(path, _reason(error)) from None
-    if damaged is not None:
-        raise BrokenFileError(path, f"{damaged} in it is damaged")
-
-
-def _reason(error):
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    with _broken(path), zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} in it is damaged")

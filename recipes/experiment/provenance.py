@@ -1,5 +1,6 @@
 """Where a result comes from: command, commit, versions and machine."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -13,12 +14,12 @@ import keras
 from keras_resnet.backend import accelerators
 from keras_resnet.version import __version__
 
-
-def command():
-    """Return the command line that runs this process, with its backend."""
-    return (
-        f"KERAS_BACKEND={keras.backend.backend()} python {shlex.join(sys.argv)}"
-    )
+# What is installed for each backend, under one of these names.
+DISTRIBUTIONS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "jax": ("jax", "jaxlib"),
+    "torch": ("torch",),
+}
 
 
 def commit():
@@ -26,58 +27,42 @@ def commit():
 
     "-dirty" is appended where files differ from that commit.
     """
-    folder = Path(sys.argv[0]).resolve().parent
     try:
-        described = subprocess.run(
+        return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
+            cwd=Path(sys.argv[0]).resolve().parent,
             capture_output=True,
             encoding="utf-8",
             check=True,
-        )
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
 
 
 def origin():
     """Return command, commit, backend, versions and device, JSON values."""
     backend = keras.backend.backend()
-    distributions = {
-        "tensorflow": ("tensorflow", "tensorflow-cpu"),
-        "jax": ("jax", "jaxlib"),
-        "torch": ("torch",),
-    }[backend]
     versions = {
         "python": platform.python_version(),
         "keras_resnet": __version__,
         "keras": keras.__version__,
-        "numpy": metadata.version("numpy"),
     }
-    for name in distributions:
-        try:
+    for name in ("numpy", *DISTRIBUTIONS[backend]):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    processor = f"{_processor()}, {os.cpu_count()} cores"
     return {
-        "command": command(),
+        "command": f"KERAS_BACKEND={backend} python {shlex.join(sys.argv)}",
         "commit": commit(),
         "backend": backend,
         "versions": versions,
-        "device": _device(),
+        "device": "; ".join([*accelerators(), processor]),
     }
 
 
-def _device():
-    cores = os.cpu_count()
-    return "; ".join([*accelerators(), f"{_processor()}, {cores} cores"])
-
-
 def _processor():
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()

@@ -1,5 +1,6 @@
 """Statistics of results: differences paired by seed, correlations."""
 
+import bisect
 import dataclasses
 import math
 import statistics
@@ -17,21 +18,16 @@ MOST_SEEDS = 10_000
 class Difference:
     """Mean difference of two sets of runs that are paired by seed.
 
-    Attributes:
-        mean: Float, mean of the differences.
-        deviation: Float, their standard deviation, `None` of one pair.
-        interval: Pair of floats, the 95 % confidence interval of the mean by
-            Student's t distribution, `None` of one pair.
-        p: Float, p-value of the two-sided paired t-test, `None` of one pair.
-        seeds_needed: Integer, the pairs that would show a difference of this
-            mean and deviation at the 5 % level in 80 % of experiments. `None`
-            of one pair, without a difference, or if more than 10,000.
+    Of one pair only the mean is known, and all else is `None`.
     """
 
     mean: float
     deviation: float | None = None
+    # 95 % confidence interval of the mean, by Student's t distribution.
     interval: tuple[float, float] | None = None
+    # p-value of the two-sided paired t-test.
     p: float | None = None
+    # Pairs that would show it: see `seeds_needed`.
     seeds_needed: int | None = None
 
 
@@ -40,9 +36,7 @@ def paired_difference(
 ) -> Difference:
     """Return the `Difference` of `first` minus `second`.
 
-    Args:
-        first, second: Sequences of one value for each seed, in the same
-            order of seeds.
+    Both have one value for each seed, in the same order of seeds.
 
     Raises:
         ValueError: If there is no pair, or a value without a partner.
@@ -78,12 +72,9 @@ def paired_difference(
 def seeds_needed(effect: float) -> int | None:
     """Return how many pairs a paired t-test needs to show an effect.
 
-    Args:
-        effect: Float, the mean of the differences in standard deviations.
-
-    Returns:
-        Integer, the fewest pairs with which the two-sided test at the 5 %
-        level has a power of 80 %; `None` if more than 10,000.
+    They are the fewest with which the two-sided test at the 5 % level has a
+    power of 80 %, or `None` if more than 10,000. The effect is the mean of the
+    differences in standard deviations.
     """
 
     def power(n):
@@ -92,14 +83,7 @@ def seeds_needed(effect: float) -> int | None:
 
     if effect == 0 or power(MOST_SEEDS) < POWER:
         return None
-    low, high = 1, MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        if power(middle) < POWER:
-            low = middle
-        else:
-            high = middle
-    return high
+    return 2 + bisect.bisect_left(range(2, MOST_SEEDS), POWER, key=power)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

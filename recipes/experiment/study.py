@@ -13,11 +13,6 @@ from .report import mean_and_deviation, percent, table
 ERRORS = ("training", "validation", "test")
 
 
-def run_folder(study, seed, net=""):
-    """Return the folder of a run in a study."""
-    return study / f"seed{seed}" / net
-
-
 def result_lines(study, nets=("",)):
     """Return the result lines in a study, those of earlier commands too.
 
@@ -30,21 +25,15 @@ def result_lines(study, nets=("",)):
         Dictionary from pairs of seed and net to result lines, of the seeds
         that have all nets, in the order of the seeds.
     """
-    seeds = sorted(
-        int(folder.name.removeprefix("seed"))
-        for folder in (study / "").glob("seed*")
-        if folder.name.removeprefix("seed").isdigit()
-    )
-    paths = {
-        seed: [run_folder(study, seed, net) / "result.json" for net in nets]
-        for seed in seeds
-    }
-    return {
-        (seed, net): read_result(path)
-        for seed, files in paths.items()
-        if all(path.exists() for path in files)
-        for net, path in zip(nets, files, strict=True)
-    }
+    names = [path.name for path in (study / "").glob("seed*")]
+    numbers = [name.removeprefix("seed") for name in names]
+    lines = {}
+    for seed in sorted(int(number) for number in numbers if number.isdigit()):
+        paths = [study / f"seed{seed}" / net / "result.json" for net in nets]
+        if all(path.exists() for path in paths):
+            for net, path in zip(nets, paths, strict=True):
+                lines[seed, net] = read_result(path)
+    return lines
 
 
 def leave(study, lines, text):
@@ -59,15 +48,9 @@ def leave(study, lines, text):
 
 
 def curves_over_seeds(histories, names):
-    """Return the histories of runs that differ in their seed, stacked.
+    """Return histories of runs that differ in their seed, for plots.
 
-    Args:
-        histories: List of dictionaries of `read_history`.
-        names: Sequence of the names to stack.
-
-    Returns:
-        Dictionary with `iterations`, a list, and an array `(iterations,
-        seeds)` for each name, as `keras_resnet.plots` takes them.
+    They are stacked: an array `(iterations, seeds)` for each of the names.
     """
     return {"iterations": histories[0]["iterations"]} | {
         name: np.stack([h[name] for h in histories], axis=-1) for name in names
@@ -75,12 +58,7 @@ def curves_over_seeds(histories, names):
 
 
 def summarize(settings, study):
-    """Leave table, result lines and learning curves of one net's runs.
-
-    Args:
-        settings: The settings of the command.
-        study: `Run` of its folder.
-    """
+    """Leave table, result lines and curves of a net's runs in their `Run`."""
     lines = result_lines(study)
     seeds = [seed for seed, _ in lines]
     known = [e for e in ERRORS if f"{e}_error" in next(iter(lines.values()))]
@@ -98,8 +76,8 @@ def summarize(settings, study):
     text = table(head, [*rows, ["mean ± standard deviation", *means]])
     caption = f"{settings.label}, {settings.caption(*seeds)}."
     leave(study, lines, f"{text}\n\n{caption}\n")
-    history = HISTORIES[1 if settings.every else 0]
-    histories = [read_history(run_folder(study, s) / history) for s in seeds]
+    name = HISTORIES[bool(settings.every)]
+    histories = [read_history(study / f"seed{s}" / name) for s in seeds]
     figure = plots.learning_curves(
         [
             {

@@ -403,16 +403,7 @@ def load(settings):
 
 
 def learning_rate(settings, steps, per_epoch):
-    """Return the learning rate, a number or a function of the step.
-
-    Args:
-        settings: `Settings`.
-        steps: Integer, batches in all.
-        per_epoch: Integer, batches per epoch.
-
-    Raises:
-        UsageError: If warm-up leaves no steps after it.
-    """
+    """Return the learning rate, a number or a function of the step."""
     from keras.optimizers import schedules
 
     from keras_resnet import training
@@ -464,12 +455,7 @@ def optimizer(settings, rate):
 def build(settings, classes, rate, mean=None):
     """Return the compiled model. It takes raw pixels and returns logits.
 
-    Args:
-        settings: `Settings`.
-        classes: Integer.
-        rate: Learning rate, a number or a schedule.
-        mean: `(size, size, 3)` array, the mean of each pixel, for
-            `--mean pixel`.
+    `mean` is the mean image, of each pixel, for `--mean pixel`.
     """
     import keras
     import numpy as np
@@ -481,22 +467,20 @@ def build(settings, classes, rate, mean=None):
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
     if mean is not None:
-        name, statistics = "per_pixel_mean", (mean, np.ones_like(mean))
+        name, axis, std = "per_pixel_mean", (1, 2, 3), np.ones_like(mean)
     else:
-        name = "per_channel_statistics"
-        statistics = (
-            255 * np.array(preprocessing.IMAGENET_MEAN, "float32"),
-            np.square(255 * np.array(preprocessing.IMAGENET_STD, "float32")),
-        )
+        name, axis = "per_channel_statistics", -1
+        mean = 255 * np.array(preprocessing.IMAGENET_MEAN, "float32")
+        std = 255 * np.array(preprocessing.IMAGENET_STD, "float32")
     one_size = sizes(settings, 2) == [settings.test_size] * 2
     size = settings.test_size if one_size else None
     image = keras.Input((size, size, 3), name="image")
     # Inside the model: whoever loads it later needs no statistics. In
     # float32, which raw pixels need.
     centered = keras.layers.Normalization(
-        axis=-1 if mean is None else (1, 2, 3),
-        mean=statistics[0],
-        variance=statistics[1],
+        axis=axis,
+        mean=mean,
+        variance=np.square(std),
         dtype="float32",
         name=name,
     )(image)
@@ -537,10 +521,8 @@ def build(settings, classes, rate, mean=None):
     return model
 
 
-def training_batches(
-    settings, source, steps, per_epoch, start, shard, unreadable
-):
-    """Return the batches of a training, from the batch `start` on."""
+def training_batches(settings, source, steps, per_epoch, **where):
+    """Return the batches of a training, `where` a process takes them up."""
     import tensorflow as tf
 
     from keras_resnet.data import imagenet
@@ -559,17 +541,10 @@ def training_batches(
         mixup=settings.mixup,
         cutmix=settings.cutmix,
         seed=settings.seed,
-        start=start,
-        shard=shard,
-        unreadable=unreadable,
+        **where,
     )
     if settings.loss == "binary" and (settings.mixup or settings.cutmix):
-        return batches.map(
-            lambda images, labels: (
-                images,
-                tf.cast(labels > PRESENT, tf.float32),
-            )
-        )
+        return batches.map(lambda x, y: (x, tf.cast(y > PRESENT, tf.float32)))
     return batches
 
 
@@ -620,13 +595,11 @@ def job(settings, devices):
     from keras_resnet_recipes.experiment import images, training
 
     check_devices(settings, devices)
+    batch_size = settings.batch_size // settings.accumulate
     train, validation = training.first_alone(devices, lambda: load(settings))
     side = max(settings.image_size, settings.test_size)
     images.check_batch(
-        settings.batch_size // settings.accumulate,
-        (side, side, 3),
-        len(train),
-        devices.processes,
+        batch_size, (side, side, 3), len(train), devices.processes
     )
     unreadable = [
         data.Unreadable(source, settings.max_unreadable)
@@ -635,8 +608,7 @@ def job(settings, devices):
     per_epoch = settings.accumulate * images.steps_per_epoch(
         len(train), settings.batch_size
     )
-    steps = (settings.steps or 0) * settings.accumulate
-    steps = steps or settings.epochs * per_epoch
+    steps = settings.accumulate * images.steps_in_all(settings, len(train))
     check_execution(settings, min(per_epoch, steps), steps)
     rate = learning_rate(settings, steps, per_epoch)
 
@@ -670,9 +642,9 @@ def job(settings, devices):
             source(),
             steps,
             per_epoch,
-            start,
-            devices.shard,
-            unreadable[0],
+            start=start,
+            shard=devices.shard,
+            unreadable=unreadable[0],
         )
 
     evaluation = imagenet.evaluation_batches(
@@ -699,7 +671,7 @@ def job(settings, devices):
         batches=batches,
         steps=steps,
         steps_per_epoch=per_epoch,
-        batch_size=settings.batch_size // settings.accumulate,
+        batch_size=batch_size,
         report=report,
         validation=evaluation,
         every=settings.every,
@@ -727,11 +699,7 @@ def naming(unreadable):
 def results(logs, sources, unreadable, devices):
     """Return what the result line says of a validation.
 
-    Args:
-        logs: Dictionary, loss and metrics of the validation images.
-        sources: Pair of the training and the validation images.
-        unreadable: Pair of their `keras_resnet.data.Unreadable`.
-        devices: `keras_resnet.devices.Devices`.
+    `sources` and `unreadable` are pairs, of training and of validation.
     """
     names = [sorted(set().union(*devices.gather([*u]))) for u in unreadable]
     results = {"validation_error": round(1 - logs["accuracy"], 4)}

@@ -14,12 +14,7 @@ from .training import first_alone
 
 
 def load(settings, devices):
-    """Return the `keras_resnet.data.ImageData` that settings ask for.
-
-    Args:
-        settings: `ImageSettings` with a field `dataset`.
-        devices: `keras_resnet.devices.Devices`.
-    """
+    """Return the `keras_resnet.data.ImageData` that settings ask for."""
     return first_alone(
         devices, lambda: data_.load(settings.dataset, settings.data_dir)
     )
@@ -36,11 +31,8 @@ def memory():
 def check_batch(batch_size, shape, images=math.inf, processes=1):
     """Raise `UsageError` for a batch that is too large to be trained on.
 
-    Args:
-        batch_size: Integer, images per step.
-        shape: Tuple of integers, the shape of an image.
-        images: Integer, the images of an epoch. Defaults to any number.
-        processes: Integer, the processes that share a batch. Defaults to one.
+    It has at most the images of an epoch, and at most those of this shape that
+    fit into the memory of the processes that share it.
     """
     each = 4 * math.prod(shape)
     fitting = memory() // each * processes
@@ -144,11 +136,10 @@ def job(settings, data, devices, build, *, steps, **more):
             shard=devices.shard,
         )
 
-    def report(model, run):
-        return {"input": name} | test(model, data.test, devices)
-
-    defaults = {
-        "report": report,
+    usual = {
+        "report": lambda model, run: (
+            {"input": name} | test(model, data.test, devices)
+        ),
         "every": settings.every,
         "label": settings.label,
         "plain": settings.plain,
@@ -161,21 +152,12 @@ def job(settings, data, devices, build, *, steps, **more):
         steps_per_epoch=steps_per_epoch(len(data.train), settings.batch_size),
         batch_size=settings.batch_size,
         validation=validation,
-        **defaults | more,
+        **usual | more,
     )
 
 
 def test(model, split, devices):
-    """Return the results of a model on all images of a split.
-
-    Args:
-        model: Compiled `keras.Model`, made on `devices`.
-        split: `keras_resnet.data.Split`.
-        devices: `keras_resnet.devices.Devices`.
-
-    Returns:
-        Dictionary with `test_error`, `test_loss` and `test_images`.
-    """
+    """Return `test_error`, `test_loss` and `test_images` of a model."""
     with devices.scope():
         logs = model.evaluate(
             data_.evaluation_batches(

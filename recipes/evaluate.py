@@ -77,8 +77,7 @@ class Settings(CommandSettings):
         positional=True,
     )
     folder: Path | None = setting(
-        None,
-        "evaluate on the images in this folder's folders of classes",
+        None, "evaluate on the images in this folder's folders of classes"
     )
     dataset: str | None = setting(
         None,
@@ -161,9 +160,7 @@ class Settings(CommandSettings):
     )
     batch_size: int = setting(32, "crops that are computed at once")
     output: Path | None = option(
-        None,
-        "new file for the result as one line of JSON",
-        metavar="FILE",
+        None, "new file for the result as one line of JSON", metavar="FILE"
     )
 
     def resolve(self, given):

@@ -121,15 +121,10 @@ class Settings(ImageSettings):
         needs=_for("responses", "growth", "lesions", "landscape"),
     )
     points: int = setting(
-        25,
-        "points along each axis of a landscape",
-        needs=_for("landscape"),
+        25, "points along each axis of a landscape", needs=_for("landscape")
     )
     runs: Path = option(Path("runs"), "folder of runs")
-    output: Path = option(
-        Path("figures"),
-        "folder for pictures and tables",
-    )
+    output: Path = option(Path("figures"), "folder for pictures and tables")
 
     def resolve(self, given):
         s = self

@@ -149,8 +149,7 @@ class Settings(NetSettings, RunSettings):
         None, "epochs of training, instead of --steps", instead_of="steps"
     )
     batch_size: int = setting(
-        256,
-        "images per optimizer step, on all devices together",
+        256, "images per optimizer step, on all devices together"
     )
     accumulate: int = setting(
         1,
@@ -234,13 +233,11 @@ class Settings(NetSettings, RunSettings):
     cutmix: float = setting(0, "parameter of cutmix", type=share)
     image_size: int = setting(224, "pixels, in training")
     first_size: int | None = setting(
-        None,
-        "pixels in the first epoch; from there they grow to --image-size",
+        None, "pixels in the first epoch; from there they grow to --image-size"
     )
     test_size: int = setting(224, "pixels, in evaluation")
     test_resize: int = setting(
-        256,
-        "shorter side from whose centre those are cut",
+        256, "shorter side from whose centre those are cut"
     )
     interpolation: str = setting(
         "bilinear", "when images are resized", choices=("bilinear", "bicubic")
@@ -281,10 +278,7 @@ class Settings(NetSettings, RunSettings):
         "folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, to "
         "prepare imagenet2012 from (default: downloads/manual in the folder "
         "of TensorFlow Datasets)",
-        needs=(
-            "--dataset imagenet2012",
-            lambda s: s.dataset == "imagenet2012",
-        ),
+        needs=("--dataset imagenet2012", lambda s: s.dataset == "imagenet2012"),
     )
     cache: Path | None = option(
         None,

@@ -24,25 +24,14 @@ RECORDS = 20
 
 @dataclasses.dataclass
 class Net:
-    """A trained net that a figure looks at.
-
-    Attributes:
-        depth: Integer.
-        plain: Boolean.
-        name: String that no other net has.
-        source: String, where it comes from.
-        load: Function that returns the model and a function that prepares an
-            array of images for it.
-        path: `Path` of its run's folder, `None` of a file with weights.
-        settings: `cifar10.Settings` of the run.
-        result: Dictionary, the run's result line.
-    """
+    """A trained net that a figure looks at."""
 
     depth: int
     plain: bool
-    name: str
-    source: str
+    name: str  # no other net has it
+    # Returns the model, and a function that prepares an array of images.
     load: Callable
+    # Of a run: its folder, settings and result line.
     path: Path | None = None
     settings: cifar10.Settings | None = None
     result: dict | None = None
@@ -98,9 +87,7 @@ class Nets:
         errors = {key: result[key] for key in ("training_error", "test_error")}
         self.used[path.name] = {"source": source} | errors
         load = functools.partial(_load_run, path)
-        return Net(
-            net.depth, net.plain, path.name, source, load, path, net, result
-        )
+        return Net(net.depth, net.plain, path.name, load, path, net, result)
 
     def find(self, net, gradients=False):
         """Return the folder of a finished run, or `None`.
@@ -174,7 +161,7 @@ class Nets:
         source = f"weights {path.name}, sha256 {digest[:16]}"
         self.used[path.name] = {"source": source}
         load = functools.partial(_load_file, chosen)
-        return Net(depth, False, path.name, source, load)
+        return Net(depth, False, path.name, load)
 
     def all_seeds(self, depth, **options):
         """Return the title of a net, and its runs with all seeds."""

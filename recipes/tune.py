@@ -89,8 +89,7 @@ class Settings(RunSettings, ImageSettings):
         metavar=("LOW", "HIGH"),
     )
     batch_sizes: tuple[int, ...] = setting(
-        (),
-        "images per step to choose from; none: 128, for the digits 32",
+        (), "images per step to choose from; none: 128, for the digits 32"
     )
     label_smoothings: tuple[float, ...] = setting(
         (), "label smoothings to choose from", type=share

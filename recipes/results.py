@@ -102,7 +102,7 @@ def page(output, lines):
         parts += ["", f"## {folder.title()}"] if lines[folder] else []
         for name, line in lines[folder].items():
             text = (output / folder / f"{name}.md").read_text("utf-8")
-            above, below, made = tell(line)
+            above, below, versions = tell(line)
             parts += ["", f"### {name}", "", above, "", text.rstrip(), ""]
             parts += below
             parts += [
@@ -111,7 +111,7 @@ def page(output, lines):
                 if suffix.endswith(".png")
                 and (output / folder / f"{name}{suffix}").exists()
             ]
-            parts += ["", made]
+            parts += ["", versions]
     return "\n".join([*parts, ""])
 
 
@@ -205,7 +205,10 @@ def search(result):
 def main(settings):
     """Copy the files of the runs, and write the page."""
     output = settings.output
-    given = [(name_of(run), *kind(run)) for run in settings.runs]
+    given = [
+        (run.stem if run.is_file() else run.resolve().name, *kind(run))
+        for run in settings.runs
+    ]
     places = {}
     for name, folder, files in given:
         place, line = output / folder / f"{name}.json", next(iter(files))
@@ -309,11 +312,6 @@ def settings_of(path):
     # A study, to which seeds may have been added.
     settings = next(iter(line.values()))["settings"]
     return {k: v for k, v in settings.items() if k not in ("seed", "net")}
-
-
-def name_of(run):
-    """Return the name of a run's folder, or of a file without its ending."""
-    return run.stem if run.is_file() else run.resolve().name
 
 
 if __name__ == "__main__":

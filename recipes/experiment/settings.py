@@ -366,28 +366,7 @@ class SeedSettings(CommandSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceSettings(CommandSettings):
-    """Settings of what trains on one device or on several."""
-
-    devices: int | str | None = option(
-        None,
-        "train on N devices, or on all of them: those of this machine, or of "
-        "all processes that were started together; batch and learning rate "
-        "stay those of the run (default: one device)",
-        type=values.device_count,
-    )
-    normalization: str = option(
-        "synchronized",
-        "statistics of batch normalization on several devices: those of the "
-        "whole batch, as on one device; or of each device's shard of it, which "
-        "is faster, and which JAX does not have",
-        choices=("synchronized", "per-device"),
-        needs=("--devices", lambda s: s.devices),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(DeviceSettings):
+class RunSettings(CommandSettings):
     """Settings of a training in a folder of its own.
 
     A recipe may have a field for each of these attributes:
@@ -430,6 +409,21 @@ class RunSettings(DeviceSettings):
         "minutes, such as 10m; there is one after each epoch, too",
         type=values.interval,
         metavar="N|Nm",
+    )
+    devices: int | str | None = option(
+        None,
+        "train on N devices, or on all of them: those of this machine, or of "
+        "all processes that were started together; batch and learning rate "
+        "stay those of the run (default: one device)",
+        type=values.device_count,
+    )
+    normalization: str = option(
+        "synchronized",
+        "statistics of batch normalization on several devices: those of the "
+        "whole batch, as on one device; or of each device's shard of it, which "
+        "is faster, and which JAX does not have",
+        choices=("synchronized", "per-device"),
+        needs=("--devices", lambda s: s.devices),
     )
 
 

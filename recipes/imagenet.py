@@ -7,13 +7,15 @@ python recipes/imagenet.py --preset fast --depth 18
 python recipes/imagenet.py --manual-dir TARS                  # prepares it
 python recipes/imagenet.py --dataset imagenette --epochs 20
 python recipes/imagenet.py --dataset folder --folder DIR      # DIR/train, val
+python recipes/imagenet.py --preset finetune --folder DIR     # a folder a class
 
 paper: shorter sides of 256 to 480, the mean of each pixel, PCA colours, rate
 0.1 divided by 10 on plateaus. goyal: 90 epochs, rate in proportion to the
 batch, warm-up (76 % for ResNet-50 in arXiv:1706.02677). a3: LAMB, binary
 losses, mixup, cutmix, RandAugment, 100 epochs at 160 pixels (78 % in
 arXiv:2110.00476). fast: 16 epochs of growing images. The percentages are
-those of the papers; nobody has run these presets to their end here.
+those of the papers; nobody has run these presets to their end here. finetune:
+10 epochs from published weights on a folder of images.
 """
 
 import contextlib
@@ -109,10 +111,23 @@ class Settings(NetSettings, RunSettings):
             "first_size": 128,
             "image_size": 192,
         },
+        "finetune": LATER
+        | {
+            "dataset": "folder",
+            "weights": "imagenet",
+            "mean": "weights",
+            "epochs": 10,
+            "batch_size": 32,
+            "schedule": "cosine",
+            "warmup_epochs": 1,
+            "learning_rate": 0.01,
+        },
     }
 
     preset: str = setting(
-        "paper", "see above", choices=("paper", "goyal", "a3", "fast")
+        "paper",
+        "see above",
+        choices=("paper", "goyal", "a3", "fast", "finetune"),
     )
     dataset: str = setting(
         "imagenet2012",
@@ -129,6 +144,18 @@ class Settings(NetSettings, RunSettings):
     )
     plain: bool = setting(False, "the plain twin, without shortcuts")
     block: str | None = block_setting()
+    weights: str | None = setting(
+        None,
+        "what to begin with: imagenet, keras, a repository of the Hugging Face "
+        "hub, or a file; none: random weights",
+    )
+    freeze: int | None = setting(
+        None,
+        "stages from the first on that keep these weights; 0: the stem alone; "
+        "none: nothing is frozen",
+        choices=(0, 1, 2, 3, 4),
+        needs=("--weights", lambda s: s.weights),
+    )
     bottleneck_stride: str = setting(
         "1x1",
         f"which convolution of a bottleneck strides, from --depth "
@@ -219,9 +246,10 @@ class Settings(NetSettings, RunSettings):
     )
     mean: str = setting(
         "pixel",
-        "what is subtracted: the mean of each pixel, computed first; or "
-        "ImageNet's of each channel, divided by its deviation",
-        choices=("pixel", "channel"),
+        "what is subtracted: the mean of each pixel, computed first; "
+        "ImageNet's of each channel, divided by its deviation; or as for "
+        "--weights",
+        choices=("pixel", "channel", "weights"),
     )
     color: bool = setting(
         True, "shift colours along ImageNet's principal components"
@@ -258,10 +286,17 @@ class Settings(NetSettings, RunSettings):
         "multiple of --steps-per-execution; none: after each epoch, into "
         "history.csv",
     )
+    validation_share: float = setting(
+        0.2,
+        "share of each class to validate on where --folder has no val",
+        type=share,
+        needs=("--dataset folder", lambda s: s.dataset == "folder"),
+    )
     folder: Path | None = option(
         None,
         "for --dataset folder: has folders train and val, each with a folder "
-        "of images for each class",
+        "of images for each class; or these folders alone, of which "
+        "--validation-share is put aside",
         needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
     data_dir: Path | None = option(
@@ -308,6 +343,8 @@ class Settings(NetSettings, RunSettings):
             # Of a small batch the rate is below that of the first step.
             rate = min(s.warmup_rate, s.learning_rate)
             s = dataclasses.replace(s, warmup_rate=rate)
+        if s.weights and "mean" not in given:
+            s = dataclasses.replace(s, mean="weights")
         for wrong, message in conflicts(s):
             if wrong:
                 raise UsageError(message)
@@ -354,6 +391,14 @@ def conflicts(s):
         f"{s.test_size}; or take --mean channel",
     )
     yield (
+        s.mean == "weights" and not s.weights,
+        "--mean weights needs --weights",
+    )
+    yield (
+        not 0 < s.validation_share < 1,
+        "argument --validation-share: must be above 0 and below 1",
+    )
+    yield (
         s.test_resize < s.test_size,
         f"--test-resize {s.test_resize} is below --test-size {s.test_size}",
     )
@@ -386,8 +431,14 @@ def load(settings):
     from keras_resnet import data
 
     if settings.dataset == "folder":
-        train = data.Folder(settings.folder / "train")
-        return train, data.Folder(settings.folder / "val", train.class_names)
+        folder = settings.folder
+        parts = [folder / name for name in ("train", "val")]
+        if not any(path.is_dir() for path in parts):
+            return data.Folder(folder).split(settings.validation_share)
+        train = data.Folder(parts[0])
+        if not parts[1].is_dir():
+            return train.split(settings.validation_share)
+        return train, data.Folder(parts[1], train.class_names)
     return tuple(
         data.from_tfds(
             settings.dataset, split, settings.data_dir, settings.manual_dir
@@ -446,13 +497,53 @@ def optimizer(settings, rate):
     )
 
 
+def prepared(settings, image, mean, trained):
+    """Return raw pixels as the network takes them.
+
+    In float32, which raw pixels need.
+
+    Args:
+        settings: `Settings`.
+        image: Keras tensor.
+        mean: The mean image for `--mean pixel`.
+        trained: The network for `--mean weights`, with its weights.
+    """
+    import keras
+    import numpy as np
+
+    from keras_resnet import preprocessing
+
+    name, axis = "per_channel_statistics", -1
+    if settings.mean == "pixel":
+        name, axis, std = "per_pixel_mean", (1, 2, 3), np.ones_like(mean)
+    elif settings.mean == "channel":
+        mean = 255 * np.array(preprocessing.IMAGENET_MEAN, "float32")
+        std = 255 * np.array(preprocessing.IMAGENET_STD, "float32")
+    else:
+        how = trained.preprocessing
+        if how is None:
+            raise UsageError(
+                f"{settings.weights} does not say how its images were "
+                "prepared: give --mean channel or pixel"
+            )
+        if how.channels == "BGR":
+            image = keras.ops.flip(image, axis=-1)
+        mean, std = (np.array(x) / how.scale for x in (how.mean, how.std))
+    return keras.layers.Normalization(
+        axis=axis,
+        mean=mean,
+        variance=np.square(std),
+        dtype="float32",
+        name=name,
+    )(image)
+
+
 def build(settings, classes, rate, mean=None):
     """Return the compiled model. It takes raw pixels and returns logits.
 
     `mean` is the mean image, of each pixel, for `--mean pixel`.
     """
     import keras
-    import numpy as np
 
     import keras_resnet
     from keras_resnet import preprocessing, training
@@ -460,27 +551,11 @@ def build(settings, classes, rate, mean=None):
 
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
-    if mean is not None:
-        name, axis, std = "per_pixel_mean", (1, 2, 3), np.ones_like(mean)
-    else:
-        name, axis = "per_channel_statistics", -1
-        mean = 255 * np.array(preprocessing.IMAGENET_MEAN, "float32")
-        std = 255 * np.array(preprocessing.IMAGENET_STD, "float32")
     one_size = sizes(settings, 2) == [settings.test_size] * 2
     size = settings.test_size if one_size else None
-    image = keras.Input((size, size, 3), name="image")
-    # Inside the model: whoever loads it later needs no statistics. In
-    # float32, which raw pixels need.
-    centered = keras.layers.Normalization(
-        axis=axis,
-        mean=mean,
-        variance=np.square(std),
-        dtype="float32",
-        name=name,
-    )(image)
-    model = keras_resnet.ResNetImageNet(
+    network = functools.partial(
+        keras_resnet.ResNetImageNet,
         settings.depth,
-        input_tensor=centered,
         classes=classes,
         classifier_activation=None,
         shortcut=settings.shortcut,
@@ -489,6 +564,19 @@ def build(settings, classes, rate, mean=None):
         zero_init_residual=settings.zero_init,
         block=block.load(settings.block),
     )
+    trained = None
+    if settings.weights:
+        trained = network(input_shape=(size, size, 3), weights=settings.weights)
+    # Inside the model: whoever loads it later needs no statistics.
+    image = keras.Input((size, size, 3), name="image")
+    model = network(input_tensor=prepared(settings, image, mean, trained))
+    if trained is not None:
+        weights = {v.path: v for v in trained.variables}
+        for variable in model.variables:
+            if variable.path in weights:
+                variable.assign(weights[variable.path])
+    if settings.freeze is not None:
+        keras_resnet.freeze(model, settings.freeze)
     model.preprocessing = preprocessing.Preprocessing(
         (0.0,) * 3,
         (1.0,) * 3,

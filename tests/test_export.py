@@ -52,9 +52,10 @@ def outputs(path, x):
     return openvino.compile_model(path, "CPU", hints)(x)[0]
 """
 # Keras 3.15 passes jax2tf what it should not.
-pytestmark = pytest.mark.filterwarnings(
+EXPORT_WARNS = pytest.mark.filterwarnings(
     "ignore:The `native_serialization` parameter:DeprecationWarning"
 )
+pytestmark = EXPORT_WARNS
 NETWORKS = {
     "channels_last": {"shortcut": "A"},
     "channels_first": {"shortcut": "B", "bottleneck": True},

@@ -160,6 +160,31 @@ def test_batches_are_a_function_of_their_step(source):
     assert labels.shape == (6, 4)
 
 
+@pytest.mark.once
+def test_a_share_of_each_class_is_put_aside(tmp_path):
+    whole = data.Folder(image_folder(tmp_path, classes=3, each=10))
+    train, validation = whole.split(0.2)
+    assert np.bincount(train.labels).tolist() == [8] * 3
+    assert np.bincount(validation.labels).tolist() == [2] * 3
+    assert train.class_names == validation.class_names == whole.class_names
+    assert sorted(train.paths + validation.paths) == whole.paths
+    for part in (train, validation):
+        for path, label in zip(part.paths, part.labels, strict=True):
+            assert f"/class{label}/" in path
+    # The same each time, and not the first of each class.
+    assert whole.split(0.2)[1].paths == validation.paths
+    assert whole.split(0.2, seed=1)[1].paths != validation.paths
+    # At least one of each.
+    assert [len(part) for part in whole.split(0.01)] == [27, 3]
+    assert [len(part) for part in whole.split(0.99)] == [3, 27]
+    for path in (tmp_path / "class1").iterdir():
+        path.unlink()
+    with pytest.raises(
+        data.DataUnavailableError, match="'class1' has 0 images"
+    ):
+        data.Folder(tmp_path).split(0.2)
+
+
 def test_every_image_once_an_epoch_in_the_order_drawn(tmp_path):
     # A class for each image, so that labels tell images.
     source = data.Folder(image_folder(tmp_path, classes=7, each=1))

@@ -29,7 +29,11 @@ from imagenet_files import (
     jpeg,
     picture,
 )
+from networks import call, only
+from test_export import EXPORT_WARNS, EXPORTED_PROGRAM, PROGRAM, SAVED_MODEL
+from test_folding import randomize
 
+import keras_resnet
 from keras_resnet import table1, training
 from keras_resnet_recipes import evaluate, imagenet
 from keras_resnet_recipes.experiment import UsageError
@@ -171,6 +175,9 @@ def test_fast_grows():
             [*LATER, "--every", "5", "--steps-per-execution", "2"],
             ["--every 5", "--steps-per-execution 2"],
         ),
+        (["--mean", "weights"], ["--mean weights", "--weights"]),
+        (["--freeze", "2"], ["--freeze", "--weights"]),
+        (["--freeze", "5", "--weights", "keras"], ["--freeze", "5", "4"]),
         (["--test-resize", "200"], ["--test-resize 200", "224"]),
         (["--ema", "1"], ["--ema"]),
         (["--every", "5"], ["--every", "plateau"]),
@@ -237,6 +244,58 @@ def test_a_run_leaves_everything(finished):
         float(history[-1]["val_error"]), abs=1e-4
     )
     assert f"{100 * result['validation_error']:.2f} %" in printed
+
+
+@pytest.mark.usefixtures("_shallow")
+@only("jax", "torch")
+@EXPORT_WARNS
+def test_a_folder_of_classes_becomes_a_file_to_deploy(tmp_path, run_python):
+    """Four classes, published weights, a frozen part, an exported network."""
+    keras.utils.set_random_seed(1)
+    published = keras_resnet.ResNetImageNet(18, input_shape=(32, 32, 3))
+    randomize(published)
+    published.preprocessing = keras_resnet.Preprocessing(
+        (103.9, 116.8, 123.7), (1, 2, 3), scale=1, channels="BGR"
+    )
+    published.save(tmp_path / "published.keras")
+    folder = image_folder(tmp_path / "images", classes=4, each=5)
+    flags = [*TINY, "--preset", "finetune", "--folder", folder]
+    flags += ["--weights", tmp_path / "published.keras", "--freeze", "2"]
+    flags += ["--epochs", "2", "--batch-size", "8"]
+    _run([*flags, "--output", tmp_path / "run"])
+    line = read_json(tmp_path / "run/result.json")
+    assert (line["training_images"], line["validation_images"]) == (16, 4)
+    model = keras.models.load_model(tmp_path / "run/final.keras")
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in published.weights}
+    for layer in model.layers:
+        kept = "stem" in layer.name or layer.name.startswith(
+            ("stage1", "stage2")
+        )
+        for weight in layer.weights:
+            if "stage" not in layer.name and "stem" not in layer.name:
+                continue
+            same = np.array_equal(
+                keras.ops.convert_to_numpy(weight), before[weight.path]
+            )
+            assert same == kept, weight.path
+    # Raw pixels in, prepared as the published weights want them.
+    image = picture(3, rows=32, columns=32)[None].astype("float32")
+    mean = model.get_layer("per_channel_statistics").mean
+    assert keras.ops.convert_to_numpy(mean).ravel() == pytest.approx(
+        (103.9, 116.8, 123.7)
+    )
+    expected = call(model, image, training=False)
+    np.save(tmp_path / "x.npy", image)
+    path = str(tmp_path / "exported")
+    if BACKEND == "torch":
+        path, definition = f"{path}.pt2", EXPORTED_PROGRAM
+        model.export(path, format="torch", verbose=False)
+    else:
+        definition = SAVED_MODEL
+        model.export(path, verbose=False)
+    program = PROGRAM.format(definition=definition)
+    run_python("-c", program, tmp_path / "x.npy", path)
+    np.testing.assert_allclose(np.load(f"{path}.npy"), expected, atol=1e-4)
 
 
 @pytest.mark.once

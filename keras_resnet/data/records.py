@@ -4,6 +4,7 @@ Training reads images in any order, so both can read any image directly.
 """
 
 import concurrent.futures
+import copy
 import hashlib
 import json
 import os
@@ -72,6 +73,41 @@ class Folder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def split(self, share: float, seed: int = 0) -> tuple["Folder", "Folder"]:
+        """Put a share of each class aside, drawn by chance.
+
+        Args:
+            share: Float above 0 and below 1. At least one image of a class is
+                put aside, and at least one stays.
+            seed: Integer. Defaults to `0`.
+
+        Returns:
+            The `Folder` of the images that stay, and that of the others.
+
+        Raises:
+            DataUnavailableError: If a class has fewer than two images.
+        """
+        rng = np.random.default_rng(seed)
+        aside = np.zeros(len(self), bool)
+        for number, name in enumerate(self.class_names):
+            (places,) = np.nonzero(self.labels == number)
+            if len(places) < 2:
+                raise DataUnavailableError(
+                    f"Class {name!r} has {len(places)} images, and needs at "
+                    "least two: one to train on and one to validate on."
+                )
+            count = round(share * len(places))
+            count = min(max(count, 1), len(places) - 1)
+            aside[rng.permutation(places)[:count]] = True
+        return self._chosen(~aside), self._chosen(aside)
+
+    def _chosen(self, chosen):
+        part = copy.copy(self)
+        part.paths = [self.paths[i] for i in np.flatnonzero(chosen)]
+        part.labels = self.labels[chosen]
+        part._constants = None
+        return part
 
     def name(self, i: int) -> str:
         """Return the name of an image, for people."""

@@ -119,8 +119,8 @@ def check_run_folder(folder):
     """Check the files of a finished run, and return its result."""
     assert {path.name for path in folder.iterdir()} == {
         *("best.keras", "final.keras", "last.keras", "previous.keras"),
-        *("curves.png", "history.csv", "result.json", "settings.json"),
-        "tensorboard",
+        *("curves.png", "history.csv", "report.html", "result.json"),
+        *("settings.json", "tensorboard"),
     }
     # The line ends the run, so it comes last.
     ended = (folder / "result.json").stat().st_mtime_ns

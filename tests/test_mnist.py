@@ -192,8 +192,8 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     run_recipe(mnist, flags)
     printed = capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {
-        *("curves.png", "predictions.png", "results.json", "seed0"),
-        *("settings.json", "table.md"),
+        *("curves.png", "predictions.png", "report.html", "results.json"),
+        *("seed0", "settings.json", "table.md"),
     }
     table = (folder / "table.md").read_text("utf-8")
     assert table.splitlines()[0] in printed

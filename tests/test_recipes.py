@@ -249,7 +249,7 @@ def test_a_seed_of_several_is_a_run_of_its_own(finished, tmp_path, capsys):
     _run(*flags, "--seed", "2", "--seeds", "2")
     printed = capsys.readouterr().out
     assert {path.name for path in study.iterdir()} == {
-        *("seed2", "seed3", "settings.json"),
+        *("seed2", "seed3", "settings.json", "report.html"),
         *("curves.png", "results.json", "table.md"),
     }
     assert read_json(study / "seed3/settings.json") == read_json(

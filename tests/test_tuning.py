@@ -577,7 +577,7 @@ def test_killed_it_goes_on_and_leaves_everything(killed):
     pictures = "learning_rates.png", "parallel_coordinates.png"
     assert {path.name for path in folder.iterdir()} == {
         *("result.json", "retrained", "search", "settings.json", *pictures),
-        *("trials.csv", "trials.md"),
+        *("report.html", "trials.csv", "trials.md"),
     }
     for name in pictures:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")

@@ -28,7 +28,7 @@ from keras_resnet.training.callbacks import (
     steps_done,
 )
 
-from . import files, terminal, values
+from . import files, html, terminal, values
 from .command import Failure
 from .provenance import origin
 
@@ -52,6 +52,7 @@ class Run:
     - `history.csv`: a line for each epoch. `tensorboard/`: the same.
     - `steps.csv`: a line for each evaluation within epochs, if there are any.
     - `curves.png`: errors against iterations.
+    - `report.html`: results, curves and settings, for a browser.
     - `result.json`: one line with everything that a table needs.
 
     Files are replaced whole or not at all, or lines are appended to them.
@@ -332,6 +333,7 @@ class Run:
             "devices": self.devices.describe(),
             **results,
         }
+        html.leave(self.path, result)
         write_atomically(self / "result.json", json.dumps(result) + "\n")
         return result
 

@@ -11,7 +11,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
-from . import provenance, study
+from . import html, provenance, study
 from .command import Failure
 from .run import Run
 
@@ -32,6 +32,9 @@ def train_jobs(settings, make_jobs, summarize=None):
                 _train_job(run, job, single)
         if not single and devices.is_first:
             (summarize or study.summarize)(settings, folder)
+            html.leave(
+                folder.path, provenance.origin() | {"settings": folder.settings}
+            )
 
 
 def _train_job(run, job, single):

@@ -1,0 +1,77 @@
+"""A report of what a folder holds: one file for a browser."""
+
+import base64
+import html
+from pathlib import Path
+
+import markdown
+
+from keras_resnet.training import write_atomically
+
+from . import report
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 1rem auto }}
+img {{ max-width: 100%; background: white }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+td, th {{ padding: 3px 12px; border-bottom: 1px solid; text-align: left }}
+code {{ overflow-wrap: anywhere }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def leave(folder, line):
+    """Write `report.html` beside the files of a run, a study or a search.
+
+    It has the tables and pictures of the folder, so that it can be sent alone.
+
+    Args:
+        folder: Path.
+        line: Dictionary of command, settings, versions, device, and whatever
+            came out. What is no number or text is left out.
+    """
+    folder = Path(folder)
+    origin = {"command", "commit", "backend", "versions", "device", "devices"}
+    results = {
+        name: value
+        for name, value in line.items()
+        if name not in origin and isinstance(value, (int, float, str))
+    }
+    parts = [f"# {html.escape(folder.resolve().name)}"]
+    if results:
+        parts.append(_table("result", results))
+    parts += [path.read_text("utf-8") for path in sorted(folder.glob("*.md"))]
+    for path in sorted(folder.glob("*.png")):
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        parts.append(f"![{path.stem}](data:image/png;base64,{data})")
+    parts.append(_table("setting", line["settings"]))
+    parts.append(f"`{line['command']}`\n\n{report.origin(line)}")
+    body = markdown.markdown("\n\n".join(parts), extensions=["tables"])
+    title = html.escape(folder.resolve().name)
+    write_atomically(
+        folder / "report.html", PAGE.format(title=title, body=body)
+    )
+
+
+def _table(head, values):
+    """Return a Markdown table of names and values."""
+    rows = []
+    for name, value in values.items():
+        if name.endswith(("error", "accuracy")):
+            value = report.percent(value)
+        elif type(value) is int:
+            value = f"{value:,}"
+        rows.append((name.replace("_", " "), html.escape(str(value))))
+    return report.table([head, "value"], rows)

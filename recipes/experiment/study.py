@@ -10,8 +10,6 @@ from keras_resnet.training import write_atomically
 from .files import HISTORIES, read_history, read_result
 from .report import mean_and_deviation, percent, table
 
-ERRORS = ("training", "validation", "test")
-
 
 def result_lines(study, nets=("",)):
     """Return the result lines in a study, those of earlier commands too.
@@ -61,19 +59,21 @@ def summarize(settings, study):
     """Leave table, result lines and curves of a net's runs in their `Run`."""
     lines = result_lines(study)
     seeds = [seed for seed, _ in lines]
-    known = [e for e in ERRORS if f"{e}_error" in next(iter(lines.values()))]
+    errors = {
+        f"{which} error": [line[f"{which}_error"] for line in lines.values()]
+        for which in ("training", "validation", "test")
+        if f"{which}_error" in next(iter(lines.values()))
+    }
     rows = [
-        [seed, *(percent(line[f"{e}_error"]) for e in known)]
-        for (seed, _), line in lines.items()
+        [seed, *map(percent, row)]
+        for seed, *row in zip(seeds, *errors.values(), strict=True)
     ]
     means = [
-        mean_and_deviation(
-            [100 * line[f"{e}_error"] for line in lines.values()], "%"
-        )
-        for e in known
+        mean_and_deviation([100 * error for error in column], "%")
+        for column in errors.values()
     ]
-    head = ["seed", *(f"{e} error" for e in known)]
-    text = table(head, [*rows, ["mean ± standard deviation", *means]])
+    rows.append(["mean ± standard deviation", *means])
+    text = table(["seed", *errors], rows)
     caption = f"{settings.label}, {settings.caption(*seeds)}."
     leave(study, lines, f"{text}\n\n{caption}\n")
     name = HISTORIES[bool(settings.every)]

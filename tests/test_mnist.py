@@ -255,4 +255,6 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     assert f"paired by seed, is {gap:+.2f} points" in words
     lines = read_json(folder / "results.json")
     assert len(lines) == 4
-    assert "\n`other`\n" in "\n".join(results.study("study", lines, table, []))
+    run_recipe(results, [folder, "--output", tmp_path / "results"])
+    page = (tmp_path / "results/README.md").read_text("utf-8")
+    assert "\n`other`\n" in page

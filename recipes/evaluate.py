@@ -363,14 +363,14 @@ class Reader:
 
     Args:
         settings: `Settings`.
-        channels: Integer, channels of an image.
+        how: `Preprocessing` of the images.
 
     Attributes:
         unreadable: List of what was said of the files that cannot be read.
     """
 
-    def __init__(self, settings, channels):
-        self.batch_size, self.channels = settings.batch_size, channels
+    def __init__(self, settings, how):
+        self.batch_size, self.how = settings.batch_size, how
         self.unreadable, self.shares = [], {}
 
     def show(self, count, result):
@@ -379,28 +379,24 @@ class Reader:
 
     def batches(self, names, read=None):
         """Yield readable images, and their places among the names."""
-        import keras
-
         from keras_resnet import data, training
+        from keras_resnet_recipes.experiment.terminal import Progress
 
-        bar = keras.utils.Progbar(
-            len(names),
-            stateful_metrics=["top1", "top5"],
-            unit_name="image",
-            verbose=1 if sys.stdout.isatty() else 0,
-        )
         count = 0
-        for images, places in data.image_batches(
-            names,
-            self.batch_size,
-            channels=self.channels,
-            on_error=lambda error: self.unreadable.append(str(error)),
-            read=read,
-        ):
-            if images:
-                yield images, places
-            count += len(images)
-            bar.update(count + len(self.unreadable), self.shares.items())
+        with Progress(desc="evaluating", total=len(names), unit="image") as bar:
+            for images, places in data.image_batches(
+                names,
+                self.batch_size,
+                channels=len(self.how.mean),
+                on_error=lambda error: self.unreadable.append(str(error)),
+                read=read,
+            ):
+                if images:
+                    yield images, places
+                count += len(images)
+                shares = {k: percent(v) for k, v in self.shares.items()}
+                bar.set_postfix(shares, refresh=False)
+                bar.update(count + len(self.unreadable) - bar.n)
         for error in self.unreadable:
             print(f"not counted: {error}", file=sys.stderr)
         if not count:
@@ -409,7 +405,7 @@ class Reader:
             )
 
 
-def labelled_images(settings, channels, count):
+def labelled_images(settings, how, count):
     """Return names of images, a function that reads one, and their labels.
 
     Names of files have no function. Labels are a function of the place.
@@ -422,12 +418,13 @@ def labelled_images(settings, channels, count):
         source = data.from_tfds(
             settings.dataset, "validation", settings.data_dir
         )
-        total, label = len(source), source.label
+        total, label, side = len(source), source.label, None
         read = functools.partial(data.read_image_of, source)
     else:
         source = data.load(settings.dataset, settings.data_dir)
         images, labels = source.test.images, source.test.labels
         total, label = len(labels), labels.__getitem__
+        channels, side = len(how.mean), images.shape[1]
         repeats = channels if images.shape[-1] == 1 else 1
 
         def read(i):
@@ -442,6 +439,13 @@ def labelled_images(settings, channels, count):
         raise Failure(
             f"{settings.dataset} has {len(source.class_names)} classes, and "
             f"the network {count}."
+        )
+    # A network whose images are resized and cropped takes any.
+    if side is not None and how.resize == how.size != side:
+        raise Failure(
+            f"{settings.dataset} has images of {side} x {side} pixels, and the "
+            f"network takes {how.size} x {how.size}: it was trained on other "
+            "images, or on these prepared in another way."
         )
     return range(total), read, label
 
@@ -468,7 +472,7 @@ def evaluate(settings, score, reader, count):
     """Return the counts for a dataset or a folder."""
     from keras_resnet import training
 
-    names, read, label = labelled_images(settings, reader.channels, count)
+    names, read, label = labelled_images(settings, reader.how, count)
     batches = (
         (images, [label(i) for i in places])
         for images, places in reader.batches(names, read)
@@ -509,8 +513,8 @@ def main(settings):
 
     devices.use()  # before anything is computed
     model, how = load_network(settings)
-    channels, count = len(how.mean), model.outputs[0].shape[-1]
-    score, reader = scorer(model, how, settings), Reader(settings, channels)
+    count = model.outputs[0].shape[-1]
+    score, reader = scorer(model, how, settings), Reader(settings, how)
     start = time.perf_counter()
     task = predict if settings.images else evaluate
     result = task(settings, score, reader, count)

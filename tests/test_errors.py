@@ -296,6 +296,7 @@ CASES = {
         "--preprocessing cifar --dataset cifar10 --weights net.keras",
         grey_network,
     ),
+    "a model of other sizes": (evaluate, f"{SCORE} net.keras", network()),
     "weights without the preparation of images": (
         evaluate,
         "--dataset digits --weights net.keras",

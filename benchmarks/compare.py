@@ -18,7 +18,7 @@ import json
 import os
 from pathlib import Path
 
-from comparison import cases, cores, report
+from comparison import cores, report
 from comparison.cases import CASES
 from comparison.measure import WARMUP_BATCHES
 from keras_resnet_recipes.experiment import (
@@ -58,10 +58,7 @@ class Settings(CommandSettings):
         "made for it, of ImageNet's usual size)",
         needs=("--case decode", lambda s: "decode" in s.case),
     )
-    output: Path = option(
-        Path("docs/results"),
-        "folder of results",
-    )
+    output: Path = option(Path("docs/results"), "folder of results")
     table: bool = option(
         False, "measure nothing, only make tables and figures again"
     )
@@ -86,18 +83,19 @@ class Settings(CommandSettings):
         return self
 
 
-def main(flags):
+def main(settings):
     """Measure the cases one by one, and make tables and figures."""
-    output = flags.output / "benchmarks"
-    if not flags.table:
-        measure(flags, output)
+    output = settings.output / "benchmarks"
+    if not settings.table:
+        measure(settings, output)
     report.write(output)
 
 
-def measure(flags, output):
+def measure(settings, output):
     """Measure each case and write its file."""
-    if flags.threads < len(cores.available()):
-        cores.pin(flags.threads)
+    threads = settings.threads
+    if threads < len(cores.available()):
+        cores.pin(threads)
 
     import keras
 
@@ -107,14 +105,8 @@ def measure(flags, output):
     # For processes and implementations that do not import Keras.
     os.environ["KERAS_BACKEND"] = keras.backend.backend()
     devices.use()  # before any implementation computes
-    settings = cases.Settings(
-        rounds=flags.rounds,
-        steps=flags.steps,
-        full=flags.full,
-        images=flags.images and str(flags.images),
-    )
     output.mkdir(parents=True, exist_ok=True)
-    for case in flags.case:
+    for case in settings.case:
         load = os.getloadavg()[0]
         comparisons = CASES[case](settings)
         for comparison in comparisons:
@@ -122,12 +114,17 @@ def measure(flags, output):
         line = {
             **origin(),
             "case": case,
-            "threads": flags.threads,
+            "threads": threads,
             "load_before": round(load, 2),
-            "settings": dataclasses.asdict(settings),
-            "comparisons": [dataclasses.asdict(c) for c in comparisons],
+            "settings": {
+                "rounds": settings.rounds,
+                "steps": settings.steps,
+                "full": settings.full,
+                "images": settings.images and str(settings.images),
+            },
+            "comparisons": list(map(dataclasses.asdict, comparisons)),
         }
-        path = output / f"{case}-{line['backend']}-{flags.threads}threads.json"
+        path = output / f"{case}-{line['backend']}-{threads}threads.json"
         training.write_atomically(path, json.dumps(line) + "\n")
         keras.utils.clear_session(free_memory=True)
 

@@ -17,34 +17,26 @@ from comparison.implementation import Unavailable, build
 from comparison.network import Network
 
 
-def peak_memory():
-    """Return the most memory that this process has held, in MiB.
-
-    `resource.getrusage` would do, if Linux did not let a new process begin
-    with the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text("utf-8")
-    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    return int(kib) / 1024
-
-
 def main(name, network, batch_size, steps, begin):
     """Build the implementation and train."""
     for key in ("depths", "widths"):
         network[key] = tuple(network[key])
     network = Network(**network)
     images, labels = network.random_batches(batch_size * steps)
+    first = images[:batch_size], labels[:batch_size]
     try:
         implementation = build(name, network, network.draw())
-        implementation.train(
-            images[:batch_size], labels[:batch_size], batch_size
-        )
+        implementation.train(*first, batch_size)
     except Unavailable as error:
         return {"left_out": str(error)}
     after = time.perf_counter() - implementation.finished
     first_step = time.time() - after - begin
     implementation.train(images, labels, batch_size)
-    return {"first_step": first_step, "peak_memory": peak_memory()}
+    # `resource.getrusage` would do, if Linux did not let a new process begin
+    # with the peak of the one that started it.
+    status = Path("/proc/self/status").read_text("utf-8")
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return {"first_step": first_step, "peak_memory": int(kib) / 1024}
 
 
 if __name__ == "__main__":

@@ -83,12 +83,7 @@ def test_keras_applications_computes_the_same_network():
     expected = ours.predict(images, 2)
     peer = implementation.build("keras.applications", network, weights)
     assert implementation.difference(peer, expected, images) <= 1e-4
-    # It has biases, which take part.
-    biases = [v for v in peer.model.variables if v.path.endswith("conv/bias")]
-    assert len(biases) == 53
-    assert all(np.abs(keras.ops.convert_to_numpy(b)).max() > 0 for b in biases)
-    for name, value in peer.weights().items():
-        np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-6)
+    np.testing.assert_equal(peer.weights(), weights)
 
 
 @pytest.mark.once
@@ -116,37 +111,26 @@ def test_implementations_alternate_and_the_first_round_warms_up():
     assert measure.spread([3, 1, 2000.4]) == "3 (1 to 2,000)"
 
 
-@pytest.fixture
-def _tiny_cases(monkeypatch):
-    """Two cases that take no time."""
-
-    def tiny(settings):
-        names = ("ours", "native", "KerasHub")
-        return [
-            cases.compare_models(
-                settings, "tiny, batch 2", CIFAR, names, 2, 2, training=False
-            )
-        ]
-
-    def growing(settings):
-        name = "Depth 6, training, batch 2"
-        return [
-            cases.compare_models(
-                settings, name, CIFAR, ["ours"], 2, 2, by_step=True
-            )
-        ]
-
-    monkeypatch.setitem(cases.CASES, "train20", tiny)
-    monkeypatch.setitem(cases.CASES, "depth", growing)
-
-
 def run(*flags):
     run_recipe(compare, flags)
 
 
 @pytest.mark.once
-@pytest.mark.usefixtures("_tiny_cases")
-def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys):
+def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys, monkeypatch):
+    # Two cases that take no time.
+    def tiny(settings):
+        names, name = ("ours", "native", "KerasHub"), "tiny, batch 2"
+        return [cases.compare_models(settings, name, CIFAR, names, 2, 2, False)]
+
+    def growing(settings):
+        return [
+            cases.compare_models(
+                settings, "Depth 6", CIFAR, ["ours"], 2, 2, by_step=True
+            )
+        ]
+
+    monkeypatch.setitem(cases.CASES, "train20", tiny)
+    monkeypatch.setitem(cases.CASES, "depth", growing)
     output = tmp_path / "results"
     flags = ("--case", "train20", "depth", "--rounds", "2", "--steps", "2")
     run(*flags, "--output", str(output))
@@ -237,8 +221,7 @@ def test_pipelines_give_the_same_kind_of_batches():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("box", ["inception", "paper"])
-def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
+def test_ways_from_files_give_the_same_kind_of_batches(tmp_path):
     pytest.importorskip("tensorflow")
     pytest.importorskip("PIL")
     from comparison import inputs
@@ -246,26 +229,17 @@ def test_ways_from_files_give_the_same_kind_of_batches(box, tmp_path):
     # The others draw from the generators of the process.
     keras.utils.set_random_seed(0)
     folder = inputs.make_pictures(tmp_path, n=4)
-    makers = inputs.decoders(folder, 16, 64, box)
-    assert {*makers} == {"ours", "tf.data", "Pillow"}
-    for make in makers.values():
-        batch = np.asarray(next(iter(make()))[0])
-        assert batch.shape == (16, 64, 64, 3)
-        assert batch.dtype == "float32"
-        # The pictures are grey on average, sixteen parts of them nearly so,
-        # and have all shades.
-        assert 103 < batch.mean() < 153
-        assert 35 < batch.std() < 55
-
-
-@pytest.mark.once
-def test_decoding_is_measured_by_core(tmp_path):
-    pytest.importorskip("tensorflow")
-    pytest.importorskip("PIL")
-    from comparison import inputs
-
-    folder = inputs.make_pictures(tmp_path, n=4)
-    settings = cases.Settings(rounds=1, steps=1, images=str(folder))
+    for box in ("inception", "paper"):
+        makers = inputs.decoders(folder, 16, 64, box)
+        for make in makers.values():
+            batch = np.asarray(next(iter(make()))[0])
+            assert batch.shape == (16, 64, 64, 3)
+            assert batch.dtype == "float32"
+            # The pictures are grey on average, sixteen parts of them nearly
+            # so, and have all shades.
+            assert 103 < batch.mean() < 153
+            assert 35 < batch.std() < 55
+    settings = compare.Settings(rounds=1, steps=1, images=folder)
     comparisons = cases.decode(settings, 32, 4)
     assert len(comparisons) == 2
     for comparison in comparisons:

@@ -33,23 +33,6 @@ from comparison.network import cifar, resnet50
 FRESH = Path(__file__).resolve().parent.parent / "fresh.py"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of the command line for all cases.
-
-    Attributes:
-        rounds: Timed rounds.
-        steps: Batches per round, or `None` for the case's own number.
-        full: Whether to train the 1202-layer network too.
-        images: Folder of images for the case decode, or `None`.
-    """
-
-    rounds: int
-    steps: int | None = None
-    full: bool = False
-    images: str | None = None
-
-
 def keep_memory_if_ours(name):
     """Keep freed memory on our turns, and give it back on others' turns.
 
@@ -70,18 +53,9 @@ def compare_models(
     training=True,
     by_step=False,
 ):
-    """Compare implementations of the same network.
+    """Compare implementations of the same network, the first of which is ours.
 
-    Args:
-        settings: `Settings`.
-        name: Name of the comparison.
-        network: `Network`.
-        implementations: Their names, of which the first is "ours".
-        batch_size: Integer.
-        steps: Batches per round.
-        training: Whether to train, or to predict. Defaults to `True`.
-        by_step: Whether to measure milliseconds per step, or images per
-            second. Defaults to `False`.
+    `by_step` measures milliseconds per step, not images per second.
 
     Raises:
         Mismatch: If an implementation has other logits than ours.
@@ -140,16 +114,15 @@ def train20(settings):
 
 def infer50(settings):
     """ResNet-50, inference, batch 16, against the peers too."""
-    return _resnet50(settings, "inference", 16, training=False)
+    return _resnet50(settings, "inference", 16, ("ours, folded",))
 
 
 def train50(settings):
     """ResNet-50, training, batch 8, against the peers too."""
-    return _resnet50(settings, "training", 8, training=True)
+    return _resnet50(settings, "training", 8, ())
 
 
-def _resnet50(settings, title, batch_size, training):
-    folded = () if training else ("ours, folded",)
+def _resnet50(settings, title, batch_size, folded):
     # keras.applications strides in the first 1x1 convolution, KerasHub in
     # the 3x3 convolution, which is more to compute.
     at_1x1 = resnet50(bottleneck_stride="1x1", epsilon=1.001e-5)
@@ -162,7 +135,7 @@ def _resnet50(settings, title, batch_size, training):
             ("ours", *folded, *others),
             batch_size,
             steps=2,
-            training=training,
+            training=title == "training",
         )
         for stride, network, others in (
             ("1x1", at_1x1, plain),
@@ -230,18 +203,18 @@ def decode(settings, size=224, batch_size=32):
         ]
 
 
-def recipe(settings, batch_size=128):
+def recipe(settings):
     """`fit` with the input pipeline, against `fit` with one resident batch."""
     from comparison import inputs
 
     steps = settings.steps or 8
     return [
         compare(
-            f"ResNet-20, fit with pipeline, batch {batch_size}",
+            "ResNet-20, fit with pipeline, batch 128",
             "images/s",
-            inputs.fits(batch_size, steps),
+            inputs.fits(128, steps),
             settings.rounds,
-            lambda s: (steps - 1) * batch_size / s,
+            lambda s: (steps - 1) * 128 / s,
         )
     ]
 
@@ -312,28 +285,19 @@ def start(settings):
         return json.loads(_python(FRESH, json.dumps(request_now)))
 
     # The first round warms nothing but the disk.
-    measured = alternate(
-        {
-            name: functools.partial(measure, name)
-            for name in of_backend(*WITH_COMPILE)
-        },
-        settings.rounds,
-        "Start",
-    )
+    names = of_backend(*WITH_COMPILE)
+    runs = {name: functools.partial(measure, name) for name in names}
+    measured = alternate(runs, settings.rounds, "Start")
     left_out = {
-        name: rounds[0]["left_out"]
-        for name, rounds in measured.items()
-        if "left_out" in rounds[0]
+        name: measured.pop(name)[0]["left_out"]
+        for name in names
+        if "left_out" in measured[name][0]
     }
     return [
         Comparison(
             f"ResNet-20, training, batch 128, {title}",
             unit,
-            {
-                name: [values[key] for values in rounds]
-                for name, rounds in measured.items()
-                if name not in left_out
-            },
+            {n: [v[key] for v in rounds] for n, rounds in measured.items()},
             left_out=left_out,
         )
         for key, title, unit in (

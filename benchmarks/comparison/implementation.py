@@ -4,7 +4,6 @@ Nothing here imports Keras, because a native implementation that starts in a
 process of its own must not pay for that.
 """
 
-import abc
 import importlib
 import os
 import time
@@ -31,36 +30,18 @@ class Mismatch(Exception):
     """An implementation does not compute what it should."""
 
 
-class Implementation(abc.ABC):
-    """One way to compute a network.
+class Implementation:
+    """One way to compute a network, made of a `Network` and what it draws.
 
-    Every method waits for its results. `finished` is then the
-    `time.perf_counter()` at which they were there.
-
-    Args:
-        network: `Network`.
-        weights: Dictionary of NumPy arrays, as `Network.draw` returns.
+    `train` and `predict` wait for their results. `finished` is then the
+    `time.perf_counter()` at which they were there. Here they loop over batches
+    as plain code does, by methods that a native implementation has:
+    `train_step` and `infer` start to compute a batch, `wait` waits for all
+    steps. `weights` returns the weights by the names of `Network.draw`.
     """
 
-    finished = None
-
-    @abc.abstractmethod
     def train(self, images, labels, batch_size):
         """Train on each batch of NumPy arrays once, in order."""
-
-    @abc.abstractmethod
-    def predict(self, images, batch_size):
-        """Return the logits in inference, as a NumPy array."""
-
-    @abc.abstractmethod
-    def weights(self):
-        """Return the weights by the names that `Network.draw` gives them."""
-
-
-class NativeImplementation(Implementation):
-    """An implementation that loops over batches itself, as plain code does."""
-
-    def train(self, images, labels, batch_size):
         for i in range(0, len(images), batch_size):
             batch = slice(i, i + batch_size)
             self.train_step(images[batch], labels[batch])
@@ -68,29 +49,19 @@ class NativeImplementation(Implementation):
         self.finished = time.perf_counter()
 
     def predict(self, images, batch_size):
+        """Return the logits in inference, as a NumPy array."""
         logits = [
             self.infer(images[i : i + batch_size])
             for i in range(0, len(images), batch_size)
         ]
-        logits = np.concatenate([self.to_numpy(batch) for batch in logits])
+        logits = np.concatenate(list(map(self.to_numpy, logits)))
         self.finished = time.perf_counter()
         return logits
 
-    @abc.abstractmethod
-    def train_step(self, images, labels):
-        """Start one training step."""
-
-    @abc.abstractmethod
-    def infer(self, images):
-        """Start to compute the logits of one batch, and return them."""
-
-    @abc.abstractmethod
-    def to_numpy(self, array):
+    @staticmethod
+    def to_numpy(array):
         """Return an array of the framework as one of NumPy."""
-
-    @abc.abstractmethod
-    def wait(self):
-        """Wait until all training steps are done."""
+        return np.asarray(array)
 
 
 def backend():

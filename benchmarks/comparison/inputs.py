@@ -35,25 +35,25 @@ def seconds(batches, steps):
 # Images in memory.
 
 
-def random_split(n, size=32, seed=0):
+def random_split(n, size=32):
     """Return random uint8 images and labels, like those of CIFAR-10."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, size, size, 3), dtype="uint8")
     return data.Split(images, rng.integers(0, 10, n))
 
 
-def mean_image(split):
-    """Return the mean of each pixel."""
-    return split.images.mean(axis=0, dtype="float64").astype("float32")
+def augmentation(split):
+    """Return arguments for the batches that the paper trains on."""
+    mean = split.images.mean(axis=0, dtype="float64").astype("float32")
+    return {"mean": mean, "padding": 4, "horizontal_flip": True}
 
 
 def pipelines(split, batch_size=128):
     """Return datasets of training batches by the name of who makes them."""
-    mean = mean_image(split)
-    arguments = {"mean": mean, "padding": 4, "horizontal_flip": True}
+    arguments = augmentation(split)
     datasets = {
         "ours": data.pipeline.training_batches(split, batch_size, **arguments),
-        "tf.data per image": by_image(split, batch_size, mean),
+        "tf.data per image": by_image(split, batch_size, arguments["mean"]),
     }
     if keras.backend.backend() != "tensorflow":
         datasets["ours, on the device"] = data.resident.training_batches(
@@ -107,13 +107,7 @@ class Stopwatch(keras.callbacks.Callback):
 def fits(batch_size, steps):
     """Return functions that `fit` ResNet-20 and return the seconds."""
     split = random_split(10_000)
-    batches = data.training_batches(
-        split,
-        batch_size,
-        mean=mean_image(split),
-        padding=4,
-        horizontal_flip=True,
-    )
+    batches = data.training_batches(split, batch_size, **augmentation(split))
     one = tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
     model = keras_resnet.ResNet20(classifier_activation=None)
     model.compile(
@@ -168,13 +162,13 @@ def decoders(folder, batch_size, size, box):
         box: `"inception"` or `"paper"`, how the part of an image is drawn.
     """
     source = data.Folder(folder)
-    ours = functools.partial(
-        data.imagenet.training_batches, source, image_size=size, box=box
-    )
+    others = list(map(str, source.paths)), batch_size, size, box
     return {
-        "ours": functools.partial(ours, batch_size),
-        "tf.data": lambda: tf_data_batches(source.paths, batch_size, size, box),
-        "Pillow": lambda: pillow_batches(source.paths, batch_size, size, box),
+        "ours": lambda: data.imagenet.training_batches(
+            source, batch_size, image_size=size, box=box
+        ),
+        "tf.data": lambda: tf_data_batches(*others),
+        "Pillow": lambda: pillow_batches(*others),
     }
 
 
@@ -203,7 +197,7 @@ def tf_data_batches(paths, batch_size, size, box):
         image = tf.ensure_shape(image, (size, size, 3))
         return (tf.image.random_flip_left_right(image),)
 
-    return _usual(list(map(str, paths)), prepare, batch_size)
+    return _usual(paths, prepare, batch_size)
 
 
 def pillow_batches(paths, batch_size, size, box):
@@ -217,7 +211,7 @@ def pillow_batches(paths, batch_size, size, box):
 
 
 def _by_pillow(path, size, box):
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     bilinear = Image.Resampling.BILINEAR
     with Image.open(path) as file:
@@ -232,7 +226,7 @@ def _by_pillow(path, size, box):
         left, top = (random.randint(0, n - size) for n in image.size)
         image = image.crop((left, top, left + size, top + size))
     if random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = ImageOps.mirror(image)
     return np.asarray(image, "float32")
 
 

@@ -41,43 +41,28 @@ class KerasModel(Implementation):
     def __init__(self, model, optimizer, weights, path=str):
         self.model = model
         self.paths = {name: path(name) for name in weights}
-        self.assign({self.paths[n]: value for n, value in weights.items()})
+        values = {self.paths[name]: value for name, value in weights.items()}
+        for variable in model.variables:
+            # Those of keras.applications, which begin at zero.
+            if not variable.path.endswith("_conv/bias"):
+                variable.assign(values[variable.path])
         model.compile(
             optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
 
-    def assign(self, values):
-        """Give every variable its value, by path.
-
-        Raises:
-            KeyError: If there is none for a variable.
-        """
-        for variable in self.model.variables:
-            variable.assign(values[variable.path])
-
-    def values(self):
-        """Return the values of the variables, by path."""
+    def weights(self):
+        values = {v.path: v for v in self.model.variables}
         return {
-            variable.path: keras.ops.convert_to_numpy(variable)
-            for variable in self.model.variables
+            name: keras.ops.convert_to_numpy(values[path])
+            for name, path in self.paths.items()
         }
 
-    def weights(self):
-        values = self.values()
-        return {name: values[path] for name, path in self.paths.items()}
-
     def train(self, images, labels, batch_size):
-        self._timed(
-            self.model.fit,
-            images,
-            labels,
-            batch_size=batch_size,
-            shuffle=False,
-        )
+        self._timed(self.model.fit, images, labels, batch_size, shuffle=False)
 
     def predict(self, images, batch_size):
-        return self._timed(self.model.predict, images, batch_size=batch_size)
+        return self._timed(self.model.predict, images, batch_size)
 
     def _timed(self, function, *args, **kwargs):
         end = End()
@@ -190,10 +175,10 @@ class StockKeras(KerasModel):
                 "Keras goes through its graph by recursion, deeper than "
                 "Python allows"
             ) from None
-        super().__init__(model, stock_sgd(), weights, self.path)
-
-    @staticmethod
-    def path(name):
-        """Return the path of a variable, whose layer has no slash."""
-        layer, _, kind = name.rpartition("/")
-        return f"{layer.replace('/', '_')}/{kind}"
+        # A layer's name has no slash.
+        super().__init__(
+            model,
+            stock_sgd(),
+            weights,
+            lambda name: name.replace("/", "_", name.count("/") - 1),
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from comparison.implementation import NativeImplementation
+from comparison.implementation import Implementation
 from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 
@@ -44,12 +44,12 @@ class Operations:
             # By two means that one pass can compute, as Flax does.
             mean = x.mean((0, 1, 2))
             variance = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
-            self.statistics |= {
-                f"{conv.norm}/moving_mean": moving_average(moving_mean, mean),
-                f"{conv.norm}/moving_variance": moving_average(
-                    moving_variance, variance
-                ),
-            }
+            for kind, old, new in (
+                ("moving_mean", moving_mean, mean),
+                ("moving_variance", moving_variance, variance),
+            ):
+                average = MOMENTUM * old + (1 - MOMENTUM) * new
+                self.statistics[f"{conv.norm}/{kind}"] = average
         scale = gamma * lax.rsqrt(variance + self.network.epsilon)
         return (x - mean) * scale + beta
 
@@ -78,11 +78,6 @@ class Operations:
         return x @ self.weights["head/kernel"] + self.weights["head/bias"]
 
 
-def moving_average(old, new):
-    """Return the moving average after one more value."""
-    return MOMENTUM * old + (1 - MOMENTUM) * new
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def infer(network, weights, images):
     """Return the logits in inference."""
@@ -100,9 +95,7 @@ def train_step(network, trained, statistics, velocities, images, labels):
         right = jnp.take_along_axis(by_class, labels[:, None], axis=1)
         return -right.mean(), operations.statistics
 
-    (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(
-        trained
-    )
+    gradients, statistics = jax.grad(loss, has_aux=True)(trained)
     velocities = jax.tree.map(
         lambda v, g, w: MOMENTUM * v + g + DECAY * w,
         velocities,
@@ -112,10 +105,10 @@ def train_step(network, trained, statistics, velocities, images, labels):
     trained = jax.tree.map(
         lambda w, v: w - LEARNING_RATE * v, trained, velocities
     )
-    return trained, statistics, velocities, value
+    return trained, statistics, velocities
 
 
-class Native(NativeImplementation):
+class Native(Implementation):
     """Jitted JAX with donated state."""
 
     def __init__(self, network, weights):
@@ -126,22 +119,18 @@ class Native(NativeImplementation):
             group = self.statistics if moving else self.trained
             group[name] = jnp.array(value)
         self.velocities = jax.tree.map(jnp.zeros_like, self.trained)
-        self.loss = None
 
     def train_step(self, images, labels):
         state = self.trained, self.statistics, self.velocities
-        self.trained, self.statistics, self.velocities, self.loss = train_step(
+        self.trained, self.statistics, self.velocities = train_step(
             self.network, *state, images, labels
         )
 
     def infer(self, images):
         return infer(self.network, self.trained | self.statistics, images)
 
-    def to_numpy(self, array):
-        return np.asarray(array)
-
     def wait(self):
-        jax.block_until_ready((self.trained, self.loss))
+        jax.block_until_ready(self.trained)
 
     def weights(self):
         return jax.tree.map(np.asarray, self.trained | self.statistics)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from comparison.implementation import NativeImplementation
+from comparison.implementation import Implementation
 from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 
@@ -69,7 +69,7 @@ class Operations:
         return x @ weights["head/kernel"] + weights["head/bias"]
 
 
-class Native(NativeImplementation):
+class Native(Implementation):
     """A graph of TensorFlow's own kernels."""
 
     def __init__(self, network, weights):
@@ -80,7 +80,6 @@ class Native(NativeImplementation):
         }
         self.trained = [v for v in self.variables.values() if v.trainable]
         self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.trained]
-        self.loss = None
         # Each instance has graphs of its own, because they hold its variables.
         self.train_graph = tf.function(self._train_step)
         self.infer_graph = tf.function(self._infer)
@@ -109,9 +108,6 @@ class Native(NativeImplementation):
 
     def infer(self, images):
         return self.infer_graph(tf.constant(images))
-
-    def to_numpy(self, array):
-        return array.numpy()
 
     def wait(self):
         self.loss.numpy()

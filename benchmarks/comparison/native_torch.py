@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from comparison.implementation import NativeImplementation, Unavailable
+from comparison.implementation import Implementation, Unavailable
 from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,7 +61,7 @@ class Module(torch.nn.Module):
         return self.layers["head"](x.mean(dim=(2, 3)))
 
 
-class Native(NativeImplementation):
+class Native(Implementation):
     """Eager PyTorch in channels-last memory."""
 
     def __init__(self, network, weights):
@@ -98,7 +98,8 @@ class Native(NativeImplementation):
         self.module.eval()
         return self.forward(to_device(images))
 
-    def to_numpy(self, array):
+    @staticmethod
+    def to_numpy(array):
         return array.cpu().numpy()
 
     def wait(self):

@@ -8,30 +8,20 @@ own.
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
-IMAGENET_WIDTHS = (64, 128, 256, 512)
-CIFAR_WIDTHS = (16, 32, 64)
 MOMENTUM = 0.9
 LEARNING_RATE = 1e-3
 DECAY = 1e-4
 
 
-@dataclasses.dataclass(frozen=True)
-class Conv:
-    """A convolution and the batch normalization after it.
+class Conv(NamedTuple):
+    """A convolution and the batch normalization after it."""
 
-    Attributes:
-        name: Name of the convolution, as `keras_resnet` has it.
-        kernel: Rows and columns of the kernel.
-        in_channels: Channels that it reads.
-        channels: Channels that it makes.
-        stride: Step in rows and columns.
-    """
-
-    name: str
-    kernel: int
+    name: str  # as `keras_resnet` has it
+    kernel: int  # rows and columns
     in_channels: int
     channels: int
     stride: int
@@ -47,21 +37,13 @@ class Conv:
         return self.kernel // 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A residual block.
+class Block(NamedTuple):
+    """A residual block."""
 
-    Attributes:
-        branch: Tuple of `Conv`.
-        projection: `Conv` or `None`.
-        stride: Step of the whole block.
-        new_channels: Channels that the output has more than the input.
-    """
-
-    branch: tuple
+    branch: list[Conv]
     projection: Conv | None
     stride: int
-    new_channels: int
+    new_channels: int  # that the output has more than the input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +84,11 @@ class Network:
         blocks, channels = [], self.widths[0]
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(1, depth + 1):
-                block = self._block(
-                    f"stage{stage}_block{i}",
-                    channels,
-                    self.widths[stage - 1],
-                    2 if stage > 1 and i == 1 else 1,
-                )
-                channels += block.new_channels
-                blocks.append(block)
-        return tuple(blocks)
+                name, width = f"stage{stage}_block{i}", self.widths[stage - 1]
+                stride = 2 if stage > 1 and i == 1 else 1
+                blocks.append(self._block(name, channels, width, stride))
+                channels += blocks[-1].new_channels
+        return blocks
 
     def _block(self, name, in_channels, width, stride):
         if not self.bottleneck:
@@ -121,25 +99,24 @@ class Network:
             plan = (1, width, 1), (3, width, stride), (1, 4 * width, 1)
         branch, channels = [], in_channels
         for i, (kernel, filters, step) in enumerate(plan, start=1):
-            conv = Conv(f"{name}/conv{i}", kernel, channels, filters, step)
-            branch.append(conv)
+            branch.append(
+                Conv(f"{name}/conv{i}", kernel, channels, filters, step)
+            )
             channels = filters
         projection = None
         if self.shortcut == "B" and (stride > 1 or channels != in_channels):
             projection = Conv(
                 f"{name}/shortcut_conv", 1, in_channels, channels, stride
             )
-        return Block(tuple(branch), projection, stride, channels - in_channels)
+        return Block(branch, projection, stride, channels - in_channels)
 
     @property
     def convs(self):
         """All convolutions, a block's projection after its branch."""
         convs = [self.stem_conv]
         for block in self.blocks:
-            convs += block.branch
-            if block.projection:
-                convs.append(block.projection)
-        return convs
+            convs += [*block.branch, block.projection]
+        return [conv for conv in convs if conv]
 
     @property
     def features(self):
@@ -186,37 +163,30 @@ class Network:
                 f"{conv.norm}/moving_mean": rng.normal(0, 0.1, n),
                 f"{conv.norm}/moving_variance": rng.uniform(0.7, 1.5, n),
             }
-        shape = (self.features, self.classes)
-        deviation = self.features**-0.5
+        n = self.features
         weights |= {
-            "head/kernel": rng.normal(0, deviation, shape),
+            "head/kernel": rng.normal(0, n**-0.5, (n, self.classes)),
             "head/bias": rng.normal(0, 0.1, self.classes),
         }
         return {k: v.astype("float32") for k, v in weights.items()}
 
-    def random_batches(self, n, seed=0):
+    def random_batches(self, n):
         """Return `n` random images and their random labels."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         images = rng.normal(size=(n, self.size, self.size, 3))
         labels = rng.integers(0, self.classes, n).astype("int32")
         return images.astype("float32"), labels
 
 
-def cifar(depth, **kwargs):
+def cifar(depth):
     """Return the CIFAR-10 network of depth 6n+2."""
     depths = ((depth - 2) // 6,) * 3
-    return Network(depths, CIFAR_WIDTHS, 32, 10, "cifar", **kwargs)
+    return Network(depths, (16, 32, 64), 32, 10, "cifar")
 
 
 def resnet50(size=224, classes=1000, **kwargs):
     """Return ResNet-50."""
+    depths, widths = (3, 4, 6, 3), (64, 128, 256, 512)
     return Network(
-        (3, 4, 6, 3),
-        IMAGENET_WIDTHS,
-        size,
-        classes,
-        "imagenet",
-        bottleneck=True,
-        shortcut="B",
-        **kwargs,
+        depths, widths, size, classes, "imagenet", True, "B", **kwargs
     )

@@ -82,15 +82,14 @@ def write(folder):
     from keras_resnet import plots
     from keras_resnet.training import write_atomically
 
-    figures = []
-    for name, draw in (("ratios", draw_ratios), ("growth", draw_growth)):
-        figure = draw(lines)
+    figures = {"ratios": draw_ratios(lines), "growth": draw_growth(lines)}
+    for name, figure in figures.items():
         if figure is None:
             (folder / f"{name}.png").unlink(missing_ok=True)
-            continue
-        plots.save(figure, folder / f"{name}.png")
-        figures.append(name)
-    write_atomically(folder / "README.md", page(lines, figures))
+        else:
+            plots.save(figure, folder / f"{name}.png")
+    drawn = [name for name, figure in figures.items() if figure is not None]
+    write_atomically(folder / "README.md", page(lines, drawn))
     print(f"{folder / 'README.md'} has {len(lines)} measurements")
 
 
@@ -128,18 +127,14 @@ def page(lines, figures):
         ]
         rows.append("")
     rows += ["## Commands, versions, machines", ""]
-    rows += [f"- [{n}]({n}.json): {made_by(line)}" for n, line in lines.items()]
+    for name, line in lines.items():
+        rows += [
+            f"- [{name}]({name}.json): `{line['command']}`  ",
+            f"  {origin(line)}; {line['threads']} cores used; "
+            f"{line['settings']['rounds']} rounds; load before it "
+            f"{line['load_before']}",
+        ]
     return "\n".join([*rows, ""])
-
-
-def made_by(line):
-    """Return command, versions, device and commit of a measurement."""
-    return (
-        f"`{line['command']}`  \n"
-        f"  {origin(line)}; {line['threads']} cores used; "
-        f"{line['settings']['rounds']} rounds; load before it "
-        f"{line['load_before']}"
-    )
 
 
 def comparison_table(pairs):
@@ -162,17 +157,14 @@ def comparison_table(pairs):
 
 def draw_ratios(lines):
     """Draw how many times better ours is, one panel for each backend."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+    from keras_resnet.plots import style
 
     titles = settings(lines.values())
     groups = by_name(lines)
-    figure = Figure(
-        figsize=(2.2 + 3.4 * len(titles), 1.6 + 0.42 * len(groups)),
-        dpi=150,
-        layout="constrained",
+    width, height = 2.2 + 3.4 * len(titles), 1.6 + 0.42 * len(groups)
+    figure, [panels] = style.subplots(
+        width, height, None, columns=len(titles), sharey=True
     )
-    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     handles = {}
     for panel, title in zip(panels, titles, strict=True):
         for y, pairs in enumerate(groups.values()):
@@ -194,16 +186,14 @@ def draw_ratios(lines):
                     )
         panel.axvline(1, color="black", linewidth=1)
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_minor_locator(NullLocator())
+        label_numbers(panel.xaxis, "{x:g}")
         panel.set_title(title, fontsize=10)
         low, high = panel.get_xlim()
         panel.set_xlim(min(low, 0.48), max(high, 2.1))
+        style.finish(panel, legend=False)
+        panel.grid(False, axis="y")
         for y in range(1, len(groups)):
             panel.axhline(y - 0.5, color="#dddddd", linewidth=0.8)
-        panel.grid(axis="x", alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(groups)), groups, fontsize=8)
     panels[0].set_ylim(len(groups) - 0.5, -0.5)
     figure.supxlabel(
@@ -221,67 +211,65 @@ def draw_ratios(lines):
     return figure
 
 
+def label_numbers(axis, text):
+    """Label 1, 2, 5, 10, ... on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_formatter(text)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(LogLocator(subs=()))
+
+
 def draw_growth(lines):
     """Draw growth with depth and batch size; return `None` without values."""
-    from matplotlib.figure import Figure
+    from keras_resnet.plots import style
 
     growing = [x for x in lines.values() if x["case"] in ("depth", "batch")]
     if not growing:
         return None
-    rows = {title: {} for title in settings(growing)}
-    for line in growing:
-        rows[setting(line)][line["case"]] = line["comparisons"]
-    figure = Figure(
-        figsize=(8, 0.6 + 2.7 * len(rows)), dpi=150, layout="constrained"
+    titles = settings(growing)
+    figure, panels = style.subplots(
+        8, 0.6 + 2.7 * len(titles), None, len(titles), 2
     )
-    panels = figure.subplots(len(rows), 2, squeeze=False)
-    for (title, measured), row in zip(rows.items(), panels, strict=True):
-        for panel, case in zip(row, ("depth", "batch"), strict=True):
-            if case in measured:
-                draw_lines(panel, case, measured[case])
-                panel.set_title(title, fontsize=10)
-            else:
-                panel.axis("off")
+    for panel in panels.flat:
+        panel.axis("off")
+    for line in growing:
+        panel = panels[
+            titles.index(setting(line)), int(line["case"] == "batch")
+        ]
+        panel.axis("on")
+        draw_lines(panel, line["case"], line["comparisons"])
+        panel.set_title(setting(line), fontsize=10)
+        style.finish(panel)
     return figure
 
 
 def draw_lines(panel, case, comparisons):
     """Draw one panel of growth: a line for each implementation."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
+    # Depth or batch size, with which the name begins.
+    numbers = [int(c.name.split(",")[0].split()[-1]) for c in comparisons]
     for name in dict.fromkeys(n for c in comparisons for n in c.values):
         color, marker = STYLES[name]
-        measured = [c for c in comparisons if name in c.values]
-        x = [growing_number(c) for c in measured]
-        values = [c.values[name] for c in measured]
+        x, values = zip(
+            *(
+                (number, c.values[name])
+                for number, c in zip(numbers, comparisons, strict=True)
+                if name in c.values
+            ),
+            strict=True,
+        )
         middles = list(map(statistics.median, values))
         panel.plot(x, middles, color=color, marker=marker, label=name)
-        panel.fill_between(
-            x,
-            list(map(min, values)),
-            list(map(max, values)),
-            color=color,
-            alpha=0.2,
-        )
+        low, high = list(map(min, values)), list(map(max, values))
+        panel.fill_between(x, low, high, color=color, alpha=0.2)
     panel.set_xscale("log")
-    x = [growing_number(c) for c in comparisons]
-    panel.set_xticks(x, map(str, x))
+    panel.set_xticks(numbers, map(str, numbers))
     panel.set_xticks([], minor=True)
     if case == "depth":
         panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:,.0f}")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_minor_locator(NullLocator())
+        label_numbers(panel.yaxis, "{x:,.0f}")
         panel.set_xlabel("depth (batch 32)")
     else:
         panel.set_ylim(bottom=0)
         panel.set_xlabel("batch size (ResNet-20)")
     panel.set_ylabel(f"training, {comparisons[0].unit}")
-    panel.legend(frameon=False, fontsize=8)
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def growing_number(comparison):
-    """Return the depth or batch size, with which the name begins."""
-    return int(comparison.name.split(",")[0].split()[-1])

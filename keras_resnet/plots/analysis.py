@@ -12,11 +12,12 @@ from keras_resnet.plots.style import (
     RESIDUAL,
     band,
     finish,
-    line_style,
+    look,
     marker,
     shade,
     subplots,
 )
+from keras_resnet.table1 import stage_and_block
 
 if TYPE_CHECKING:
     from keras_resnet.analysis import PathGradients
@@ -38,23 +39,17 @@ def layer_responses(
     for axes, how in ((panels[0, 0], "layer (in order)"), (panels[1, 0], None)):
         for i, one in enumerate(series):
             std = np.asarray(one["std"])
-            if how is None:
-                std = np.sort(std)[::-1]
-            axes.plot(
-                np.arange(1, len(std) + 1),
-                std,
-                color=one["color"],
-                linestyle=line_style(i),
-                marker=marker(i),
-                markersize=3,
-                linewidth=1.2,
-                label=one["label"],
-            )
+            _by_layer(axes, i, one, std if how else np.sort(std)[::-1])
         axes.set_xlabel(how or "layer (sorted by the deviation)")
         axes.set_ylabel("deviation of the response")
         axes.set_ylim(bottom=0)
         finish(axes)
     return figure
+
+
+def _by_layer(axes: Axes, i: int, one: dict, values: np.ndarray) -> None:
+    layers = np.arange(1, len(values) + 1)
+    axes.plot(layers, values, markersize=3, linewidth=1.2, **look(i, one))
 
 
 def gradient_norms(
@@ -69,16 +64,7 @@ def gradient_norms(
     """
     figure, [[axes]] = subplots(6.4, 4.2, caption)
     for i, one in enumerate(series):
-        axes.plot(
-            np.arange(1, len(one["norms"]) + 1),
-            one["norms"],
-            color=one["color"],
-            linestyle=line_style(i),
-            marker=marker(i),
-            markersize=3,
-            linewidth=1.2,
-            label=one["label"],
-        )
+        _by_layer(axes, i, one, one["norms"])
     _gradient_axes(axes)
     finish(axes)
     return figure
@@ -182,29 +168,25 @@ def deleted_blocks(
     Reference: Veit et al. 2016, figure 3.
     """
     names = sorted(
-        {name for one in series for name in one["names"]}, key=_block
+        {name for one in series for name in one["names"]}, key=stage_and_block
     )
     figure, [[axes]] = subplots(max(5.6, 0.24 * len(names) + 2), 4.2, caption)
     for i, one in enumerate(series):
-        at = [names.index(name) for name in one["names"]]
+        style = look(i, one)
         axes.plot(
-            at,
+            [names.index(name) for name in one["names"]],
             100 * np.asarray(one["error"]),
-            color=one["color"],
-            linestyle="",
-            marker=marker(i),
-            label=f"{one['label']}, a block deleted",
+            **style
+            | {"linestyle": "", "label": f"{one['label']}, a block deleted"},
         )
         axes.axhline(
             100 * one["baseline"],
-            color=one["color"],
-            linestyle=line_style(i),
             linewidth=1,
-            label=f"{one['label']}, whole",
+            **style | {"marker": "", "label": f"{one['label']}, whole"},
         )
     axes.set_xticks(
         range(len(names)),
-        [f"{stage}.{block}" for stage, block in map(_block, names)],
+        [f"{stage}.{block}" for stage, block in map(stage_and_block, names)],
         rotation=90 if len(names) > 12 else 0,
         fontsize=8,
     )
@@ -213,11 +195,6 @@ def deleted_blocks(
     axes.set_ylim(bottom=0)
     finish(axes)
     return figure
-
-
-def _block(name: str) -> tuple[int, int]:
-    stage, _, block = name.removeprefix("stage").partition("_block")
-    return int(stage), int(block)
 
 
 def lesion_study(series: Sequence[dict], caption: str | None = None) -> Figure:
@@ -234,24 +211,14 @@ def lesion_study(series: Sequence[dict], caption: str | None = None) -> Figure:
     figure, [panels] = subplots(9, 4.2, caption, columns=2, sharey=True)
     for i, one in enumerate(series):
         deleted, swapped = one["deleted"], one["swapped"]
-        band(
-            panels[0],
-            deleted.counts,
-            100 * deleted.error,
-            one["color"],
-            marker=marker(i),
-            linestyle=line_style(i),
-            label=one["label"],
-        )
+        style = look(i, one)
+        band(panels[0], deleted.counts, 100 * deleted.error, **style)
         panels[1].plot(
             swapped.correlation.ravel(),
             100 * swapped.error.ravel(),
-            color=one["color"],
-            marker=marker(i),
             markersize=4,
             alpha=0.7,
-            linestyle="",
-            label=one["label"],
+            **style | {"linestyle": ""},
         )
     panels[0].set_xlabel("blocks deleted")
     panels[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

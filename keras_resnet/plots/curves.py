@@ -1,8 +1,10 @@
 """Learning curves, errors by depth, and predicted classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
@@ -11,11 +13,34 @@ from keras_resnet.plots.style import (
     RESIDUAL,
     band,
     finish,
-    line_style,
+    look,
     marker,
     shade,
     subplots,
 )
+
+
+def _training_and_validation(
+    axes: Axes,
+    curve: dict,
+    key: str,
+    scale: float,
+    label: str,
+    **kwargs: Any,
+) -> None:
+    """Draw `key` thin and dashed, `val_key` bold."""
+    for name, what, style in (
+        (key, "training", {"linewidth": 1, "linestyle": "--"}),
+        (f"val_{key}", "validation", {"linewidth": 2}),
+    ):
+        band(
+            axes,
+            curve["iterations"],
+            scale * np.asarray(curve[name], "float64"),
+            label=f"{label}, {what}",
+            **style,
+            **kwargs,
+        )
 
 
 def learning_curves(
@@ -45,20 +70,10 @@ def learning_curves(
         color = curve.get("color", palette[i % len(palette)])
         label = curve["label"]
         x = curve["iterations"]
-        marker = "." if len(x) < 40 else ""
-        for key, style, what in (
-            ("error", {"linewidth": 1, "linestyle": "--"}, "training"),
-            ("val_error", {"linewidth": 2}, "validation"),
-        ):
-            band(
-                axes,
-                x,
-                100 * np.asarray(curve[key], "float64"),
-                color,
-                marker=marker,
-                label=f"{label}, {what}",
-                **style,
-            )
+        points = "." if len(x) < 40 else ""
+        _training_and_validation(
+            axes, curve, "error", 100, label, color=color, marker=points
+        )
         if "test_error" in curve:
             error = 100 * curve["test_error"]
             axes.plot(
@@ -77,11 +92,8 @@ def learning_curves(
     axes.margins(y=0.15)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    if title:
-        axes.set_title(title, fontsize=10)
+    axes.set_title(title or "", fontsize=10)
+    finish(axes)
     return figure
 
 
@@ -103,20 +115,16 @@ def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
         (panels[1], "accuracy", 100),
     ):
         for i, curve in enumerate(curves):
-            for name, what, style in (
-                (key, "training", {"linewidth": 1, "linestyle": "--"}),
-                (f"val_{key}", "validation", {"linewidth": 2}),
-            ):
-                band(
-                    axes,
-                    curve["iterations"],
-                    scale * np.asarray(curve[name]),
-                    curve["color"],
-                    marker=marker(i),
-                    markersize=3.5,
-                    label=f"{curve['label']}, {what}",
-                    **style,
-                )
+            _training_and_validation(
+                axes,
+                curve,
+                key,
+                scale,
+                curve["label"],
+                color=curve["color"],
+                marker=marker(i),
+                markersize=3.5,
+            )
         axes.set_xlabel("steps of the optimizer")
         axes.set_xlim(left=0)
         finish(axes)
@@ -131,7 +139,6 @@ def predictions(
     labels: Sequence[str],
     predicted: dict[str, Sequence[tuple[str, float]]],
     caption: str | None = None,
-    columns: int = 6,
 ) -> Figure:
     """Draw images with their class and the classes that networks predict.
 
@@ -141,8 +148,8 @@ def predictions(
         predicted: Dictionary from the name of a network to a list of `n`
             pairs of a class name and its probability.
         caption: String, optional.
-        columns: Integer, images in a row. Defaults to `6`.
     """
+    columns = 6
     rows = -(-len(images) // columns)
     height = rows * (1.7 + 0.2 * len(predicted)) + 0.4
     figure, grid = subplots(1.5 * columns, height, caption, rows, columns)
@@ -181,28 +188,18 @@ def degradation(curves: Sequence[dict], caption: str | None = None) -> Figure:
     figure, [panels] = subplots(9, 4.4, caption, columns=2, sharey=True)
     depths = sorted({curve["depth"] for curve in curves})
     for curve in sorted(curves, key=lambda c: c["depth"]):
-        plain = curve["plain"]
-        axes = panels[0 if plain else 1]
-        rank = depths.index(curve["depth"])
-        color = shade(
-            PLAIN if plain else RESIDUAL, (rank + 1) / max(1, len(depths))
+        plain, depth = curve["plain"], curve["depth"]
+        rank = depths.index(depth)
+        _training_and_validation(
+            panels[0 if plain else 1],
+            curve,
+            "error",
+            100,
+            f"{'plain' if plain else 'ResNet'}-{depth}",
+            color=shade(PLAIN if plain else RESIDUAL, (rank + 1) / len(depths)),
+            marker=marker(rank) if len(curve["iterations"]) < 40 else "",
+            markersize=4,
         )
-        label = f"{'plain' if plain else 'ResNet'}-{curve['depth']}"
-        for key, what, style in (
-            ("error", "training", {"linewidth": 1, "linestyle": "--"}),
-            ("val_error", "validation", {"linewidth": 2}),
-        ):
-            few = len(curve["iterations"]) < 40
-            band(
-                axes,
-                curve["iterations"],
-                100 * np.asarray(curve[key]),
-                color,
-                marker=marker(rank) if few else "",
-                markersize=4,
-                label=f"{label}, {what}",
-                **style,
-            )
     panels[0].set_title("plain", fontsize=10)
     panels[1].set_title("residual", fontsize=10)
     panels[0].set_ylabel("error (%)")
@@ -236,11 +233,8 @@ def error_by_depth(
             one["depths"],
             [e.mean() for e in errors],
             [e.std(ddof=1) if len(e) > 1 else 0 for e in errors],
-            color=one["color"],
-            marker=marker(i),
-            linestyle=line_style(i),
             capsize=3,
-            label=one["label"],
+            **look(i, one),
         )
     axes.set_xlabel("depth (weighted layers)")
     axes.set_ylabel(ylabel)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     finish,
-    line_style,
+    look,
     subplots,
 )
 
@@ -32,11 +32,7 @@ def landscape_lines(
             panels, (landscape.loss, 100 * landscape.error), strict=True
         ):
             axes.plot(
-                landscape.axes[0],
-                values,
-                color=one["color"],
-                linestyle=line_style(i),
-                label=one["label"],
+                landscape.axes[0], values, **look(i, one) | {"marker": ""}
             )
     panels[0].set_yscale("log")
     panels[0].set_ylabel("cross-entropy (nats)")
@@ -46,10 +42,6 @@ def landscape_lines(
         axes.set_xlabel("along the direction (filter norms)")
         finish(axes)
     return figure
-
-
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):,g}"
 
 
 def landscape_contours(
@@ -80,7 +72,8 @@ def landscape_contours(
             norm=colors.LogNorm(low, high),
             cmap="viridis",
         )
-        axes.clabel(drawn, levels[1::3], fmt=_two_digits, fontsize=7)
+        texts = {z: f"{float(f'{z:.2g}'):,g}" for z in levels[1::3]}
+        axes.clabel(drawn, [*texts], fmt=texts, fontsize=7)
         axes.plot(0, 0, marker="+", color="black", markersize=9)
         axes.set_xlabel("first direction (filter norms)")
         axes.set_ylabel("second direction (filter norms)")

@@ -44,9 +44,14 @@ def marker(i: int) -> str:
     return MARKERS[i % len(MARKERS)]
 
 
-def line_style(i: int) -> Any:
-    """Return the line style of series `i`."""
-    return STYLES[i % len(STYLES)]
+def look(i: int, one: dict) -> dict[str, Any]:
+    """Return how series `i` is drawn, as arguments of `Axes.plot`."""
+    return {
+        "color": one["color"],
+        "linestyle": STYLES[i % len(STYLES)],
+        "marker": marker(i),
+        "label": one["label"],
+    }
 
 
 def subplots(
@@ -60,19 +65,14 @@ def subplots(
     """Return a figure with a caption below it, and its array of axes."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
-    _caption(figure, caption)
-    return figure, axes
-
-
-def _caption(figure: Figure, caption: str | None) -> None:
     if caption:
-        width = int(figure.get_figwidth() * 15.5)
         figure.supxlabel(
-            "\n".join(textwrap.wrap(caption, width)),
+            "\n".join(textwrap.wrap(caption, int(15.5 * width))),
             fontsize=7.5,
             x=0.01,
             horizontalalignment="left",
         )
+    return figure, axes
 
 
 def finish(axes: Axes, legend: bool = True) -> None:
@@ -91,9 +91,7 @@ def band(
     **kwargs: Any,
 ) -> None:
     """Draw the mean over the last axis and a band of one deviation."""
-    values = np.asarray(values, "float64")
-    if values.ndim == 1:
-        values = values[:, None]
+    values = np.asarray(values, "float64").reshape(len(x), -1)
     mean = values.mean(axis=-1)
     axes.plot(x, mean, color=color, **kwargs)
     if values.shape[-1] > 1:

@@ -39,12 +39,9 @@ def decoding():
 
 
 def cost(settings, gpus, decoded):
-    """Return what a training costs. Rates are per second.
+    """Return what a training costs, by images that a core decodes a second.
 
-    Args:
-        settings: `imagenet.Settings`.
-        gpus: Integer.
-        decoded: Float, images per second that a core decodes.
+    Rates are per second.
     """
     batch = settings.batch_size
     steps, epochs = settings.steps, settings.epochs
@@ -70,21 +67,6 @@ def cost(settings, gpus, decoded):
     )
 
 
-def hours_and_minutes(hours):
-    """Return hours as text, "1:05"."""
-    return "{}:{:02}".format(*divmod(round(60 * hours), 60))
-
-
-def cells(preset, gpus, c):
-    """Return the row of a cost in the table."""
-    row = [f"`{preset}`", f"{gpus}", f"{c.batch:,}", f"{c.batch / gpus:g}"]
-    row += [f"{c.hours * gpus:.0f}", hours_and_minutes(c.hours)]
-    row += [f"{c.images_per_second:,.0f}", f"{c.decode_cores:,.0f}"]
-    if gpus == 1:
-        return [*row, "", ""]
-    return [*row, f"{c.gigabits_per_gpu:,.1f}", f"{c.messages:,.0f}"]
-
-
 def costs():
     """Return the table of every preset on every number of GPUs."""
     head = ["preset", "GPUs", "batch", "per GPU", "GPU hours", "h:min"]
@@ -94,7 +76,14 @@ def costs():
         settings = imagenet.Settings.settle({"preset": preset})
         for gpus in GPUS:
             c = cost(settings, gpus, decoded[settings.sampling])
-            rows.append(cells(preset, gpus, c))
+            hours, minutes = divmod(round(60 * c.hours), 60)
+            row = [f"`{preset}`", gpus, f"{c.batch:,}", f"{c.batch / gpus:g}"]
+            row += [f"{c.hours * gpus:.0f}", f"{hours}:{minutes:02}"]
+            row += [f"{c.images_per_second:,.0f}", f"{c.decode_cores:,.0f}"]
+            alone = gpus == 1
+            row.append("" if alone else f"{c.gigabits_per_gpu:,.1f}")
+            row.append("" if alone else f"{c.messages:,.0f}")
+            rows.append(row)
     return table(head, rows)
 
 

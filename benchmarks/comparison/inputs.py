@@ -139,8 +139,7 @@ def fits(batch_size, steps):
 def make_pictures(folder, n=64, rows=375, columns=500):
     """Write pictures of ImageNet's usual size, and return the folder."""
     rng = np.random.default_rng(0)
-    path = Path(folder) / "pictures"
-    path.mkdir()
+    (Path(folder) / "pictures").mkdir()
     y, x = np.mgrid[:rows, :columns][..., None] / 60
     for i in range(n):
         a, b, c = rng.uniform(0.3, 2, (3, 1, 1, 3))
@@ -148,18 +147,14 @@ def make_pictures(folder, n=64, rows=375, columns=500):
         image += rng.normal(0, 12, image.shape)
         image = image.clip(0, 255).astype("uint8")
         contents = tf.io.encode_jpeg(image, quality=90).numpy()
-        (path / f"{i}.JPEG").write_bytes(contents)
+        Path(folder, "pictures", f"{i}.JPEG").write_bytes(contents)
     return folder
 
 
 def decoders(folder, batch_size, size, box):
     """Return functions that make batches, whose first item is the images.
 
-    Args:
-        folder: Folder of folders of images.
-        batch_size: Integer.
-        size: Integer, rows and columns of the result.
-        box: `"inception"` or `"paper"`, how the part of an image is drawn.
+    `box` is how the part of an image is drawn, `"inception"` or `"paper"`.
     """
     source = data.Folder(folder)
     others = list(map(str, source.paths)), batch_size, size, box

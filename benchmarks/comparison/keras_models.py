@@ -30,12 +30,7 @@ class End(keras.callbacks.Callback):
 class KerasModel(Implementation):
     """A Keras model, used as Keras's guides use it: `fit` and `predict`.
 
-    Args:
-        model: `keras.Model` that returns logits.
-        optimizer: `keras.optimizers.Optimizer`.
-        weights: Dictionary of NumPy arrays, as `Network.draw` returns.
-        path: Function from a name of ours to the path of a variable. Defaults
-            to the name.
+    `path` is the function from a name of ours to the path of a variable.
     """
 
     def __init__(self, model, optimizer, weights, path=str):

@@ -12,21 +12,15 @@ WARMUP_BATCHES = 4
 
 @dataclasses.dataclass
 class Comparison:
-    """Values of several implementations, measured in the same rounds.
+    """Values of several implementations, measured in the same rounds."""
 
-    Attributes:
-        name: What was measured, such as "ResNet-20, training, batch 128".
-        unit: Unit of the values.
-        values: By implementation, a value for each round. One is "ours".
-        differences: By implementation, the largest difference of its logits
-            from those of ours.
-        left_out: By implementation, why it is missing.
-    """
-
-    name: str
+    name: str  # such as "ResNet-20, training, batch 128"
     unit: str
+    # By implementation: a value for each round. One is "ours".
     values: dict
+    # The largest difference of its logits from those of ours.
     differences: dict = dataclasses.field(default_factory=dict)
+    # Why it is missing.
     left_out: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -73,22 +67,12 @@ def progress(line):
 
 
 def alternate(runs, rounds, label, warmup=1, prepare=lambda name: None):
-    """Run all implementations once per round, in a random order.
+    """Run the functions of all implementations once per round, in random order.
 
     The order is random because an implementation that always came after the
     same other one would always find the same caches and the same clock rate.
-
-    Args:
-        runs: By implementation, a function that measures it once.
-        rounds: Integer, rounds to keep.
-        label: String for the progress lines.
-        warmup: Integer, rounds before those, which are not kept. Defaults to
-            `1`.
-        prepare: Function that is called with the name of the implementation
-            before its run. Defaults to nothing.
-
-    Returns:
-        By implementation, a list of what its function returned.
+    `prepare` is called with a name before its run. Returns the list of results
+    by name, without those of `warmup` rounds before the others.
     """
     order = random.Random(0)
     values = {name: [] for name in runs}
@@ -108,13 +92,7 @@ def alternate(runs, rounds, label, warmup=1, prepare=lambda name: None):
 def compare(name, unit, runs, rounds, convert=lambda s: s, **kwargs):
     """Time implementations in turn, and return the `Comparison`.
 
-    Args:
-        name: Name of the comparison.
-        unit: Unit of the values.
-        runs: By implementation, a function that returns seconds.
-        rounds: Integer, rounds to keep.
-        convert: Function from seconds to a value. Defaults to the seconds.
-        **kwargs: Arguments of `alternate`.
+    `runs` return seconds, and `convert` makes values of them.
     """
     seconds = alternate(runs, rounds, name, **kwargs)
     values = {key: [convert(s) for s in kept] for key, kept in seconds.items()}

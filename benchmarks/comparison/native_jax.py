@@ -14,11 +14,8 @@ from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 class Operations:
     """The network's operations on arrays of JAX.
 
-    Args:
-        network: `Network`.
-        weights: Dictionary of arrays.
-        training: Whether to normalize by the batch. Then `statistics` holds
-            the new moving statistics afterwards.
+    In training they normalize by the batch, and `statistics` holds the new
+    moving statistics afterwards.
     """
 
     def __init__(self, network, weights, training):
@@ -95,17 +92,15 @@ def train_step(network, trained, statistics, velocities, images, labels):
         right = jnp.take_along_axis(by_class, labels[:, None], axis=1)
         return -right.mean(), operations.statistics
 
+    def velocity(v, g, w):
+        return MOMENTUM * v + g + DECAY * w
+
+    def moved(w, v):
+        return w - LEARNING_RATE * v
+
     gradients, statistics = jax.grad(loss, has_aux=True)(trained)
-    velocities = jax.tree.map(
-        lambda v, g, w: MOMENTUM * v + g + DECAY * w,
-        velocities,
-        gradients,
-        trained,
-    )
-    trained = jax.tree.map(
-        lambda w, v: w - LEARNING_RATE * v, trained, velocities
-    )
-    return trained, statistics, velocities
+    velocities = jax.tree.map(velocity, velocities, gradients, trained)
+    return jax.tree.map(moved, trained, velocities), statistics, velocities
 
 
 class Native(Implementation):

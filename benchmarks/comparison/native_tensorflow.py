@@ -9,11 +9,7 @@ from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 class Operations:
     """The network's operations on tensors of TensorFlow.
 
-    Args:
-        network: `Network`.
-        variables: Dictionary of `tf.Variable`.
-        training: Whether to normalize by the batch, and to update the moving
-            statistics.
+    In training they normalize by the batch and update the moving statistics.
     """
 
     def __init__(self, network, variables, training):
@@ -82,16 +78,15 @@ class Native(Implementation):
         self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.trained]
         # Each instance has graphs of its own, because they hold its variables.
         self.train_graph = tf.function(self._train_step)
-        self.infer_graph = tf.function(self._infer)
+        self.infer_graph = tf.function(self._logits)
 
-    def _infer(self, images):
-        operations = Operations(self.network, self.variables, False)
+    def _logits(self, images, training=False):
+        operations = Operations(self.network, self.variables, training)
         return self.network.forward(operations, images)
 
     def _train_step(self, images, labels):
-        operations = Operations(self.network, self.variables, True)
         with tf.GradientTape() as tape:
-            logits = self.network.forward(operations, images)
+            logits = self._logits(images, training=True)
             loss = tf.reduce_mean(
                 tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             )

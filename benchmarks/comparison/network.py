@@ -50,16 +50,7 @@ class Block(NamedTuple):
 class Network:
     """A residual network with classifier, as `keras_resnet.ResNet` builds it.
 
-    Attributes:
-        depths: Blocks per stage.
-        widths: Filters per stage.
-        size: Rows and columns of an image.
-        classes: Number of classes.
-        stem: "cifar" or "imagenet".
-        bottleneck: Whether blocks are bottlenecks.
-        shortcut: "A" or "B".
-        bottleneck_stride: "3x3" or "1x1".
-        epsilon: Number that normalization adds to the variance.
+    The arguments are those of `ResNet`, with `size` rows and columns.
     """
 
     depths: tuple

@@ -133,10 +133,7 @@ class GradientFlow(StepCounter):
         self, images: np.ndarray, labels: np.ndarray, every: int, path: PathLike
     ) -> None:
         super().__init__()
-        if every < 1:
-            raise ValueError(
-                f"`every` must be at least 1. Received: every={every}"
-            )
+        network.at_least_one("every", every)
         self.images = images
         self.labels = labels
         self.every = every

@@ -223,19 +223,17 @@ def _key(model, *others):
     """Return a checksum of all that determines a landscape."""
     digest = hashlib.sha256()
     # Different networks may have the same weights.
-    layers = [_configuration(layer) for layer in network.chain(model)]
+    layers = map(keras.saving.serialize_keras_object, network.chain(model))
+    layers = [
+        (layer["class_name"], layer["config"] | {"name": None})
+        for layer in layers
+    ]
     digest.update(json.dumps(layers, sort_keys=True).encode())
     values = [ops.convert_to_numpy(v) for v in network.values_of(model)]
     for part in keras.tree.flatten([values, *others]):
         part = np.ascontiguousarray(part)
         digest.update(f"{part.dtype} {part.shape} ".encode() + part.tobytes())
     return digest.hexdigest()
-
-
-def _configuration(layer):
-    """Return the class and the configuration of a layer, without its name."""
-    serialized = keras.saving.serialize_keras_object(layer)
-    return serialized["class_name"], serialized["config"] | {"name": None}
 
 
 def _read(path, key):

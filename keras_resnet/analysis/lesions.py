@@ -60,7 +60,7 @@ class LesionedNetwork:
         residual = np.array([block.residual for block in self._blocks])
         self.deletable = np.flatnonzero(residual | ~changes)
         self._shapes = [
-            None if change else _shapes_of_weights(block)
+            None if change else [v.shape for v in block.variables]
             for block, change in zip(self._blocks, changes, strict=True)
         ]
         self._batches = list(
@@ -162,10 +162,6 @@ class LesionedNetwork:
             for j in range(i)
             if shape is not None and shape == self._shapes[j]
         ]
-
-
-def _shapes_of_weights(block):
-    return [tuple(v.shape) for v in block.variables]
 
 
 def delete_each_block(

@@ -27,7 +27,11 @@ def chain(model: keras.Model) -> list[keras.Layer]:
         ValueError: If the model is not a chain of layers with blocks, or if
             a block overrides `call` or `paths`.
     """
-    layers = [x for x in model.layers if not _is_input(x)]
+    layers = [
+        layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
     tensor = model.inputs[0]
     for layer in layers:
         nodes = [n for n in layer._inbound_nodes if n.input_tensors == [tensor]]
@@ -52,10 +56,6 @@ def chain(model: keras.Model) -> list[keras.Layer]:
                 "the methods that `ResidualBlock` names instead."
             )
     return layers
-
-
-def _is_input(layer):
-    return isinstance(layer, keras.layers.InputLayer)
 
 
 def blocks(model: keras.Model) -> list[ResidualBlock]:
@@ -99,7 +99,7 @@ def forward(
     Returns:
         The outputs of the network.
     """
-    observe = observe or _nothing
+    observe = observe or (lambda *_: None)
     layers = chain(model)
     # Folded and pre-activated nets have no normalization in the stem.
     stem = (
@@ -119,17 +119,10 @@ def forward(
                 x = block(number, branch, shortcut, x)
             number += 1
             continue
-        if isinstance(layer, keras.layers.BatchNormalization):
-            x = layer(x, training=training)
-        else:
-            x = layer(x)
+        x = layer(x, training=training)
         if layer.name == stem:
             observe("stem_conv", model.get_layer("stem_conv"), x)
     return x
-
-
-def _nothing(*_):
-    pass
 
 
 def pure(model: keras.Model, function: Callable) -> Callable:

@@ -96,6 +96,11 @@ def to_numpy(x):
     return keras.ops.convert_to_numpy(x).copy()
 
 
+def values(model):
+    """Return copies of all variables of a model, as arrays."""
+    return [to_numpy(v) for v in model.variables]
+
+
 def call(model, x, training):
     """Call a model on an array; its statistics may change or not."""
     x = keras.ops.convert_to_tensor(x)

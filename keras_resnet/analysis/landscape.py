@@ -125,14 +125,20 @@ def loss_landscape(
         values = _read(path, key)
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     evaluate = _evaluation(
-        model, images, labels, directions, statistics, batch_size
+        model,
+        images,
+        labels,
+        directions,
+        statistics,
+        batch_size,
+        points_at_a_time,
     )
     missing = np.argwhere(np.isnan(values[0]))
     bar = keras.utils.Progbar(len(missing), verbose=verbose, unit_name="point")
     for i in range(0, len(missing), points_at_a_time):
         places = missing[i : i + points_at_a_time]
         at = tuple(places.T)
-        values[(slice(None), *at)] = evaluate(points[at], points_at_a_time)
+        values[(slice(None), *at)] = evaluate(points[at])
         if path is not None:
             _write(path, key, axes, values)
         bar.add(len(places))
@@ -160,8 +166,10 @@ def _check(model, directions, axes, statistics):
             )
 
 
-def _evaluation(model, images, labels, directions, statistics, batch_size):
-    """Return a function of points that returns losses and errors."""
+def _evaluation(
+    model, images, labels, directions, statistics, batch_size, size
+):
+    """Return a function of up to `size` points: their losses and errors."""
     from_logits = network.gives_logits(model)
     training = statistics == "batch"
     trainable = {id(v): i for i, v in enumerate(model.trainable_variables)}
@@ -185,10 +193,8 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
             moved.append(value)
         return stateless(moved, images, labels)
 
-    one = backend.compiled(at_point)
-    several = None
-    if backend.vectorized:
-        several = backend.compiled(backend.vectorized(at_point, 5))
+    run = at_point if size == 1 else backend.vectorized(at_point, 5)
+    run = backend.compiled(run)
     values = network.values_of(model)
     directions = [
         [ops.convert_to_tensor(np.asarray(d, "float32")) for d in direction]
@@ -199,16 +205,12 @@ def _evaluation(model, images, labels, directions, statistics, batch_size):
         for batch in network.batches(images, labels, batch_size=batch_size)
     ]
 
-    def evaluate(points, size):
+    def evaluate(points):
         n = len(points)
+        # Padded, because another size would be compiled anew.
+        points = np.concatenate([points, np.repeat(points[:1], size - n, 0)])
         if size == 1:
-            run, points = one, points[0]
-        else:
-            # Padded, because another size would be compiled anew.
-            run = several
-            points = np.concatenate(
-                [points, np.repeat(points[:1], size - n, 0)]
-            )
+            (points,) = points
         points = ops.convert_to_tensor(points.astype("float32"))
         total = 0
         for batch in batches:

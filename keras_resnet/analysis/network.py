@@ -82,22 +82,15 @@ def forward(
     block: Callable[[int, Tensor, Tensor | None, Tensor], Tensor] | None = None,
     observe: Callable[[str, keras.Layer, Tensor], None] | None = None,
 ) -> Tensor:
-    """Run a network layer by layer.
+    """Run a network layer by layer, and return its outputs.
 
-    Args:
-        model: A network of this package.
-        x: Tensor of images.
-        training: Boolean, whether to normalize by the batch. Defaults to
-            `False`.
-        block: Callable `(i, branch, shortcut, x)` that returns what block `i`
-            outputs, given the outputs of its branch and its shortcut (`None`
-            in a plain net) and its input. Defaults to the block's `join`.
-        observe: Callable `(name, convolution, response)` that is shown the
-            response of the stem and of each convolution in a branch: after
-            normalization, before the nonlinearity.
+    `block(i, branch, shortcut, x)` returns what block `i` outputs, given the
+    outputs of its branch and its shortcut (`None` in a plain net) and its
+    input. By default it is the block's `join`.
 
-    Returns:
-        The outputs of the network.
+    `observe(name, convolution, response)` is shown the response of the stem
+    and of each convolution in a branch: after normalization, before the
+    nonlinearity.
     """
     observe = observe or (lambda *_: None)
     layers = chain(model)
@@ -128,13 +121,8 @@ def forward(
 def pure(model: keras.Model, function: Callable) -> Callable:
     """Return a function of tensors as one of the model's variables, too.
 
-    Args:
-        model: A built `keras.Model`.
-        function: Callable of tensors that uses the model.
-
-    Returns:
-        Callable `(values, *inputs)` that computes `function(*inputs)` with
-        `values` in place of the model's variables, and changes none of them.
+    It takes `(values, *inputs)` and computes `function(*inputs)` with `values`
+    in place of the model's variables, of which it changes none.
     """
     variables = model.variables
 

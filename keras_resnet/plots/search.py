@@ -131,24 +131,20 @@ def _axis(
 ) -> tuple[list[float], list[tuple[float, str]]]:
     """Return places from 0 to 1 of values, and ticks: places and texts."""
     kinds = sorted(set(values))
-    if isinstance(kinds[0], str) or (
-        len(kinds) <= 5 and not log and not continuous
-    ):
+    n = len(kinds)
+    if isinstance(kinds[0], str) or (n <= 5 and not log and not continuous):
         places = {
-            kind: i / (len(kinds) - 1) if len(kinds) > 1 else 0.5
-            for i, kind in enumerate(kinds)
+            kind: i / (n - 1) if n > 1 else 0.5 for i, kind in enumerate(kinds)
         }
-        return [places[v] for v in values], [
-            (place, str(kind)) for kind, place in places.items()
-        ]
+        ticks = [(place, str(kind)) for kind, place in places.items()]
+        return [places[v] for v in values], ticks
     scale = math.log10 if log else float
     low, high = scale(kinds[0]), scale(kinds[-1])
     width = (high - low) or 1.0
-    ends = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
-    ticks = [
-        ((end - low) / width, f"{10**end if log else end:.3g}")
-        for end in (ends if high > low else ends[:1])
-    ]
+    ticks = []
+    for share in (0, 0.25, 0.5, 0.75, 1) if n > 1 else (0,):
+        value = low + share * width
+        ticks.append((share, f"{10**value if log else value:.3g}"))
     return [(scale(v) - low) / width for v in values], ticks
 
 

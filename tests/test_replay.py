@@ -3,8 +3,6 @@
 import copy
 import gc
 import pickle
-import threading
-import warnings
 import weakref
 from concurrent import futures
 
@@ -52,9 +50,10 @@ def _before(*more):
     return ResidualNetwork(net.inputs[0], net.get_layer("head")(outputs))
 
 
-def _compile(model, eagerly, optimizer=None, loss=LOSS, **kwargs):
+def _compile(model, eagerly=False, optimizer=None, loss=LOSS, **kwargs):
     optimizer = optimizer or (lambda: keras.optimizers.SGD(0.05, 0.9))
     model.compile(optimizer(), loss, run_eagerly=eagerly, **kwargs)
+    return model
 
 
 def _fit(model, x=IMAGES, y=LABELS, **kwargs):
@@ -109,6 +108,13 @@ def _same_training(build=_net, fit=_fit, atol=1e-6, traces=(1, 0), **kwargs):
     assert traces is None or _traces(models[0]) == traces
 
 
+class _Traceable(ResidualBlock):
+    traceable = True
+
+    def activation(self, x):
+        return ops.silu(x)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -120,6 +126,7 @@ def _same_training(build=_net, fit=_fit, atol=1e-6, traces=(1, 0), **kwargs):
         {"bottleneck": True, "bottleneck_stride": "1x1"},
         {"stem": "imagenet", "zero_init_residual": True},
         {"block": keras_resnet.PreactivationBlock},
+        {"block": _Traceable},
     ],
     ids=str,
 )
@@ -208,23 +215,15 @@ def test_losses_metrics_and_weights_of_samples():
 
 
 def test_kernel_regularizer_and_constraint():
-    def build():
-        net = _net()
-        head = layers.Dense(
-            CLASSES, kernel_regularizer="l2", kernel_constraint="unit_norm"
-        )
-        return ResidualNetwork(
-            net.inputs[0], head(net.get_layer("avg_pool").output)
-        )
-
-    _same_training(build, atol=1e-5)
+    options = {"kernel_regularizer": "l2", "kernel_constraint": "unit_norm"}
+    _same_training(lambda: _before(layers.Dense(16, **options)), atol=1e-5)
 
 
 def test_a_smaller_last_batch():
-    def fit(model):
-        return _fit(model, IMAGES[:30], LABELS[:30], epochs=4)
-
-    _same_training(fit=fit, traces=(2, 0))
+    _same_training(
+        fit=lambda m: _fit(m, IMAGES[:30], LABELS[:30], epochs=4),
+        traces=(2, 0),
+    )
 
 
 def _freeze_stage(model):
@@ -269,39 +268,34 @@ def test_a_callback_freezes_and_thaws_and_changes_the_rate():
     )
 
 
+# Keras says that the frozen one has none, which is the point.
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_pytorchs_own_way_to_freeze():
     class Change(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             kernel = self.model.get_layer("stem_conv").kernel.value
             kernel.requires_grad_(epoch == 1)
 
-    model = _net()
-    _compile(model, False)
+    model = _compile(_net())
     stem = model.get_layer("stem_conv")
     kernels = []
     stop = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: kernels.append(stem.get_weights()[0])
     )
-    with warnings.catch_warnings():
-        # Keras says that the frozen one has none, which is the point.
-        warnings.filterwarnings("ignore", "Gradients do not exist")
-        _fit(model, callbacks=[Change(), stop])
+    _fit(model, callbacks=[Change(), stop])
     assert np.abs(kernels[1] - kernels[0]).max() > 1e-3
 
 
-def _with_normalization(trained_on=IMAGES):
+def _with_normalization():
     layer = layers.Normalization()
-    layer.adapt(trained_on)
+    layer.adapt(IMAGES)
     return _behind(layer)
 
 
 def test_normalization_adapted_anew():
     def fit(model):
         _fit(model)
-        (layer,) = (
-            x for x in model.layers if isinstance(x, layers.Normalization)
-        )
-        layer.adapt(IMAGES * 3 + 1)
+        model.layers[1].adapt(IMAGES * 3 + 1)
         # Keras compiles anew in `adapt` or not: a trace must not care.
         return _fit(model)
 
@@ -328,8 +322,7 @@ def test_normalization_loaded_between_batches():
 
 def test_weights_assigned_between_batches(tmp_path):
     path = tmp_path / "w.weights.h5"
-    other = _net()
-    _compile(other, True)
+    other = _compile(_net(), True)
     _fit(other)
     other.save_weights(path)
     loaded = other.get_weights()
@@ -367,6 +360,9 @@ def test_single_batches():
     _same_training(fit=fit, traces=(1, 1))
 
 
+# Keras says so too, of `aux`.
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.filterwarnings("ignore:.*runs layer by layer")
 def test_several_outputs():
     """A gradient of zero is not none: decay would move `aux`."""
 
@@ -381,11 +377,7 @@ def test_several_outputs():
     def fit(model):
         aux = model.get_layer("aux")
         before = aux.get_weights()
-        with warnings.catch_warnings():
-            # Keras says so too, of `aux`.
-            warnings.filterwarnings("ignore", "Gradients do not exist")
-            warnings.filterwarnings("ignore", ".*runs layer by layer")
-            logs = _fit(model, y=[ONE_HOT, ONE_HOT])
+        logs = _fit(model, y=[ONE_HOT, ONE_HOT])
         np.testing.assert_equal(aux.get_weights(), before)
         return logs
 
@@ -416,13 +408,6 @@ def test_several_outputs_predict_by_replay():
 
 class _MyBlock(ResidualBlock):
     pass
-
-
-class _Traceable(ResidualBlock):
-    traceable = True
-
-    def activation(self, x):
-        return ops.silu(x)
 
 
 class _OfTraceable(_Traceable):
@@ -490,25 +475,26 @@ RANDOM = {
 }
 
 
+def _warned(words, *args, **kwargs):
+    """Return a fit that says once, with some words, that nothing is traced."""
+
+    def fit(model):
+        if model.run_eagerly:
+            return _fit(model, *args, **kwargs)
+        with pytest.warns(UserWarning, match=words) as actual:
+            logs = _fit(model, *args, **kwargs)
+        assert len([w for w in actual if "layer by" in str(w.message)]) == 1
+        return logs
+
+    return fit
+
+
 @pytest.mark.parametrize("name", [*OPAQUE, *RANDOM])
 def test_what_is_not_replayed_says_so_once(name):
     random = name in RANDOM
     words = "draws random numbers" if random else "runs layer by layer"
-
-    def fit(model):
-        kwargs = {"validation_data": (IMAGES, LABELS)}
-        if model.run_eagerly:
-            return _fit(model, **kwargs)
-        with pytest.warns(UserWarning, match=words) as actual:
-            logs = _fit(model, **kwargs)
-        assert len([w for w in actual if "layer by" in str(w.message)]) == 1
-        return logs
-
-    _same_training({**OPAQUE, **RANDOM}[name], fit, traces=(0, int(random)))
-
-
-def test_a_class_may_say_that_it_can_be_traced():
-    _same_training(lambda: _net(block=_Traceable))
+    fit = _warned(words, validation_data=(IMAGES, LABELS))
+    _same_training((OPAQUE | RANDOM)[name], fit, traces=(0, int(random)))
 
 
 def test_dict_inputs():
@@ -516,12 +502,7 @@ def test_dict_inputs():
         net = _net()
         return ResidualNetwork({"image": net.input}, net.output)
 
-    def fit(model):
-        if model.run_eagerly:
-            return _fit(model, {"image": IMAGES})
-        with pytest.warns(UserWarning, match="other inputs than one"):
-            return _fit(model, {"image": IMAGES})
-
+    fit = _warned("other inputs than one", {"image": IMAGES})
     _same_training(build, fit, traces=None)
 
 
@@ -533,13 +514,8 @@ def test_masks_reach_the_loss():
             net.input, layers.Masking()(layers.Reshape((32, 2))(x))
         )
 
-    def fit(model):
-        targets = np.random.default_rng(3).normal(size=(40, 32, 2))
-        if model.run_eagerly:
-            return _fit(model, y=targets)
-        with pytest.warns(UserWarning, match="have a mask"):
-            return _fit(model, y=targets)
-
+    targets = np.random.default_rng(3).normal(size=(40, 32, 2))
+    fit = _warned("have a mask", y=targets)
     _same_training(build, fit, traces=None, loss="mse")
 
 
@@ -547,8 +523,7 @@ def test_within_another_model():
     models = []
     for eagerly in (False, True):
         # It has a trace of its own from before.
-        net = _net()
-        _compile(net, False)
+        net = _compile(_net())
         _fit(net)
         assert _traces(net) == (1, 0)
         x = keras.Input((8, 8, 3))
@@ -561,22 +536,22 @@ def test_within_another_model():
 
 def test_a_network_within_a_network():
     def build():
-        net = _net()
-        _compile(net, True)
+        net = _compile(_net(), True)
         x = keras.Input((8, 8, 3))
         return ResidualNetwork(x, net(x))
 
     _same_training(build)
 
 
+# PyTorch's, for images, which have no gradients.
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     "kind",
     ["forward", "forward_pre", "full_backward", "full_backward_pre", "global"],
 )
 def test_hooks_are_called(kind, when):
-    model = _net()
-    _compile(model, False)
+    model = _compile(_net())
     if when == "after":
         _fit(model, epochs=1)
         assert _traces(model) == (1, 0)
@@ -591,10 +566,7 @@ def test_hooks_are_called(kind, when):
         handle = torch.nn.modules.module.register_module_forward_hook(hook)
     else:
         handle = getattr(layer, f"register_{kind}_hook")(hook)
-    with warnings.catch_warnings():
-        # PyTorch's, for images, which have no gradients.
-        warnings.filterwarnings("ignore", "Full backward hook is firing")
-        _fit(model, epochs=1)
+    _fit(model, epochs=1)
     handle.remove()
     # Keras builds once more, symbolically.
     count = len(calls)
@@ -605,8 +577,7 @@ def test_hooks_are_called(kind, when):
 
 
 def test_hooks_of_parameters_are_called():
-    model = _net()
-    _compile(model, False)
+    model = _compile(_net())
     calls = []
     kernel = model.get_layer("stem_conv").kernel.value
     kernel.register_hook(lambda gradient: calls.append(gradient.shape))
@@ -616,8 +587,7 @@ def test_hooks_of_parameters_are_called():
 
 
 def _trained():
-    model = _net()
-    _compile(model, False)
+    model = _compile(_net())
     _fit(model, validation_data=(IMAGES, LABELS))
     assert _traces(model) == (1, 1)
     return model
@@ -639,7 +609,7 @@ def test_copies_are_models_of_their_own(clone):
     twin.set_weights(model.get_weights())
     expected = model.predict(IMAGES, verbose=0)
     before = model.get_weights()
-    _compile(twin, False)
+    _compile(twin)
     np.testing.assert_allclose(
         twin.predict(IMAGES, verbose=0), expected, atol=1e-6
     )
@@ -669,8 +639,7 @@ def test_saved_while_training_and_trained_on(tmp_path):
 
 def test_predict_and_evaluate_in_batches_of_any_size():
     model = _trained()
-    twin = _net()
-    _compile(twin, True)
+    twin = _compile(_net(), True)
     twin.set_weights(model.get_weights())
     for size in (8, 1, 7, 40, 8):
         np.testing.assert_allclose(
@@ -715,7 +684,7 @@ def test_pytorchs_autocast_and_inference_mode():
     np.testing.assert_allclose(
         fresh.predict(IMAGES, batch_size=8, verbose=0), expected, atol=1e-6
     )
-    _compile(fresh, False)
+    _compile(fresh)
     _fit(fresh)
     assert _traces(fresh) == (1, 0)
 
@@ -740,32 +709,21 @@ def test_threads_share_a_model():
     draw = np.random.default_rng(2).normal
     batches = [draw(size=(n, 8, 8, 3)).astype("float32") for n in range(2, 7)]
     expected = [keras.ops.convert_to_numpy(model(batch)) for batch in batches]
-    errors = []
 
     def predict(seed):
         for i in np.random.default_rng(seed).integers(len(batches), size=25):
-            try:
-                actual = model.predict_on_batch(batches[i])
-                np.testing.assert_allclose(actual, expected[i], atol=1e-5)
-            except Exception as error:
-                errors.append(error)
+            actual = model.predict_on_batch(batches[i])
+            np.testing.assert_allclose(actual, expected[i], atol=1e-5)
 
-    threads = [threading.Thread(target=predict, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(predict, range(8)))
     assert _traces(model) == (0, len(batches))
 
 
 def test_threads_train_models_of_their_own():
-    expected = _net()
-    _compile(expected, eagerly=False)
+    expected = _compile(_net())
     _fit(expected)
-    models = [_net() for _ in range(4)]
-    for model in models:
-        _compile(model, eagerly=False)
+    models = [_compile(_net()) for _ in range(4)]
     with futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(_fit, models))
     for model in models:

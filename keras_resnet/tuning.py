@@ -25,7 +25,7 @@ from keras_resnet.blocks import ResidualBlock
 from keras_resnet.data.datasets import ImageData
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
-from keras_resnet.table1 import IMAGENET_SPECS, is_cifar_depth
+from keras_resnet.table1 import IMAGENET_SPECS, cifar_depths, imagenet_spec
 from keras_resnet.training.callbacks import (
     DivergenceError,
     FailOnDivergence,
@@ -293,15 +293,8 @@ def _check_space(family, space):
         values = space[name]
         return values if _is_searched(values) else (values,)
 
-    if family == "imagenet":
-        is_depth, known = IMAGENET_SPECS.__contains__, "18, 34, 50, 101 or 152"
-    else:
-        is_depth, known = is_cifar_depth, "6n+2: 8, 14, 20, 26, 32, ..."
-    if not all(map(is_depth, each("depth"))):
-        raise ValueError(
-            f"A depth of family {family!r} is {known}. "
-            f"Received: depth={space['depth']}"
-        )
+    for depth in each("depth"):
+        (imagenet_spec if family == "imagenet" else cifar_depths)(depth)
     for name in RANGES:
         values = space[name]
         if _is_searched(values) and not (

@@ -8,7 +8,6 @@ import http.server
 import json
 import os
 import re
-import socket
 import threading
 import time
 import types
@@ -18,8 +17,9 @@ import keras
 import networks
 import numpy as np
 import pytest
+import safetensors.numpy
+from conftest import free_port
 from huggingface_hub import constants
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import keras_resnet
@@ -40,6 +40,8 @@ TIMM = {
         "crop_mode": "center",
     },
 }
+ROOT = "/owner/net/resolve/main/"
+WEIGHTS = f"{ROOT}model.safetensors"
 COMMIT = "c0ffee" * 6 + "beef"
 TRANSFORMERS = {"model_type": "resnet", "downsample_in_bottleneck": False}
 
@@ -60,6 +62,13 @@ class Hub(http.server.ThreadingHTTPServer):
         self.oddity = None  # how every request is answered instead
         self.closing = threading.Event()
 
+    def put(self, model, config=TIMM, naming="torchvision", root=ROOT):
+        """Put a network in a repository and return it."""
+        arrays = loading.to_arrays(model, naming)
+        self.files[f"{root}config.json"] = json.dumps(config).encode()
+        self.files[f"{root}model.safetensors"] = safetensors.numpy.save(arrays)
+        return model
+
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}"
@@ -75,6 +84,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(head=False)
 
+    def respond(self, status, content=None, **headers):
+        """Send a status, headers with _ for -, and perhaps a content."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if content is not None:
+            self.wfile.write(content)
+
     def missing(self, path):
         """Say what of a file's address the hub does not have."""
         repository, revision = path.split("/resolve/")
@@ -85,10 +103,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             code = "RepoNotFound"
         elif not any(f.startswith(revision) for f in files):
             code = "RevisionNotFound"
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.respond(404, X_Error_Code=code, Content_Length=0)
 
     def answer(self, head):
         server = self.server
@@ -105,29 +120,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(404)
             return
         sha = hashlib.sha256(content).hexdigest()
+        size = len(content)
         large = path.endswith(".safetensors")
         if large and path == self.path:
             # Large files are elsewhere, under tags of another kind.
             elsewhere = server.url.replace("127.0.0.1", "localhost")
-            self.send_response(302)
-            self.send_header("Location", f"{elsewhere}/storage{path}")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Linked-Size", str(len(content)))
-            self.send_header("X-Linked-Etag", f'"{server.tags.get(path, sha)}"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.respond(
+                302,
+                Location=f"{elsewhere}/storage{path}",
+                X_Repo_Commit=COMMIT,
+                X_Linked_Size=size,
+                X_Linked_Etag=f'"{server.tags.get(path, sha)}"',
+                Content_Length=0,
+            )
             return
-        size = len(content)
-        self.send_response(200)
         git = b"blob %d\0" % size + content
         tag = "of another kind" if large else hashlib.sha1(git).hexdigest()
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{server.tags.get(path, tag)}"')
-        self.send_header("Content-Length", str(size))
-        self.end_headers()
-        if not head:
-            end = server.cuts.pop(0) if server.cuts else size
-            self.wfile.write(content[:end])
+        if not head and server.cuts:
+            content = content[: server.cuts.pop(0)]
+        self.respond(
+            200,
+            None if head else content,
+            X_Repo_Commit=COMMIT,
+            ETag=f'"{server.tags.get(path, tag)}"',
+            Content_Length=size,
+        )
 
 
 def never_answer(handler):
@@ -135,18 +152,13 @@ def never_answer(handler):
 
 
 def state_no_number_of_bytes(handler):
-    handler.send_response(200)
-    handler.send_header("X-Repo-Commit", COMMIT)
-    handler.send_header("ETag", f'"{"0" * 40}"')
-    handler.send_header("Content-Length", "abc")
-    handler.end_headers()
+    tag = f'"{"0" * 40}"'
+    handler.respond(200, X_Repo_Commit=COMMIT, ETag=tag, Content_Length="abc")
 
 
 def redirect_to_itself(handler):
-    handler.send_response(302)
-    handler.send_header("Location", handler.server.url + handler.path)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
+    address = handler.server.url + handler.path
+    handler.respond(302, Location=address, Content_Length=0)
 
 
 @pytest.fixture
@@ -183,20 +195,6 @@ small = functools.partial(
 )
 
 
-def publish(server, tmp_path, config=TIMM, naming="torchvision", **options):
-    """Put a network in the repository owner/net and return it."""
-    model = small(**options)
-    path = tmp_path / "published.safetensors"
-    save_file(loading.to_arrays(model, naming), path)
-    root = "/owner/net/resolve/main/"
-    server.files[f"{root}config.json"] = json.dumps(config).encode()
-    server.files[f"{root}model.safetensors"] = path.read_bytes()
-    return model
-
-
-WEIGHTS = "/owner/net/resolve/main/model.safetensors"
-
-
 def assert_equal(a, b):
     np.testing.assert_equal(a.get_weights(), b.get_weights())
 
@@ -209,10 +207,10 @@ def full(*args, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_good_file_is_cached(server, tmp_path, monkeypatch, capsys):
+def test_good_file_is_cached(server, monkeypatch, capsys):
     # Otherwise a bar is shown on terminals alone.
     monkeypatch.setenv("TQDM_POSITION", "-1")
-    source = publish(server, tmp_path)
+    source = server.put(small())
     model = small(weights="owner/net")
     assert_equal(model, source)
     # Progress was shown, up to the last byte.
@@ -232,12 +230,10 @@ def test_good_file_is_cached(server, tmp_path, monkeypatch, capsys):
     assert not server.requests
 
 
-def test_no_network(server, tmp_path, monkeypatch):
-    source = publish(server, tmp_path)
+def test_no_network(server, monkeypatch):
+    source = server.put(small())
     small(weights="owner/net")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     point_to(monkeypatch, address)
     # What was downloaded once is there.
     assert_equal(small(weights="owner/net"), source)
@@ -245,10 +241,10 @@ def test_no_network(server, tmp_path, monkeypatch):
         small(weights="owner/other")
 
 
-def test_404(server, tmp_path):
-    publish(server, tmp_path)
+def test_404(server):
+    server.put(small())
     message = "HTTP 404 .* no such repository, revision or file"
-    del server.files["/owner/net/resolve/main/config.json"]
+    del server.files[f"{ROOT}config.json"]
     for name in ("owner/none", "owner/net@none", "owner/net"):
         with one_line(message):
             small(weights=name)
@@ -264,7 +260,7 @@ def whole(tmp_path):
 
 
 def test_wrong_checksum(server, tmp_path):
-    publish(server, tmp_path)
+    server.put(small())
     server.tags[WEIGHTS] = "0" * 64
     with pytest.raises(DownloadError, match="not the file it should be") as e:
         small(weights="owner/net")
@@ -273,7 +269,7 @@ def test_wrong_checksum(server, tmp_path):
     assert whole(tmp_path) == ["config.json"]
     content = server.files[WEIGHTS]
     assert content not in [p.read_bytes() for p in cached(tmp_path)]
-    config = "/owner/net/resolve/main/config.json"
+    config = f"{ROOT}config.json"
     (path,) = (tmp_path / "home").rglob("config.json")
     path.resolve().unlink()
     server.tags[config] = "1" * 40
@@ -286,7 +282,7 @@ def test_wrong_checksum(server, tmp_path):
 
 
 def test_truncated_then_downloaded(server, tmp_path):
-    source = publish(server, tmp_path)
+    source = server.put(small())
     # One whole transfer (of config.json), one cut, and none after it.
     server.cuts = [10_000, 1000] + [0] * 10
     with one_line("downloaded: .*The same call"):
@@ -309,7 +305,7 @@ def test_a_file_that_changed_in_the_cache_is_replaced(
     server, tmp_path, monkeypatch, links
 ):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
-    source = publish(server, tmp_path)
+    source = server.put(small())
     small(weights="owner/net")
     (path,) = (tmp_path / "home").rglob("model.safetensors")
     assert path.is_symlink() == bool(links)
@@ -335,8 +331,8 @@ def run_together(function, times=8):
         return list(workers.map(run, range(times)))
 
 
-def test_one_of_several_downloads(server, tmp_path):
-    publish(server, tmp_path)
+def test_one_of_several_downloads(server):
+    server.put(small())
 
     def download():
         path = hub.repository_file("owner/net", "model.safetensors")
@@ -358,8 +354,8 @@ def test_one_of_several_downloads(server, tmp_path):
     assert transfers() == 1
 
 
-def test_a_cache_that_cannot_be_written_is_read(server, tmp_path, monkeypatch):
-    source = publish(server, tmp_path)
+def test_a_cache_that_cannot_be_written_is_read(server, monkeypatch):
+    source = server.put(small())
     small(weights="owner/net")
 
     def refuse(*args, **options):
@@ -389,14 +385,14 @@ for name in sys.argv[1:]:
 def test_environment_of_huggingface_hub(
     server, tmp_path, monkeypatch, run_python
 ):
-    publish(server, tmp_path)
+    server.put(small())
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     files = "config.json", "model.safetensors"
     paths = run_python("-c", DOWNLOAD, *files).stdout.splitlines()
     for path, name in zip(map(Path, paths), files, strict=True):
         assert path.is_relative_to(tmp_path / "hf" / "hub")
-        content = server.files[f"/owner/net/resolve/main/{name}"]
+        content = server.files[f"{ROOT}{name}"]
         assert path.read_bytes() == content
     server.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -408,9 +404,9 @@ def test_environment_of_huggingface_hub(
     assert not server.requests
 
 
-def test_transformers_repository(server, tmp_path):
+def test_transformers_repository(server):
     options = {"bottleneck": True}
-    source = publish(server, tmp_path, TRANSFORMERS, "transformers", **options)
+    source = server.put(small(**options), TRANSFORMERS, "transformers")
     images = {
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
@@ -418,10 +414,8 @@ def test_transformers_repository(server, tmp_path):
         "crop_pct": 0.875,
         "resample": 3,
     }
-    root = "/owner/net/resolve/main/"
-    server.files[f"{root}preprocessor_config.json"] = json.dumps(
-        images
-    ).encode()
+    preprocessor = json.dumps(images).encode()
+    server.files[f"{ROOT}preprocessor_config.json"] = preprocessor
     model = small(weights="owner/net", **options)
     assert_equal(model, source)
     actual = model.preprocessing
@@ -458,16 +452,16 @@ def test_transformers_repository(server, tmp_path):
         ),
     ],
 )
-def test_other_networks_are_refused(server, tmp_path, config, message):
-    publish(server, tmp_path, config)
+def test_other_networks_are_refused(server, config, message):
+    server.put(small(), config)
     with pytest.raises(WeightsError, match=message):
         small(weights="owner/net")
 
 
-def test_timms_preactivated_networks_are_taken(server, tmp_path):
+def test_timms_preactivated_networks_are_taken(server):
     config = {**TIMM, "architecture": "resnetv2_50"}
     options = {"block": keras_resnet.PreactivationBlock, "bottleneck": True}
-    source = publish(server, tmp_path, config, "timm_v2", **options)
+    source = server.put(small(**options), config, "timm_v2")
     model = small(weights="owner/net", **options)
     assert_equal(model, source)
     assert model.preprocessing.size == 160
@@ -475,11 +469,8 @@ def test_timms_preactivated_networks_are_taken(server, tmp_path):
         small(weights="owner/net", bottleneck=True)
 
 
-def test_imagenet_is_torchvisions(server, monkeypatch, tmp_path):
+def test_imagenet_is_torchvisions(server):
     model = keras_resnet.ResNet18(input_shape=(32, 32, 3))
-    path = tmp_path / "w.safetensors"
-    save_file(loading.to_arrays(model, "torchvision"), path)
-    root = "/timm/resnet18.tv_in1k/resolve/main/"
     cfg = {
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
@@ -488,8 +479,8 @@ def test_imagenet_is_torchvisions(server, monkeypatch, tmp_path):
         "interpolation": "bilinear",
     }
     config = {"architecture": "resnet18", "pretrained_cfg": cfg}
-    server.files[f"{root}config.json"] = json.dumps(config).encode()
-    server.files[f"{root}model.safetensors"] = path.read_bytes()
+    root = "/timm/resnet18.tv_in1k/resolve/main/"
+    server.put(model, config, root=root)
     # Fine-tuning: other classes, other channels.
     tuned = keras_resnet.ResNet18(
         weights="imagenet", classes=3, input_shape=(32, 32, 1)

@@ -6,10 +6,10 @@ Both are in an environment of their own: `tox -e peers`.
 import numpy as np
 import pytest
 from networks import draw_weights
-from test_weights import fill, infer
+from test_weights import assert_same_logits, check_twin, fill, infer
 
 import keras_resnet
-from keras_resnet import load_torch_weights, table1, to_torch_state_dict
+from keras_resnet import load_torch_weights, table1
 from keras_resnet.weights import loading
 
 SIZE = 64, 64, 3
@@ -22,41 +22,16 @@ BLOCKS = {
 both = pytest.mark.parametrize("kind", BLOCKS)
 
 
-def images():
-    return np.random.default_rng(1).normal(size=(2, *SIZE)).astype("float32")
-
-
-def assert_close(actual, expected):
-    # Numbers of a size at which the tolerance says something.
-    assert 0.1 < expected.std() < 10
-    np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=2e-6 * np.abs(expected).max()
-    )
-
-
 @both
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_logits_are_those_of_timm_and_the_state_comes_back(depth, kind):
     timm = pytest.importorskip("timm")
-    import torch
-
-    network = timm.create_model(f"{kind}{depth}", pretrained=False).eval()
-    state = fill(network, depth)
+    network = timm.create_model(f"{kind}{depth}", pretrained=False)
     model = keras_resnet.ResNetImageNet(
         depth, classifier_activation=None, input_shape=SIZE, block=BLOCKS[kind]
     )
-    load_torch_weights(model, state)
-    x = images()
-    with torch.no_grad():
-        expected = network(
-            torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-        ).numpy()
-    assert_close(infer(model, x), expected)
     naming = "timm_v2" if kind == "resnetv2_" else "torchvision"
-    back = to_torch_state_dict(model, naming)
-    assert set(back) == set(state)
-    assert all(torch.equal(state[name], back[name]) for name in state)
-    network.load_state_dict(back)
+    check_twin(fill(network, depth), model, naming)
 
 
 @both
@@ -86,5 +61,5 @@ def test_features_are_those_of_kerashub(depth, kind):
     for variable in backbone.variables:
         variable.assign(arrays[variable.path])
     load_torch_weights(model, {v.path: v for v in backbone.variables})
-    x = images()
-    assert_close(infer(model, x), infer(backbone, x))
+    x = np.random.default_rng(1).normal(size=(2, *SIZE)).astype("float32")
+    assert_same_logits(infer(model, x), infer(backbone, x))

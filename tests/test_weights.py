@@ -13,6 +13,7 @@ import networks
 import numpy as np
 import pytest
 from keras import ops
+from networks import values
 
 import keras_resnet
 from keras_resnet import (
@@ -67,29 +68,53 @@ def infer(model, x):
     return ops.convert_to_numpy(model(ops.convert_to_tensor(x), training=False))
 
 
-def values(model):
-    return [
-        ops.convert_to_numpy(ops.convert_to_tensor(v)).copy()
-        for v in model.variables
-    ]
+def assert_same_logits(actual, expected):
+    # Of a size at which the tolerance says something.
+    assert 0.1 < expected.std() < 10
+    tolerance = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+
+
+def check_twin(network, model, naming):
+    """Check that a network of PyTorch and ours are the same, both ways."""
+    import torch
+
+    state = network.state_dict()
+    load_torch_weights(model, state)
+    x = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype("float32")
+    with torch.no_grad():
+        expected = network(torch.tensor(x.transpose(0, 3, 1, 2)))
+    expected = getattr(expected, "logits", expected).numpy()
+    assert_same_logits(infer(model, x), expected)
+    back = to_torch_state_dict(model, naming)
+    assert set(back) == set(state)
+    for name, value in state.items():
+        assert torch.equal(value, back[name]), name
+    # And PyTorch takes it.
+    network.load_state_dict(back)
 
 
 def fill(network, seed):
-    """Draw the weights of a network of PyTorch, and return its state."""
+    """Draw the weights of a network of PyTorch, and return it to predict."""
     import torch
 
     rng = np.random.default_rng(seed)
-    state = {
-        name: torch.from_numpy(drawn(name, tuple(value.shape), rng))
-        if value.is_floating_point()
-        else value
-        for name, value in network.state_dict().items()
-    }
+    state = network.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            array = drawn(name, tuple(value.shape), rng)
+            state[name] = torch.from_numpy(array)
     network.load_state_dict(state)
-    return state
+    return network.eval()
 
 
-def transformers_network(depth):
+# Depths 101 and 152 have the same names as 50, and more of them.
+DEEP = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("depth", [18, 34, 50, *DEEP])
+def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     bottleneck, depths = DEPTHS[depth]
@@ -100,40 +125,11 @@ def transformers_network(depth):
         layer_type="bottleneck" if bottleneck else "basic",
         num_labels=1000,
     )
-    network = transformers.ResNetForImageClassification(config).eval()
-    fill(network, depth)
-    return network
-
-
-# Depths 101 and 152 have the same names as 50, and more of them.
-DEEP = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("depth", [18, 34, 50, *DEEP])
-def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
-    network = transformers_network(depth)
-    import torch
-
+    network = transformers.ResNetForImageClassification(config)
     model = keras_resnet.ResNetImageNet(
         depth, classifier_activation=None, input_shape=(64, 64, 3)
     )
-    state = network.state_dict()
-    load_torch_weights(model, state)
-    x = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype("float32")
-    with torch.no_grad():
-        expected = network(
-            torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-        ).logits.numpy()
-    # Logits of a size at which 1e-4 says something.
-    assert 0.1 < expected.std() < 10
-    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
-    back = to_torch_state_dict(model, "transformers")
-    assert set(back) == set(state)
-    for name, value in state.items():
-        assert torch.equal(value, back[name]), name
-    # And PyTorch takes it.
-    network.load_state_dict(back)
+    check_twin(fill(network, depth), model, "transformers")
 
 
 @pytest.mark.parametrize(
@@ -141,22 +137,18 @@ def test_logits_are_those_of_transformers_and_the_state_comes_back(depth):
 )
 def test_logits_are_those_of_keras_applications(depth, tmp_path):
     build = getattr(keras.applications, f"ResNet{depth}")
-    theirs = build(
-        weights=None, classifier_activation=None, input_shape=(64, 64, 3)
-    )
+    options = {"classifier_activation": None, "input_shape": (64, 64, 3)}
+    theirs = build(weights=None, **options)
     rng = np.random.default_rng(depth)
     for variable in theirs.variables:
         variable.assign(drawn(variable.path, variable.shape[::-1], rng).T)
     source = {v.path: v for v in theirs.variables}
-    options = {"classifier_activation": None, "input_shape": (64, 64, 3)}
     model = keras_resnet.ResNetImageNet(
         depth, bottleneck_stride="1x1", **options
     )
     load_torch_weights(model, source)
     x = rng.normal(size=(2, 64, 64, 3)).astype("float32")
-    expected = infer(theirs, x)
-    assert 0.1 < expected.std() < 10
-    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
+    assert_same_logits(infer(model, x), infer(theirs, x))
     # The same from a file.
     path = tmp_path / "weights.h5"
     write_legacy_h5(path, theirs)
@@ -179,9 +171,7 @@ def write_legacy_h5(path, model):
             names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
             group.attrs["weight_names"] = [n.encode() for n in names]
             for name, weight in zip(names, layer.weights, strict=True):
-                group[name] = ops.convert_to_numpy(
-                    ops.convert_to_tensor(weight)
-                )
+                group[name] = networks.to_numpy(weight)
 
 
 def test_epsilon_of_keras_applications_is_theirs():
@@ -233,8 +223,7 @@ def test_zero_channels_on_both_sides_are_handled_exactly():
     load_torch_weights(model, checkpoint)
     x = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype("float32")
     expected = akamaster(state, x.transpose(0, 3, 1, 2).copy(), (3, 3, 3))
-    assert 0.3 < expected.std() < 10
-    np.testing.assert_allclose(infer(model, x), expected, rtol=0, atol=1e-4)
+    assert_same_logits(infer(model, x), expected)
     back = to_torch_state_dict(model, "akamaster")
     for name, value in state.items():
         assert torch.equal(torch.from_numpy(value), back[name]), name
@@ -400,55 +389,43 @@ def refused(model, words):
     np.testing.assert_equal(values(model), before)
 
 
+# By the words of their errors.
+MISFITS = {
+    r"1 missing: bn1\.bias\.": lambda s: without(s, "bn1.bias"),
+    r"2 missing: fc\.weight, fc\.bias\..*new_head=True": lambda s: without(
+        s, "fc.weight", "fc.bias"
+    ),
+    r"1 left over: fc2\.weight\.": replaced("fc2.weight", [[1.0]]),
+    r"1 of another shape: bn1\.weight 8 for 16\.": replaced(
+        "bn1.weight", np.ones(8, "float32")
+    ),
+    r"not finite.*bn1\.bias": replaced("bn1.bias", np.full(16, np.nan)),
+    r"not finite.*bn1\.weight": replaced("bn1.weight", np.full(16, 1e39)),
+    r"negative variances: bn1\.running_var": replaced(
+        "bn1.running_var", np.full(16, -1.0)
+    ),
+    r"bn1\.bias.*no floating-point.*int64": replaced("bn1.bias", np.arange(16)),
+    "no tensors": lambda s: {},
+    r"does not name its tensors.*torchvision.*: a\.": lambda s: {
+        "a": np.zeros(3)
+    },
+    r"blocks per stage: \(2, 2\).*model's: \(1, 2\)": other(depths=[2, 2]),
+    r"projections: none.*\[0, 1\] by stage": other(shortcut="A"),
+    r"\[1, 2\] by stage.*\[0, 1\] by stage.*'C'": other(shortcut="C"),
+    "convolutions per block: 3.*model's: 2": other(bottleneck=True),
+    r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True": other(classes=9),
+    "16x1x3x3.*adapt_input=True": other(input_shape=(16, 16, 1)),
+    r"conv1\.weight 16x3x7x7 for 16x3x3x3": other(stem="imagenet"),
+    "26 of another shape.*and 20 more": other(widths=[16, 48]),
+}
+
+
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: without(s, "bn1.bias"), r"1 missing: bn1\.bias\."),
-        (
-            lambda s: without(s, "fc.weight", "fc.bias"),
-            r"2 missing: fc\.weight, fc\.bias\..*new_head=True",
-        ),
-        (replaced("fc2.weight", [[1.0]]), r"1 left over: fc2\.weight\."),
-        (
-            replaced("bn1.weight", np.ones(8, "float32")),
-            r"1 of another shape: bn1\.weight 8 for 16\.",
-        ),
-        (replaced("bn1.bias", np.full(16, np.nan)), r"not finite.*bn1\.bias"),
-        (replaced("bn1.bias", np.full(16, 1e39)), r"not finite.*bn1\.bias"),
-        (
-            replaced("bn1.running_var", np.full(16, -1.0)),
-            r"negative variances: bn1\.running_var",
-        ),
-        (
-            replaced("bn1.bias", np.arange(16)),
-            r"bn1\.bias.*no floating-point.*int64",
-        ),
-        (lambda s: {}, "no tensors"),
-        (
-            lambda s: {"a": np.zeros(3)},
-            r"does not name its tensors.*torchvision.*: a\.",
-        ),
-        (
-            other(depths=[2, 2]),
-            r"blocks per stage: \(2, 2\).*model's: \(1, 2\)",
-        ),
-        (other(shortcut="A"), r"projections: none.*\[0, 1\] by stage"),
-        (other(shortcut="C"), r"\[1, 2\] by stage.*\[0, 1\] by stage.*'C'"),
-        (other(bottleneck=True), "convolutions per block: 3.*model's: 2"),
-        (
-            other(classes=9),
-            r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True",
-        ),
-        (other(input_shape=(16, 16, 1)), "16x1x3x3.*adapt_input=True"),
-        (other(stem="imagenet"), r"conv1\.weight 16x3x7x7 for 16x3x3x3"),
-        (other(widths=[16, 48]), "26 of another shape.*and 20 more"),
-    ],
-)
-def test_weights_that_do_not_fit_are_described(change, words):
+@pytest.mark.parametrize("words", MISFITS)
+def test_weights_that_do_not_fit_are_described(words):
     model = small()
     with refused(model, f"(?s){words}"):
-        load_torch_weights(model, change(state_of(model)))
+        load_torch_weights(model, MISFITS[words](state_of(model)))
 
 
 def test_wrong_stride_is_refused_where_the_source_tells():
@@ -562,34 +539,26 @@ def test_broken_files_of_pytorch(tmp_path):
 
 @pytest.mark.once
 def test_broken_files_of_keras(tmp_path):
-    path = tmp_path / "model.h5"
     model = small()
-    path.write_text("no weights", "utf-8")
-    with pytest.raises(WeightsError, match="no whole HDF5 file"):
-        load_torch_weights(model, path)
-    with h5py.File(path, "w") as file:
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["x"] = np.zeros(3)
-    with pytest.raises(WeightsError, match="names no layers"):
-        load_torch_weights(model, path)
-    model.save(path)
-    with pytest.raises(WeightsError, match="this package.*saving.load_model"):
-        load_torch_weights(model, path)
-    for name, advice in (
-        ("model.weights.h5", "load_weights"),
-        ("model.keras", "saving.load_model"),
+    model.save(tmp_path / "saved.h5")
+    for name in ("text.h5", "model.weights.h5", "model.keras"):
+        (tmp_path / name).write_text("whatever is in it", "utf-8")
+    for path, words in (
+        ("text.h5", "no whole HDF5 file"),
+        ("empty.h5", "names no layers"),
+        ("saved.h5", "this package.*saving.load_model"),
+        ("model.weights.h5", "model.weights.h5'.*load_weights"),
+        ("model.keras", "model.keras'.*saving.load_model"),
+        (__file__, "ends in .keras, .weights.h5"),
+        ("none.safetensors", "There is no file"),
+        (".", "is a folder"),
     ):
-        path = tmp_path / name
-        path.write_text("whatever is in it", "utf-8")
-        with pytest.raises(WeightsError, match=f"{name}'.*{advice}"):
-            load_torch_weights(model, path)
+        with refused(model, words):
+            load_torch_weights(model, tmp_path / path)
     with pytest.raises(WeightsError, match="no whole .keras file"):
-        small(weights=path)
-    with pytest.raises(WeightsError, match="ends in .keras, .weights.h5"):
-        load_torch_weights(model, __file__)
-    with pytest.raises(WeightsError, match="There is no file"):
-        load_torch_weights(model, tmp_path / "none.safetensors")
-    with pytest.raises(WeightsError, match="is a folder"):
-        load_torch_weights(model, tmp_path)
+        small(weights=tmp_path / "model.keras")
 
 
 def _legacy(path, change):

@@ -141,9 +141,6 @@ class KerasLayers:
     def relu(self, x):
         return layers.ReLU()(x)
 
-    def add_relu(self, y, x):
-        return layers.ReLU()(layers.Add()([y, x]))
-
     def max_pool(self, x):
         # After a ReLU a padded zero wins no maximum.
         return layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(x))

@@ -53,9 +53,6 @@ class Operations:
     def relu(self, x):
         return jax.nn.relu(x)
 
-    def add_relu(self, y, x):
-        return jax.nn.relu(y + x)
-
     def max_pool(self, x):
         return lax.reduce_window(
             x,

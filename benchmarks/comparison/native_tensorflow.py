@@ -47,9 +47,6 @@ class Operations:
     def relu(self, x):
         return tf.nn.relu(x)
 
-    def add_relu(self, y, x):
-        return tf.nn.relu(y + x)
-
     def max_pool(self, x):
         # After a ReLU a padded zero wins no maximum.
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])

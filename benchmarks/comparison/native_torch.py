@@ -47,9 +47,6 @@ class Module(torch.nn.Module):
     def relu(self, x):
         return F.relu(x, inplace=True)
 
-    def add_relu(self, y, x):
-        return F.relu(y.add_(x), inplace=True)
-
     def max_pool(self, x):
         return F.max_pool2d(x, 3, stride=2, padding=1)
 

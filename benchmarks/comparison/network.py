@@ -128,7 +128,8 @@ class Network:
                 x = operations.conv_norm(x, block.projection)
             elif block.stride > 1 or block.new_channels:
                 x = operations.zero_padding(x, block.stride, block.new_channels)
-            x = operations.add_relu(y, x)
+            y += x  # in place where the framework can
+            x = operations.relu(y)
         return operations.head(x)
 
     def draw(self, seed=0):

@@ -4,22 +4,7 @@ import keras
 
 from comparison.implementation import Unavailable
 from comparison.keras_models import KerasModel, stock_sgd
-from comparison.network import resnet50
 from keras_resnet.weights.sources import NAMINGS
-
-
-def require_resnet50(network, bottleneck_stride, epsilon, peer):
-    """Raise `Unavailable` unless the peer has this network."""
-    if network != resnet50(
-        network.size,
-        network.classes,
-        bottleneck_stride=bottleneck_stride,
-        epsilon=epsilon,
-    ):
-        raise Unavailable(
-            f"{peer}'s ResNet-50 strides in its {bottleneck_stride} "
-            f"convolutions and has epsilon {epsilon}"
-        )
 
 
 def paths(naming):
@@ -33,10 +18,9 @@ def paths(naming):
 
 
 class Applications(KerasModel):
-    """`keras.applications.ResNet50`."""
+    """`keras.applications.ResNet50`, which strides in 1x1 convolutions."""
 
     def __init__(self, network, weights):
-        require_resnet50(network, "1x1", 1.001e-5, "keras.applications")
         model = keras.applications.ResNet50(
             weights=None,
             input_shape=(network.size, network.size, 3),
@@ -49,10 +33,9 @@ class Applications(KerasModel):
 
 
 class KerasHub(KerasModel):
-    """`keras_hub.models.ResNetImageClassifier`."""
+    """`keras_hub.models.ResNetImageClassifier`, a ResNet-50."""
 
     def __init__(self, network, weights):
-        require_resnet50(network, "3x3", 1e-5, "KerasHub")
         try:
             import keras_hub
         except ModuleNotFoundError as error:

@@ -1,15 +1,51 @@
 """Figures hold what they were given."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="an extra: recipes")
 
 from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from keras_resnet import analysis, plots
+from keras_resnet.plots import style
 
 pytestmark = pytest.mark.once
+
+
+@pytest.fixture(autouse=True)
+def _no_text_is_cut(monkeypatch):
+    """Draw all figures of a test, and look for text outside the canvas."""
+    figures, drawn = [], []
+
+    class Recorded(Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            figures.append(self)
+
+    draw = Text.draw
+
+    def record(text, renderer):
+        draw(text, renderer)
+        if text.get_visible() and text.get_text():
+            drawn.append((text.get_text(), text.get_window_extent(renderer)))
+
+    monkeypatch.setattr(style, "Figure", Recorded)
+    yield
+    monkeypatch.setattr(Text, "draw", record)
+    for figure in figures:
+        drawn.clear()
+        FigureCanvasAgg(figure).draw()
+        for text, box in drawn:
+            assert box.x0 > -1, text
+            assert box.y0 > -1, text
+            assert box.x1 < figure.bbox.x1 + 1, text
+            assert box.y1 < figure.bbox.y1 + 1, text
 
 
 def test_learning_curves_are_in_percent():
@@ -75,13 +111,26 @@ def test_step_curves_are_means_over_seeds():
 
 
 def test_predictions_say_what_is_wrong():
+    classes = ["automobile", "airplane"] * 7
     figure = plots.predictions(
-        RNG.integers(255, size=(2, 4, 4, 1)),
-        ["3", "4"],
-        {"a net": [("3", 0.9), ("9", 0.5)]},
+        RNG.integers(255, size=(14, 4, 4, 1)),
+        classes,
+        {
+            "ResNet-56": [("automobile", 1.0)] * 14,
+            "plain-56": [(name, 0.416) for name in classes],
+        },
     )
-    titles = [axes.get_title() for axes in figure.axes[:2]]
-    assert titles == ["is 3\na net: 3 (90 %)", "is 4\na net: 9 (50 %)  WRONG"]
+    first, second, *_ = figure.axes
+    assert (first.get_title(), second.get_title()) == tuple(classes[:2])
+    assert [(text.get_text(), text.get_color()) for text in second.texts] == [
+        ("[ResNet-56: automobile 100 %]", "#B00020"),
+        ("plain-56: airplane 42 %", "black"),
+    ]
+    # The longest names do not run into those of the next picture.
+    figure.draw_without_rendering()
+    boxes = [axes.texts[0].get_window_extent() for axes in figure.axes[:6]]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
 
 
 def test_degradation_has_plain_and_residual_apart():

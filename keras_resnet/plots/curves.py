@@ -142,6 +142,8 @@ def predictions(
 ) -> Figure:
     """Draw images with their class and the classes that networks predict.
 
+    A wrong class is red and in brackets.
+
     Args:
         images: `(n, rows, columns, channels)` array of pixels, 0 to 255.
         labels: `n` class names.
@@ -151,23 +153,27 @@ def predictions(
     """
     columns = 6
     rows = -(-len(images) // columns)
-    height = rows * (1.7 + 0.2 * len(predicted)) + 0.4
-    figure, grid = subplots(1.5 * columns, height, caption, rows, columns)
+    height = rows * (1.8 + 0.15 * len(predicted)) + 0.4
+    figure, grid = subplots(1.7 * columns, height, caption, rows, columns)
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        lines = [f"is {labels[i]}"]
-        wrong = False
-        for name, guesses in predicted.items():
+        axes.set_title(labels[i], fontsize=8)
+        for line, (name, guesses) in enumerate(predicted.items()):
             guess, probability = guesses[i]
             right = guess == labels[i]
-            wrong |= not right
-            mark = "" if right else "  WRONG"
-            lines.append(f"{name}: {guess} ({100 * probability:.0f} %){mark}")
-        axes.set_title(
-            "\n".join(lines), fontsize=7, fontweight="bold" if wrong else None
-        )
+            text = f"{name}: {guess} {100 * probability:.0f} %"
+            axes.text(
+                0.5,
+                -0.03 - 0.11 * line,
+                text if right else f"[{text}]",
+                color="black" if right else "#B00020",
+                fontsize=6.5,
+                transform=axes.transAxes,
+                horizontalalignment="center",
+                verticalalignment="top",
+            )
     return figure
 
 

@@ -16,6 +16,10 @@ from keras_resnet_recipes.experiment.report import table
 
 ROOT = Path(__file__).resolve().parent.parent
 GPUS = 1, 8, 64
+# Of the trainings on ImageNet; fine-tuning is on images of one's own.
+PRESETS = [
+    name for name in ("paper", *imagenet.Settings.PRESETS) if name != "finetune"
+]
 IMAGES = 1_281_167
 # Images of 224 x 224 per second that NVIDIA measured on an A100 with 80 GB in
 # mixed precision: alone, and as one of 8 in a machine.
@@ -72,7 +76,7 @@ def costs():
     head = ["preset", "GPUs", "batch", "per GPU", "GPU hours", "h:min"]
     head += ["images/s", "decode cores", "Gbit/s per GPU", "messages/s"]
     decoded, rows = decoding(), []
-    for preset in ("paper", *imagenet.Settings.PRESETS):
+    for preset in PRESETS:
         settings = imagenet.Settings.settle({"preset": preset})
         for gpus in GPUS:
             c = cost(settings, gpus, decoded[settings.sampling])

@@ -8,6 +8,7 @@ import keras
 
 PathLike = str | os.PathLike
 Numbers = Any  # a sequence or an array
+Progress = Callable[[Any], Any]  # from a sequence to an iterable of the same
 Tensor = Any  # each backend has its own
 Shape = tuple[int | None, ...]
 Size = int | tuple[int, int]  # of rows and columns

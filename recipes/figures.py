@@ -23,8 +23,8 @@ them.
 """
 
 import dataclasses
+import functools
 import itertools
-import sys
 from pathlib import Path
 
 from keras_resnet_recipes import cifar10, evaluate
@@ -531,6 +531,13 @@ VEIT = "Veit et al. 2016"
 HARMLESS = 10
 
 
+def progress(title):
+    """Return what shows how far an analysis is."""
+    from keras_resnet_recipes.experiment.terminal import Progress
+
+    return functools.partial(Progress, desc=title, unit="point")
+
+
 @figure
 def lesions(settings, nets, page):
     """Blocks deleted and swapped, and paths."""
@@ -543,13 +550,19 @@ def lesions(settings, nets, page):
         for net in of_depth:
             model, prepare = net.load()
             data = model, prepare(test.images), test.labels
-            deleted = analysis.delete_each_block(*data)
+            deleted = analysis.delete_each_block(
+                *data, progress=progress("blocks deleted")
+            )
             each.append(net.style | deleted._asdict())
             most = len(deleted.names)
             counts = sorted({*range(min(most, 9) + 1), *range(0, most + 1, 5)})
             study = {
-                "deleted": analysis.delete_blocks(*data, counts),
-                "swapped": analysis.swap_blocks(*data, counts),
+                "deleted": analysis.delete_blocks(
+                    *data, counts, progress=progress("several deleted")
+                ),
+                "swapped": analysis.swap_blocks(
+                    *data, counts, progress=progress("blocks swapped")
+                ),
             }
             several.append(net.style | study)
             claim_lesions(page, net, deleted, **study)
@@ -562,7 +575,10 @@ def lesions(settings, nets, page):
         net, batch = of_depth[0], test[:128]
         model, prepare = net.load()
         gradients = analysis.gradient_by_path_length(
-            model, prepare(batch.images), batch.labels
+            model,
+            prepare(batch.images),
+            batch.labels,
+            progress=progress("paths"),
         )
         what = f"{net.label}, {len(batch)} test images; ten paths of each "
         what += "length, their mean and range."
@@ -658,7 +674,7 @@ def landscape(settings, nets, page):
                     directions[: len(axes)],
                     axes,
                     path=path,
-                    verbose=int(sys.stdout.isatty()),
+                    progress=progress("landscape"),
                 )
                 series.append(net.style | {"landscape": around})
             claim_landscape(

@@ -603,3 +603,23 @@ def test_analyses_of_weights_refuse_adapted_weights(change, message):
         analysis.gradient_norms(model, x, y)
     with pytest.raises(ValueError, match=message):
         analysis.loss_landscape(model, x, y, [direction], [[0.0]])
+
+
+@pytest.mark.once
+def test_progress_is_shown_of_every_point():
+    model, data = _net(depths=(3, 3)), _data(2)
+    direction = analysis.random_direction(model, 0)
+    shown = []
+
+    def progress(points):
+        shown.append(len(points))
+        yield from points
+
+    analysis.delete_each_block(model, *data, progress=progress)
+    analysis.delete_blocks(model, *data, (1, 2), 2, progress=progress)
+    analysis.swap_blocks(model, *data, (1,), 3, progress=progress)
+    analysis.gradient_by_path_length(model, *data, samples=1, progress=progress)
+    analysis.loss_landscape(
+        model, *data, [direction], [[-1, 0, 1]], progress=progress
+    )
+    assert shown == [6, 4, 3, 7, 3]

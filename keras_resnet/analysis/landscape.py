@@ -16,7 +16,7 @@ from keras import ops
 from keras_resnet import backend
 from keras_resnet.analysis import network
 from keras_resnet.atomic import replacing
-from keras_resnet.types import Numbers, PathLike
+from keras_resnet.types import Numbers, PathLike, Progress
 
 Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
 STATISTICS = ("moving", "batch")
@@ -68,7 +68,7 @@ def loss_landscape(
     batch_size: int = 500,
     points_at_a_time: int | None = None,
     path: PathLike | None = None,
-    verbose: int = 0,
+    progress: Progress = iter,
 ) -> Landscape:
     """Evaluate the loss on a grid around a model's weights.
 
@@ -94,7 +94,8 @@ def loss_landscape(
         path: Path of an `.npz` file, which keeps the points evaluated so far.
             If the file exists, only missing points are evaluated. Defaults to
             `None`.
-        verbose: 0 or 1, whether to show a progress bar. Defaults to `0`.
+        progress: Function that wraps the list of what is evaluated, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `Landscape` of `axes`, a tuple of arrays; `loss`, the mean
@@ -134,14 +135,11 @@ def loss_landscape(
         points_at_a_time,
     )
     missing = np.argwhere(np.isnan(values[0]))
-    bar = keras.utils.Progbar(len(missing), verbose=verbose, unit_name="point")
-    for i in range(0, len(missing), points_at_a_time):
-        places = missing[i : i + points_at_a_time]
-        at = tuple(places.T)
+    for i in progress(range(0, len(missing), points_at_a_time)):
+        at = tuple(missing[i : i + points_at_a_time].T)
         values[(slice(None), *at)] = evaluate(points[at])
         if path is not None:
             _write(path, key, axes, values)
-        bar.add(len(places))
     return Landscape(axes, *values)
 
 

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_resnet import backend
 from keras_resnet.analysis import network
-from keras_resnet.types import Numbers
+from keras_resnet.types import Numbers, Progress
 
 DeletedBlocks = collections.namedtuple(
     "DeletedBlocks", ("names", "error", "baseline")
@@ -165,12 +165,18 @@ class LesionedNetwork:
 
 
 def delete_each_block(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, **kwargs
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    progress: Progress = iter,
+    **kwargs,
 ) -> DeletedBlocks:
     """Return the error after deleting each block, one at a time.
 
     Args:
         model, images, labels, **kwargs: See `LesionedNetwork`.
+        progress: Function that wraps the list of what is evaluated, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `DeletedBlocks` of `names`, a tuple of the blocks that can be deleted;
@@ -180,7 +186,7 @@ def delete_each_block(
     Reference: Veit et al. 2016, section 4.1, figure 3.
     """
     net = LesionedNetwork(model, images, labels, **kwargs)
-    error = [net.error([i]) for i in net.deletable]
+    error = [net.error([i]) for i in progress(net.deletable)]
     names = tuple(net.names[i] for i in net.deletable)
     return DeletedBlocks(names, np.array(error), net.error())
 
@@ -192,6 +198,7 @@ def delete_blocks(
     counts: Numbers,
     trials: int = 5,
     seed: int = 0,
+    progress: Progress = iter,
     **kwargs,
 ) -> LesionStudy:
     """Return the error after deleting several random blocks.
@@ -201,6 +208,8 @@ def delete_blocks(
         counts: Sequence of integers, numbers of blocks to delete.
         trials: Integer, random choices for each. Defaults to `5`.
         seed: Integer, of the choices. Defaults to `0`.
+        progress: Function that wraps the list of what is evaluated, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `LesionStudy` of `counts`, an array, and `error`, an array `(counts,
@@ -218,14 +227,11 @@ def delete_blocks(
             f"{len(net.deletable)} that can be."
         )
     rng = np.random.default_rng(seed)
-    error = [
-        [
-            net.error(rng.choice(net.deletable, count, replace=False))
-            for _ in range(trials)
-        ]
-        for count in counts
-    ]
-    return LesionStudy(np.array(counts), np.array(error), None)
+    error = np.zeros((len(counts), trials))
+    for place in progress([*np.ndindex(error.shape)]):
+        deleted = rng.choice(net.deletable, counts[place[0]], replace=False)
+        error[place] = net.error(deleted)
+    return LesionStudy(np.array(counts), error, None)
 
 
 def swap_blocks(
@@ -235,6 +241,7 @@ def swap_blocks(
     counts: Numbers,
     trials: int = 5,
     seed: int = 0,
+    progress: Progress = iter,
     **kwargs,
 ) -> LesionStudy:
     """Return the error after swapping random pairs of equal blocks.
@@ -244,6 +251,8 @@ def swap_blocks(
         counts: Sequence of integers, numbers of swaps.
         trials: Integer, random choices for each. Defaults to `5`.
         seed: Integer, of the choices. Defaults to `0`.
+        progress: Function that wraps the list of what is evaluated, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `LesionStudy` of `counts`, an array; `error`, an array `(counts,
@@ -264,7 +273,7 @@ def swap_blocks(
     rng = np.random.default_rng(seed)
     error = np.zeros((len(counts), trials))
     correlation = np.zeros((len(counts), trials))
-    for place in np.ndindex(error.shape):
+    for place in progress([*np.ndindex(error.shape)]):
         order = np.arange(len(net.names))
         for i, j in rng.choice(pairs, counts[place[0]]):
             order[[i, j]] = order[[j, i]]
@@ -317,6 +326,7 @@ def gradient_by_path_length(
     lengths: Numbers | None = None,
     samples: int = 10,
     seed: int = 0,
+    progress: Progress = iter,
 ) -> PathGradients:
     """Return how much gradient a path of each length brings to the input.
 
@@ -333,6 +343,8 @@ def gradient_by_path_length(
             the number of blocks.
         samples: Integer, random paths of each length. Defaults to `10`.
         seed: Integer, of the paths. Defaults to `0`.
+        progress: Function that wraps the list of what is evaluated, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `PathGradients` of `lengths`, an array, and `norms`, an array
@@ -362,7 +374,7 @@ def gradient_by_path_length(
     gradient = _path_gradient(model, images, labels)
     rng = np.random.default_rng(seed)
     norms = np.zeros((len(lengths), samples))
-    for place in np.ndindex(norms.shape):
+    for place in progress([*np.ndindex(norms.shape)]):
         through = np.zeros(n, "float32")
         through[rng.choice(n, lengths[place[0]], replace=False)] = 1
         norms[place] = np.linalg.norm(gradient(through).ravel())

@@ -419,7 +419,9 @@ def labelled_images(settings, how, count):
             settings.dataset, "validation", settings.data_dir
         )
         total, label, side = len(source), source.label, None
-        read = functools.partial(data.read_image_of, source)
+        read = functools.partial(
+            data.read_image_of, source, channels=len(how.mean)
+        )
     else:
         source = data.load(settings.dataset, settings.data_dir)
         images, labels = source.test.images, source.test.labels

@@ -602,6 +602,8 @@ def test_imagenet_is_prepared_from_its_tar_files(tars, tmp_path):
         i = by_name[name]
         assert source.class_names[source.label(i)] == name.partition("_")[0]
         image = np.asarray(data.read_image_of(source, i)).astype(int)
+        grey = data.read_image_of(source, i, channels=1)
+        assert grey.shape == (*image.shape[:2], 1)
         assert abs(image - picture(seed)).mean() < 4
         contents, label = source.read(tf.constant(i, tf.int64))
         assert contents.numpy() == source.contents(i)

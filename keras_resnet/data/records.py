@@ -342,10 +342,10 @@ def _prepare(builder: Any, manual_dir: PathLike | None) -> None:
     )
 
 
-def read_image_of(source: Source, i: int) -> tf.Tensor:
+def read_image_of(source: Source, i: int, channels: int = 3) -> tf.Tensor:
     """Decode the i-th image of a `Folder` or `Records`: see `read_image`.
 
     Raises:
         UnreadableImageError: If it cannot be decoded whole.
     """
-    return decode_image(source.contents(i), source.name(i))
+    return decode_image(source.contents(i), source.name(i), channels)

@@ -51,7 +51,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     # A preset states only what differs from the first.
     PRESETS = {
         "batch128": {"batch_size": 128, "learning_rate": 0.01},
-        "deep": {"depth": 56, "learning_rate": 0.1, "momentum": 0.9},
+        "deep": {"depth": 56, "learning_rate": 0.02, "momentum": 0.9},
         "full": {
             "train_images": None,
             "validation_images": None,
@@ -73,7 +73,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     preset: str = setting(
         "batch64",
         "batch64: rate 0.005, batches of 64; batch128: rate 0.01, batches of "
-        "128; deep: 56 layers, rate 0.1, momentum 0.9, with which the plain "
+        "128; deep: 56 layers, rate 0.02, momentum 0.9, with which the plain "
         "net fails; all constant",
         choices=("batch64", "batch128", "deep"),
     )

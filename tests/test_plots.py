@@ -105,6 +105,11 @@ def test_step_curves_are_means_over_seeds():
     assert loss.get_xlabel() == "steps of the optimizer"
     assert loss.get_ylabel() == "cross-entropy (nats)"
     assert accuracy.get_ylabel() == "accuracy (%)"
+    assert loss.get_ylim()[1] < 4
+    # A loss that is out of all proportion does not flatten the others.
+    wild = curve | {"val_loss": 1e8 * values}
+    loss_with_wild, _ = plots.step_curves([curve, wild]).axes
+    assert loss_with_wild.get_ylim() == (0, 4.5)
     # A band of one sample deviation on both sides.
     low, high = loss.collections[0].get_paths()[0].get_extents().get_points()
     assert high[1] == pytest.approx(2 + 2**0.5)
@@ -123,8 +128,8 @@ def test_predictions_say_what_is_wrong():
     first, second, *_ = figure.axes
     assert (first.get_title(), second.get_title()) == tuple(classes[:2])
     assert [(text.get_text(), text.get_color()) for text in second.texts] == [
-        ("[ResNet-56: automobile 100 %]", "#B00020"),
-        ("plain-56: airplane 42 %", "black"),
+        ("[ResNet-56: automobile, 100 %]", "#B00020"),
+        ("plain-56: airplane, 42 %", "black"),
     ]
     # The longest names do not run into those of the next picture.
     figure.draw_without_rendering()

@@ -101,7 +101,8 @@ def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
     """Draw loss and accuracy against the step, side by side.
 
     Training is thin and dashed, validation bold. Several seeds are drawn as
-    their mean with a band of one standard deviation.
+    their mean with a band of one standard deviation. A validation loss far
+    above all losses in training is outside the picture.
 
     Args:
         curves: List of dictionaries with `label`, `color`, `iterations`
@@ -129,7 +130,11 @@ def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
         axes.set_xlim(left=0)
         finish(axes)
     panels[0].set_ylabel("cross-entropy (nats)")
-    panels[0].set_ylim(bottom=0)
+    # A validation before the moving statistics are known may give any loss.
+    top = 1.5 * max(np.max(curve["loss"]) for curve in curves)
+    if max(np.max(curve["val_loss"]) for curve in curves) < top:
+        top = None
+    panels[0].set_ylim(0, top)
     panels[1].set_ylabel("accuracy (%)")
     return figure
 
@@ -163,7 +168,7 @@ def predictions(
         for line, (name, guesses) in enumerate(predicted.items()):
             guess, probability = guesses[i]
             right = guess == labels[i]
-            text = f"{name}: {guess} {100 * probability:.0f} %"
+            text = f"{name}: {guess}, {100 * probability:.0f} %"
             axes.text(
                 0.5,
                 -0.03 - 0.11 * line,

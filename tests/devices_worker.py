@@ -3,8 +3,8 @@
     python tests/devices_worker.py WEIGHTS RESULT.npz DEVICES
 
 Writes all variables of the model after 20 steps, how often each image was
-seen in each of two epochs, by the devices themselves, and what an evaluation
-on images that fill no batch found. The first process alone writes. Where a
+seen in each of two epochs, by the devices themselves, and the metrics of an
+evaluation on images that fill no batch. The first process alone writes. Where a
 backend knows it, the same of training with a normalization by each device,
 into RESULT-per-device.npz.
 """

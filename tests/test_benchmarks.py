@@ -188,7 +188,10 @@ def test_a_fresh_process_starts_an_implementation(name):
 @pytest.mark.once
 @pytest.mark.parametrize(
     "name",
-    [f"native_{b}" for b in BACKENDS] + ["network", "implementation"],
+    [
+        *(f"native_{backend}" for backend in BACKENDS),
+        *("network", "implementation", "__init__"),
+    ],
 )
 def test_native_implementations_import_no_keras(name):
     text = (ROOT / f"benchmarks/comparison/{name}.py").read_text("utf-8")
@@ -228,6 +231,7 @@ def test_ways_from_files_give_the_same_kind_of_batches(tmp_path):
     folder = inputs.make_pictures(tmp_path, n=4)
     for box in ("inception", "paper"):
         makers = inputs.decoders(folder, 16, 64, box)
+        assert {*makers} == {"ours", "tf.data", "Pillow"}
         for make in makers.values():
             batch = np.asarray(next(iter(make()))[0])
             assert batch.shape == (16, 64, 64, 3)

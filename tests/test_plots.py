@@ -68,6 +68,16 @@ def test_learning_curves_are_in_percent():
     assert labels[2] == "ResNet-20, test: 35.00 %"
 
 
+def test_learning_curves_of_several_seeds_have_bands():
+    errors = np.array([[0.5, 0.7], [0.2, 0.4]])
+    curve = {"label": "ResNet-20", "iterations": [100, 200]}
+    curve |= {"error": errors, "val_error": errors}
+    (axes,) = plots.learning_curves([curve]).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([60, 30])
+    low, high = axes.collections[0].get_paths()[0].get_extents().get_points()
+    assert high[1] == pytest.approx(60 + 10 * 2**0.5)
+
+
 def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "curves.png"
     path.write_text("the old one", "utf-8")
@@ -165,8 +175,15 @@ def test_error_by_depth_has_deviations():
 
 
 def test_there_may_be_more_series_than_markers():
+    many = len(style.MARKERS) + 1
     series = _style(True) | {"depths": [20], "error": [[0.1]]}
-    plots.error_by_depth([series] * (len(plots.style.MARKERS) + 1))
+    plots.error_by_depth([series] * many)
+    series = _style(True) | {"added": [1], "zero": [0.0], "random": [1.0]}
+    plots.identity_property([series] * many)
+    series = {"names": ["stage1_block1"], "error": [0.5], "baseline": 0.1}
+    plots.deleted_blocks([_style(True) | series] * many)
+    names = ("iterations", "loss", "val_loss", "accuracy", "val_accuracy")
+    plots.step_curves([_style(True) | dict.fromkeys(names, [1])] * many)
 
 
 def test_responses_are_in_order_and_sorted():

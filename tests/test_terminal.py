@@ -1,4 +1,4 @@
-"""What a training shows, on a terminal and in a file."""
+"""A training shows how far it is, on a terminal and in a file."""
 
 import fcntl
 import os

@@ -68,14 +68,15 @@ def infer(model, x):
     return ops.convert_to_numpy(model(ops.convert_to_tensor(x), training=False))
 
 
-def assert_same_logits(actual, expected):
+def assert_same_logits(actual, expected, share=None):
+    """Check that logits differ by 1e-4, or by a share of the largest."""
     # Of a size at which the tolerance says something.
     assert 0.1 < expected.std() < 10
-    tolerance = 1e-5 * np.abs(expected).max()
+    tolerance = share * np.abs(expected).max() if share else 1e-4
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
-def check_twin(network, model, naming):
+def check_twin(network, model, naming, share=None):
     """Check that a network of PyTorch and ours are the same, both ways."""
     import torch
 
@@ -85,7 +86,7 @@ def check_twin(network, model, naming):
     with torch.no_grad():
         expected = network(torch.tensor(x.transpose(0, 3, 1, 2)))
     expected = getattr(expected, "logits", expected).numpy()
-    assert_same_logits(infer(model, x), expected)
+    assert_same_logits(infer(model, x), expected, share)
     back = to_torch_state_dict(model, naming)
     assert set(back) == set(state)
     for name, value in state.items():
@@ -223,6 +224,7 @@ def test_zero_channels_on_both_sides_are_handled_exactly():
     load_torch_weights(model, checkpoint)
     x = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype("float32")
     expected = akamaster(state, x.transpose(0, 3, 1, 2).copy(), (3, 3, 3))
+    assert expected.std() > 0.3
     assert_same_logits(infer(model, x), expected)
     back = to_torch_state_dict(model, "akamaster")
     for name, value in state.items():

@@ -507,11 +507,10 @@ def predict(settings, score, reader, count):
 
 def main(settings):
     """Evaluate, or predict, and write the result."""
-    import keras
 
     from keras_resnet import devices
     from keras_resnet_recipes.experiment.provenance import origin
-    from keras_resnet_recipes.experiment.run import write_new
+    from keras_resnet_recipes.experiment.run import parameters, write_new
 
     devices.use()  # before anything is computed
     model, how = load_network(settings)
@@ -534,9 +533,7 @@ def main(settings):
             **origin(),
             "settings": settings.stored(),
             "preprocessing": how.get_config(),
-            "parameters": sum(
-                int(keras.ops.size(v)) for v in model.trainable_variables
-            ),
+            "parameters": parameters(model),
             "seconds": seconds,
             **result,
             "unreadable": reader.unreadable,

@@ -37,6 +37,7 @@ from keras_resnet_recipes.experiment import (
     setting,
     share,
 )
+from keras_resnet_recipes.experiment.command import flag
 
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
@@ -52,6 +53,9 @@ EXPONENTIAL_END = 1e-3
 PRESENT = 0.2
 # Growing images are as large as they get after this share of the epochs.
 GROWN = 0.75
+
+# Share of each class to validate on in a folder without validation images.
+VALIDATION_SHARE = 0.2
 
 # What the procedures after the paper's have in common.
 LATER = {
@@ -169,7 +173,10 @@ class Settings(NetSettings, RunSettings):
     zero_init: bool = setting(
         False,
         "every block begins as its shortcut alone",
-        needs=("shortcuts: leave out --plain", lambda s: not s.plain),
+        needs=(
+            "shortcuts and random weights: leave out --plain and --weights",
+            lambda s: not s.plain and not s.weights,
+        ),
     )
     steps: int | None = setting(600_000, "optimizer steps in all")
     epochs: int | None = setting(
@@ -286,9 +293,10 @@ class Settings(NetSettings, RunSettings):
         "multiple of --steps-per-execution; none: after each epoch, into "
         "history.csv",
     )
-    validation_share: float = setting(
-        0.2,
-        "share of each class to validate on where --folder has no val",
+    validation_share: float | None = setting(
+        None,
+        "share of each class to validate on where --folder has no val; none: "
+        f"{VALIDATION_SHARE}",
         type=share,
         needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
@@ -395,17 +403,15 @@ def conflicts(s):
         "--mean weights needs --weights",
     )
     yield (
-        not 0 < s.validation_share < 1,
-        "argument --validation-share: must be above 0 and below 1",
-    )
-    yield (
         s.test_resize < s.test_size,
         f"--test-resize {s.test_resize} is below --test-size {s.test_size}",
     )
-    yield (
-        s.ema is not None and not 0 < s.ema < 1,
-        "argument --ema: must be above 0 and below 1",
-    )
+    for name in ("ema", "validation_share"):
+        value = getattr(s, name)
+        yield (
+            value is not None and not 0 < value < 1,
+            f"argument {flag(name)}: must be above 0 and below 1",
+        )
     yield (
         (s.rand_augment or 0) > 10,
         "argument --rand-augment: must be at most 10",
@@ -431,14 +437,18 @@ def load(settings):
     from keras_resnet import data
 
     if settings.dataset == "folder":
-        folder = settings.folder
-        parts = [folder / name for name in ("train", "val")]
-        if not any(path.is_dir() for path in parts):
-            return data.Folder(folder).split(settings.validation_share)
-        train = data.Folder(parts[0])
-        if not parts[1].is_dir():
-            return train.split(settings.validation_share)
-        return train, data.Folder(parts[1], train.class_names)
+        folder, share = settings.folder, settings.validation_share
+        train, val = folder / "train", folder / "val"
+        if not val.is_dir():
+            whole = data.Folder(train if train.is_dir() else folder)
+            return whole.split(share or VALIDATION_SHARE)
+        if share is not None:
+            raise UsageError(
+                f"--validation-share: {val} has the validation images; leave "
+                "it out"
+            )
+        images = data.Folder(train)
+        return images, data.Folder(val, images.class_names)
     return tuple(
         data.from_tfds(
             settings.dataset, split, settings.data_dir, settings.manual_dir
@@ -571,10 +581,8 @@ def build(settings, classes, rate, mean=None):
     image = keras.Input((size, size, 3), name="image")
     model = network(input_tensor=prepared(settings, image, mean, trained))
     if trained is not None:
-        weights = {v.path: v for v in trained.variables}
-        for variable in model.variables:
-            if variable.path in weights:
-                variable.assign(weights[variable.path])
+        # The preparation of images adds no variables.
+        model.set_weights(trained.get_weights())
     if settings.freeze is not None:
         keras_resnet.freeze(model, settings.freeze)
     model.preprocessing = preprocessing.Preprocessing(

@@ -30,6 +30,8 @@ from keras_resnet_recipes.experiment import (
 
 SIZE = 32
 NETS = {"resnet": "ResNet", "plain": "plain"}
+# Test images in the picture of predictions.
+DRAWN = 18
 # Points of training error between the nets that deserve a sentence.
 FAILURE = 5
 # The depths of table 1 whose blocks are basic ones, as those of CIFAR nets.
@@ -316,12 +318,14 @@ def summarize(settings, study):
         ]
         for net in NETS
     }
+    # Of several seeds only those that are drawn are looked at.
+    looked_at = data.test if len(seeds) == 1 else data.test[:DRAWN]
     probabilities = {
-        net: predict(study / f"seed{seeds[0]}" / net / "best.keras", data.test)
+        net: predict(study / f"seed{seeds[0]}" / net / "best.keras", looked_at)
         for net in NETS
     }
     right = {
-        net: p.argmax(1) == data.test.labels for net, p in probabilities.items()
+        net: p.argmax(1) == looked_at.labels for net, p in probabilities.items()
     }
     paragraphs = [
         f"{caption}. Tested is the model of the best step: the first with the "
@@ -443,7 +447,7 @@ def draw(settings, study, caption, histories, probabilities, data):
         for net in NETS
     ]
     plots.save(plots.step_curves(curves, caption), study / "curves.png")
-    shown = data.test[:18]
+    shown = data.test[:DRAWN]
     figure = plots.predictions(
         shown.images,
         [data.class_names[i] for i in shown.labels],

@@ -176,6 +176,15 @@ def test_fast_grows():
             ["--every 5", "--steps-per-execution 2"],
         ),
         (["--mean", "weights"], ["--mean weights", "--weights"]),
+        (
+            ["--zero-init", "--weights", "keras"],
+            ["--zero-init", "--weights"],
+        ),
+        (
+            ["--dataset", "folder", "--folder", "x"]
+            + ["--validation-share", "1"],
+            ["--validation-share", "below 1"],
+        ),
         (["--freeze", "2"], ["--freeze", "--weights"]),
         (["--freeze", "5", "--weights", "keras"], ["--freeze", "5", "4"]),
         (["--test-resize", "200"], ["--test-resize 200", "224"]),
@@ -244,6 +253,13 @@ def test_a_run_leaves_everything(finished):
         float(history[-1]["val_error"]), abs=1e-4
     )
     assert f"{100 * result['validation_error']:.2f} %" in printed
+
+
+@pytest.mark.once
+def test_a_share_needs_a_folder_without_validation_images(folder, capsys):
+    flags = _from(folder, "--epochs", "1", "--validation-share", "0.5")
+    words = ["--validation-share", "val has the validation images"]
+    check_refused(lambda: run_recipe(imagenet, flags), capsys, words)
 
 
 @pytest.mark.usefixtures("_shallow")

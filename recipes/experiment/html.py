@@ -49,7 +49,8 @@ def leave(folder, line):
         for name, value in line.items()
         if name not in origin and isinstance(value, (int, float, str))
     }
-    parts = [f"# {html.escape(folder.resolve().name)}"]
+    title = html.escape(folder.resolve().name)
+    parts = [f"# {title}"]
     if results:
         parts.append(_table("result", results))
     parts += [path.read_text("utf-8") for path in sorted(folder.glob("*.md"))]
@@ -59,7 +60,6 @@ def leave(folder, line):
     parts.append(_table("setting", line["settings"]))
     parts.append(f"`{line['command']}`\n\n{report.origin(line)}")
     body = markdown.markdown("\n\n".join(parts), extensions=["tables"])
-    title = html.escape(folder.resolve().name)
     write_atomically(
         folder / "report.html", PAGE.format(title=title, body=body)
     )

@@ -50,14 +50,19 @@ def origin():
     for name in ("numpy", *DISTRIBUTIONS[backend]):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    processor = f"{_processor()}, {os.cpu_count()} cores"
     return {
         "command": f"KERAS_BACKEND={backend} python {shlex.join(sys.argv)}",
         "commit": commit(),
         "backend": backend,
         "versions": versions,
-        "device": "; ".join([*accelerators(), processor]),
+        "device": device(),
     }
+
+
+def device():
+    """Return the names of accelerators and processor, as text."""
+    processor = f"{_processor()}, {os.cpu_count()} cores"
+    return "; ".join([*accelerators(), processor])
 
 
 def _processor():

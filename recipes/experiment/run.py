@@ -311,9 +311,7 @@ class Run:
         history = self.history()
         rates = history["images_per_second"]
         return self.conclude(
-            parameters=sum(
-                int(keras.ops.size(v)) for v in model.trainable_variables
-            ),
+            parameters=parameters(model),
             iterations=steps_done(model),
             seconds=round(sum(history["seconds"]), 1),
             images_per_second=round(statistics.median(rates), 1),
@@ -336,6 +334,11 @@ class Run:
         html.leave(self.path, result)
         write_atomically(self / "result.json", json.dumps(result) + "\n")
         return result
+
+
+def parameters(model):
+    """Return the number of weights that are trained."""
+    return sum(int(keras.ops.size(v)) for v in model.trainable_variables)
 
 
 def load_model(path):

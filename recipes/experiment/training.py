@@ -13,7 +13,7 @@ from keras_resnet import plots, training
 
 from . import html, provenance, study
 from .command import Failure
-from .run import Run
+from .run import Run, parameters
 
 
 def train_jobs(settings, make_jobs, summarize=None):
@@ -169,16 +169,15 @@ def train(run, job):
 
 def _introduce(run, job, model, start):
     """Say what is trained, where, how long, and what it leaves."""
-    line = provenance.origin()
-    parameters = sum(int(keras.ops.size(v)) for v in model.trainable_variables)
     epochs = -(-job.steps // job.steps_per_epoch)
     resumed = f", from step {start:,}" if start else ""
-    print(f"{job.label}, {parameters:,} parameters")
+    print(f"{job.label}, {parameters(model):,} parameters")
     print(
         f"{job.steps:,} steps of {job.batch_size:,} images, {epochs:,} epochs"
         f"{resumed}"
     )
-    print(textwrap.fill(f"{line['backend']} on {line['device']}", 80))
+    where = f"{keras.backend.backend()} on {provenance.device()}"
+    print(textwrap.fill(where, 80))
     print(f"folder {run.path}", flush=True)
 
 

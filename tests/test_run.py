@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import read_rows
 
 from keras_resnet import training
 from keras_resnet.atomic import PARTIAL, replacing
+from keras_resnet.training.background import BackgroundSaver
 from keras_resnet_recipes.experiment import Failure, Job, files, values
 from keras_resnet_recipes.experiment.run import Run, RunError
 from keras_resnet_recipes.experiment.training import train
@@ -156,6 +158,44 @@ def test_killed_anywhere_a_run_ends_as_if_never_stopped(
         model = train(run, _job(**job))
     other, expected = straight[way]
     _check_same(run, other, model, expected)
+
+
+def test_steps_go_on_while_a_save_is_written(straight, tmp_path, monkeypatch):
+    """And what is written has the values of its own step."""
+    write, go = BackgroundSaver._write, threading.Event()
+
+    def wait_and_write(*args):
+        assert go.wait(60)
+        write(*args)
+
+    def kill():
+        assert run.saved == 2
+        assert not (run / "last.keras").exists()
+        go.set()
+        _kill()
+
+    monkeypatch.setattr(BackgroundSaver, "_write", wait_and_write)
+    every, path = values.Interval(steps=2), tmp_path / "run"
+    with Run(path, {}, save_every=every) as run, pytest.raises(_Killed):
+        train(run, _job(at=(3, kill), every=3))
+    assert training.steps_done(keras.models.load_model(run / "last.keras")) == 2
+    with Run(path, {}, resume=True) as run:
+        model = train(run, _job(every=3))
+    other, expected = straight["by step"]
+    _check_same(run, other, model, expected)
+
+
+@pytest.mark.once
+def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(BackgroundSaver, "_write", fail)
+    run = Run(tmp_path / "run", {}, save_every=values.Interval(steps=3))
+    with run, pytest.raises(OSError, match="No space left"):
+        train(run, _job())
+    # Before the end of the epoch is saved.
+    assert run.saved == 3
 
 
 @pytest.mark.parametrize(

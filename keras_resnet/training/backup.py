@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_resnet.devices.engine import Devices
+from keras_resnet.training.background import BackgroundSaver
 from keras_resnet.training.callbacks import (
     Interruptible,
     StepCounter,
@@ -46,6 +47,10 @@ class Backup(StepCounter):
     raise `KeyboardInterrupt`, whose argument is the number of the signal. In
     the last batch of an epoch and in validations nothing can be saved: the
     state is then that of the last save.
+
+    A save within an epoch is written in a thread, while the training goes on.
+    If it fails, its error is raised after a later batch. The other saves are
+    written before anything else happens.
 
     This callback must come after all whose results it saves.
 
@@ -98,6 +103,7 @@ class Backup(StepCounter):
         self._saved_at = -math.inf
         self._state = state
         self._interrupts = Interruptible()
+        self._saver = BackgroundSaver()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
@@ -136,6 +142,7 @@ class Backup(StepCounter):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         super().on_train_batch_end(batch, logs)
+        self._saver.poll()
         place = self.batches % self.steps_per_epoch
         if place == 0:
             resumed = batch + 1 < self.steps_per_epoch
@@ -152,7 +159,7 @@ class Backup(StepCounter):
         # end of the epoch is next.
         if (signal is None and not votes[0][1]) or self.model.stop_training:
             return
-        self._save(within_epoch=True)
+        self._save(within_epoch=True, wait=signal is not None)
         if signal is not None:
             raise KeyboardInterrupt(signal)
 
@@ -173,7 +180,7 @@ class Backup(StepCounter):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self.model.stop_training == "epoch":
             self.model.stop_training = False
-        self._save(within_epoch=False)
+        self._save(within_epoch=False, wait=True)
         signals = self.devices.gather(self._interrupts.signal)
         signal = next((s for s in signals if s is not None), None)
         if signal is not None:
@@ -181,12 +188,17 @@ class Backup(StepCounter):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._interrupts.on_train_end()
+        self._saver.wait()
 
     def close(self) -> None:
-        """Give the signals back, which Keras does not where `fit` fails."""
-        self._interrupts.restore_handlers()
+        """Give the signals back, and wait for the save that has begun.
 
-    def _save(self, within_epoch):
+        Keras does neither where `fit` fails.
+        """
+        self._interrupts.restore_handlers()
+        self._saver.close()
+
+    def _save(self, within_epoch, wait):
         metrics = None
         if within_epoch:
             metrics = [
@@ -205,9 +217,12 @@ class Backup(StepCounter):
                     for path in self.histories
                 },
             }
-            save_atomically(
-                self.model, self.path, json.dumps(state), self.previous
-            )
+            arguments = self.model, self.path, json.dumps(state), self.previous
+            if wait:
+                self._saver.wait()
+                save_atomically(*arguments)
+            else:
+                self._saver.save(*arguments)
         self._note_save()
 
     def _note_save(self):

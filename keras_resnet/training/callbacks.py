@@ -53,7 +53,7 @@ def save_atomically(
         DivergenceError: If a weight is not a finite number. The old file
             stays.
     """
-    _check_finite(model)
+    check_finite(model)
     with replacing(path) as partial, undistributed():
         model.save(partial)
         with zipfile.ZipFile(partial, "a") as file:
@@ -67,7 +67,7 @@ def save_atomically(
                     shutil.copyfile(path, copy)
 
 
-def _check_finite(model):
+def check_finite(model):
     """Raise `DivergenceError` if a weight is not a finite number."""
     broken = [
         variable.path

@@ -270,7 +270,7 @@ class Run:
         """Return the callbacks that keep the best model."""
         if not self.devices.is_first:
             return []
-        history = "history.csv" if every is None else "steps.csv"
+        history = files.HISTORIES[every is not None]
         best = min(self.history(history).get("val_error", []), default=math.inf)
         # Where the errors come, the best model is looked for.
         kind = AverageCheckpoint if average else Checkpoint

@@ -11,7 +11,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
-from . import html, provenance, study
+from . import files, html, provenance, study
 from .command import Failure
 from .run import Run, parameters
 
@@ -267,7 +267,7 @@ def finish(run, job, model):
 
 def errors(run, job):
     """Return the history of errors: by epoch, or by `every` steps."""
-    return run.history("steps.csv" if job.every else "history.csv")
+    return run.history(files.HISTORIES[bool(job.every)])
 
 
 def draw(run, job, **point):

@@ -1,4 +1,4 @@
-"""ImageNet by the paper's procedure (He et al. 2015, section 3.4), and others.
+"""ImageNet by the paper's procedure (He et al. 2015, section 3.4).
 
 KERAS_BACKEND=jax python recipes/imagenet.py                  # ResNet-50
 python recipes/imagenet.py --preset goyal --batch-size 1024

@@ -1,4 +1,4 @@
-"""Search for hyperparameters of recipes/cifar10.py, by KerasTuner.
+"""Search for hyperparameters of cifar10.py, by KerasTuner.
 
 KERAS_BACKEND=jax python recipes/tune.py
 python recipes/tune.py --tuner bayesian --max-trials 30 --depths 20 32

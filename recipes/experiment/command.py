@@ -17,6 +17,10 @@ import sys
 
 from . import quiet
 
+# The words of an installed command, such as "keras-resnet" and "cifar10", by
+# which a recipe was called. None if it was called by its file.
+installed = ()
+
 # The flags for the arguments that errors of `keras_resnet` name.
 FLAGS = {
     "`data_dir`": "--data-dir",
@@ -57,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(
+            prog=" ".join(installed) or None,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             # A flag that was not given is absent: a preset may set it.

@@ -14,6 +14,8 @@ import keras
 from keras_resnet.backend import accelerators
 from keras_resnet.version import __version__
 
+from . import command
+
 # What is installed for each backend, under one of these names.
 DISTRIBUTIONS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
@@ -25,8 +27,11 @@ DISTRIBUTIONS = {
 def commit():
     """Return the git commit of the running script, `None` outside git.
 
-    "-dirty" is appended where files differ from that commit.
+    "-dirty" is appended where files differ from that commit. An installed
+    command belongs to no commit.
     """
+    if command.installed:
+        return None
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -51,12 +56,18 @@ def origin():
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": f"KERAS_BACKEND={backend} python {shlex.join(sys.argv)}",
+        "command": f"KERAS_BACKEND={backend} {_command()}",
         "commit": commit(),
         "backend": backend,
         "versions": versions,
         "device": device(),
     }
+
+
+def _command():
+    if command.installed:
+        return shlex.join([*command.installed, *sys.argv[1:]])
+    return f"python {shlex.join(sys.argv)}"
 
 
 def device():

@@ -43,8 +43,9 @@ RESULTS = ROOT / "docs/results/faults"
 WAYS = ("moment", "write", "SIGTERM")
 # A process that has no checkpoint by then hangs.
 SECONDS = 600
-# What two runs of the same settings differ in.
-CLOCK = {"seconds", "images_per_second", "command"}
+# What two runs of the same settings differ in. The log that this script leaves
+# in docs makes the checkout differ from its commit.
+CLOCK = {"seconds", "images_per_second", "command", "commit"}
 
 RECIPES = {
     "cifar10": (

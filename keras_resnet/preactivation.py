@@ -36,7 +36,8 @@ class PreactivationBlock(blocks.ResidualBlock):
     is another network, which strides in the last block of a stage.
 
     Args:
-        *args, **kwargs: See `ResidualBlock`.
+        *args: See `ResidualBlock`.
+        **kwargs: See `ResidualBlock`.
 
     Reference: He et al. 2016, "Identity Mappings in Deep Residual Networks",
     section 4.1, figure 4 (e), and appendix.

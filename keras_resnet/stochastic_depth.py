@@ -23,7 +23,8 @@ class StochasticDepthBlock(blocks.ResidualBlock):
     part of a batch are dropped together.
 
     Args:
-        *args, **kwargs: See `ResidualBlock`.
+        *args: See `ResidualBlock`.
+        **kwargs: See `ResidualBlock`.
         drop_rate: Float from 0 to below 1, the rate of the network's last
             block. Defaults to `0.5`, the paper's. For another one give
             networks `block=functools.partial(StochasticDepthBlock,

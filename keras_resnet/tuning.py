@@ -221,11 +221,12 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         Args:
             hp: `keras_tuner.HyperParameters`.
             model: Model from `build`.
-            callbacks, verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`.
             epochs: Integer. Defaults to `trial_epochs(hp)`.
             initial_epoch: Integer, where schedule and batches begin.
                 KerasTuner's own Hyperband continues from the weights of an
                 earlier trial. Defaults to `0`.
+            verbose: As in `keras.Model.fit`. Defaults to `0`.
 
         Returns:
             Dictionary of floats: `val_error`, `val_loss`, `error` and `loss`

@@ -174,7 +174,10 @@ def delete_each_block(
     """Return the error after deleting each block, one at a time.
 
     Args:
-        model, images, labels, **kwargs: See `LesionedNetwork`.
+        model: `keras.Model`, see `LesionedNetwork`.
+        images: Array of images, see `LesionedNetwork`.
+        labels: Integers, the class of each image.
+        **kwargs: See `LesionedNetwork`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
@@ -204,7 +207,10 @@ def delete_blocks(
     """Return the error after deleting several random blocks.
 
     Args:
-        model, images, labels, **kwargs: See `LesionedNetwork`.
+        model: `keras.Model`, see `LesionedNetwork`.
+        images: Array of images, see `LesionedNetwork`.
+        labels: Integers, the class of each image.
+        **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of blocks to delete.
         trials: Integer, random choices for each. Defaults to `5`.
         seed: Integer, of the choices. Defaults to `0`.
@@ -247,7 +253,10 @@ def swap_blocks(
     """Return the error after swapping random pairs of equal blocks.
 
     Args:
-        model, images, labels, **kwargs: See `LesionedNetwork`.
+        model: `keras.Model`, see `LesionedNetwork`.
+        images: Array of images, see `LesionedNetwork`.
+        labels: Integers, the class of each image.
+        **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of swaps.
         trials: Integer, random choices for each. Defaults to `5`.
         seed: Integer, of the choices. Defaults to `0`.

@@ -85,9 +85,12 @@ def training_batches(
             `None`, no RandAugment.
         color: Boolean, whether to shift colours as the paper does: see
             `color_shift`. Defaults to `False`.
-        mixup, cutmix: Floats, see `sampling.mixer`. They mix the images of a
-            shard. Defaults to `0`.
-        seed, start, shard: See `pipeline.training_batches`.
+        mixup: Float, see `sampling.mixer`. It mixes the images of a shard.
+            Defaults to `0`.
+        cutmix: Float, as `mixup`.
+        seed: Integer, see `pipeline.training_batches`.
+        start: Integer, see `pipeline.training_batches`.
+        shard: Pair of integers, see `pipeline.training_batches`.
         unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:

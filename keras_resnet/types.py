@@ -6,11 +6,15 @@ from typing import Any
 
 import keras
 
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike[str]
 Numbers = Any  # a sequence or an array
 Progress = Callable[[Any], Any]  # from a sequence to an iterable of the same
 Tensor = Any  # each backend has its own
 Shape = tuple[int | None, ...]
 Size = int | tuple[int, int]  # of rows and columns
-Initializer = str | dict | type | Callable | keras.initializers.Initializer
-Regularizer = str | dict | keras.regularizers.Regularizer | None
+Config = dict[str, Any]  # of a Keras object, or of a file
+Logs = dict[str, Any] | None  # of a Keras callback
+Initializer = (
+    str | Config | type | Callable[..., Any] | keras.initializers.Initializer
+)
+Regularizer = str | Config | keras.regularizers.Regularizer | None

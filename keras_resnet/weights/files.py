@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -48,7 +49,7 @@ def check(path: PathLike) -> Path:
     return path
 
 
-def read(path: PathLike) -> Mapping:
+def read(path: PathLike) -> Mapping[str, Any]:
     """Read tensors by name from a file of PyTorch, safetensors or Keras 2.
 
     They may be wrapped: see `sources.unwrap`.

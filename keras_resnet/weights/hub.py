@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.atomic import locked
+from keras_resnet.types import Config
 from keras_resnet.weights.errors import DownloadError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -63,7 +64,7 @@ def repository_file(repository: str, name: str) -> Path:
     )
 
 
-def read_json(repository: str, name: str) -> dict:
+def read_json(repository: str, name: str) -> Config:
     """Return the content of a repository's JSON file.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,8 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_resnet import blocks, table1
+from keras_resnet.types import Tensor
 from keras_resnet.weights import files, sources
 from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.sources import WeightPath
 
 SHOWN = 6  # names in an error
 STEM = ("stem_conv", "", "kernel")
@@ -80,7 +83,7 @@ def load_torch_weights(
     assign(model, convert(model, source, origin, new_head, adapt_input, naming))
 
 
-def targets(model):
+def targets(model: keras.Model) -> dict[WeightPath, keras.Variable]:
     """Return the weights of a network by their paths: see `sources`.
 
     Raises:
@@ -124,8 +127,13 @@ def targets(model):
 
 
 def convert(
-    model, source, origin, new_head=False, adapt_input=False, naming=None
-):
+    model: keras.Model,
+    source: Mapping[str, Any],
+    origin: str,
+    new_head: bool | str = False,
+    adapt_input: bool | str = False,
+    naming: str | None = None,
+) -> dict[WeightPath, np.ndarray]:
     """Return the arrays of a source for a model, by path, after all checks.
 
     Args are those of `load_torch_weights`, and `origin` is what errors call
@@ -271,7 +279,7 @@ def _check_zero_channels(model, origin):
         )
 
 
-def assign(model, arrays):
+def assign(model: keras.Model, arrays: Mapping[WeightPath, np.ndarray]) -> None:
     """Give a network arrays by path, all of which are known to fit."""
     weights = targets(model)
     for path, array in arrays.items():
@@ -371,7 +379,7 @@ def _check_finite(arrays, naming, origin):
         )
 
 
-def stride_of(model):
+def stride_of(model: keras.Model) -> str | None:
     """Return where a model's bottlenecks stride, `None` if none does."""
     places = {
         block.bottleneck_stride
@@ -381,7 +389,7 @@ def stride_of(model):
     return places.pop() if places else None
 
 
-def check_stride(model, expected, origin):
+def check_stride(model: keras.Model, expected: str | None, origin: str) -> None:
     """Raise `WeightsError` if bottlenecks stride where a source's do not."""
     place = stride_of(model)
     if expected is not None and place not in (None, expected):
@@ -393,7 +401,7 @@ def check_stride(model, expected, origin):
         )
 
 
-def is_preactivated(model):
+def is_preactivated(model: keras.Model) -> bool:
     """Return whether a network consists of pre-activated blocks."""
     return any(b.preactivated for b in blocks.residual_blocks(model))
 
@@ -469,7 +477,7 @@ def _fold_biases(arrays):
             arrays[after] = mean.astype("float64") - arrays.pop(path)
 
 
-def epsilon_of(model, path):
+def epsilon_of(model: keras.Model, path: WeightPath) -> float:
     """Return the epsilon of the normalization that a weight is of."""
     layer, part, _ = path
     bn = model.get_layer(layer)
@@ -488,7 +496,7 @@ def _shift_variances(model, arrays, scheme, back=False):
                 arrays[path] = array.astype("float64") + shift
 
 
-def adapt_channels(kernel, channels):
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Return a first convolution for another number of input channels.
 
     For one channel the kernel, `(rows, columns, channels, filters)`, is summed
@@ -537,7 +545,7 @@ def _renumber(model, arrays, back=False):
                 arrays[path] = array[..., orders[stage]]
 
 
-def to_arrays(model, naming):
+def to_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
     """Return a model's weights in the names and layout of a source."""
     scheme = sources.NAMINGS[naming]
     arrays = {
@@ -557,7 +565,7 @@ def to_arrays(model, naming):
 
 def to_torch_state_dict(
     model: keras.Model, naming: str = "torchvision"
-) -> dict:
+) -> dict[str, Tensor]:
     """Return a network's weights as a state dict of PyTorch.
 
     `load_state_dict` of the same network there takes it, and computes the

@@ -3,6 +3,8 @@
 import math
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import h5py
 import keras
@@ -10,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_resnet import blocks, preprocessing, table1
+from keras_resnet.types import PathLike
 from keras_resnet.weights import files, hub, loading
 from keras_resnet.weights.errors import WeightsError
 
@@ -50,7 +53,7 @@ KERAS = "keras"
 IMAGENET = "imagenet"
 
 
-def check(weights):
+def check(weights: PathLike | None) -> PathLike | None:
     """Return `weights` if it may name any, else raise `WeightsError`.
 
     Called before a network is built, which takes longer than a mistyped name.
@@ -72,7 +75,13 @@ def check(weights):
     )
 
 
-def load(model, weights, *, may_change_head, adapt_input):
+def load(
+    model: keras.Model,
+    weights: PathLike,
+    *,
+    may_change_head: bool,
+    adapt_input: bool,
+) -> None:
     """Load what `weights` names into a new network, with its preprocessing.
 
     With `may_change_head` the head keeps its random weights if the published
@@ -146,7 +155,9 @@ def _convert(model, source, origin, options, images=None):
     loading.assign(model, loading.convert(model, source, origin, **options))
 
 
-def describe(repository, config):
+def describe(
+    repository: str, config: Mapping[str, Any]
+) -> tuple[preprocessing.Preprocessing, str]:
     """Return the `Preprocessing` and stride that a repository's config states.
 
     Raises:

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ TORCH_EPSILON = 1e-5
 # Layer, sublayer (or "") and weight.
 WeightPath = tuple[str, str, str]
 HEAD = ("head", "", "kernel")
-WEIGHTS = {
+WEIGHTS: dict[str, tuple[str, ...]] = {
     "conv": ("kernel", "bias"),
     "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
@@ -220,7 +221,7 @@ def _meanings(naming, names):
     return meanings
 
 
-def unwrap(source: Mapping) -> dict:
+def unwrap(source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tensors of a state dict that may be wrapped.
 
     Checkpoints often hold the state dict under a key, beside other things. A

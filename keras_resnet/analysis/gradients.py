@@ -1,8 +1,8 @@
 """Gradient flow: the norm of the gradient at each layer's weights."""
 
-import collections
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -13,12 +13,17 @@ from keras_resnet.analysis import network
 from keras_resnet.atomic import write_atomically
 from keras_resnet.steps import pairs
 from keras_resnet.training.callbacks import StepCounter
-from keras_resnet.types import PathLike
-
-GradientNorms = collections.namedtuple("GradientNorms", ("names", "norms"))
+from keras_resnet.types import Logs, PathLike
 
 
-def weighted_layers(model):
+class GradientNorms(NamedTuple):
+    """The norm of the gradient at each layer's kernel, by depth."""
+
+    names: tuple[str, ...]
+    norms: np.ndarray
+
+
+def _weighted_layers(model):
     """Return names and kernels of the layers that make a network's depth.
 
     Projections do not count.
@@ -42,9 +47,10 @@ class GradientFunction:
     It is compiled by the first call, once for each shape of batch.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.names, kernels = zip(*weighted_layers(model), strict=True)
+        self.names: tuple[str, ...]
+        self.names, kernels = zip(*_weighted_layers(model), strict=True)
         places = {id(v): i for i, v in enumerate(model.variables)}
         self._at = [places[id(kernel)] for kernel in kernels]
         from_logits = network.gives_logits(model)
@@ -65,7 +71,9 @@ class GradientFunction:
 
         self._run = backend.value_and_gradients(of_kernels)
 
-    def gradients(self, images, labels):
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> list[np.ndarray]:
         """Return the gradients by all kernels, by depth, as arrays."""
         values = network.values_of(self.model)
         (batch,) = network.batches(images, labels, batch_size=len(images))
@@ -76,7 +84,7 @@ class GradientFunction:
         )
         return list(map(ops.convert_to_numpy, gradients))
 
-    def __call__(self, images, labels):
+    def __call__(self, images: np.ndarray, labels: np.ndarray) -> GradientNorms:
         """Return the `GradientNorms` of one batch."""
         norms = [
             np.linalg.norm(g.astype("float64").ravel())
@@ -137,9 +145,9 @@ class GradientFlow(StepCounter):
         self.images = images
         self.labels = labels
         self.every = every
-        self.path = Path(path)
+        self.path: Path = Path(path)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self._function = GradientFunction(self.model)
         self._steps, self._norms = [], []
@@ -165,13 +173,13 @@ class GradientFlow(StepCounter):
             )
         self._steps, self._norms = list(steps[kept]), list(norms[kept])
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         before = self.step
         super().on_train_batch_end(batch, logs)
         if before // self.every < self.step // self.every:
             self._record()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         self._record()
 
     def _compute(self):

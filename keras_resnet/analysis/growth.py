@@ -1,8 +1,8 @@
 """The identity property: deeper networks that compute the same."""
 
-import collections
 import numbers
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,9 +14,13 @@ from keras_resnet.folding import copy_weights
 from keras_resnet.resnet import ResidualNetwork
 from keras_resnet.types import Numbers
 
-IdentityProperty = collections.namedtuple(
-    "IdentityProperty", ("added", "zero", "random")
-)
+
+class IdentityProperty(NamedTuple):
+    """How much growing a network changes its outputs."""
+
+    added: np.ndarray
+    zero: np.ndarray
+    random: np.ndarray
 
 
 def grow(

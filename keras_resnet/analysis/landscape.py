@@ -3,11 +3,11 @@
 Reference: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets".
 """
 
-import collections
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,8 +18,15 @@ from keras_resnet.analysis import network
 from keras_resnet.atomic import replacing
 from keras_resnet.types import Numbers, PathLike, Progress
 
-Landscape = collections.namedtuple("Landscape", ("axes", "loss", "error"))
 STATISTICS = ("moving", "batch")
+
+
+class Landscape(NamedTuple):
+    """Loss and error at the points of a grid, NaN where not evaluated."""
+
+    axes: tuple[np.ndarray, ...]
+    loss: np.ndarray
+    error: np.ndarray
 
 
 def random_direction(model: keras.Model, seed: int = 0) -> list[np.ndarray]:

@@ -4,10 +4,9 @@ Reference: Veit et al. 2016, "Residual Networks Behave Like Ensembles of
 Relatively Shallow Networks".
 """
 
-import collections
 import math
 import operator
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -17,13 +16,28 @@ from keras_resnet import backend
 from keras_resnet.analysis import network
 from keras_resnet.types import Numbers, Progress
 
-DeletedBlocks = collections.namedtuple(
-    "DeletedBlocks", ("names", "error", "baseline")
-)
-LesionStudy = collections.namedtuple(
-    "LesionStudy", ("counts", "error", "correlation")
-)
-PathGradients = collections.namedtuple("PathGradients", ("lengths", "norms"))
+
+class DeletedBlocks(NamedTuple):
+    """The error after deleting each block, and with all of them."""
+
+    names: tuple[str, ...]
+    error: np.ndarray
+    baseline: float
+
+
+class LesionStudy(NamedTuple):
+    """The errors after deleting or swapping several random blocks."""
+
+    counts: np.ndarray
+    error: np.ndarray
+    correlation: np.ndarray | None
+
+
+class PathGradients(NamedTuple):
+    """The gradient that random paths of each length bring to the input."""
+
+    lengths: np.ndarray
+    norms: np.ndarray
 
 
 class LesionedNetwork:
@@ -55,10 +69,12 @@ class LesionedNetwork:
     ) -> None:
         self._model = model
         self._blocks = network.blocks(model)
-        self.names = tuple(block.name for block in self._blocks)
+        self.names: tuple[str, ...] = tuple(
+            block.name for block in self._blocks
+        )
         changes = network.changes_shape(model)
         residual = np.array([block.residual for block in self._blocks])
-        self.deletable = np.flatnonzero(residual | ~changes)
+        self.deletable: np.ndarray = np.flatnonzero(residual | ~changes)
         self._shapes = [
             None if change else [v.shape for v in block.variables]
             for block, change in zip(self._blocks, changes, strict=True)
@@ -154,7 +170,7 @@ class LesionedNetwork:
                 reordered[positions[id(old)]] = values[positions[id(new)]]
         return reordered
 
-    def swappable(self) -> list:
+    def swappable(self) -> list[tuple[int, int]]:
         """Return all pairs of blocks that can be in each other's place."""
         return [
             (i, j)
@@ -169,7 +185,7 @@ def delete_each_block(
     images: np.ndarray,
     labels: np.ndarray,
     progress: Progress = iter,
-    **kwargs,
+    **kwargs: int,
 ) -> DeletedBlocks:
     """Return the error after deleting each block, one at a time.
 
@@ -202,7 +218,7 @@ def delete_blocks(
     trials: int = 5,
     seed: int = 0,
     progress: Progress = iter,
-    **kwargs,
+    **kwargs: int,
 ) -> LesionStudy:
     """Return the error after deleting several random blocks.
 
@@ -248,7 +264,7 @@ def swap_blocks(
     trials: int = 5,
     seed: int = 0,
     progress: Progress = iter,
-    **kwargs,
+    **kwargs: int,
 ) -> LesionStudy:
     """Return the error after swapping random pairs of equal blocks.
 
@@ -305,7 +321,7 @@ def kendall_correlation(order: Numbers) -> float:
     return float(signs[np.triu_indices(len(order), 1)].mean())
 
 
-def path_lengths(n: int) -> Any:
+def path_lengths(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distribution of path lengths through `n` residual blocks.
 
     A path goes through the branch or the shortcut of each block, so there are

@@ -1,6 +1,6 @@
 """Layer responses: standard deviations of the outputs of 3x3 layers."""
 
-import collections
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -8,7 +8,12 @@ from keras import ops
 
 from keras_resnet.analysis import network
 
-LayerResponses = collections.namedtuple("LayerResponses", ("names", "std"))
+
+class LayerResponses(NamedTuple):
+    """The standard deviation of each 3x3 layer's response, by depth."""
+
+    names: tuple[str, ...]
+    std: np.ndarray
 
 
 def layer_responses(

@@ -1,7 +1,7 @@
 """Responses, gradients, growth, lesions and paths."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import ticker
@@ -18,14 +18,13 @@ from keras_resnet.plots.style import (
     subplots,
 )
 from keras_resnet.table1 import stage_and_block
+from keras_resnet.types import Rows
 
 if TYPE_CHECKING:
     from keras_resnet.analysis import PathGradients
 
 
-def layer_responses(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def layer_responses(series: Rows, caption: str | None = None) -> Figure:
     """Draw deviations of layer responses, in order and sorted.
 
     Args:
@@ -47,14 +46,14 @@ def layer_responses(
     return figure
 
 
-def _by_layer(axes: Axes, i: int, one: dict, values: np.ndarray) -> None:
+def _by_layer(
+    axes: Axes, i: int, one: Mapping[str, Any], values: np.ndarray
+) -> None:
     layers = np.arange(1, len(values) + 1)
     axes.plot(layers, values, markersize=3, linewidth=1.2, **look(i, one))
 
 
-def gradient_norms(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def gradient_norms(series: Rows, caption: str | None = None) -> Figure:
     """Draw the gradient norm of each layer, from the stem to the head.
 
     Args:
@@ -77,7 +76,7 @@ def _gradient_axes(axes: Axes) -> None:
     axes.set_ylabel("gradient norm of the layer's kernel")
 
 
-def gradient_flow(series: Sequence[dict], caption: str | None = None) -> Figure:
+def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
     """Draw the gradient norm of each layer at several moments of training.
 
     Each network has a panel, and all panels have the same axis. The line at
@@ -118,9 +117,7 @@ def gradient_flow(series: Sequence[dict], caption: str | None = None) -> Figure:
     return figure
 
 
-def identity_property(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def identity_property(series: Rows, caption: str | None = None) -> Figure:
     """Draw how much outputs change when a network is grown.
 
     Args:
@@ -155,9 +152,7 @@ def identity_property(
     return figure
 
 
-def deleted_blocks(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
     """Draw the error after deleting each block, one at a time.
 
     Args:
@@ -197,7 +192,7 @@ def deleted_blocks(
     return figure
 
 
-def lesion_study(series: Sequence[dict], caption: str | None = None) -> Figure:
+def lesion_study(series: Rows, caption: str | None = None) -> Figure:
     """Draw the error against the blocks deleted, and against their order.
 
     Args:

@@ -1,6 +1,6 @@
 """Learning curves, errors by depth, and predicted classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from keras_resnet.plots.style import (
     shade,
     subplots,
 )
+from keras_resnet.types import Rows
 
 
 def _training_and_validation(
     axes: Axes,
-    curve: dict,
+    curve: Mapping[str, Any],
     key: str,
     scale: float,
     label: str,
@@ -44,7 +45,9 @@ def _training_and_validation(
 
 
 def learning_curves(
-    curves: Sequence[dict], title: str | None = None, caption: str | None = None
+    curves: Rows,
+    title: str | None = None,
+    caption: str | None = None,
 ) -> Figure:
     """Draw errors against iterations, as the paper's figure 6.
 
@@ -97,7 +100,7 @@ def learning_curves(
     return figure
 
 
-def step_curves(curves: Sequence[dict], caption: str | None = None) -> Figure:
+def step_curves(curves: Rows, caption: str | None = None) -> Figure:
     """Draw loss and accuracy against the step, side by side.
 
     Training is thin and dashed, validation bold. Several seeds are drawn as
@@ -182,7 +185,7 @@ def predictions(
     return figure
 
 
-def degradation(curves: Sequence[dict], caption: str | None = None) -> Figure:
+def degradation(curves: Rows, caption: str | None = None) -> Figure:
     """Draw training and validation error, plain beside residual.
 
     As in the paper's figure 6, training error is thin and dashed and
@@ -222,7 +225,7 @@ def degradation(curves: Sequence[dict], caption: str | None = None) -> Figure:
 
 
 def error_by_depth(
-    series: Sequence[dict],
+    series: Rows,
     ylabel: str = "training error (%)",
     caption: str | None = None,
 ) -> Figure:

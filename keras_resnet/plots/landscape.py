@@ -1,7 +1,5 @@
 """Loss landscapes: lines, contours, surface."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.figure import Figure
@@ -11,11 +9,10 @@ from keras_resnet.plots.style import (
     look,
     subplots,
 )
+from keras_resnet.types import Rows
 
 
-def landscape_lines(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def landscape_lines(series: Rows, caption: str | None = None) -> Figure:
     """Draw the loss along one direction, and the error.
 
     Args:
@@ -44,9 +41,7 @@ def landscape_lines(
     return figure
 
 
-def landscape_contours(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def landscape_contours(series: Rows, caption: str | None = None) -> Figure:
     """Draw the loss in a plane as contours, a panel for each network.
 
     All panels have the same levels, which are logarithmic.
@@ -85,9 +80,7 @@ def landscape_contours(
     return figure
 
 
-def landscape_surface(
-    series: Sequence[dict], caption: str | None = None
-) -> Figure:
+def landscape_surface(series: Rows, caption: str | None = None) -> Figure:
     """Draw the loss over a plane as a surface, a panel for each network.
 
     All panels have the same vertical axis, which is logarithmic.
@@ -136,7 +129,7 @@ def landscape_surface(
     return figure
 
 
-def _limits(series: Sequence[dict]) -> tuple[float, float]:
+def _limits(series: Rows) -> tuple[float, float]:
     """Return lowest and highest loss of several landscapes, both positive.
 
     Points without a finite loss are left out.

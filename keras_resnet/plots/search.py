@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -13,11 +13,10 @@ from keras_resnet.plots.style import (
     finish,
     subplots,
 )
+from keras_resnet.types import Rows
 
 
-def learning_rate_errors(
-    trials: Sequence[dict], caption: str | None = None
-) -> Figure:
+def learning_rate_errors(trials: Rows, caption: str | None = None) -> Figure:
     """Draw validation error against learning rate, one colour per depth.
 
     Failed trials are crosses at the upper edge.
@@ -66,7 +65,7 @@ def learning_rate_errors(
 
 
 def parallel_coordinates(
-    columns: dict[str, Sequence],
+    columns: Mapping[str, Sequence[float | str]],
     errors: Sequence[float],
     log: Sequence[str] = (),
     caption: str | None = None,
@@ -84,7 +83,7 @@ def parallel_coordinates(
         log: Names of columns with logarithmic axes. Defaults to none.
         caption: String, optional.
     """
-    columns = columns | {"validation error (%)": [100 * e for e in errors]}
+    columns = {**columns, "validation error (%)": [100 * e for e in errors]}
     figure, [[axes]] = subplots(1.8 + 1.5 * len(columns), 4.4, caption)
     heights = []
     for x, (name, values) in enumerate(columns.items()):

@@ -1,7 +1,7 @@
 """Style of all figures: colours, lines, captions, files."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def marker(i: int) -> str:
     return MARKERS[i % len(MARKERS)]
 
 
-def look(i: int, one: dict) -> dict[str, Any]:
+def look(i: int, one: Mapping[str, Any]) -> dict[str, Any]:
     """Return how series `i` is drawn, as arguments of `Axes.plot`."""
     return {
         "color": one["color"],

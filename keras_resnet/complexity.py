@@ -25,7 +25,7 @@ class LayerComplexity:
 
     name: str
     kind: str
-    output_shape: tuple
+    output_shape: tuple[int, ...]
     parameters: int
     trainable_parameters: int
     macs: int
@@ -50,9 +50,9 @@ class Complexity:
     parameters: int
     trainable_parameters: int
     macs: int
-    layers: tuple
+    layers: tuple[LayerComplexity, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         def row(cost, kind="", output_shape=()):
             shape = "x".join(map(str, output_shape))
             numbers = f"{cost.parameters:,}", f"{cost.macs:,}"
@@ -80,7 +80,8 @@ class Complexity:
 
 
 def complexity(
-    model: keras.Model | keras.Layer, input_shape: Sequence | None = None
+    model: keras.Model | keras.Layer,
+    input_shape: Sequence[int] | Sequence[Sequence[int]] | None = None,
 ) -> Complexity:
     """Count the parameters and multiply-adds of a built model.
 

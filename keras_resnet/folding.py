@@ -13,8 +13,15 @@ from keras_resnet.steps import pairs, parts
 
 # These and no subclasses, because `call` of a subclass may compute something
 # else.
-CONVOLUTIONS = (layers.Conv2D, blocks.Convolution, StemConvolution)
-NORMALIZATIONS = (layers.BatchNormalization, blocks.BatchNormalization)
+CONVOLUTIONS: tuple[type[keras.Layer], ...] = (
+    layers.Conv2D,
+    blocks.Convolution,
+    StemConvolution,
+)
+NORMALIZATIONS: tuple[type[keras.Layer], ...] = (
+    layers.BatchNormalization,
+    blocks.BatchNormalization,
+)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:

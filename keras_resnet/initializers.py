@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.types import Config
+
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class HeGaussian(keras.initializers.Initializer):
@@ -43,5 +45,5 @@ class HeGaussian(keras.initializers.Initializer):
             dtype=dtype or keras.config.floatx(),
         )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {"seed": self._usual.get_config()["seed"]}

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet.types import Tensor
+from keras_resnet.types import Config, Tensor
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CLASS_INDEX_URL = (
@@ -54,7 +54,7 @@ class Preprocessing:
     resize: int = 256
     interpolation: str = "bilinear"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, values)
@@ -91,7 +91,7 @@ class Preprocessing:
                 f"size={self.size}, resize={self.resize}"
             )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """Return the fields as a dictionary that JSON can hold."""
         config = dataclasses.asdict(self)
         return {**config, "mean": list(self.mean), "std": list(self.std)}
@@ -131,7 +131,7 @@ PREPROCESSINGS = {
 
 
 def resolve(
-    preprocessing: str | dict | Preprocessing | keras.Model,
+    preprocessing: str | Config | Preprocessing | keras.Model,
 ) -> Preprocessing:
     """Return the `Preprocessing` of a name, a dictionary or a model.
 

@@ -62,7 +62,9 @@ def pairs(steps: Iterable[Step]) -> list[Pair]:
     return [group for group in groups if isinstance(group[0], CONVOLUTIONS)]
 
 
-def parts(steps: Iterable[Step]) -> Iterator[keras.Layer | Callable]:
+def parts(
+    steps: Iterable[Step],
+) -> Iterator[keras.Layer | Callable[[Tensor], Tensor]]:
     """Yield the layers and functions that steps consist of, in order."""
     for step in steps:
         for part in step if isinstance(step, tuple) else (step,):

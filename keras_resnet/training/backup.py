@@ -20,7 +20,7 @@ from keras_resnet.training.callbacks import (
     StepCounter,
     save_atomically,
 )
-from keras_resnet.types import PathLike
+from keras_resnet.types import Logs, PathLike
 
 # Several processes agree every so many batches whether to save or to end,
 # because agreeing makes the devices wait.
@@ -87,7 +87,7 @@ class Backup(StepCounter):
         previous: PathLike | None = None,
         stateful: Mapping[str, Any] | None = None,
         histories: Sequence[PathLike] = (),
-        state: dict | None = None,
+        state: dict[str, Any] | None = None,
         devices: Devices | None = None,
     ) -> None:
         super().__init__()
@@ -96,16 +96,16 @@ class Backup(StepCounter):
         self.steps = steps
         self.seconds = seconds
         self.previous = previous
-        self.stateful = stateful or {}
+        self.stateful: Mapping[str, Any] = stateful or {}
         self.histories = histories
-        self.devices = devices or Devices()
-        self.saved = 0
+        self.devices: Devices = devices or Devices()
+        self.saved: int = 0
         self._saved_at = -math.inf
         self._state = state
         self._interrupts = Interruptible()
         self._saver = BackgroundSaver()
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self._interrupts.on_train_begin()
         self._note_save()
@@ -113,7 +113,7 @@ class Backup(StepCounter):
         if self._state is not None and self._state["metrics"] is None:
             self._restore()
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if self._state is not None:
             self._restore()
@@ -140,7 +140,7 @@ class Backup(StepCounter):
             return sums
         return [np.zeros_like(value) for value in sums]
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         super().on_train_batch_end(batch, logs)
         self._saver.poll()
         place = self.batches % self.steps_per_epoch
@@ -174,10 +174,10 @@ class Backup(StepCounter):
             wait = min(wait, BEFORE_VALIDATION)
         return time.monotonic() - self._saved_at >= wait
 
-    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._interrupts.on_test_batch_end(batch)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self.model.stop_training == "epoch":
             self.model.stop_training = False
         self._save(within_epoch=False, wait=True)
@@ -186,7 +186,7 @@ class Backup(StepCounter):
         if signal is not None:
             raise KeyboardInterrupt(signal)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         self._interrupts.on_train_end()
         self._saver.wait()
 
@@ -229,7 +229,7 @@ class Backup(StepCounter):
         self.saved, self._saved_at = self.step, time.monotonic()
 
 
-def read_state(path: PathLike) -> dict:
+def read_state(path: PathLike) -> dict[str, Any]:
     """Return what a `Backup` has saved besides the model.
 
     Its key `"histories"` has a pair for `cut_history` for each file name.

@@ -15,7 +15,7 @@ import numpy as np
 from keras_resnet.atomic import replacing
 from keras_resnet.backend import profiler
 from keras_resnet.devices.engine import undistributed
-from keras_resnet.types import PathLike
+from keras_resnet.types import Logs, PathLike
 
 
 def steps_done(model: keras.Model) -> int:
@@ -67,7 +67,7 @@ def save_atomically(
                     shutil.copyfile(path, copy)
 
 
-def check_finite(model):
+def check_finite(model: keras.Model) -> None:
     """Raise `DivergenceError` if a weight is not a finite number."""
     broken = [
         variable.path
@@ -112,9 +112,9 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.path = path
         self.monitor = monitor
-        self.best = best
+        self.best: float = best
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._save(logs)
 
     def _save(self, logs: dict) -> None:
@@ -139,10 +139,10 @@ class AverageCheckpoint(Checkpoint):
     Args: see `Checkpoint`.
     """
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Do nothing: the weights are no longer the average."""
 
-    def on_test_end(self, logs: dict | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         logs = {f"val_{name}": value for name, value in logs.items()}
         _add_errors(logs)
         self._save(logs)
@@ -161,14 +161,15 @@ class StepCounter(keras.callbacks.Callback):
         step: Integer, optimizer steps so far.
     """
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._each = batches_per_step(self.model)
-        self.batches = self._before = batches_seen(self.model)
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.batches: int = batches_seen(self.model)
         self._before = self.batches
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._before = self.batches
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self.batches = self._before + batch + 1
 
     @property
@@ -224,11 +225,11 @@ class StepEvaluation(StepCounter):
             )
         self.validation_data = validation_data
         self.every = every
-        self.callbacks = list(callbacks)
-        self.kwargs = {"verbose": 0, **kwargs}
-        self.history: list[dict] = []
+        self.callbacks: list[keras.callbacks.Callback] = list(callbacks)
+        self.kwargs: dict[str, Any] = {"verbose": 0, **kwargs}
+        self.history: list[dict[str, Any]] = []
 
-    def set_params(self, params: dict) -> None:
+    def set_params(self, params: dict[str, Any]) -> None:
         super().set_params(params)
         for callback in self.callbacks:
             callback.set_params(params)
@@ -238,35 +239,35 @@ class StepEvaluation(StepCounter):
         for callback in self.callbacks:
             callback.set_model(model)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self._evaluated = self.step
         self._sums, self._summed = {}, 0
         for callback in self.callbacks:
             callback.on_train_begin(logs)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return what a training that is resumed must know, for JSON."""
         return {name: getattr(self, f"_{name}") for name in self.STATE}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take over the `state` of a training that was stopped."""
         for name in self.STATE:
             setattr(self, f"_{name}", state[name])
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         if self.step > self._evaluated:
             self._evaluate()
         for callback in self.callbacks:
             callback.on_train_end(logs)
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         # The sums of the metrics over this epoch so far.
         self._in_epoch: dict[str, float] = {}
         self._epoch_batches = 0
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         seen, before = self.batches, self.step
         super().on_train_batch_end(batch, logs)
         self._summed += self.batches - seen
@@ -326,7 +327,7 @@ class StopAt(StepCounter):
         super().__init__()
         self.steps = steps
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.batches >= self.steps:
             self.model.stop_training = True
@@ -345,12 +346,12 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
     """
 
     def __init__(
-        self, history: Callable[[], dict[str, list]], **kwargs: Any
+        self, history: Callable[[], dict[str, list[float]]], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self._history = history
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         model, verbose = self.model, self.verbose
         past = self._history().get(self.monitor, [])
@@ -359,7 +360,7 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
         # division that it did prevent does not matter: none came after it.
         stand_in = keras.Sequential()
         stand_in.optimizer = keras.optimizers.SGD(math.inf)
-        self.verbose = 0
+        self.verbose: int = 0
         self._set_monitor_op()
         self.set_model(stand_in)
         for epoch, value in enumerate(past):
@@ -386,24 +387,22 @@ class Profile(keras.callbacks.Callback):
         self, folder: PathLike, first: int = 5, batches: int = 5
     ) -> None:
         super().__init__()
-        self.folder = str(folder)
+        self.folder: str = str(folder)
         self.first = first
         self.batches = batches
         self._seen = 0
         self._trace: Any = None  # `False` when it is over
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._before = self._seen
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         # The end of the previous batch may be the end of the epoch.
         if self._trace is None and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._seen = self._before + batch + 1
         if self._seen >= self.first + self.batches:
             self._stop()
@@ -413,7 +412,7 @@ class Profile(keras.callbacks.Callback):
             self._trace.__exit__(None, None, None)
             self._trace = False
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         # The trace must not contain a validation.
         self._stop()
 
@@ -429,7 +428,7 @@ class FailOnDivergence(keras.callbacks.Callback):
     callback must come before those that save the model.
     """
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         # Keras's mean over the epoch stays without a number from then on.
         if not math.isfinite(logs["loss"]):
             model = self.model
@@ -460,29 +459,29 @@ class Throughput(keras.callbacks.Callback):
         super().__init__()
         self.batch_size = batch_size
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._begin = time.perf_counter()
         self._before = 0.0
         self._steps = 0
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return what a training that is resumed must know, for JSON."""
         return {"seconds": self._seconds()}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take over the `state` of a training that was stopped."""
         self._before = state["seconds"]
 
     def _seconds(self):
         return self._before + time.perf_counter() - self._begin
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._last = time.perf_counter()
         if self._steps == 0:
             self._first, self._compiled = self._last, batch + 1
         self._steps = batch + 1
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         elapsed = self._last - self._first
         steps = self._steps - self._compiled
         if steps == 0:
@@ -519,7 +518,7 @@ class Interruptible(keras.callbacks.Callback):
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.signal = None
         self._previous = {
             number: signal.signal(number, self._ask)
@@ -543,5 +542,5 @@ class Interruptible(keras.callbacks.Callback):
 
     on_train_batch_end = on_test_batch_end = _check
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         self.restore_handlers()

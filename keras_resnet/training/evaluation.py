@@ -15,7 +15,7 @@ from keras_resnet import preprocessing as images_before
 from keras_resnet.types import Tensor
 
 # A function from images to their probabilities.
-Score = Callable[[Sequence], np.ndarray]
+Score = Callable[[Sequence[np.ndarray]], np.ndarray]
 # The shorter sides of the paper's fully convolutional testing.
 SCALES = (224, 256, 384, 480, 640)
 BATCH_SIZE = 32
@@ -304,9 +304,9 @@ def in_top(
 
 def evaluate(
     score: Score,
-    batches: Iterable[tuple[Sequence, Sequence[int] | np.ndarray]],
+    batches: Iterable[tuple[Sequence[np.ndarray], Sequence[int] | np.ndarray]],
     *,
-    on_batch: Callable[[int, dict], object] | None = None,
+    on_batch: Callable[[int, dict[str, float]], object] | None = None,
 ) -> dict[str, float]:
     """Count how often the right class is the best, and among the best five.
 

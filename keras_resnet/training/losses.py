@@ -4,11 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_resnet.blocks import register
-from keras_resnet.types import Tensor
+from keras_resnet.types import Config, Tensor
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class SmoothedCrossentropy(keras.losses.Loss):
     """Cross-entropy of integer labels with label smoothing, from logits.
 
@@ -44,14 +43,14 @@ class SmoothedCrossentropy(keras.losses.Loss):
             label_smoothing=self.label_smoothing,
         )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "label_smoothing": self.label_smoothing,
         }
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
     """Binary cross-entropy of each class, with label smoothing over classes.
 
@@ -80,7 +79,7 @@ class SmoothedBinaryCrossentropy(keras.losses.BinaryCrossentropy):
         spread = self.share / y_pred.shape[-1]
         return super().call(y_true * (1 - self.share) + spread, y_pred)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {**super().get_config(), "label_smoothing": self.share}
 
 

@@ -5,11 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_resnet import backend
-from keras_resnet.blocks import register
-from keras_resnet.types import Tensor
+from keras_resnet.types import Config, Schedule, Tensor
 
 
 class _Optimizer(keras.optimizers.Optimizer):
@@ -81,7 +79,7 @@ def _zeros(shape, dtype):
     return ops.convert_to_tensor(np.zeros(shape, "float32"), dtype)
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class CoupledSGD(_Optimizer, keras.optimizers.SGD):
     """SGD with momentum and weight decay that is part of the gradient.
 
@@ -122,7 +120,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.1,
+        learning_rate: float | Schedule = 0.1,
         momentum: float = 0.9,
         nesterov: bool = False,
         coupled_decay: float = 1e-4,
@@ -138,7 +136,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
             name=name,
             **kwargs,
         )
-        self.coupled_decay = _check_decay(coupled_decay)
+        self.coupled_decay: float = _check_decay(coupled_decay)
         self.decay_norm_and_bias = decay_norm_and_bias
         self.momentum_correction = momentum_correction
 
@@ -207,7 +205,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
         rate = ops.cast(learning_rate, variable.dtype)
         self.assign_add(variable, rate * step)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "coupled_decay": self.coupled_decay,
@@ -216,7 +214,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
         }
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class Lamb(_Optimizer, keras.optimizers.Lamb):
     """LAMB with weight decay as in its paper.
 
@@ -238,7 +236,7 @@ class Lamb(_Optimizer, keras.optimizers.Lamb):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.001,
+        learning_rate: float | Schedule = 0.001,
         coupled_decay: float = 0.01,
         epsilon: float = 1e-6,
         name: str = "lamb",
@@ -247,7 +245,7 @@ class Lamb(_Optimizer, keras.optimizers.Lamb):
         super().__init__(
             learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs
         )
-        self.coupled_decay = _check_decay(coupled_decay)
+        self.coupled_decay: float = _check_decay(coupled_decay)
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
@@ -271,5 +269,5 @@ class Lamb(_Optimizer, keras.optimizers.Lamb):
             update = ops.where(usable, ratio, 1.0) * update
         self.assign_sub(variable, rate * update)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {**super().get_config(), "coupled_decay": self.coupled_decay}

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import keras
 from keras import ops
 from keras.optimizers import schedules
 
-from keras_resnet.blocks import register
-from keras_resnet.types import Tensor
+from keras_resnet.types import Config, Schedule, Tensor
 
 
 def step_decay(
@@ -15,7 +15,7 @@ def step_decay(
     divisions: Sequence[float] = (1 / 2, 3 / 4),
     warmup_steps: int = 0,
     warmup_rate: float | None = None,
-) -> schedules.LearningRateSchedule:
+) -> Schedule:
     """Divide the learning rate by 10 after some shares of all steps.
 
     The defaults are the paper's: after 32k and 48k of 64k steps.
@@ -56,7 +56,7 @@ def step_decay(
 
 def one_cycle(
     learning_rate: float, steps: int, warmup: float = 0.25
-) -> schedules.LearningRateSchedule:
+) -> Schedule:
     """Raise the learning rate linearly from 0, then lower it by a cosine to 0.
 
     Args:
@@ -79,8 +79,8 @@ def one_cycle(
     )
 
 
-@register
-class WarmUp(schedules.LearningRateSchedule):
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class WarmUp(Schedule):
     """Linear warm-up to the rate at which another schedule begins.
 
     Args:
@@ -96,7 +96,7 @@ class WarmUp(schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        schedule: schedules.LearningRateSchedule,
+        schedule: Schedule,
         steps: int,
         first: float = 0.0,
     ) -> None:
@@ -112,7 +112,7 @@ class WarmUp(schedules.LearningRateSchedule):
         warm_up = self.first + (peak - self.first) * step / self.steps
         return ops.where(step < self.steps, warm_up, self.schedule(step))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {
             "schedule": schedules.serialize(self.schedule),
             "steps": self.steps,
@@ -120,6 +120,6 @@ class WarmUp(schedules.LearningRateSchedule):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "WarmUp":
+    def from_config(cls, config: Config) -> "WarmUp":
         schedule = schedules.deserialize(config["schedule"])
         return cls(**{**config, "schedule": schedule})

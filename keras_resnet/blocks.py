@@ -3,13 +3,21 @@
 import math
 import numbers
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_resnet import backend, shortcuts, steps
 from keras_resnet.initializers import HeGaussian
-from keras_resnet.types import Initializer, Regularizer, Shape, Size, Tensor
+from keras_resnet.types import (
+    Config,
+    Initializer,
+    Regularizer,
+    Shape,
+    Size,
+    Tensor,
+)
 
 KERNEL_INITIALIZER = HeGaussian
 MOMENTUM = 0.9
@@ -21,10 +29,8 @@ SETTINGS = ["trainable", "dtype_policy", "momentum", "epsilon"]
 SETTINGS += ["lora_rank", "lora_alpha"]
 SUFFIXES = ("_regularizer", "_constraint")
 
-register = keras.saving.register_keras_serializable(package="keras_resnet")
 
-
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class Convolution(keras.layers.Conv2D):
     """2-D convolution without bias, padded alike on all sides.
 
@@ -54,7 +60,7 @@ class Convolution(keras.layers.Conv2D):
         strides: Size = 1,
         use_bias: bool = False,
         kernel_initializer: Initializer = KERNEL_INITIALIZER,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         padding = kwargs.pop("padding", "same")
         super().__init__(
@@ -87,7 +93,7 @@ class Convolution(keras.layers.Conv2D):
         return x if self.activation is None else self.activation(x)
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization with the defaults of residual networks.
 
@@ -114,7 +120,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         momentum: float = MOMENTUM,
         epsilon: float = EPSILON,
         synchronized: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         # Keras takes any numbers, and the outputs are then NaN. At a momentum
         # of 1 the statistics stay as they are, which is what some want.
@@ -137,7 +143,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # TensorFlow.
         self.synchronized = synchronized
 
-    def add_weight(self, *args, **kwargs) -> keras.Variable:
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         if kwargs.get("name") in ("moving_mean", "moving_variance"):
             # Without it the statistics of several devices drift apart on
             # TensorFlow, and those of the first device are saved.
@@ -191,7 +197,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class MaxPooling(keras.layers.MaxPooling2D):
     """2-D max pooling, padded alike on all sides.
 
@@ -207,7 +213,9 @@ class MaxPooling(keras.layers.MaxPooling2D):
     Reference: He et al. 2015, table 1.
     """
 
-    def __init__(self, pool_size: Size, strides: Size = 1, **kwargs) -> None:
+    def __init__(
+        self, pool_size: Size, strides: Size = 1, **kwargs: Any
+    ) -> None:
         padding = kwargs.pop("padding", "same")
         super().__init__(pool_size, strides=strides, padding=padding, **kwargs)
         _check_window("MaxPooling", "pool_size", self.pool_size, padding)
@@ -218,7 +226,7 @@ class MaxPooling(keras.layers.MaxPooling2D):
         )
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class ReLU(keras.layers.Layer):
     """Rectified linear unit that gives NaN for NaN on every backend.
 
@@ -264,7 +272,7 @@ def own_initializer(identifier: Initializer) -> Callable:
     return initializer
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class ResidualBlock(keras.layers.Layer):
     """Residual block, basic or bottleneck, or its plain twin.
 
@@ -350,7 +358,7 @@ class ResidualBlock(keras.layers.Layer):
     """
 
     preactivated = False
-    place = (1, 1)
+    place: tuple[int, int] = (1, 1)
 
     def __init__(
         self,
@@ -368,7 +376,7 @@ class ResidualBlock(keras.layers.Layer):
         kernel_regularizer: Regularizer = None,
         data_format: str | None = None,
         folded: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         for argument, value in (("filters", filters), ("stride", stride)):
@@ -391,18 +399,22 @@ class ResidualBlock(keras.layers.Layer):
             )
         self.filters = filters
         self.stride = stride
-        self.shortcut = shortcuts.check(shortcut)
+        self.shortcut: str = shortcuts.check(shortcut)
         self.bottleneck = bottleneck
         self.residual = residual
         self.bottleneck_stride = bottleneck_stride
         self.zero_init_residual = zero_init_residual
         self.momentum = momentum
         self.epsilon = epsilon
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_initializer: Callable = keras.initializers.get(
+            kernel_initializer
+        )
+        self.kernel_regularizer: keras.regularizers.Regularizer | None = (
+            keras.regularizers.get(kernel_regularizer)
+        )
         self.data_format = data_format
         self.folded = folded
-        self.out_channels = filters * (EXPANSION if bottleneck else 1)
+        self.out_channels: int = filters * (EXPANSION if bottleneck else 1)
 
         # The settings of sublayers by name: when they were made, and those
         # that a configuration has for sublayers that are not made yet.
@@ -416,7 +428,8 @@ class ResidualBlock(keras.layers.Layer):
         for i, geometry in enumerate(plan, start=1):
             zero = zero_init_residual and i == len(plan)
             self._add_pair(geometry, f"conv{i}", f"bn{i}", zero)
-        self.shortcut_conv = self.shortcut_bn = None
+        self.shortcut_conv: keras.Layer | None = None
+        self.shortcut_bn: keras.Layer | None = None
         self._configure_sublayers()
 
     def _add_pair(self, geometry, conv_name, bn_name, zero=False):
@@ -562,7 +575,7 @@ class ResidualBlock(keras.layers.Layer):
         shape = steps.output_shape(self.preactivation(), input_shape)
         return steps.output_shape(self.residual_branch(), shape)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         sublayers = dict(self._configured)
         for layer in self._sublayers():
             made = self._made.get(layer.name, {})
@@ -597,7 +610,7 @@ class ResidualBlock(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "ResidualBlock":
+    def from_config(cls, config: Config) -> "ResidualBlock":
         config = dict(config)
         sublayers = config.pop("sublayers", {})
         block = super().from_config(config)

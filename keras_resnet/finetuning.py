@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_resnet import blocks, table1
-from keras_resnet.resnet import ResidualNetwork, register_model
+from keras_resnet.resnet import ResidualNetwork
 
 
 def freeze(
@@ -120,7 +120,7 @@ def _stages(model):
     return last
 
 
-@register_model
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class FeatureExtractor(ResidualNetwork):
     """Network whose outputs are the feature maps of stages.
 
@@ -149,3 +149,7 @@ class FeatureExtractor(ResidualNetwork):
             for block in blocks.residual_blocks(self)
         }
         return {name: channels[name] for name in self.output}
+
+
+# For `.h5` files, as of `ResidualNetwork`.
+keras.saving.get_custom_objects()["FeatureExtractor"] = FeatureExtractor

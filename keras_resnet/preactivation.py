@@ -1,5 +1,7 @@
 """The block with full pre-activation, of "Identity Mappings"."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,7 +9,7 @@ from keras_resnet import blocks, steps
 from keras_resnet.types import Tensor
 
 
-@blocks.register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class PreactivationBlock(blocks.ResidualBlock):
     """Residual block that normalizes and activates before it convolves.
 
@@ -45,9 +47,11 @@ class PreactivationBlock(blocks.ResidualBlock):
 
     preactivated = True
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.preact_bn = super().make_normalization("preact_bn")
+        self.preact_bn: keras.Layer | None = super().make_normalization(
+            "preact_bn"
+        )
         self._configure_sublayers()
 
     def _is_last(self, name):

@@ -9,11 +9,11 @@ from keras import layers
 
 from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
 from keras_resnet.preprocessing import Preprocessing
-from keras_resnet.types import Initializer, Regularizer, Tensor
+from keras_resnet.types import Config, Initializer, Regularizer, Tensor
 from keras_resnet.weights import published
 
 
-@blocks.register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class StemConvolution(blocks.Convolution):
     """First convolution of a network, which says how to prepare its images.
 
@@ -25,14 +25,14 @@ class StemConvolution(blocks.Convolution):
 
     preprocessing: Preprocessing | None = None
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         config = super().get_config()
         if self.preprocessing is not None:
             config["preprocessing"] = self.preprocessing.get_config()
         return config
 
     @classmethod
-    def from_config(cls, config: dict) -> "StemConvolution":
+    def from_config(cls, config: Config) -> "StemConvolution":
         config = dict(config)
         images = config.pop("preprocessing", None)
         layer = super().from_config(config)
@@ -41,14 +41,7 @@ class StemConvolution(blocks.Convolution):
         return layer
 
 
-def register_model(model: type) -> type:
-    """Register a class of models for files of Keras, also of its old format."""
-    # A `.h5` file has the plain name of a model's class.
-    keras.saving.get_custom_objects()[model.__name__] = model
-    return blocks.register(model)
-
-
-@register_model
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class ResidualNetwork(backend.Model):
     """`keras.Model` of this package's networks, a functional graph.
 
@@ -58,7 +51,7 @@ class ResidualNetwork(backend.Model):
 
     @classmethod
     def from_config(
-        cls, config: dict, custom_objects: dict | None = None
+        cls, config: Config, custom_objects: Config | None = None
     ) -> "ResidualNetwork":
         try:
             # A copy, from which Keras takes the layers away.
@@ -84,7 +77,7 @@ class ResidualNetwork(backend.Model):
 
     @preprocessing.setter
     def preprocessing(
-        self, value: str | dict | Preprocessing | keras.Model | None
+        self, value: str | Config | Preprocessing | keras.Model | None
     ) -> None:
         if value is not None:
             value = preprocessing.resolve(value)
@@ -99,6 +92,10 @@ class ResidualNetwork(backend.Model):
     def _stem(self):
         stems = (x for x in self.layers if isinstance(x, StemConvolution))
         return next(stems, None)
+
+
+# A `.h5` file has the plain name of a model's class.
+keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork
 
 
 def _unknown_layer(config):
@@ -137,7 +134,7 @@ def ResNet(
     include_top: bool = True,
     weights: str | None = None,
     input_tensor: Tensor | None = None,
-    input_shape: Sequence | None = None,
+    input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
     classifier_activation: str | Callable | None = "softmax",

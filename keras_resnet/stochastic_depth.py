@@ -1,12 +1,14 @@
 """Stochastic depth: residual branches that are dropped at random."""
 
+from typing import Any
+
 import keras
 
 from keras_resnet import blocks
-from keras_resnet.types import Shape, Tensor
+from keras_resnet.types import Config, Shape, Tensor
 
 
-@blocks.register
+@keras.saving.register_keras_serializable(package="keras_resnet")
 class StochasticDepthBlock(blocks.ResidualBlock):
     """Residual block whose branch is dropped for some images in training.
 
@@ -44,11 +46,11 @@ class StochasticDepthBlock(blocks.ResidualBlock):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         drop_rate: float = 0.5,
         place: tuple[int, int] = (1, 1),
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if not 0 <= drop_rate < 1:
@@ -58,9 +60,9 @@ class StochasticDepthBlock(blocks.ResidualBlock):
             )
         self.drop_rate = drop_rate
         number, count = place
-        self.place = number, count
+        self.place: tuple[int, int] = number, count
         self.seed = seed
-        self.seed_generator = None
+        self.seed_generator: keras.random.SeedGenerator | None = None
 
     @property
     def rate(self) -> float:
@@ -91,12 +93,12 @@ class StochasticDepthBlock(blocks.ResidualBlock):
     # Keras saves no state of draws, without which a training that is resumed
     # would repeat those of its beginning.
 
-    def save_own_variables(self, store: dict) -> None:
+    def save_own_variables(self, store: Config) -> None:
         super().save_own_variables(store)
         if self.seed_generator is not None:
             store["seed"] = self.seed_generator.state
 
-    def load_own_variables(self, store: dict) -> None:
+    def load_own_variables(self, store: Config) -> None:
         # The store of a file has not all methods of a dictionary.
         own = {key: store[key] for key in store.keys()}  # noqa: SIM118
         state = own.pop("seed", None)
@@ -104,7 +106,7 @@ class StochasticDepthBlock(blocks.ResidualBlock):
         if state is not None and self.seed_generator is not None:
             self.seed_generator.state.assign(state)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "drop_rate": self.drop_rate,

@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,17 @@ from keras_resnet.training.callbacks import (
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.schedules import one_cycle, step_decay
-from keras_resnet.types import PathLike
+from keras_resnet.types import PathLike, Rows, Schedule
 
 # Families of networks: builder, and depths that are searched by default.
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[..., keras.Model], tuple[int, ...]]] = {
     "cifar": (ResNetCIFAR, (8, 14, 20)),
     "imagenet": (ResNetImageNet, tuple(IMAGENET_SPECS)),
 }
-SCHEDULES = {"one-cycle": one_cycle, "step-decay": step_decay}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "one-cycle": one_cycle,
+    "step-decay": step_decay,
+}
 RANGES = ("learning_rate", "weight_decay")
 OBJECTIVE = "val_error"
 
@@ -119,7 +122,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         block: Callable[..., keras.Layer] = ResidualBlock,
         seed: int = 0,
         batches: Any = None,
-        make: Callable[[dict, int], keras.Model] | None = None,
+        make: Callable[[dict[str, Any], int], keras.Model] | None = None,
         devices: Devices | None = None,
     ) -> None:
         super().__init__(name="resnet")
@@ -137,7 +140,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         if batches is None:  # imported here because it imports TensorFlow
             from keras_resnet.data import pipeline as batches
         self.batches = batches
-        self.devices = devices or Devices()
+        self.devices: Devices = devices or Devices()
         self._builder, depths = FAMILIES[family]
         self._make = make or self._compiled
         self._space: dict[str, Any] = {
@@ -152,7 +155,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             self._space["shortcut"] = shortcut
         _check_space(family, self._space)
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Return the values of a trial, searched and fixed, by their names."""
         chosen = dict(self._space)
         for name in self.searched():
@@ -211,11 +214,11 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         self,
         hp: keras_tuner.HyperParameters,
         model: keras.Model,
-        callbacks: Sequence = (),
+        callbacks: Sequence[keras.callbacks.Callback] = (),
         epochs: int | None = None,
         initial_epoch: int = 0,
         verbose: int = 0,
-    ) -> dict:
+    ) -> dict[str, float]:
         """Train and evaluate the model of a trial, in the main thread.
 
         Args:
@@ -459,7 +462,7 @@ class _Bayesian(_Resumable, keras_tuner.oracles.BayesianOptimizationOracle):
             return super().populate_space(trial_id)
 
 
-ALGORITHMS = {
+ALGORITHMS: dict[str, type[keras_tuner.Oracle]] = {
     "random": _Random,
     "hyperband": _Hyperband,
     "bayesian": _Bayesian,
@@ -542,7 +545,7 @@ class Search(keras_tuner.Tuner):
         folder: PathLike,
         *,
         seed: int = 0,
-        report: Callable[[dict], None] | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
         lost_after: float = 60.0,
     ) -> None:
         if algorithm not in ALGORITHMS:
@@ -555,7 +558,7 @@ class Search(keras_tuner.Tuner):
                 "`max_trials` must be at least 1. "
                 f"Received: max_trials={max_trials}"
             )
-        self.role = role()
+        self.role: str | None = role()
         folder = Path(folder)
         space = keras_tuner.HyperParameters()
         hypermodel.declare_hyperparameters(space)
@@ -592,7 +595,7 @@ class Search(keras_tuner.Tuner):
         if self.role != "worker":
             self.oracle.reload()
 
-    def search(self, **kwargs) -> None:
+    def search(self, **kwargs: Any) -> None:
         """Run trials until there are `max_trials`.
 
         `kwargs` are arguments of `ResNetHyperModel.fit`.
@@ -606,7 +609,7 @@ class Search(keras_tuner.Tuner):
         if self.role == "worker":
             time.sleep(1)  # KerasTuner asks for a trial without a pause
 
-    def run_trial(self, trial: Any, **kwargs) -> dict:
+    def run_trial(self, trial: Any, **kwargs: Any) -> dict[str, float]:
         """Train the network of a trial: see `ResNetHyperModel.fit`."""
         hp = trial.hyperparameters
         keras.utils.clear_session()  # collects garbage, too
@@ -649,7 +652,7 @@ class Search(keras_tuner.Tuner):
             failed = trial.message and f"failed: {trial.message}"
             print(f"trial {trial.trial_id} {failed or 'completed'}")
 
-    def row(self, trial: Any) -> dict:
+    def row(self, trial: Any) -> dict[str, Any]:
         """Return a trial as a flat dictionary, for tables and figures.
 
         Its keys are `trial` (the name), `status` (`"completed"`, `"failed"`
@@ -669,13 +672,13 @@ class Search(keras_tuner.Tuner):
         reason = trial.message or "see the output of its worker"
         return row | {"reason": reason if failed else ""}
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[dict[str, Any]]:
         """Return the `row` of each trial, in the order of their starts."""
         oracle = self.oracle
         return [self.row(oracle.trials[name]) for name in oracle.start_order]
 
 
-def best(rows: list[dict]) -> dict | None:
+def best(rows: Rows) -> Mapping[str, Any] | None:
     """Return the completed row with the lowest validation error, or `None`."""
     done = [row for row in rows if row["status"] == "completed"]
     return min(done, key=lambda row: row[OBJECTIVE], default=None)

@@ -213,13 +213,13 @@ def _has_palette(contents: bytes) -> bool:
 
 
 def image_batches(
-    paths: Sequence,
+    paths: Sequence[Any],
     batch_size: int = 32,
     *,
     channels: int = 3,
     on_error: Callable[[UnreadableImageError], object] | None = None,
     read: Callable[[Any], Any] | None = None,
-) -> Iterator[tuple[list, list[int]]]:
+) -> Iterator[tuple[list[Any], list[int]]]:
     """Decode files in order, on several threads, ahead of their use.
 
     Args:

@@ -63,7 +63,7 @@ def training_batches(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
     unreadable: Unreadable | None = None,
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
     """Return endless shuffled, augmented batches, each a function of its step.
 
     Order and epochs are those of `pipeline.training_batches`. Half of the
@@ -231,7 +231,7 @@ def evaluation_batches(
     shard: tuple[int, int] = (0, 1),
     pad_to_multiple_of: int | None = None,
     unreadable: Unreadable | None = None,
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
     """Return all images' centres, in order; the last batch may be smaller.
 
     Each image is resized to a shorter side, with antialiasing, and its centre

@@ -49,7 +49,7 @@ class Draws:
         self.n = n
         self.batch_size = batch_size
         mine = shard_slice(batch_size, shard)
-        self.size = mine.stop - mine.start
+        self.size: int = mine.stop - mine.start
         self._offset = mine.start
         # Two epochs, because a slice may begin in one and end in the next.
         self._draw = functools.lru_cache(maxsize=2)(

@@ -20,7 +20,7 @@ def training_batches(
     seed: int = 0,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
     """Return endless shuffled, augmented batches, each a function of its step.
 
     Each epoch shuffles all images anew. A batch may begin in one epoch and
@@ -111,7 +111,7 @@ def evaluation_batches(
     *,
     shard: tuple[int, int] = (0, 1),
     pad_to_multiple_of: int | None = None,
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
     """Return all images once, in order; the last batch may be smaller.
 
     Args:

@@ -54,18 +54,18 @@ class Folder:
         self, folder: PathLike, class_names: Sequence[str] | None = None
     ) -> None:
         by_class = class_folders(folder)
-        self.class_names = tuple(class_names or by_class)
+        self.class_names: tuple[str, ...] = tuple(class_names or by_class)
         unknown = sorted({*by_class} - {*self.class_names})
         if unknown:
             raise DataUnavailableError(
                 f"{folder} has {len(unknown)} folders of other classes than "
                 f"the training images: {', '.join(unknown[:5])}"
             )
-        self.paths = [
+        self.paths: list[str] = [
             str(file) for files in by_class.values() for file in files
         ]
         number = {name: i for i, name in enumerate(self.class_names)}
-        self.labels = np.repeat(
+        self.labels: np.ndarray = np.repeat(
             np.array([number[name] for name in by_class], "int32"),
             [len(files) for files in by_class.values()],
         )
@@ -160,7 +160,7 @@ class Records:
     def __init__(
         self, files: Sequence[PathLike], class_names: Sequence[str]
     ) -> None:
-        self.class_names = tuple(class_names)
+        self.class_names: tuple[str, ...] = tuple(class_names)
         self._files = [os.fspath(file) for file in files]
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             places = list(pool.map(_places, self._files))

@@ -28,23 +28,25 @@ def _fastest(name):
     return getattr(_own, name, getattr(keras_ops, name, None))
 
 
-convolution = _fastest("convolution")
-max_pooling = _fastest("max_pooling")
-subsample = _fastest("subsample")
-relu = _fastest("relu")
-batch_normalization = _fastest("batch_normalization")
-synchronized_batch_normalization = _fastest("synchronized_batch_normalization")
-normalization = _fastest("normalization")
-moving_average = _fastest("moving_average")
-lay_out_kernel = _fastest("lay_out_kernel")
-lay_out_like = _fastest("lay_out_like")
-sgd_step = _fastest("sgd_step")
-share_memory = _fastest("share_memory")
+convolution: Callable = _fastest("convolution")
+max_pooling: Callable = _fastest("max_pooling")
+subsample: Callable = _fastest("subsample")
+relu: Callable = _fastest("relu")
+batch_normalization: Callable = _fastest("batch_normalization")
+synchronized_batch_normalization: Callable = _fastest(
+    "synchronized_batch_normalization"
+)
+normalization: Callable = _fastest("normalization")
+moving_average: Callable = _fastest("moving_average")
+lay_out_kernel: Callable | None = _fastest("lay_out_kernel")
+lay_out_like: Callable | None = _fastest("lay_out_like")
+sgd_step: Callable | None = _fastest("sgd_step")
+share_memory: Callable | None = _fastest("share_memory")
 accelerators = _own.accelerators
 compiled = _own.compiled
 profiler = _own.profiler
 value_and_gradients = _own.value_and_gradients
-vectorized = _fastest("vectorized")
+vectorized: Callable | None = _fastest("vectorized")
 
 
 if keras.backend.backend() == "torch":

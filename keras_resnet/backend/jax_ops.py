@@ -24,7 +24,7 @@ IMAGES_AT_A_TIME = 8
 
 
 # JAX traces a compiled function once for each shape, not for each layer.
-batch_normalization = jax.jit(
+batch_normalization: Callable = jax.jit(
     keras_ops.batch_normalization, static_argnames=("epsilon", "axis")
 )
 # A compiled step is of the whole batch, however many devices share it.
@@ -181,6 +181,6 @@ def vectorized(function: Callable, arguments: int) -> Callable:
     return jax.vmap(function, in_axes=(None,) * (arguments - 1) + (0,))
 
 
-def profiler(folder: str) -> AbstractContextManager:
+def profiler(folder: str) -> AbstractContextManager[object]:
     """Return a context that writes a trace of itself for TensorBoard."""
     return jax.profiler.trace(folder)

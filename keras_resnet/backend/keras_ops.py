@@ -7,7 +7,7 @@ or -1. Strides, sizes, margins and dilation rates are of rows and columns.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -97,7 +97,7 @@ def batch_normalization(
     return ops.cast(y, x.dtype), mean, variance
 
 
-synchronized_batch_normalization = functools.partial(
+synchronized_batch_normalization: Callable = functools.partial(
     batch_normalization, synchronized=True
 )
 

@@ -187,6 +187,6 @@ def value_and_gradients(function: Callable) -> Callable:
     return run
 
 
-def profiler(folder: str) -> AbstractContextManager:
+def profiler(folder: str) -> AbstractContextManager[object]:
     """Return a context that writes a trace of itself for TensorBoard."""
     return tf.profiler.experimental.Profile(folder)

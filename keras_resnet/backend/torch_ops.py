@@ -216,7 +216,7 @@ def vectorized(function: Callable, arguments: int) -> Callable:
     return torch.func.vmap(function, in_dims=(None,) * (arguments - 1) + (0,))
 
 
-def profiler(folder: str) -> AbstractContextManager:
+def profiler(folder: str) -> AbstractContextManager[object]:
     """Return a context that writes a trace of itself for TensorBoard."""
     return torch.profiler.profile(
         on_trace_ready=torch.profiler.tensorboard_trace_handler(folder)

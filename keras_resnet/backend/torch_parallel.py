@@ -89,7 +89,9 @@ class Exchange:
             for statistic in (layer.moving_mean, layer.moving_variance)
         ]
         # It averages gradients. Moving statistics are not its buffers.
-        self.wrapper = torch.nn.parallel.DistributedDataParallel(model)
+        self.wrapper: torch.nn.Module = (
+            torch.nn.parallel.DistributedDataParallel(model)
+        )
 
     def holds(self) -> bool:
         """Return whether the same weights are still trained."""

@@ -59,10 +59,10 @@ class Devices:
             the whole batch, so that numbers are those of one device.
     """
 
-    count = 1
-    processes = 1
-    process = 0
-    synchronized = True
+    count: int = 1
+    processes: int = 1
+    process: int = 0
+    synchronized: bool = True
 
     @property
     def is_first(self) -> bool:
@@ -79,7 +79,7 @@ class Devices:
         """The devices that evaluation batches are padded for, or `None`."""
         return None if self.count == 1 else self.count
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """Return the description of the devices in a run's result, for JSON."""
         normalization = "synchronized" if self.synchronized else "per device"
         return {
@@ -88,7 +88,7 @@ class Devices:
             "normalization": None if self.count == 1 else normalization,
         }
 
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """Return the settings that change a run's numbers, for JSON."""
         if self.synchronized:
             return {}
@@ -143,11 +143,11 @@ class Devices:
                     "device normalize by itself with `synchronized=False`"
                 )
 
-    def scope(self) -> contextlib.AbstractContextManager:
+    def scope(self) -> contextlib.AbstractContextManager[None]:
         """Context in which a model for these devices is made and trained."""
         return contextlib.nullcontext()
 
-    def alone(self) -> contextlib.AbstractContextManager:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """Context in which this process computes by itself."""
         return undistributed()
 
@@ -175,7 +175,7 @@ class Devices:
             sys.exit(1)
         return result if self.is_first else received
 
-    def gather(self, value: Any) -> list:
+    def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in order, in every process."""
         if self.processes == 1:
             return [value]

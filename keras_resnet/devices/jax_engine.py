@@ -57,15 +57,15 @@ class JaxDevices(Devices):
     """Devices of one or more processes, as one mesh."""
 
     def __init__(self, names: list[str]) -> None:
-        self.count = len(names)
-        self.processes = jax.process_count()
-        self.process = jax.process_index()
+        self.count: int = len(names)
+        self.processes: int = jax.process_count()
+        self.process: int = jax.process_index()
         # Each process feeds only its own shard: see `Devices.shard`.
         self._distribution = keras.distribution.DataParallel(
             devices=names, auto_shard_dataset=False
         )
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[None]:
         return self._distribution.scope()
 
     def _broadcast(self, data: bytes) -> bytes:

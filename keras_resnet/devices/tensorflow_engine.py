@@ -50,7 +50,7 @@ class TensorFlowDevices(Devices):
     """Devices of one process, each with a copy of all weights."""
 
     def __init__(self, names: list[str], synchronized: bool) -> None:
-        self.count = len(names)
+        self.count: int = len(names)
         self.synchronized = synchronized
         self._strategy = tf.distribute.MirroredStrategy(names)
 

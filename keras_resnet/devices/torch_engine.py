@@ -55,16 +55,17 @@ class TorchDevices(Devices):
             "nccl" if torch.cuda.is_available() else "gloo"
         )
         atexit.register(torch.distributed.destroy_process_group)
-        self.count = self.processes = torch.distributed.get_world_size()
-        self.process = torch.distributed.get_rank()
+        self.processes: int = torch.distributed.get_world_size()
+        self.count: int = self.processes
+        self.process: int = torch.distributed.get_rank()
         self.synchronized = synchronized
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[None]:
         return parallel.setting(
             synchronized=self.synchronized, processes=self.processes
         )
 
-    def alone(self) -> AbstractContextManager:
+    def alone(self) -> AbstractContextManager[None]:
         return parallel.setting(synchronized=False, processes=1)
 
     def _broadcast(self, data: bytes) -> bytes:

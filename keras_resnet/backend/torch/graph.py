@@ -57,7 +57,7 @@ class Model(keras.Model):
         call = super().__call__ if wrapper is None else wrapper
         return call(*args, **kwargs)
 
-    def train_step(self, data: Any) -> dict:
+    def train_step(self, data: Any) -> dict[str, Any]:
         if parallel.processes == 1:
             return super().train_step(data)
         exchange = self.__dict__.get("_exchange")
@@ -70,7 +70,7 @@ class Model(keras.Model):
         exchange.average_statistics()
         return logs
 
-    def get_metrics_result(self) -> dict:
+    def get_metrics_result(self) -> dict[str, Any]:
         if parallel.processes == 1:
             return super().get_metrics_result()
         variables = self.metrics_variables

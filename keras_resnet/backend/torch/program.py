@@ -6,6 +6,7 @@ tensors that nothing else reads, and permutations move and cancel.
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from functorch.compile import make_boxed_func
@@ -32,7 +33,7 @@ _FRESH = {
 
 
 def training_program(
-    graph_module: torch.fx.GraphModule, example_inputs: Sequence
+    graph_module: torch.fx.GraphModule, example_inputs: Sequence[Any]
 ) -> Callable:
     """Return a function that runs a forward or backward graph of training."""
     graph = graph_module.graph
@@ -41,7 +42,7 @@ def training_program(
 
 
 def inference_program(
-    graph_module: torch.fx.GraphModule, example_inputs: Sequence
+    graph_module: torch.fx.GraphModule, example_inputs: Sequence[Any]
 ) -> Callable:
     """Return a function that runs a graph without gradients."""
     graph = graph_module.graph

@@ -8,22 +8,29 @@ from comparison.cases import CASES
 from comparison.measure import Comparison, spread
 from keras_resnet_recipes.experiment.report import origin, table
 
-# Okabe and Ito's colours, as in keras_resnet.plots.
+# Okabe and Ito's colours, as in keras_resnet.plots, of kinds of
+# implementations.
 STYLES = {
     "ours": ("#0072B2", "o"),
-    "ours, folded": ("#56B4E9", "P"),
-    "stock Keras": ("#D55E00", "s"),
-    "keras.applications": ("#E69F00", "^"),
-    "KerasHub": ("#CC79A7", "v"),
-    "native": ("#009E73", "D"),
+    "Keras": ("#D55E00", "s"),
+    "native code": ("#009E73", "D"),
     "torch.compile": ("#000000", "X"),
-    "tf.data": ("#777777", "<"),
-    "tf.data per image": ("#777777", "p"),
-    "Pillow": ("#777777", ">"),
-    "resident batch": ("#777777", "h"),
-    "Keras alone": ("#777777", "d"),
-    "ours, on the device": ("#56B4E9", "*"),
+    "another pipeline": ("#777777", "<"),
 }
+KINDS = {
+    "ours": "ours",
+    "stock Keras": "Keras",
+    "keras.applications": "Keras",
+    "KerasHub": "Keras",
+    "Keras alone": "Keras",
+    "native": "native code",
+    "torch.compile": "torch.compile",
+    "tf.data": "another pipeline",
+    "tf.data per image": "another pipeline",
+    "Pillow": "another pipeline",
+    "resident batch": "another pipeline",
+}
+GROWING = ("depth", "batch")
 BACKENDS = ("tensorflow", "jax", "torch")
 
 HEAD = """\
@@ -156,57 +163,75 @@ def comparison_table(pairs):
 
 
 def draw_ratios(lines):
-    """Draw how many times better ours is, one panel for each backend."""
+    """Draw how many times better ours is, one panel for each backend.
+
+    Return `None` without values. Depths and batch sizes have a figure of
+    their own, and other forms of ours stand in the tables alone.
+    """
     from keras_resnet.plots import style
 
+    lines = {k: x for k, x in lines.items() if x["case"] not in GROWING}
+    if not lines:
+        return None
     titles = settings(lines.values())
     groups = by_name(lines)
-    width, height = 2.2 + 3.4 * len(titles), 1.6 + 0.42 * len(groups)
+    width, height = 4 + 2.8 * len(titles), 1.8 + 0.45 * len(groups)
     figure, [panels] = style.subplots(
         width, height, None, columns=len(titles), sharey=True
     )
     handles = {}
     for panel, title in zip(panels, titles, strict=True):
+        beside_keras = []
         for y, pairs in enumerate(groups.values()):
             for comparison in (c for x, c in pairs if setting(x) == title):
-                others = comparison.others
+                others = [
+                    name
+                    for name in comparison.others
+                    if not name.startswith("ours")
+                ]
                 for i, name in enumerate(others):
-                    color, marker = STYLES[name]
+                    kind = KINDS[name]
+                    color, marker = STYLES[kind]
                     ratios = comparison.ratios(name)
                     middle = statistics.median(ratios)
                     low, high = min(ratios), max(ratios)
-                    handles[name] = panel.errorbar(
+                    if kind == "Keras":
+                        beside_keras.append(middle)
+                    handles[kind] = panel.errorbar(
                         middle,
                         # Beside each other, or else they would hide.
                         y + 0.7 * ((i + 0.5) / len(others) - 0.5),
                         xerr=[[middle - low], [high - middle]],
                         color=color,
                         fmt=marker,
-                        markersize=5,
+                        markersize=7,
                     )
         panel.axvline(1, color="black", linewidth=1)
         panel.set_xscale("log")
         label_numbers(panel.xaxis, "{x:g}")
-        panel.set_title(title, fontsize=10)
+        if beside_keras:
+            title += f"\n{statistics.median(beside_keras):.1f} times Keras"
+            title += " (median)"
+        panel.set_title(title, fontsize=11)
         low, high = panel.get_xlim()
         panel.set_xlim(min(low, 0.48), max(high, 2.1))
         style.finish(panel, legend=False)
         panel.grid(False, axis="y")
-        for y in range(1, len(groups)):
-            panel.axhline(y - 0.5, color="#dddddd", linewidth=0.8)
-    panels[0].set_yticks(range(len(groups)), groups, fontsize=8)
+        for y in range(len(groups)):
+            if y % 2:
+                panel.axhspan(y - 0.5, y + 0.5, color="#f0f0f0", zorder=0)
+    panels[0].set_yticks(range(len(groups)), groups, fontsize=10)
     panels[0].set_ylim(len(groups) - 0.5, -0.5)
     figure.supxlabel(
-        "ours is this many times better than the other implementation",
-        fontsize=10,
+        "right of the line ours is better, by this factor", fontsize=11
     )
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside upper center",
-        ncols=min(len(handles), 2 * len(titles)),
+        ncols=len(handles),
         frameon=False,
-        fontsize=8,
+        fontsize=11,
     )
     return figure
 
@@ -224,22 +249,19 @@ def draw_growth(lines):
     """Draw growth with depth and batch size; return `None` without values."""
     from keras_resnet.plots import style
 
-    growing = [x for x in lines.values() if x["case"] in ("depth", "batch")]
+    growing = [x for x in lines.values() if x["case"] in GROWING]
     if not growing:
         return None
-    titles = settings(growing)
+    columns = min(2, len(growing))
+    rows = -(-len(growing) // columns)
     figure, panels = style.subplots(
-        8, 0.6 + 2.7 * len(titles), None, len(titles), 2
+        4.2 * columns, 0.4 + 3 * rows, None, rows, columns
     )
-    for panel in panels.flat:
+    for panel in panels.flat[len(growing) :]:
         panel.axis("off")
-    for line in growing:
-        panel = panels[
-            titles.index(setting(line)), int(line["case"] == "batch")
-        ]
-        panel.axis("on")
+    for panel, line in zip(panels.flat, growing, strict=False):
         draw_lines(panel, line["case"], line["comparisons"])
-        panel.set_title(setting(line), fontsize=10)
+        panel.set_title(setting(line), fontsize=11)
         style.finish(panel)
     return figure
 
@@ -249,7 +271,7 @@ def draw_lines(panel, case, comparisons):
     # Depth or batch size, with which the name begins.
     numbers = [int(c.name.split(",")[0].split()[-1]) for c in comparisons]
     for name in dict.fromkeys(n for c in comparisons for n in c.values):
-        color, marker = STYLES[name]
+        color, marker = STYLES[KINDS[name]]
         x, values = zip(
             *(
                 (number, c.values[name])

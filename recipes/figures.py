@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import itertools
 from pathlib import Path
+from statistics import mean
 
 from keras_resnet_recipes import cifar10, evaluate
 from keras_resnet_recipes.experiment import (
@@ -206,17 +207,22 @@ def figure(function):
     return function
 
 
+def progress(title, unit="point"):
+    """Return what shows how far an analysis is."""
+    from keras_resnet_recipes.experiment.terminal import Progress
+
+    return functools.partial(Progress, desc=title, unit=unit)
+
+
 HE = "He et al. 2015"
 # A row is a pair: the title of a net, and its runs, which differ in their seed.
 
 
-def curves_of(runs):
-    """Return the errors of runs that differ in their seed, stacked."""
+def curves_of(runs, *names):
+    """Return histories of runs that differ in their seed, stacked."""
     from keras_resnet_recipes.experiment.study import curves_over_seeds
 
-    return curves_over_seeds(
-        [run.history() for run in runs], ("error", "val_error")
-    )
+    return curves_over_seeds([run.history() for run in runs], names)
 
 
 def errors_of(runs, which):
@@ -295,16 +301,17 @@ def degradation(settings, nets, page):
     )
     caption = write_errors(settings, page, "degradation", plain + residual)
     curves = [
-        {"depth": runs[0].depth, "plain": runs[0].plain} | curves_of(runs)
+        {"depth": runs[0].depth, "plain": runs[0].plain}
+        | curves_of(runs, "error", "val_error")
         for _, runs in plain + residual
     ]
-    page.save(plots.degradation(curves, caption), "degradation")
+    page.draw("degradation", plots.degradation, curves, caption)
     series = [
         errors_by_depth("plain", plots.PLAIN, plain, "training"),
         errors_by_depth("residual", plots.RESIDUAL, residual, "training"),
     ]
-    page.save(
-        plots.error_by_depth(series, caption=caption), "degradation-depths"
+    page.draw(
+        "degradation-depths", plots.error_by_depth, series, caption=caption
     )
     claims = [("training", residual[-1], plain[-1], "<")]
     if len(settings.depths) > 1:
@@ -328,10 +335,13 @@ def shortcuts(settings, nets, page):
         caption = write_errors(settings, page, name, rows)
         colors = plots.PLAIN, plots.RESIDUAL, *plots.OTHERS
         curves = [
-            {"label": title, "color": color} | curves_of(runs)
+            {"label": title, "color": color} | curves_of(runs, "val_error")
             for (title, runs), color in zip(rows, colors, strict=False)
         ]
-        page.save(plots.learning_curves(curves, caption=caption), name)
+        tests = {title: mean(errors_of(runs, "test")) for title, runs in rows}
+        title = "; ".join(f"{k} {100 * v:.1f} %" for k, v in tests.items())
+        title = f"test error: {title}"
+        page.draw(name, plots.validation_curves, curves, title, caption)
         for row in rows[1:]:
             claim_difference(
                 page, f"{HE}, 4.1, table 3", "test", row, rows[0], "<"
@@ -362,7 +372,7 @@ def depths(settings, nets, page):
                 "error": [[cifar10.PAPER[depth] / 100] for depth in known],
             }
         )
-    page.save(plots.error_by_depth(series, "error (%)", caption), "depths")
+    page.draw("depths", plots.error_by_depth, series, "error (%)", caption)
     for shallow, deep in itertools.pairwise(rows):
         claim_difference(page, f"{HE}, table 6", "test", deep, shallow, "<")
 
@@ -378,11 +388,13 @@ def responses(settings, nets, page):
     means, series = {}, []
     for net, style in zip(every, shaded(every), strict=True):
         model, prepare = net.load()
-        std = analysis.layer_responses(model, prepare(images)).std
+        std = analysis.layer_responses(
+            model, prepare(images), progress=progress(net.label, "step")
+        ).std
         series.append(style | {"std": std})
         means[net.name] = float(std.mean())
     caption = caption_of(settings, every, f"{len(images):,} test images.")
-    page.save(plots.layer_responses(series, caption), "responses")
+    page.draw("responses", plots.layer_responses, series, caption)
     residual = sorted((n for n in every if not n.plain), key=lambda n: n.depth)
     pairs = [(deep, shallow) for shallow, deep in itertools.pairwise(residual)]
     pairs += [(first, twin) for first, *twins in by_depth for twin in twins]
@@ -421,9 +433,9 @@ def gradients(settings, nets, page):
             )
     what = "Mean cross-entropy of the first 128 training images as one batch."
     caption = caption_of(settings, every, what)
-    page.save(plots.gradient_flow(flow, caption), "gradients")
+    page.draw("gradients", plots.gradient_flow, flow, caption)
     caption = f"At initialization. {caption}"
-    page.save(plots.gradient_norms(first, caption), "gradients-initial")
+    page.draw("gradients-initial", plots.gradient_norms, first, caption)
 
 
 @figure
@@ -451,7 +463,7 @@ def growth(settings, nets, page):
     caption = caption_of(
         settings, every, f"Logits of {len(images):,} test images."
     )
-    page.save(plots.identity_property(series, caption), "growth-identity")
+    page.draw("growth-identity", plots.identity_property, series, caption)
     residual = [net for net in every if not net.plain]
     styles = zip(
         shaded(residual), shaded(residual, plots.OTHERS[0]), strict=True
@@ -466,7 +478,7 @@ def growth(settings, nets, page):
         f"of {GROWN_RATE:g}, momentum 0.9, batches of seed 1."
     )
     caption = caption_of(settings, residual, what)
-    page.save(plots.learning_curves(curves, caption=caption), "growth")
+    page.draw("growth", plots.learning_curves, curves, caption=caption)
 
 
 GROWN_RATE = 0.01
@@ -531,13 +543,6 @@ VEIT = "Veit et al. 2016"
 HARMLESS = 10
 
 
-def progress(title):
-    """Return what shows how far an analysis is."""
-    from keras_resnet_recipes.experiment.terminal import Progress
-
-    return functools.partial(Progress, desc=title, unit="point")
-
-
 @figure
 def lesions(settings, nets, page):
     """Blocks deleted and swapped, and paths."""
@@ -568,10 +573,10 @@ def lesions(settings, nets, page):
             claim_lesions(page, net, deleted, **study)
         what = f"{len(test):,} test images"
         caption = caption_of(settings, of_depth, f"{what}.")
-        page.save(plots.deleted_blocks(each, caption), f"lesions-each-{depth}")
-        what += "; five random choices for each count, mean and deviation."
+        page.draw(f"lesions-each-{depth}", plots.deleted_blocks, each, caption)
+        what += "; five random choices for each count."
         caption = caption_of(settings, of_depth, what)
-        page.save(plots.lesion_study(several, caption), f"lesions-{depth}")
+        page.draw(f"lesions-{depth}", plots.lesion_study, several, caption)
         net, batch = of_depth[0], test[:128]
         model, prepare = net.load()
         gradients = analysis.gradient_by_path_length(
@@ -584,9 +589,8 @@ def lesions(settings, nets, page):
         what += "length, their mean and range."
         caption = caption_of(settings, [net], what)
         lengths = analysis.path_lengths(gradients.lengths[-1])
-        page.save(
-            plots.path_lengths(*lengths, gradients, caption), f"paths-{depth}"
-        )
+        name = f"paths-{depth}"
+        page.draw(name, plots.path_lengths, *lengths, gradients, caption)
         contributed = lengths[1] * gradients.norms.mean(axis=1)
         half = lengths[0] <= len(lengths[0]) // 2
         page.claim(
@@ -692,8 +696,9 @@ def landscape(settings, nets, page):
                 "filter; normalization with the moving statistics; "
             )
             caption = caption_of(settings, of_depth, what + more)
-            drawn = getattr(plots, f"landscape_{plot}")(series, caption)
-            page.save(drawn, f"landscape-{plot}-{depth}")
+            function = getattr(plots, f"landscape_{plot}")
+            name = f"landscape-{plot}-{depth}"
+            page.draw(name, function, series, caption)
 
 
 def claim_landscape(page, net, line, plane):

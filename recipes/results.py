@@ -8,7 +8,7 @@ each study of several seeds studies/NAME.json (its result lines), .md (its
 table) and its figures; for each search by tune.py searches/NAME.json, .csv and
 .md (its trials) and two figures; for each line that evaluate.py --output has
 written evaluations/NAME.json. The page, README.md, is then made from all
-result lines there.
+result lines there. --redraw draws pictures again, from their own numbers.
 """
 
 import dataclasses
@@ -80,6 +80,11 @@ class Settings(CommandSettings):
         positional=True,
     )
     output: Path = option(Path("docs/results"), "folder of results")
+    redraw: bool = option(
+        False,
+        "draw the pictures in that folder and below again, from the numbers "
+        "that they hold",
+    )
 
 
 def page(output, lines):
@@ -234,12 +239,23 @@ def main(settings):
         for folder in (*FILES, "evaluations")
     }
     write_atomically(output / "README.md", page(output, lines))
+    if settings.redraw:
+        redraw(output)
     counts = {folder: len(there) for folder, there in lines.items()}
     print(
         f"{output / 'README.md'} has {counts['.']} of trainings, "
         f"{counts['studies']} of studies, {counts['searches']} of searches, "
         f"{counts['evaluations']} of evaluations"
     )
+
+
+def redraw(output):
+    """Draw the pictures below a folder again, where they hold their numbers."""
+    from keras_resnet import plots
+
+    for path in sorted(output.rglob("*.png")):
+        done = plots.redraw(path)
+        print(f"{path}{'' if done else ': not redrawn, it holds no numbers'}")
 
 
 def kind(run):

@@ -327,6 +327,7 @@ def test_lesion_studies_are_functions_of_their_seed():
     assert one.error.shape == (3, 3)
     np.testing.assert_array_equal(one.error, again.error)
     assert (one.error[1] != other.error[1]).any()
+    assert one.reshaping[[0, 2]].tolist() == [[False] * 3, [True] * 3]
     # Nothing deleted, and everything: no choice.
     assert np.ptp(one.error[0]) == np.ptp(one.error[2]) == 0
     swapped = analysis.swap_blocks(model, images, labels, (0, 1), trials=3)
@@ -615,6 +616,7 @@ def test_progress_is_shown_of_every_point():
         shown.append(len(points))
         yield from points
 
+    analysis.layer_responses(model, data[0], 1, progress)
     analysis.delete_each_block(model, *data, progress=progress)
     analysis.delete_blocks(model, *data, (1, 2), 2, progress=progress)
     analysis.swap_blocks(model, *data, (1,), 3, progress=progress)
@@ -622,4 +624,4 @@ def test_progress_is_shown_of_every_point():
     analysis.loss_landscape(
         model, *data, [direction], [[-1, 0, 1]], progress=progress
     )
-    assert shown == [6, 4, 3, 7, 3]
+    assert shown == [2, 6, 4, 3, 7, 3]

@@ -1,5 +1,6 @@
 """Figures hold what they were given."""
 
+import io
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from keras_resnet import analysis, plots
 from keras_resnet.plots import style
@@ -68,6 +70,35 @@ def test_learning_curves_are_in_percent():
     assert labels[2] == "ResNet-20, test: 35.00 %"
 
 
+def test_one_point_in_time_is_drawn_as_bars():
+    curve = {"label": "ResNet-20", "iterations": [352], "test_error": 0.35}
+    curve |= {"error": [0.5], "val_error": np.array([[0.2, 0.4]])}
+    (axes,) = plots.learning_curves([curve]).axes
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == pytest.approx([50, 30, 35])
+    assert [text.get_text() for text in axes.texts][2] == " 35.0 %"
+    assert "after 352 steps" in axes.get_xlabel()
+
+
+def test_names_beside_lines_do_not_overlap():
+    curves = [
+        {"label": f"net {i}", "color": plots.PLAIN, "iterations": [1, 2]}
+        | {"val_error": [0.9, end]}
+        for i, end in enumerate((0.2, 0.201, 0.8, 0.2005))
+    ]
+    figure = plots.validation_curves(curves)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    names = sorted(axes.texts, key=lambda text: text.get_position()[1])
+    # From the lowest error to the highest.
+    assert [name.get_text() for name in names] == [
+        *("net 0  20.0 %", "net 3  20.1 %", "net 1  20.1 %", "net 2  80.0 %")
+    ]
+    boxes = [Text.get_window_extent(name) for name in names]
+    for below, above in itertools.pairwise(boxes):
+        assert below.y1 < above.y0
+
+
 def test_learning_curves_of_several_seeds_have_bands():
     errors = np.array([[0.5, 0.7], [0.2, 0.4]])
     curve = {"label": "ResNet-20", "iterations": [100, 200]}
@@ -83,7 +114,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     path.write_text("the old one", "utf-8")
 
     class Broken:
-        def savefig(self, path):
+        def savefig(self, path, metadata):
             path.write_text("half of", "utf-8")
             raise OSError("no space left")
 
@@ -93,6 +124,34 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     series = _style(False) | {"std": [1.0]}
     plots.save(plots.layer_responses([series]), path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_drawn_again_from_its_own_numbers(tmp_path):
+    path = tmp_path / "picture.png"
+    axis = np.linspace(-1, 1, 3, dtype="float32")
+    line = analysis.Landscape((axis,), axis**2, axis.astype("int64") % 2 == 1)
+    for plot, *arguments in (
+        (plots.landscape_lines, [_style(True) | {"landscape": line}]),
+        (plots.gradient_norms, [_style(False) | {"norms": axis + 2}], "seed"),
+        (plots.learning_rate_errors, TRIALS),
+    ):
+        plots.draw(path, plot, *arguments)
+        first = path.read_bytes()
+        plots.save(Figure(), path, {"keras_resnet.plots": _numbers(first)})
+        assert path.read_bytes() != first
+        assert plots.redraw(path)
+        assert path.read_bytes() == first
+    plots.save(Figure(), path)
+    blank = path.read_bytes()
+    assert not plots.redraw(path)
+    assert path.read_bytes() == blank
+    plots.save(Figure(), path, {"keras_resnet.plots": '["portrait", [], {}]'})
+    with pytest.raises(ValueError, match="'portrait'"):
+        plots.redraw(path)
+
+
+def _numbers(picture):
+    return Image.open(io.BytesIO(picture)).info["keras_resnet.plots"]
 
 
 RNG = np.random.default_rng(0)
@@ -181,6 +240,7 @@ def test_there_may_be_more_series_than_markers():
     series = _style(True) | {"added": [1], "zero": [0.0], "random": [1.0]}
     plots.identity_property([series] * many)
     series = {"names": ["stage1_block1"], "error": [0.5], "baseline": 0.1}
+    series["reshaping"] = [False]
     plots.deleted_blocks([_style(True) | series] * many)
     names = ("iterations", "loss", "val_loss", "accuracy", "val_accuracy")
     plots.step_curves([_style(True) | dict.fromkeys(names, [1])] * many)
@@ -191,6 +251,9 @@ def test_responses_are_in_order_and_sorted():
     above, below = plots.layer_responses([series]).axes
     assert list(above.lines[0].get_ydata()) == [0.2, 0.5, 0.3]
     assert list(below.lines[0].get_ydata()) == [0.5, 0.3, 0.2]
+    deeper = _style(True) | {"std": [0.1, 0.3]}
+    figure = plots.layer_responses([series, deeper])
+    assert "mean response of plain: 40 % below" in figure.get_suptitle()
 
 
 def test_gradients_are_by_layer():
@@ -203,11 +266,12 @@ def test_gradients_are_by_layer():
         "norms": np.arange(18.0).reshape(9, 2) + 1,
     }
     (axes,) = plots.gradient_flow([flow]).axes
-    assert [line.get_label() for line in axes.lines] == [
-        f"step {step}" for step in (0, 20, 40, 60, 80)
-    ]
-    assert [line.get_linestyle() for line in axes.lines] == ["--"] + 4 * ["-"]
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["step 0", "step 40", "step 80"]
+    assert [line.get_linestyle() for line in axes.lines] == ["--", ":", "-"]
     assert list(axes.lines[-1].get_ydata()) == [17, 18]
+    # The norms are 1 and 2 at first, and 17 and 18 at the end.
+    assert "2-fold between layers at first, 1-fold" in axes.get_title()
 
 
 def test_growth_shows_an_exact_zero():
@@ -228,18 +292,28 @@ def test_lesions_are_in_percent():
         "names": ("stage1_block2", "stage10_block1"),
         "error": np.array([0.2, 0.3]),
         "baseline": 0.1,
+        "reshaping": np.array([False, True]),
     }
     (axes,) = plots.deleted_blocks([one]).axes
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([20, 30])
-    assert list(axes.lines[1].get_ydata()) == [10, 10]
+    usual, reshaping, whole = axes.lines
+    assert list(usual.get_ydata()) == pytest.approx([20])
+    assert list(reshaping.get_ydata()) == pytest.approx([30])
+    assert reshaping.get_markerfacecolor() == "white"
+    assert list(whole.get_ydata()) == [10, 10]
+    assert "10.0 % wrong; without one block 25.0 %" in axes.get_title()
     texts = [text.get_text() for text in axes.get_xticklabels()]
     assert texts == ["1.2", "10.1"]
     study = analysis.LesionStudy(
-        np.array([0, 1]), np.array([[0.1, 0.1], [0.2, 0.4]]), np.ones((2, 2))
+        np.array([0, 1]),
+        np.array([[0.1, 0.1], [0.2, 0.4]]),
+        np.ones((2, 2)),
+        np.array([[False, False], [False, True]]),
     )
     several = _style(True) | {"deleted": study, "swapped": study}
     left, right = plots.lesion_study([several]).axes
     assert list(left.lines[0].get_ydata()) == pytest.approx([10, 30])
+    assert list(left.lines[1].get_ydata()) == pytest.approx([10, 10, 20])
+    assert list(left.lines[2].get_ydata()) == pytest.approx([40])
     assert list(right.lines[0].get_ydata()) == pytest.approx([10, 10, 20, 40])
 
 
@@ -268,10 +342,8 @@ def test_landscapes_have_the_same_levels():
     for plot in (plots.landscape_contours, plots.landscape_surface):
         figure = plot(series, caption="seed 0")
         figure.draw_without_rendering()
-        assert [axes.get_title() for axes in figure.axes] == [
-            "residual",
-            "plain",
-        ]
+        titles = [axes.get_title() for axes in figure.axes[:2]]
+        assert titles == ["residual", "plain"]
     # The first direction is the horizontal one.
     contours = plots.landscape_contours(series).axes[0].collections[0]
     low, high = contours.get_paths()[4].get_extents().get_points()
@@ -315,7 +387,7 @@ def test_parallel_coordinates_have_a_line_per_trial():
     # From the highest error to the lowest, which is the one that is named.
     assert heights == [[0, 0, 0, 1], [0, 1, 1, 0.5], [1, 0.5, 0.5, 0]]
     assert [t.get_text() for t in axes.get_legend().get_texts()]
-    assert lines[-1].get_label() == "lowest error"
+    assert lines[-1].get_label() == "lowest error, 10.0 %"
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == [
         "depth",

@@ -23,6 +23,7 @@ class DeletedBlocks(NamedTuple):
     names: tuple[str, ...]
     error: np.ndarray
     baseline: float
+    reshaping: np.ndarray
 
 
 class LesionStudy(NamedTuple):
@@ -31,6 +32,7 @@ class LesionStudy(NamedTuple):
     counts: np.ndarray
     error: np.ndarray
     correlation: np.ndarray | None
+    reshaping: np.ndarray | None
 
 
 class PathGradients(NamedTuple):
@@ -58,6 +60,7 @@ class LesionedNetwork:
     Attributes:
         names: Tuple of strings, the blocks in order.
         deletable: Integer array, the positions of those that can be deleted.
+        reshaping: Boolean array, whether a block changes the shape.
     """
 
     def __init__(
@@ -72,12 +75,12 @@ class LesionedNetwork:
         self.names: tuple[str, ...] = tuple(
             block.name for block in self._blocks
         )
-        changes = network.changes_shape(model)
+        self.reshaping: np.ndarray = network.changes_shape(model)
         residual = np.array([block.residual for block in self._blocks])
-        self.deletable: np.ndarray = np.flatnonzero(residual | ~changes)
+        self.deletable: np.ndarray = np.flatnonzero(residual | ~self.reshaping)
         self._shapes = [
             None if change else [v.shape for v in block.variables]
-            for block, change in zip(self._blocks, changes, strict=True)
+            for block, change in zip(self._blocks, self.reshaping, strict=True)
         ]
         self._batches = list(
             network.batches(images, labels, batch_size=batch_size)
@@ -199,15 +202,18 @@ def delete_each_block(
 
     Returns:
         `DeletedBlocks` of `names`, a tuple of the blocks that can be deleted;
-        `error`, an array of the errors without each; and `baseline`, the
-        error with all.
+        `error`, an array of the errors without each; `baseline`, the error
+        with all; and `reshaping`, a Boolean array: whether a block changes
+        the shape.
 
     Reference: Veit et al. 2016, section 4.1, figure 3.
     """
     net = LesionedNetwork(model, images, labels, **kwargs)
     error = [net.error([i]) for i in progress(net.deletable)]
     names = tuple(net.names[i] for i in net.deletable)
-    return DeletedBlocks(names, np.array(error), net.error())
+    return DeletedBlocks(
+        names, np.array(error), net.error(), net.reshaping[net.deletable]
+    )
 
 
 def delete_blocks(
@@ -234,8 +240,10 @@ def delete_blocks(
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
-        `LesionStudy` of `counts`, an array, and `error`, an array `(counts,
-        trials)`; its `correlation` is `None`.
+        `LesionStudy` of `counts`, an array; `error`, an array `(counts,
+        trials)`; and `reshaping`, a Boolean array of that shape: whether a
+        block that changes the shape was among the deleted. Its `correlation`
+        is `None`.
 
     Raises:
         ValueError: If there are fewer blocks that can be deleted.
@@ -250,10 +258,12 @@ def delete_blocks(
         )
     rng = np.random.default_rng(seed)
     error = np.zeros((len(counts), trials))
+    reshaping = np.zeros(error.shape, bool)
     for place in progress([*np.ndindex(error.shape)]):
         deleted = rng.choice(net.deletable, counts[place[0]], replace=False)
         error[place] = net.error(deleted)
-    return LesionStudy(np.array(counts), error, None)
+        reshaping[place] = net.reshaping[deleted].any()
+    return LesionStudy(np.array(counts), error, None, reshaping)
 
 
 def swap_blocks(
@@ -304,7 +314,7 @@ def swap_blocks(
             order[[i, j]] = order[[j, i]]
         error[place] = net.error(order=order)
         correlation[place] = kendall_correlation(order)
-    return LesionStudy(np.array(counts), error, correlation)
+    return LesionStudy(np.array(counts), error, correlation, None)
 
 
 def kendall_correlation(order: Numbers) -> float:

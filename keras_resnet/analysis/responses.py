@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_resnet.analysis import network
+from keras_resnet.types import Progress
 
 
 class LayerResponses(NamedTuple):
@@ -17,7 +18,10 @@ class LayerResponses(NamedTuple):
 
 
 def layer_responses(
-    model: keras.Model, images: np.ndarray, batch_size: int = network.BATCH_SIZE
+    model: keras.Model,
+    images: np.ndarray,
+    batch_size: int = network.BATCH_SIZE,
+    progress: Progress = iter,
 ) -> LayerResponses:
     """Return the standard deviation of each 3x3 layer's response.
 
@@ -29,6 +33,8 @@ def layer_responses(
         model: A network of this package, residual or plain.
         images: `(n, rows, columns, channels)` array, inputs of the model.
         batch_size: Integer, images at a time. Defaults to `256`.
+        progress: Function that wraps a range of the batches, such as
+            `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `LayerResponses` of `names`, a tuple of strings such as
@@ -63,7 +69,9 @@ def layer_responses(
 
     run = network.compiled(model, measure)
     moments, counts = [], []
-    for (batch,) in network.batches(images, batch_size=batch_size):
+    batches = network.batches(images, batch_size=batch_size)
+    count = range(-(-len(images) // batch_size))
+    for (batch,), _ in zip(batches, progress(count), strict=True):
         moments.append(run(batch))
         counts.append(len(batch))
     # The variance between batches adds to the variance within them.

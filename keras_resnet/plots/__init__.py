@@ -2,7 +2,8 @@
 
 Each analysis of `keras_resnet.analysis` has its figure here. All functions that
 draw take a `caption`, for seeds and settings, and return a
-`matplotlib.figure.Figure`.
+`matplotlib.figure.Figure`. `draw` saves one
+with the numbers that it shows, and `redraw` draws it again from those.
 """
 
 from keras_resnet.plots.analysis import (
@@ -20,12 +21,14 @@ from keras_resnet.plots.curves import (
     learning_curves,
     predictions,
     step_curves,
+    validation_curves,
 )
 from keras_resnet.plots.landscape import (
     landscape_contours,
     landscape_lines,
     landscape_surface,
 )
+from keras_resnet.plots.pictures import draw, redraw
 from keras_resnet.plots.search import (
     learning_rate_errors,
     parallel_coordinates,
@@ -38,6 +41,7 @@ __all__ = [
     "RESIDUAL",
     "degradation",
     "deleted_blocks",
+    "draw",
     "error_by_depth",
     "gradient_flow",
     "gradient_norms",
@@ -52,7 +56,9 @@ __all__ = [
     "parallel_coordinates",
     "path_lengths",
     "predictions",
+    "redraw",
     "save",
     "shade",
     "step_curves",
+    "validation_curves",
 ]

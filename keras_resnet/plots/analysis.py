@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
     RESIDUAL,
-    band,
     finish,
+    label_ends,
     look,
     marker,
-    shade,
     subplots,
 )
 from keras_resnet.table1 import stage_and_block
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 def layer_responses(series: Rows, caption: str | None = None) -> Figure:
     """Draw deviations of layer responses, in order and sorted.
 
+    The title compares the lowest mean with the highest, which are dotted.
+
     Args:
         series: List of dictionaries with `label`, `color` and `std`, an array
             as of `keras_resnet.analysis.layer_responses`.
@@ -34,15 +35,29 @@ def layer_responses(series: Rows, caption: str | None = None) -> Figure:
 
     Reference: He et al. 2015, figure 7.
     """
-    figure, panels = subplots(7.5, 6, caption, rows=2)
+    figure, panels = subplots(8, 6, caption, rows=2)
+    means = [float(np.mean(one["std"])) for one in series]
     for axes, how in ((panels[0, 0], "layer (in order)"), (panels[1, 0], None)):
-        for i, one in enumerate(series):
+        for i, (one, mean) in enumerate(zip(series, means, strict=True)):
             std = np.asarray(one["std"])
             _by_layer(axes, i, one, std if how else np.sort(std)[::-1])
+            axes.hlines(
+                mean, 1, len(std), color=one["color"], linestyle=":", zorder=1
+            )
+        for line, mean in zip(axes.lines, means, strict=True):
+            line.set_label(f"{line.get_label()}, mean {mean:.2f}")
         axes.set_xlabel(how or "layer (sorted by the deviation)")
         axes.set_ylabel("deviation of the response")
         axes.set_ylim(bottom=0)
         finish(axes)
+    if len(series) > 1:
+        low, high = int(np.argmin(means)), int(np.argmax(means))
+        less = 100 * (1 - means[low] / means[high])
+        figure.suptitle(
+            f"mean response of {series[low]['label']}: {less:.0f} % below that "
+            f"of {series[high]['label']}",
+            fontsize=11,
+        )
     return figure
 
 
@@ -61,12 +76,23 @@ def gradient_norms(series: Rows, caption: str | None = None) -> Figure:
             array as of `keras_resnet.analysis.gradient_norms`.
         caption: String, optional.
     """
-    figure, [[axes]] = subplots(6.4, 4.2, caption)
+    figure, [[axes]] = subplots(7, 4.2, caption)
     for i, one in enumerate(series):
         _by_layer(axes, i, one, one["norms"])
     _gradient_axes(axes)
     finish(axes)
+    widest = max(series, key=lambda one: _spread(one["norms"]))
+    axes.set_title(
+        f"{widest['label']}: gradient norms differ "
+        f"{_spread(widest['norms']):,.0f}-fold between layers",
+        fontsize=10,
+    )
     return figure
+
+
+def _spread(norms: np.ndarray) -> float:
+    """Return the largest norm of a layer divided by the smallest."""
+    return float(np.max(norms) / np.min(norms))
 
 
 def _gradient_axes(axes: Axes) -> None:
@@ -77,10 +103,10 @@ def _gradient_axes(axes: Axes) -> None:
 
 
 def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
-    """Draw the gradient norm of each layer at several moments of training.
+    """Draw the gradient norm of each layer in the course of a training.
 
-    Each network has a panel, and all panels have the same axis. The line at
-    initialization is dashed. Lines darken from the first moment to the last.
+    Each network has a panel, and all panels have the same axis. The first
+    moment is dashed, the one in the middle dotted, and the last bold.
 
     Args:
         series: List of dictionaries with `label`, `color`, `steps` (`n`) and
@@ -96,22 +122,26 @@ def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
     for axes in grid.flat[len(series) :]:
         axes.axis("off")
     for axes, one in zip(grid.flat, series, strict=False):
-        n = len(one["steps"])
-        # Five moments at most, because more could not be told apart.
-        shown = sorted({round(i) for i in np.linspace(0, n - 1, min(n, 5))})
-        for rank, i in enumerate(shown):
+        last = len(one["steps"]) - 1
+        styles = {
+            0: {"color": "black", "linestyle": "--", "linewidth": 1.3},
+            last // 2: {"color": "#777777", "linestyle": ":", "linewidth": 1.6},
+            last: {"color": one["color"], "linestyle": "-", "linewidth": 2.4},
+        }
+        for i, style in styles.items():
             axes.plot(
                 np.arange(1, len(one["norms"][i]) + 1),
                 one["norms"][i],
-                color=shade(one["color"], rank / max(1, len(shown) - 1)),
-                linestyle="--" if one["steps"][i] == 0 else "-",
-                marker=marker(rank),
-                markersize=2.5,
-                linewidth=1.2,
                 label=f"step {one['steps'][i]:,}",
+                **style,
             )
         _gradient_axes(axes)
-        axes.set_title(one["label"], fontsize=10)
+        first, end = (_spread(one["norms"][i]) for i in (0, last))
+        axes.set_title(
+            f"{one['label']}: {first:,.0f}-fold between layers at first, "
+            f"{end:,.0f}-fold at the end",
+            fontsize=9.5,
+        )
         axes.tick_params(labelleft=True)
         finish(axes)
     return figure
@@ -120,15 +150,18 @@ def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
 def identity_property(series: Rows, caption: str | None = None) -> Figure:
     """Draw how much outputs change when a network is grown.
 
+    Lines of the first networks are wider, so that equal ones are all seen.
+
     Args:
         series: List of dictionaries with `label`, `color`, `added`, `zero`
             and `random`, as of `keras_resnet.analysis.identity_property`.
         caption: String, optional.
     """
-    figure, [[axes]] = subplots(6, 4.2, caption)
+    figure, [[axes]] = subplots(7, 4.2, caption)
     # A purely logarithmic axis has no place for zero.
     axes.set_yscale("symlog", linthresh=1e-8)
     for i, one in enumerate(series):
+        above = len(series) - 1 - i
         for key, what, style in (
             ("zero", "identities", "-"),
             ("random", "random weights", ":"),
@@ -138,26 +171,46 @@ def identity_property(series: Rows, caption: str | None = None) -> Figure:
                 one[key],
                 color=one["color"],
                 linestyle=style,
+                linewidth=1.8 + 3.5 * above,
                 marker=marker(i),
+                markersize=6 + 5 * above,
                 label=f"{one['label']}, {what}",
             )
     axes.set_xlabel("blocks added")
+    axes.set_xticks(sorted({n for one in series for n in one["added"]}))
     axes.set_ylabel("largest change of an output")
-    axes.set_ylim(bottom=-1e-9)
+    axes.set_ylim(bottom=-4e-9)
     axes.yaxis.set_major_locator(
         ticker.FixedLocator([0, *(10.0**k for k in range(-8, 9, 2))])
     )
     axes.minorticks_off()
-    finish(axes)
+    finish(axes, legend=False)
+    label_ends(axes)
+    zero, random = (
+        max(float(np.max(one[key])) for one in series)
+        for key in ("zero", "random")
+    )
+    axes.set_title(
+        f"Added identities change outputs by at most {zero:.1g}, random "
+        f"weights by up to {random:,.0f}",
+        fontsize=10,
+    )
     return figure
+
+
+RESHAPING = {"markerfacecolor": "white", "markeredgewidth": 1.5}
+CHANGES_SHAPE = "a block that changes the shape"
 
 
 def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
     """Draw the error after deleting each block, one at a time.
 
+    Blocks that change the shape are hollow.
+
     Args:
-        series: List of dictionaries with `label`, `color`, `names`, `error`
-            and `baseline`, as of `keras_resnet.analysis.delete_each_block`.
+        series: List of dictionaries with `label`, `color`, `names`, `error`,
+            `baseline` and `reshaping`, as of
+            `keras_resnet.analysis.delete_each_block`.
         caption: String, optional.
 
     Reference: Veit et al. 2016, figure 3.
@@ -165,20 +218,36 @@ def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
     names = sorted(
         {name for one in series for name in one["names"]}, key=stage_and_block
     )
-    figure, [[axes]] = subplots(max(5.6, 0.24 * len(names) + 2), 4.2, caption)
+    figure, [[axes]] = subplots(max(6.4, 0.24 * len(names) + 2), 4.2, caption)
+    titles = []
     for i, one in enumerate(series):
         style = look(i, one)
-        axes.plot(
-            [names.index(name) for name in one["names"]],
-            100 * np.asarray(one["error"]),
-            **style
-            | {"linestyle": "", "label": f"{one['label']}, a block deleted"},
-        )
+        label = one["label"]
+        error = 100 * np.asarray(one["error"])
+        places = np.array([names.index(name) for name in one["names"]])
+        reshaping = np.asarray(one["reshaping"], bool)
+        for chosen, what, more in (
+            (~reshaping, "a block", {}),
+            (reshaping, CHANGES_SHAPE, RESHAPING),
+        ):
+            if chosen.any():
+                axes.plot(
+                    places[chosen],
+                    error[chosen],
+                    **style
+                    | {"linestyle": "", "label": f"{label} without {what}"}
+                    | more,
+                )
         axes.axhline(
             100 * one["baseline"],
             linewidth=1,
-            **style | {"marker": "", "label": f"{one['label']}, whole"},
+            **style | {"marker": "", "label": f"{label}, whole"},
         )
+        titles.append(
+            f"{label}: {100 * one['baseline']:.1f} % wrong; without one block "
+            f"{np.median(error):.1f} % (median)"
+        )
+    axes.set_title("\n".join(titles), fontsize=10)
     axes.set_xticks(
         range(len(names)),
         [f"{stage}.{block}" for stage, block in map(stage_and_block, names)],
@@ -187,13 +256,17 @@ def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
     )
     axes.set_xlabel("deleted block (stage.block)")
     axes.set_ylabel("test error (%)")
-    axes.set_ylim(bottom=0)
+    # With room for the legend.
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     finish(axes)
     return figure
 
 
 def lesion_study(series: Rows, caption: str | None = None) -> Figure:
     """Draw the error against the blocks deleted, and against their order.
+
+    A point is a random choice of blocks, hollow where a block that changes
+    the shape is among the deleted. The line is their mean.
 
     Args:
         series: List of dictionaries with `label`, `color`, `deleted` and
@@ -204,24 +277,49 @@ def lesion_study(series: Rows, caption: str | None = None) -> Figure:
     Reference: Veit et al. 2016, figure 5.
     """
     figure, [panels] = subplots(9, 4.2, caption, columns=2, sharey=True)
+    titles = []
     for i, one in enumerate(series):
         deleted, swapped = one["deleted"], one["swapped"]
-        style = look(i, one)
-        band(panels[0], deleted.counts, 100 * deleted.error, **style)
+        style = look(i, one) | {"label": None}
+        points = style | {"linestyle": "", "markersize": 4.5}
+        error = 100 * deleted.error
+        mean = error.mean(axis=-1)
+        title = f"{one['label']}: {mean[0]:.0f} % wrong"
+        if mean.max() >= 50:
+            enough = deleted.counts[np.argmax(mean >= 50)]
+            title += f", over 50 % with {enough} blocks deleted"
+        titles.append(title)
+        panels[0].plot(
+            deleted.counts,
+            mean,
+            **style | {"marker": "", "label": f"{one['label']}, mean"},
+        )
+        counts = np.broadcast_to(deleted.counts[:, None], error.shape)
+        for chosen, label, more in (
+            (~deleted.reshaping, "a choice of blocks", {}),
+            (deleted.reshaping, f"with {CHANGES_SHAPE}", RESHAPING),
+        ):
+            panels[0].plot(
+                counts[chosen],
+                error[chosen],
+                **points | {"label": label} | more,
+            )
         panels[1].plot(
             swapped.correlation.ravel(),
             100 * swapped.error.ravel(),
-            markersize=4,
             alpha=0.7,
-            **style | {"linestyle": ""},
+            **points | {"label": one["label"]},
         )
+    panels[0].set_title("\n".join(titles), fontsize=10)
     panels[0].set_xlabel("blocks deleted")
     panels[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     panels[0].set_ylabel("test error (%)")
+    panels[1].set_title("blocks swapped with equal ones", fontsize=10)
     panels[1].set_xlabel("rank correlation of the new order (1: unchanged)")
     panels[1].invert_xaxis()
     for axes in panels:
         axes.tick_params(labelleft=True)
+        axes.set_ylim(bottom=0)
         finish(axes)
     return figure
 

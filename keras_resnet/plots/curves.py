@@ -13,6 +13,7 @@ from keras_resnet.plots.style import (
     RESIDUAL,
     band,
     finish,
+    label_ends,
     look,
     marker,
     shade,
@@ -52,7 +53,8 @@ def learning_curves(
     """Draw errors against iterations, as the paper's figure 6.
 
     Training error is thin and dashed, validation error bold. Several seeds
-    are drawn as their mean with a band of one standard deviation.
+    are drawn as their mean with a band of one standard deviation. Where there
+    is one point in time, it is drawn as bars.
 
     Args:
         curves: List of dictionaries with `label`, `iterations` (`n`), `error`
@@ -68,9 +70,16 @@ def learning_curves(
     Reference: He et al. 2015, figure 6.
     """
     figure, [[axes]] = subplots(6.4, 4.4, caption)
+    axes.set_title(title or "", fontsize=10)
     palette = [RESIDUAL, *OTHERS]
-    for i, curve in enumerate(curves):
-        color = curve.get("color", palette[i % len(palette)])
+    colors = [
+        curve.get("color", palette[i % len(palette)])
+        for i, curve in enumerate(curves)
+    ]
+    if all(len(curve["iterations"]) == 1 for curve in curves):
+        _error_bars(axes, curves, colors)
+        return figure
+    for curve, color in zip(curves, colors, strict=True):
         label = curve["label"]
         x = curve["iterations"]
         points = "." if len(x) < 40 else ""
@@ -95,8 +104,66 @@ def learning_curves(
     axes.margins(y=0.15)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.set_title(title or "", fontsize=10)
     finish(axes)
+    return figure
+
+
+def _error_bars(axes: Axes, curves: Rows, colors: Sequence[str]) -> None:
+    """Draw the errors of nets at one point in time, each with its number."""
+    names = []
+    for curve, color in zip(curves, colors, strict=True):
+        for key, what, share in (
+            ("error", "training", 0),
+            ("val_error", "validation", 0.5),
+            ("test_error", "test", 1),
+        ):
+            if key in curve:
+                error = 100 * float(np.mean(curve[key]))
+                axes.barh(len(names), error, 0.6, color=shade(color, share))
+                axes.text(
+                    error,
+                    len(names),
+                    f" {error:.1f} %",
+                    verticalalignment="center",
+                )
+                names.append(f"{curve['label']}, {what}")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    steps = curves[0]["iterations"][0]
+    axes.set_xlabel(f"error (%) after {steps:,.0f} steps of the optimizer")
+    finish(axes, legend=False)
+    axes.grid(False, axis="y")
+
+
+def validation_curves(
+    curves: Rows, title: str | None = None, caption: str | None = None
+) -> Figure:
+    """Draw the validation errors of several nets, to compare them.
+
+    Each has its name and its last error beside its end. Several seeds are
+    drawn as their mean with a band of one standard deviation.
+
+    Args:
+        curves: List of dictionaries with `label`, `color`, `iterations` (`n`)
+            and `val_error`, fractions of shape `(n,)` or `(n, seeds)`.
+        title: String, optional.
+        caption: String, optional.
+    """
+    figure, [[axes]] = subplots(7.6, 4.4, caption)
+    for i, curve in enumerate(curves):
+        error = 100 * np.asarray(curve["val_error"], "float64")
+        label = f"{curve['label']}  {error[-1].mean():.1f} %"
+        style = look(i, curve) | {"label": label, "linewidth": 2}
+        if len(error) >= 40:
+            style["marker"] = ""
+        band(axes, curve["iterations"], error, **style)
+    axes.set_xlabel("iterations (optimizer steps)")
+    axes.set_ylabel("validation error (%)")
+    axes.set_xlim(left=0)
+    axes.set_title(title or "", fontsize=10)
+    finish(axes, legend=False)
+    label_ends(axes)
     return figure
 
 

@@ -67,8 +67,6 @@ def landscape_contours(series: Rows, caption: str | None = None) -> Figure:
             norm=colors.LogNorm(low, high),
             cmap="viridis",
         )
-        texts = {z: f"{float(f'{z:.2g}'):,g}" for z in levels[1::3]}
-        axes.clabel(drawn, [*texts], fmt=texts, fontsize=7)
         axes.plot(0, 0, marker="+", color="black", markersize=9)
         axes.set_xlabel("first direction (filter norms)")
         axes.set_ylabel("second direction (filter norms)")
@@ -77,6 +75,13 @@ def landscape_contours(series: Rows, caption: str | None = None) -> Figure:
         )
         axes.set_aspect("equal")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    bar = figure.colorbar(
+        drawn, ax=[*panels], label="cross-entropy (nats)", shrink=0.8
+    )
+    bar.lines[0].set_linewidth(4)
+    decades = ticker.LogLocator().tick_values(low, high)
+    bar.set_ticks([z for z in decades if low <= z <= high], minor=False)
+    bar.ax.minorticks_off()
     return figure
 
 

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib import colormaps
+from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
 
 from keras_resnet.plots.style import (
@@ -73,7 +73,7 @@ def parallel_coordinates(
     """Draw each trial as a line over one axis for each hyperparameter.
 
     The last axis is the validation error. Lines with lower errors are darker,
-    and the best trial is bold, in another colour.
+    and the best trial is bold, in another colour; the title has its values.
 
     Args:
         columns: Dictionary from the names of hyperparameters to lists of their
@@ -84,66 +84,96 @@ def parallel_coordinates(
         caption: String, optional.
     """
     columns = {**columns, "validation error (%)": [100 * e for e in errors]}
-    figure, [[axes]] = subplots(1.8 + 1.5 * len(columns), 4.4, caption)
+    figure, [[axes]] = subplots(2.4 + 1.9 * len(columns), 4.4, caption)
+    last = len(columns) - 1
     heights = []
     for x, (name, values) in enumerate(columns.items()):
-        places, ticks = _axis(values, name in log, x == len(columns) - 1)
+        places, ticks = _axis(values, name in log, x == last)
         heights.append(places)
         axes.axvline(x, color="black", linewidth=0.8)
+        # Outside of the lines at both ends, and above them in between.
+        side = 1 if x == last else -1
         for place, text in ticks:
-            axes.plot([x - 0.015, x + 0.015], [place] * 2, color="black")
+            axes.plot([x, x + 0.02 * side], [place] * 2, color="black")
             axes.text(
-                x + 0.03,
+                x + 0.035 * side,
                 place,
                 text,
-                fontsize=8,
+                fontsize=9,
                 verticalalignment="center",
+                horizontalalignment="left" if side > 0 else "right",
                 zorder=4,
-                bbox={"color": "white", "alpha": 0.7, "pad": 0.5},
+                bbox={"color": "white", "pad": 1},
             )
     order = sorted(range(len(errors)), key=lambda i: -errors[i])
     shades = _shades(len(order))
     for rank, trial in enumerate(order):
-        bold = rank == len(order) - 1
-        axes.plot(
-            range(len(heights)),
-            [places[trial] for places in heights],
-            color=OTHERS[2] if bold else shades[rank],
-            linewidth=3 if bold else 1.3,
-            label="lowest error" if bold else None,
-        )
+        style = {"color": shades[rank], "linewidth": 1.3, "label": None}
+        if rank in (0, len(order) // 2):
+            style["label"] = f"error {100 * errors[trial]:.1f} %"
+        if rank == len(order) - 1:
+            style = {"color": OTHERS[2], "linewidth": 3.5, "marker": "o"}
+            style["label"] = f"lowest error, {100 * errors[trial]:.1f} %"
+        y = [places[trial] for places in heights]
+        axes.plot(range(len(heights)), y, **style)
     axes.set_xticks(
         range(len(columns)), [name.replace("_", " ") for name in columns]
     )
-    axes.set_xlim(-0.15, len(columns) - 0.65)
+    axes.set_xlim(-0.25, last + 0.25)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False)
+    best = ", ".join(
+        f"{name.replace('_', ' ')} {_text(values[order[-1]])}"
+        for name, values in [*columns.items()][:last]
+    )
+    figure.suptitle(f"the lowest error has {best}", fontsize=10)
     axes.legend(
-        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1)
+        frameon=False,
+        fontsize=8.5,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=3,
     )
     return figure
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _axis(
     values: Sequence, log: bool, continuous: bool
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return places from 0 to 1 of values, and ticks: places and texts."""
+    """Return places from 0 to 1 of values, and ticks: places and texts.
+
+    An axis ends at its lowest and its highest value. Its ticks are round.
+    """
     kinds = sorted(set(values))
     n = len(kinds)
     if isinstance(kinds[0], str) or (n <= 5 and not log and not continuous):
         places = {
             kind: i / (n - 1) if n > 1 else 0.5 for i, kind in enumerate(kinds)
         }
-        ticks = [(place, str(kind)) for kind, place in places.items()]
+        ticks = [(place, _text(kind)) for kind, place in places.items()]
         return [places[v] for v in values], ticks
     scale = math.log10 if log else float
     low, high = scale(kinds[0]), scale(kinds[-1])
     width = (high - low) or 1.0
-    ticks = []
-    for share in (0, 0.25, 0.5, 0.75, 1) if n > 1 else (0,):
-        value = low + share * width
-        ticks.append((share, f"{10**value if log else value:.3g}"))
+    if n == 1:
+        return [0.0 for _ in values], [(0, _text(kinds[0]))]
+    rounds = (
+        ticker.LogLocator(subs=(1, 2, 5))
+        if log
+        else ticker.MaxNLocator(6, steps=[1, 2, 5, 10])
+    )
+    ticks = [
+        ((scale(value) - low) / width, _text(value))
+        for value in rounds.tick_values(kinds[0], kinds[-1])
+        if kinds[0] <= value <= kinds[-1]
+    ]
+    if len(ticks) < 2:
+        ticks = [(0, _text(kinds[0])), (1, _text(kinds[-1]))]
     return [(scale(v) - low) / width for v in values], ticks
 
 

@@ -28,15 +28,19 @@ def shade(color: str, share: float) -> tuple[float, ...]:
     return tuple(1 - (0.35 + 0.65 * share) * (1 - rgb))
 
 
-def save(figure: Figure, path: PathLike) -> None:
+def save(
+    figure: Figure, path: PathLike, metadata: dict[str, str] | None = None
+) -> None:
     """Save a figure so that `path` holds the old picture or the new one.
 
     Args:
         figure: `matplotlib.figure.Figure`.
         path: Path of the file, with the suffix of a picture.
+        metadata: Dictionary of texts that the file holds, too. Defaults to
+            none.
     """
     with replacing(path) as partial:
-        figure.savefig(partial)
+        figure.savefig(partial, metadata=metadata)
 
 
 def marker(i: int) -> str:
@@ -99,3 +103,53 @@ def band(
         axes.fill_between(
             x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0
         )
+
+
+def label_ends(axes: Axes, height: float = 0.065) -> None:
+    """Write the label of each line beside its right end, without a legend.
+
+    Labels that would overlap are moved apart, and a thin line leads to each.
+    Call it when the axes have their final limits.
+
+    Args:
+        axes: Axes whose lines have labels.
+        height: Height of a label, as a share of that of the axes.
+    """
+    lines = [x for x in axes.lines if not str(x.get_label()).startswith("_")]
+    ends = [np.asarray(line.get_xydata())[-1] for line in lines]
+    axes.autoscale_view()
+    # A share of the axes, whatever their scale.
+    to_share = axes.transScale + axes.transLimits
+    wanted = np.array([to_share.transform(end)[1] for end in ends])
+    order = np.argsort(wanted, kind="stable")
+    places = _apart(wanted[order], height)
+    for i, place in zip(order, places, strict=True):
+        color = lines[i].get_color()
+        axes.annotate(
+            str(lines[i].get_label()),
+            ends[i],
+            (1.04, place),
+            textcoords="axes fraction",
+            color=color,
+            fontsize=9,
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
+            annotation_clip=False,
+        )
+
+
+def _apart(wanted: np.ndarray, height: float) -> np.ndarray:
+    """Return places near the wanted ones, ascending, at least `height` apart.
+
+    Neighbours that are too close form a group, centred where they want to be.
+    """
+    steps = height * np.arange(len(wanted))
+    groups: list[list[float]] = []
+    for place in wanted - steps:
+        groups.append([place])
+        while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    return steps + np.repeat(
+        [np.mean(group) for group in groups], [len(group) for group in groups]
+    )

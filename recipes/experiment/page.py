@@ -11,7 +11,7 @@ from .command import UsageError
 from .files import read_json
 from .provenance import origin
 from .report import origin as where
-from .report import table
+from .report import show, table
 
 HEAD = """\
 # Figures
@@ -100,10 +100,10 @@ class Page:
         self.path.mkdir(parents=True, exist_ok=True)
         return self.path / name
 
-    def save(self, figure, name):
-        """Save a picture, whole or not at all, and say where."""
+    def draw(self, name, plot, *args, **kwargs):
+        """Save a picture as `keras_resnet.plots.draw` does, and say where."""
         path = self.file(f"{name}.png")
-        plots.save(figure, path)
+        plots.draw(path, plot, *args, **kwargs)
         self.pictures.append(name)
         print(path)
 
@@ -112,7 +112,7 @@ class Page:
         path = self.file(f"{name}.md")
         write_atomically(path, text)
         self.tables.append(name)
-        print(f"\n{text}\n{path}")
+        show(f"\n{text}\n{path}")
 
     def claim(self, *args, **kwargs):
         """Keep a `Claim` of these arguments."""
@@ -126,7 +126,7 @@ class Page:
             nets: Dictionary from names of nets to where they come from.
         """
         if self.claims:
-            print(f"\n{claim_table(self.claims)}\n")
+            show(f"\n{claim_table(self.claims)}\n")
         line = {
             "title": title,
             **origin(),

@@ -8,7 +8,7 @@ from keras_resnet import plots
 from keras_resnet.training import write_atomically
 
 from .files import HISTORIES, read_history, read_result
-from .report import mean_and_deviation, percent, table
+from .report import mean_and_deviation, percent, show, table
 
 
 def result_lines(study, nets=("",)):
@@ -42,7 +42,7 @@ def leave(study, lines, text):
         for (seed, net), line in lines.items()
     }
     write_atomically(study / "results.json", json.dumps(named) + "\n")
-    print(f"\n{text}Everything is in {study / ''}")
+    show(f"\n{text}Everything is in {study / ''}")
 
 
 def curves_over_seeds(histories, names):
@@ -78,7 +78,9 @@ def summarize(settings, study):
     leave(study, lines, f"{text}\n\n{caption}\n")
     name = HISTORIES[bool(settings.every)]
     histories = [read_history(study / f"seed{s}" / name) for s in seeds]
-    figure = plots.learning_curves(
+    plots.draw(
+        study / "curves.png",
+        plots.learning_curves,
         [
             {
                 "label": settings.label,
@@ -88,4 +90,3 @@ def summarize(settings, study):
         ],
         caption=f"{caption} Mean and one standard deviation.",
     )
-    plots.save(figure, study / "curves.png")

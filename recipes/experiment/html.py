@@ -18,9 +18,11 @@ PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 1rem auto }}
-img {{ max-width: 100%; background: white }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 1rem auto;
+  padding: 0 1rem }}
+p, table {{ overflow-x: auto }}
+img {{ max-width: 100%; min-width: 38rem; background: white }}
+table {{ border-collapse: collapse; display: block; margin: 1rem 0 }}
 td, th {{ padding: 3px 12px; border-bottom: 1px solid; text-align: left }}
 code {{ overflow-wrap: anywhere }}
 </style>
@@ -66,12 +68,18 @@ def leave(folder, line):
 
 
 def _table(head, values):
-    """Return a Markdown table of names and values."""
+    """Return a Markdown table of names and values, but those of nothing."""
     rows = []
     for name, value in values.items():
+        if value is None or value == []:
+            continue
         if name.endswith(("error", "accuracy")):
             value = report.percent(value)
         elif type(value) is int:
             value = f"{value:,}"
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
         rows.append((name.replace("_", " "), html.escape(str(value))))
     return report.table([head, "value"], rows)

@@ -26,6 +26,7 @@ from keras_resnet_recipes.experiment import (
 from keras_resnet_recipes.experiment.report import (
     mean_and_deviation,
     seeds,
+    show,
     table,
 )
 
@@ -138,27 +139,27 @@ def main(settings):
         ]
         for i, paths in enumerate((settings.runs, settings.to))
     ]
-    print(table(["set", *changed, f"{settings.error} error", "paper"], rows))
+    show(table(["set", *changed, f"{settings.error} error", "paper"], rows))
     difference = paired_difference(*values)
     papers = f" (paper: {papers[0] - papers[1]:+.2f})" if all(papers) else ""
-    print(
+    show(
         f"\nDifference: {difference.mean:+.2f} points{papers}, {seeds(common)}."
     )
     left_out = sorted(set(sets[0]) ^ set(sets[1]))
     if left_out:
-        print(f"Left out without a partner: {seeds(left_out)}.")
+        show(f"Left out without a partner: {seeds(left_out)}.")
     if difference.p is None:
-        print("One pair says nothing about chance: train more --seeds.")
+        show("One pair says nothing about chance: train more --seeds.")
         return
     low, high = difference.interval
-    print(
+    show(
         f"95 % confidence interval: {low:+.2f} to {high:+.2f} points; "
         f"p = {difference.p:.2g} (paired t-test)."
     )
     if difference.seeds_needed is None:
-        print("No number of seeds up to 10,000 would show it.")
+        show("No number of seeds up to 10,000 would show it.")
     else:
-        print(
+        show(
             "A difference of this size is shown at the 5 % level in 80 % of "
             f"experiments by {difference.seeds_needed} seeds."
         )

@@ -34,7 +34,7 @@ from keras_resnet_recipes.experiment import (
     positive_int,
     setting,
 )
-from keras_resnet_recipes.experiment.report import percent
+from keras_resnet_recipes.experiment.report import percent, show
 
 # Not imported from the package: `--help` loads no Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
@@ -525,7 +525,7 @@ def main(settings):
             f"top-{k[3:]} {percent(v)} (error {percent(1 - v)})"
             for k, v in reader.shares.items()
         )
-        print(f"{shares}, {result['images']:,} images, {seconds:.0f} s")
+        show(f"{shares}, {result['images']:,} images, {seconds:.0f} s")
     if reader.unreadable:
         print(f"{len(reader.unreadable)} files could not be read")
     if settings.output is not None:

@@ -683,6 +683,7 @@ def job(settings, devices):
     from keras_resnet import data
     from keras_resnet.data import imagenet
     from keras_resnet_recipes.experiment import images, training
+    from keras_resnet_recipes.experiment.terminal import EvaluationBar
 
     check_devices(settings, devices)
     batch_size = settings.batch_size // settings.accumulate
@@ -749,7 +750,12 @@ def job(settings, devices):
 
     def report(model, run):
         with devices.scope():
-            logs = model.evaluate(evaluation, return_dict=True, verbose=0)
+            logs = model.evaluate(
+                evaluation,
+                return_dict=True,
+                verbose=0,
+                callbacks=[EvaluationBar("validating", devices.is_first)],
+            )
         return results(logs, (source(), validation), unreadable, devices)
 
     # Of a folder the settings say no more than that it is one.

@@ -347,8 +347,11 @@ def predict(path, split):
     import keras
 
     from keras_resnet_recipes.experiment.run import load_model
+    from keras_resnet_recipes.experiment.terminal import EvaluationBar
 
-    logits = load_model(path).predict(split.images, verbose=0)
+    logits = load_model(path).predict(
+        split.images, verbose=0, callbacks=[EvaluationBar("predicting")]
+    )
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
 
@@ -446,9 +449,11 @@ def draw(settings, study, caption, histories, probabilities, data):
         | curves_over_seeds(histories[net], names)
         for net in NETS
     ]
-    plots.save(plots.step_curves(curves, caption), study / "curves.png")
+    plots.draw(study / "curves.png", plots.step_curves, curves, caption)
     shown = data.test[:DRAWN]
-    figure = plots.predictions(
+    plots.draw(
+        study / "predictions.png",
+        plots.predictions,
         shown.images,
         [data.class_names[i] for i in shown.labels],
         {
@@ -461,7 +466,6 @@ def draw(settings, study, caption, histories, probabilities, data):
         f"{caption}. The first test images, and what the best models of the "
         "first seed take them for, with their probability.",
     )
-    plots.save(figure, study / "predictions.png")
 
 
 if __name__ == "__main__":

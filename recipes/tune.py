@@ -198,9 +198,12 @@ def as_csv(rows):
     return text.getvalue()
 
 
-def tell(search, row):
-    """Print a line about a trial that has ended."""
+def tell(search, row, bar):
+    """Print lines about a trial that has ended, and remove its bar."""
     from keras_resnet import tuning
+
+    # Of a trial that failed it is still there.
+    bar.close()
 
     rows = search.rows()
     ended = sum(row["status"] != "running" for row in rows)
@@ -208,17 +211,17 @@ def tell(search, row):
     chosen = [f"{name.replace('_', ' ')} {row[name]}" for name in names]
     line = (
         f"trial {row['trial']} ({ended} of {search.oracle.max_trials}): "
-        f"{', '.join(chosen)}, epochs {row['epochs']}"
+        f"{', '.join(chosen)}, epochs {row['epochs']}: "
     )
-    if row["status"] != "completed":
-        print(f"{line}: failed: {row['reason']}", flush=True)
-        return
-    print(
-        f"{line}: validation error {report.percent(row['val_error'])}, "
-        f"{row['seconds']:.0f} s; lowest so far "
-        f"{report.percent(tuning.best(rows)['val_error'])}",
-        flush=True,
-    )
+    if row["status"] == "completed":
+        line += (
+            f"validation error {report.percent(row['val_error'])}, "
+            f"{row['seconds']:.0f} s; lowest so far "
+            f"{report.percent(tuning.best(rows)['val_error'])}"
+        )
+    else:
+        line += f"failed: {row['reason']}"
+    report.show(line)
 
 
 def use_devices(settings):
@@ -278,10 +281,11 @@ def check_steps(settings, images):
 
 
 def make_search(settings, data, folder, devices):
-    """Return the `Search` of these settings."""
+    """Return the `Search` of these settings, and its bar, a callback."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
     from keras_resnet_recipes.experiment import images
+    from keras_resnet_recipes.experiment.terminal import TrainingBar
 
     def make(values, steps):
         chosen = run_settings(settings, values)
@@ -296,16 +300,17 @@ def make_search(settings, data, folder, devices):
         devices=devices,
         **space(settings),
     )
+    bar = TrainingBar()
     search = tuning.Search(
         hypermodel,
         settings.tuner,
         settings.max_trials,
         folder,
         seed=settings.seed,
-        report=lambda row: tell(search, row),
+        report=lambda row: tell(search, row, bar),
         lost_after=settings.lost_after or LOST_AFTER,
     )
-    return search
+    return search, bar
 
 
 def with_validation(data):
@@ -350,17 +355,18 @@ def draw(study, settings, rows, names):
         f"seed {settings.seed}, "
         f"{study.settings['backend']}"
     )
-    figure = plots.learning_rate_errors(rows, caption)
-    plots.save(figure, study / "learning_rates.png")
+    path = study / "learning_rates.png"
+    plots.draw(path, plots.learning_rate_errors, rows, caption)
     done = [row for row in rows if row["status"] == "completed"]
     if done:
-        figure = plots.parallel_coordinates(
+        plots.draw(
+            study / "parallel_coordinates.png",
+            plots.parallel_coordinates,
             {name: [row[name] for row in done] for name in names},
             [row["val_error"] for row in done],
             log=[name for name in names if name in RANGES],
             caption=caption,
         )
-        plots.save(figure, study / "parallel_coordinates.png")
 
 
 def main(settings):
@@ -385,7 +391,8 @@ def main(settings):
     check_steps(settings, len(data.train))
     if role == "worker":
         with tempfile.TemporaryDirectory() as empty:
-            make_search(settings, data, empty, devices).search()
+            search, bar = make_search(settings, data, empty, devices)
+            search.search(callbacks=[bar])
         print("the search is over: the chief has its results")
         return
     with training.open_run(settings, devices) as study:
@@ -393,8 +400,8 @@ def main(settings):
             print(f"{study.path} is finished: see result.json")
             return
         try:
-            search = make_search(settings, data, study / "search", devices)
-            search.search()
+            search, bar = make_search(settings, data, study / "search", devices)
+            search.search(callbacks=[bar])
             finish(study, settings, search)
         except KeyboardInterrupt:
             print(
@@ -412,7 +419,7 @@ def finish(study, settings, search):
     training.write_atomically(study / "trials.md", table(rows, names))
     training.write_atomically(study / "trials.csv", as_csv(rows))
     draw(study, settings, rows, names)
-    print(f"\n{table(rows, names)}")
+    report.show(f"\n{table(rows, names)}")
     best = tuning.best(rows)
     if best is None:
         raise Failure(
@@ -439,7 +446,7 @@ def finish(study, settings, search):
         ),
         **{key: tested[key] for key in TESTED},
     )
-    print(
+    report.show(
         f"test error {report.percent(tested['test_error'])} "
         f"({tested['test_images']:,} images), validation error of the trial "
         f"{report.percent(best['val_error'])}; everything is in {study.path}"

@@ -91,7 +91,7 @@ class LesionedNetwork:
                 if shortcut is not None:
                     branch = ops.cast(kept[i], x.dtype) * branch
                 y = self._blocks[i].join(branch, shortcut)
-                if shortcut is not None or changes[i]:
+                if shortcut is not None or self.reshaping[i]:
                     return y
                 return ops.where(kept[i] > 0, y, x)
 

@@ -202,6 +202,8 @@ class StepEvaluation(StepCounter):
             `(x, y, sample_weight)`, as `Model.evaluate` takes.
         every: Integer, steps between two evaluations.
         callbacks: List of callbacks that get the values. Defaults to none.
+        watching: List of callbacks that see the batches of the evaluations, as
+            `callbacks` of `Model.evaluate`. Defaults to none.
         **kwargs: Other arguments of `Model.evaluate`, such as `batch_size`.
 
     Attributes:
@@ -216,6 +218,7 @@ class StepEvaluation(StepCounter):
         validation_data: Any,
         every: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        watching: Sequence[keras.callbacks.Callback] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -226,7 +229,11 @@ class StepEvaluation(StepCounter):
         self.validation_data = validation_data
         self.every = every
         self.callbacks: list[keras.callbacks.Callback] = list(callbacks)
-        self.kwargs: dict[str, Any] = {"verbose": 0, **kwargs}
+        self.kwargs: dict[str, Any] = {
+            "verbose": 0,
+            "callbacks": [*watching],
+            **kwargs,
+        }
         self.history: list[dict[str, Any]] = []
 
     def set_params(self, params: dict[str, Any]) -> None:

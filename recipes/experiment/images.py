@@ -10,6 +10,7 @@ from keras_resnet.backend import accelerators
 
 from .command import UsageError
 from .job import Job
+from .terminal import EvaluationBar
 from .training import first_alone
 
 
@@ -167,6 +168,7 @@ def test(model, split, devices):
             ),
             return_dict=True,
             verbose=0,
+            callbacks=[EvaluationBar("testing", show=devices.is_first)],
         )
     return {
         "test_error": round(1 - logs["accuracy"], 4),

@@ -245,8 +245,9 @@ class Run:
         if validation_data is not None:
             best = self._choose_best(every, average)
             if every is not None:
-                best.append(terminal.Lines(self._bar))
-                best = [StepEvaluation(validation_data, every, best)]
+                lines = terminal.Lines(self._bar)
+                best.append(lines)
+                best = [StepEvaluation(validation_data, every, best, [lines])]
                 stateful["evaluation"] = best[0]
             callbacks += best
         if every is None:

@@ -69,6 +69,13 @@ class Progress(tqdm):
         if self.on_terminal:
             self.refresh()
 
+    def tick(self):
+        """Show the same again if nothing has been shown for a while."""
+        now = self._time()
+        if not self.disable and now - self.last_print_t >= self.mininterval:
+            self.last_print_t = now
+            self.refresh()
+
     def close(self):
         """Remove the bar."""
         if not self.disable and not self.on_terminal:
@@ -81,11 +88,11 @@ class TrainingBar(StepCounter):
     """Shows the steps of a training, and prints lines about it.
 
     Args:
-        steps: Integer, batches in all.
-        show: Boolean. Nothing is shown if it is false.
+        steps: Integer, batches in all. Defaults to those of `fit`.
+        show: Boolean. Nothing is shown if it is false. Defaults to `True`.
     """
 
-    def __init__(self, steps, show):
+    def __init__(self, steps=None, show=True):
         super().__init__()
         self.steps = steps
         self.show = show
@@ -94,9 +101,10 @@ class TrainingBar(StepCounter):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._first = None
+        self.close()
         self._bar = Progress(
             desc="training",
-            total=self.steps,
+            total=self.steps or self.params["steps"] * self.params["epochs"],
             initial=self.batches,
             unit="step",
             disable=not self.show,
@@ -111,6 +119,12 @@ class TrainingBar(StepCounter):
 
     def on_train_end(self, logs=None):
         self.close()
+
+    def validated(self):
+        """Show that a batch of a validation has been evaluated."""
+        self._bar.set_description_str("training, validating", refresh=False)
+        self._bar.tick()
+        self._bar.set_description_str("training", refresh=False)
 
     def close(self):
         """Remove the bar, which Keras does not where `fit` fails."""
@@ -137,10 +151,16 @@ class Lines(keras.callbacks.Callback):
         epochs: Integer, or `None` if the lines are to have the steps.
     """
 
+    # It takes no logs of a batch, so that Keras need not wait for them.
+    async_safe = True
+
     def __init__(self, bar, epochs=None):
         super().__init__()
         self.bar = bar
         self.epochs = epochs
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.bar.validated()
 
     def on_epoch_end(self, epoch, logs=None):
         parts = [f"step {epoch + 1:,}/{self.bar.steps:,}"]
@@ -153,3 +173,37 @@ class Lines(keras.callbacks.Callback):
         if "images_per_second" in logs:
             parts.append(f"{logs['images_per_second']:,.0f} img/s")
         self.bar.write(parts)
+
+
+class EvaluationBar(keras.callbacks.Callback):
+    """Shows the steps of `evaluate` or `predict`.
+
+    Args:
+        title: String, what is done.
+        show: Boolean. Nothing is shown if it is false. Defaults to `True`.
+    """
+
+    async_safe = True
+
+    def __init__(self, title, show=True):
+        super().__init__()
+        self.title = title
+        self.show = show
+
+    def on_test_begin(self, logs=None):
+        self._bar = Progress(
+            desc=self.title,
+            total=self.params["steps"],
+            unit="step",
+            disable=not self.show,
+        )
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._bar.update(batch + 1 - self._bar.n)
+
+    def on_test_end(self, logs=None):
+        self._bar.close()
+
+    on_predict_begin = on_test_begin
+    on_predict_batch_end = on_test_batch_end
+    on_predict_end = on_test_end

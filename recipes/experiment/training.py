@@ -11,7 +11,7 @@ from keras.callbacks import SwapEMAWeights
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
-from . import files, html, provenance, study
+from . import files, html, provenance, report, study
 from .command import Failure
 from .run import Run, parameters
 
@@ -45,7 +45,7 @@ def _train_job(run, job, single):
         return
     result = finish(run, job, train(run, job))
     if result is not None:
-        print(f"{sentence(result)}\neverything is in {run.path}\n")
+        report.show(f"{sentence(result)}\neverything is in {run.path}\n")
     if not single:
         keras.backend.clear_session()
 
@@ -173,8 +173,8 @@ def _introduce(run, job, model, start):
     resumed = f", from step {start:,}" if start else ""
     print(f"{job.label}, {parameters(model):,} parameters")
     print(
-        f"{job.steps:,} steps of {job.batch_size:,} images, {epochs:,} epochs"
-        f"{resumed}"
+        f"{job.steps:,} steps of {job.batch_size:,} images, {epochs:,} epoch"
+        f"{'s' if epochs > 1 else ''}{resumed}"
     )
     where = f"{keras.backend.backend()} on {provenance.device()}"
     print(textwrap.fill(where, 80))
@@ -219,7 +219,7 @@ def _check_steps(model, job):
 def _say_interrupted(run, job):
     """Say where a run stopped, and how it continues."""
     draw(run, job)
-    print(
+    report.show(
         f"\nInterrupted. {run.path} holds the run up to iteration "
         f"{run.saved}; run the same command with --resume to continue."
     )
@@ -248,7 +248,7 @@ def finish(run, job, model):
         The result line, `None` in all processes but the first.
     """
     with job.context():
-        report = job.report(model, run)
+        tested = job.report(model, run)
     if not run.devices.is_first:
         return None
     history = errors(run, job)
@@ -259,7 +259,7 @@ def finish(run, job, model):
     if "val_error" in history:
         best = min(history["val_error"])
         results["best_validation_error"] = round(best, 4)
-    results |= report
+    results |= tested
     # Before the line that ends the run: with it nothing is made any more.
     draw(run, job, **{k: v for k, v in results.items() if k == "test_error"})
     return run.finish(model, **results)
@@ -277,8 +277,8 @@ def draw(run, job, **point):
         return
     color = plots.PLAIN if job.plain else plots.RESIDUAL
     curve = {"label": job.label, "color": color} | history | point
-    figure = plots.learning_curves([curve], title=job.title)
-    plots.save(figure, run / "curves.png")
+    path = run / "curves.png"
+    plots.draw(path, plots.learning_curves, [curve], title=job.title)
 
 
 def sentence(result):

@@ -11,12 +11,16 @@ that are faster there, with the same numbers. Layers take all others from
 last one, because its convolutions take one kernel at a time.
 """
 
+import functools
 import importlib
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from keras_resnet.backend import keras_ops, memory, parallel  # noqa: F401
+from keras_resnet.backend.logs import Callbacks
 
 _own = importlib.import_module(
     f"keras_resnet.backend.{keras.backend.backend()}_ops"
@@ -56,7 +60,70 @@ else:
 
 
 class Model(_Model):  # type: ignore[valid-type,misc]  # one of two classes
-    """`keras.Model` with the fast functions of its backend."""
+    """`keras.Model` with the fast functions of its backend.
+
+    The callbacks of `fit` and `evaluate` get `logs.Logs`, which are read from
+    the device when a callback looks at them.
+    """
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        return self._with_own_callbacks(super().fit, args, kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        return self._with_own_callbacks(super().evaluate, args, kwargs)
+
+    def _with_own_callbacks(self, method, args, kwargs):
+        """Call `fit` or `evaluate` with `Callbacks` in place of Keras's list.
+
+        Keras then leaves it to us to tell the callbacks model and parameters.
+        """
+        call = inspect.signature(method).bind(*args, **kwargs)
+        call.apply_defaults()
+        given = call.arguments
+        if isinstance(given["callbacks"], keras.callbacks.CallbackList):
+            return method(*call.args, **call.kwargs)
+        trains = "epochs" in given
+        epochs = given["epochs"] if trains else 1
+        callbacks = given["callbacks"] = Callbacks(
+            given["callbacks"],
+            add_history=trains,
+            add_progbar=given["verbose"] != 0,
+        )
+        # Keras and PyTorch would track and save an attribute.
+        self.__dict__["_untold"] = (
+            callbacks,
+            {
+                "verbose": given["verbose"],
+                "epochs": min(epochs, keras.config.max_epochs() or epochs),
+            },
+        )
+        try:
+            return method(*call.args, **call.kwargs)
+        finally:
+            self.__dict__.pop("_untold", None)
+
+    def _tell_callbacks(self, iterator):
+        """Do for `Callbacks` what Keras would do at this place.
+
+        Only here it is known how many batches an epoch has.
+        """
+        if iterator is not None and "_untold" in self.__dict__:
+            callbacks, parameters = self.__dict__.pop("_untold")
+            callbacks.set_model(self)
+            callbacks.set_params(parameters | {"steps": iterator.num_batches})
+
+    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None):
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self._tell_callbacks(iterator)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ):
+        # TensorFlow's `fit` and `evaluate` call this one instead.
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        self._tell_callbacks(iterator)
 
     def make_train_function(self, force: bool = False) -> None:
         _keep_memory()

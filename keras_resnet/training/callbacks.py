@@ -249,7 +249,7 @@ class StepEvaluation(StepCounter):
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self._evaluated = self.step
-        self._sums, self._summed = {}, 0
+        self._sums, self._summed, self._unread = {}, 0, {}
         for callback in self.callbacks:
             callback.on_train_begin(logs)
 
@@ -270,7 +270,7 @@ class StepEvaluation(StepCounter):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        # The sums of the metrics over this epoch so far.
+        # The sums of the metrics over this epoch when they were last read.
         self._in_epoch: dict[str, float] = {}
         self._epoch_batches = 0
 
@@ -279,17 +279,28 @@ class StepEvaluation(StepCounter):
         super().on_train_batch_end(batch, logs)
         self._summed += self.batches - seen
         self._epoch_batches += self.batches - seen
-        # Keras's logs are means over the epoch so far.
-        in_epoch = {k: self._epoch_batches * x for k, x in logs.items()}
-        for key, value in in_epoch.items():
-            change = value - self._in_epoch.get(key, 0)
-            self._sums[key] = self._sums.get(key, 0) + change
-        self._in_epoch = in_epoch
+        # Not read before they are needed, because a GPU would have to wait.
+        self._unread = logs
         # The last step is evaluated before the epoch ends, because a run saves
         # its results then. `StopAt`, which comes before, has ended training.
-        last = self.model.stop_training and self.step > self._evaluated
+        # `self.model` would make Keras hand JAX's state back.
+        last = self._model.stop_training and self.step > self._evaluated
         if last or before // self.every < self.step // self.every:
+            self._read()
             self._evaluate()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        """Add the metrics of the batches since they were last read."""
+        # Keras's logs are means over the epoch so far.
+        logs, self._unread = self._unread, {}
+        for key, mean in logs.items():
+            value = self._epoch_batches * mean
+            change = value - self._in_epoch.get(key, 0)
+            self._sums[key] = self._sums.get(key, 0) + change
+            self._in_epoch[key] = value
 
     def _evaluate(self) -> None:
         logs = {"iterations": self.step}
@@ -428,21 +439,50 @@ class DivergenceError(ArithmeticError):
     """The loss or a weight is no longer a finite number."""
 
 
-class FailOnDivergence(keras.callbacks.Callback):
-    """Raises `DivergenceError` at the first step whose loss is not finite.
+class FailOnDivergence(StepCounter):
+    """Raises `DivergenceError` with the first step whose loss is not finite.
 
+    It looks every so many batches, when an epoch ends, and before a validation,
+    because reading the loss after each batch would make a GPU wait.
     `keras.callbacks.TerminateOnNaN` ends training without an error. This
-    callback must come before those that save the model.
+    callback must come before those that save the model. It may also be one of
+    those of a `StepEvaluation`.
+
+    Args:
+        every: Integer, batches between two looks. Defaults to `100`.
     """
 
+    def __init__(self, every: int = 100) -> None:
+        super().__init__()
+        self.every = every
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        super().on_train_begin(logs)
+        self._unread: list[tuple[int, dict]] = []
+
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        self._unread.append((self.step, logs))
+        if len(self._unread) >= self.every:
+            self._check()
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._check()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        unread, self._unread = self._unread, []
         # Keras's mean over the epoch stays without a number from then on.
-        if not math.isfinite(logs["loss"]):
-            model = self.model
-            raise DivergenceError(
-                f"training diverged at step {steps_done(model)}: the loss is "
-                f"{logs['loss']}. {_reasons(model)}"
-            )
+        if not unread or math.isfinite(unread[-1][1]["loss"]):
+            return
+        for step, logs in unread:
+            if not math.isfinite(logs["loss"]):
+                raise DivergenceError(
+                    f"training diverged at step {step}: the loss is "
+                    f"{logs['loss']}. {_reasons(self.model)}"
+                )
 
 
 class Throughput(keras.callbacks.Callback):
@@ -468,8 +508,9 @@ class Throughput(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._begin = time.perf_counter()
-        self._before = 0.0
+        self._before = self._last = 0.0
         self._steps = 0
+        self._unread: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
         """Return what a training that is resumed must know, for JSON."""
@@ -487,8 +528,21 @@ class Throughput(keras.callbacks.Callback):
         if self._steps == 0:
             self._first, self._compiled = self._last, batch + 1
         self._steps = batch + 1
+        self._unread = logs or {}
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._wait()
+
+    def _wait(self) -> None:
+        """Count the time until the device has done the last step."""
+        begin = time.perf_counter()
+        # Reading the logs waits for it.
+        dict(self._unread)
+        self._unread = {}
+        self._last += time.perf_counter() - begin
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._wait()
         elapsed = self._last - self._first
         steps = self._steps - self._compiled
         if steps == 0:

@@ -233,7 +233,8 @@ class Run:
         # What every process does, so that all of them do the same.
         throughput = Throughput(batch_size)
         self._bar = terminal.TrainingBar(steps, show=self.devices.is_first)
-        callbacks = [StopAt(steps), FailOnDivergence(), throughput, self._bar]
+        divergence = FailOnDivergence()
+        callbacks = [StopAt(steps), divergence, throughput, self._bar]
         stateful = {"throughput": throughput}
         if self.devices.is_first:
             callbacks += [
@@ -247,6 +248,8 @@ class Run:
             if every is not None:
                 lines = terminal.Lines(self._bar)
                 best.append(lines)
+                # First, because nothing is kept of a training that diverged.
+                best.insert(0, divergence)
                 best = [StepEvaluation(validation_data, every, best, [lines])]
                 stateful["evaluation"] = best[0]
             callbacks += best

@@ -71,14 +71,26 @@ class Model(keras.Model):
         return logs
 
     def get_metrics_result(self) -> dict[str, Any]:
-        if parallel.processes == 1:
-            return super().get_metrics_result()
         variables = self.metrics_variables
         # They have no values while Keras makes the metrics.
-        if any(v._value is None for v in variables):
-            return super().get_metrics_result()
-        with torch_parallel.summed(variables):
-            return super().get_metrics_result()
+        summed = parallel.processes > 1 and not any(
+            v._value is None for v in variables
+        )
+        with (
+            torch_parallel.summed(variables)
+            if summed
+            else contextlib.nullcontext()
+        ):
+            results = super().get_metrics_result()
+        # A callback reads them later, and the next step overwrites variables.
+        return tree.map_structure(
+            lambda result: (
+                result.clone()
+                if any(result is v._value for v in variables)
+                else result
+            ),
+            results,
+        )
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         # `torch.export` saves weights in the order of their shape, whatever

@@ -45,6 +45,7 @@ moving_average: Callable = _fastest("moving_average")
 lay_out_kernel: Callable | None = _fastest("lay_out_kernel")
 lay_out_like: Callable | None = _fastest("lay_out_like")
 sgd_step: Callable | None = _fastest("sgd_step")
+to_device: Callable = _fastest("to_device")
 share_memory: Callable | None = _fastest("share_memory")
 accelerators = _own.accelerators
 compiled = _own.compiled

@@ -128,6 +128,11 @@ def relu(x: Tensor) -> Tensor:
     return ops.relu(x)
 
 
+def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
+    """Return a tensor of an array, on the device of another tensor."""
+    return ops.convert_to_tensor(array)
+
+
 def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
     """Return the `pad_width` of `ops.pad` for margins of rows and columns."""
     rows, columns = ([margin, margin] for margin in margins)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import keras
+import numpy as np
 import torch
 from keras import ops
 
@@ -177,6 +178,15 @@ def sgd_step(
     if outside is not None:
         steps = torch._foreach_mul(steps, outside)
     torch._foreach_add_(values, steps)
+
+
+def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
+    """As `keras_ops.to_device`, without waiting for a GPU."""
+    tensor = torch.from_numpy(array)
+    if reference.device.type == "cuda":
+        # Only from pinned memory a GPU copies while the host goes on.
+        tensor = tensor.pin_memory()
+    return tensor.to(reference.device, non_blocking=True)
 
 
 def channels_first_view(x: Tensor, last: bool) -> Tensor:

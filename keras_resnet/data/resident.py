@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet.backend import compiled
+from keras_resnet.backend import compiled, to_device
 from keras_resnet.data.augmentation import (
     corrections,
     cut_on_device,
@@ -66,7 +66,7 @@ def training_batches(
     def batch(index):
         drawn = draws.batch(start + index)
         indices = window_index(drawn[:, 1:], padding)
-        drawn = ops.convert_to_tensor(np.column_stack([drawn, indices]))
+        drawn = to_device(np.column_stack([drawn, indices]), tensors[0])
         return _augmented(*tensors, drawn)
 
     return _Batches(batch, None)

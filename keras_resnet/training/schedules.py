@@ -71,12 +71,39 @@ def one_cycle(
     rate linearly, too.
     """
     up = round(warmup * steps)
-    return schedules.CosineDecay(
+    return WarmCosineDecay(
         0.0,
         decay_steps=max(1, steps - up),
         warmup_target=learning_rate,
         warmup_steps=up,
     )
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class WarmCosineDecay(schedules.CosineDecay):
+    """`keras.optimizers.schedules.CosineDecay` with a warm-up, for GPUs.
+
+    On PyTorch Keras reads at each step whether the warm-up is over, and waits
+    for the GPU. This schedule computes both rates. It has the same values.
+
+    Args: those of `keras.optimizers.schedules.CosineDecay`; `warmup_target`
+        must be given.
+    """
+
+    def __call__(self, step: int | Tensor) -> Tensor:
+        first, target, decay, warmup = (
+            ops.cast(number, "float32")
+            for number in (
+                self.initial_learning_rate,
+                self.warmup_target,
+                self.decay_steps,
+                self.warmup_steps,
+            )
+        )
+        step = ops.minimum(ops.cast(step, "float32"), decay + warmup)
+        rising = self._warmup_function(step, warmup, target, first)
+        falling = self._decay_function(step - warmup, decay, target, "float32")
+        return ops.where(step < warmup, rising, falling)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

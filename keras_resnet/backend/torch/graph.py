@@ -19,6 +19,7 @@ import torch
 from keras import tree
 
 from keras_resnet.backend import parallel, torch_ops, torch_parallel
+from keras_resnet.backend.torch import numbers
 from keras_resnet.types import Tensor
 
 # Tracing costs as much as dozens of steps on small batches, which batches of a
@@ -58,6 +59,18 @@ class Model(keras.Model):
         return call(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        with numbers.kept(self._device()):
+            return self._exchanged_train_step(data)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        with numbers.kept(self._device()):
+            return super().test_step(data)
+
+    def _device(self):
+        weight = next(self.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
+
+    def _exchanged_train_step(self, data):
         if parallel.processes == 1:
             return super().train_step(data)
         exchange = self.__dict__.get("_exchange")

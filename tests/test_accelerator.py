@@ -1,0 +1,204 @@
+"""What would make a GPU wait, counted on a CPU."""
+
+import collections
+import contextlib
+
+import keras
+import networks
+import numpy as np
+import pytest
+from networks import only
+
+import keras_resnet
+from keras_resnet import data, training
+
+BATCH, STEPS = 4, 7
+# From here on all batches are replayed.
+FIRST = 4
+
+
+def _model(rate, label_smoothing, precision):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(precision)
+    image = keras.Input((8, 8, 3))
+    mean = np.full((8, 8, 3), 100.0)
+    centered = keras.layers.Normalization(
+        axis=(1, 2, 3), mean=mean, variance=mean**0, dtype="float32"
+    )(image)
+    model = keras_resnet.ResNet(
+        (1,),
+        (16,),
+        stem="cifar",
+        input_tensor=centered,
+        classes=10,
+        classifier_activation=None,
+    )
+    networks.draw_weights(model, 0)
+    model.compile(
+        training.CoupledSGD(rate),
+        training.crossentropy(label_smoothing),
+        weighted_metrics=["accuracy"],
+    )
+    return model
+
+
+class _Ends(keras.callbacks.Callback):
+    """Counts the operations of the steps from `FIRST` on."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = collections.Counter()
+        self.counting = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.counting = FIRST <= batch + 1 < STEPS
+
+    @contextlib.contextmanager
+    def operations(self):
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        count = self
+
+        class Mode(TorchDispatchMode):
+            def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+                if count.counting:
+                    count.counts[op.name()] += 1
+                return op(*args, **(kwargs or {}))
+
+        with Mode():
+            yield
+
+
+def _train(rate, label_smoothing, precision):
+    """Return the weights, the logs and the counted operations of a training."""
+    rng = np.random.default_rng(0)
+    split = data.Split(
+        rng.integers(0, 256, (32, 8, 8, 3), dtype="uint8"),
+        rng.integers(0, 10, 32),
+    )
+    model = _model(rate, label_smoothing, precision)
+    batches = data.resident.training_batches(
+        split, BATCH, padding=1, horizontal_flip=True
+    )
+    ends = _Ends()
+    with ends.operations():
+        history = model.fit(
+            batches,
+            steps_per_epoch=STEPS,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                training.StopAt(STEPS),
+                training.FailOnDivergence(),
+                training.Throughput(BATCH),
+                ends,
+            ],
+        ).history
+    values = [*model.variables, *model.optimizer.variables]
+    numbers = {k: history[k] for k in ("loss", "accuracy")}
+    return list(map(keras.ops.convert_to_numpy, values)), numbers, ends.counts
+
+
+def _schedules():
+    decay = training.step_decay(0.1, 64, warmup_steps=4)
+    exponential = keras.optimizers.schedules.ExponentialDecay(0.1, 4, 0.5)
+    return {
+        "constant": (0.1, 0.0, "float32"),
+        "step decay": (decay, 0.0, "float32"),
+        "one cycle": (training.one_cycle(0.1, 16), 0.1, "mixed_bfloat16"),
+        "warm-up": (training.WarmUp(exponential, 4), 0.0, "float32"),
+    }
+
+
+@only("torch")
+@pytest.mark.parametrize("case", _schedules())
+def test_a_step_makes_no_tensors_of_numbers_and_reads_none(monkeypatch, case):
+    """On a GPU each would be a copy that the host waits for."""
+    import torch
+
+    from keras_resnet.backend.torch import graph
+
+    arguments = _schedules()[case]
+    weights, logs, usual = _train(*arguments)
+    # The context of an accelerator, on the processor.
+    monkeypatch.setattr(graph.Model, "_device", lambda _: torch.device("cuda"))
+    kept_weights, kept_logs, kept = _train(*arguments)
+    new, read = "aten::lift_fresh", "aten::_local_scalar_dense"
+    assert usual[new] > 4 * (STEPS - FIRST)
+    # One for each batch: its draws, which are sent without waiting.
+    assert kept[new] == STEPS - FIRST
+    assert kept[read] == usual[read] == 0
+    np.testing.assert_equal(kept_weights, weights)
+    assert kept_logs == logs
+
+
+@only("torch")
+def test_numbers_are_kept_as_they_were():
+    import torch
+
+    from keras_resnet.backend.torch import numbers
+
+    values = [0, 0.0, -0.0, False, 1, 1.0, True, (2, 3), float("nan")]
+
+    def tensors():
+        made = [torch.as_tensor(value, device="cpu") for value in values]
+        made.append(torch.as_tensor(1, dtype=torch.int64, device="cpu"))
+        made.append(torch.as_tensor(1, dtype=torch.float32, device="cpu"))
+        made.append(torch.as_tensor(np.ones(2)))
+        return made
+
+    expected = tensors()
+    with numbers.kept(torch.device("cuda")):
+        for _ in range(2):
+            for tensor, usual in zip(tensors(), expected, strict=True):
+                assert tensor.dtype == usual.dtype
+                np.testing.assert_equal(tensor.numpy(), usual.numpy())
+                assert np.signbit(
+                    tensor.numpy().astype("float64")
+                ).tolist() == (
+                    np.signbit(usual.numpy().astype("float64")).tolist()
+                )
+                # As Keras does with the zero of a sum.
+                tensor.logical_not_()
+        for i in range(3 * numbers.MOST):
+            torch.as_tensor(i, device="cpu")
+        assert len(numbers._tensors) <= numbers.MOST
+    before = dict(numbers._tensors)
+    with numbers.kept(torch.device("cpu")):
+        torch.as_tensor(0.125, device="cpu")
+    assert numbers._tensors == before
+
+
+def test_one_cycle_has_the_rates_of_keras():
+    ours = training.one_cycle(0.3, 40)
+    theirs = keras.optimizers.schedules.CosineDecay(**ours.get_config())
+    for step in range(45):
+        step = keras.ops.convert_to_tensor(step)
+        assert float(ours(step)) == float(theirs(step))
+
+
+@only("torch")
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_resident_input_is_sent_without_waiting(monkeypatch, kind):
+    import torch
+
+    from keras_resnet import backend
+
+    sent = []
+
+    class Device:
+        type = kind
+
+    class Reference:
+        device = Device()
+
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda x: (sent.append("pinned"), x)[1]
+    )
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, *a, **k: (sent.append(k), x)[1]
+    )
+    array = np.arange(6, dtype="int32").reshape(3, 2)
+    tensor = backend.to_device(array, Reference())
+    assert sent == ["pinned"] * (kind == "cuda") + [{"non_blocking": True}]
+    np.testing.assert_array_equal(tensor, array)

@@ -128,6 +128,9 @@ def test_a_step_makes_no_tensors_of_numbers_and_reads_none(monkeypatch, case):
     # One for each batch: its draws, which are sent without waiting.
     assert kept[new] == STEPS - FIRST
     assert kept[read] == usual[read] == 0
+    # Constants of the traced graph are copied and computed when it is traced.
+    for name in ("lift_fresh_copy", "sqrt", "maximum"):
+        assert kept[f"aten::{name}"] == usual[f"aten::{name}"] == 0
     np.testing.assert_equal(kept_weights, weights)
     assert kept_logs == logs
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from functorch.compile import make_boxed_func
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 _aten = torch.ops.aten
 _CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -38,6 +39,7 @@ def training_program(
     """Return a function that runs a forward or backward graph of training."""
     graph = graph_module.graph
     _forget_copies(graph)
+    _fold_constants(graph)
     return _program(graph)
 
 
@@ -47,6 +49,7 @@ def inference_program(
     """Return a function that runs a graph without gradients."""
     graph = graph_module.graph
     _forget_copies(graph)
+    _fold_constants(graph)
     _stay_channels_first(graph)
     _forget_copies(graph)
     return _program(graph)
@@ -70,6 +73,45 @@ def _forget_copies(graph):
             if _is_permuted(before, _CHANNELS_LAST):
                 node.replace_all_uses_with(before.args[0])
     graph.eliminate_dead_code()
+
+
+def _fold_constants(graph):
+    """Compute once what depends on constants alone.
+
+    Constants are tensors that are no variables, such as the statistics of
+    `keras.layers.Normalization`, and numbers. Numbers are on the processor, and
+    each step would copy them to an accelerator.
+    """
+    module = graph.owning_module
+    values = {}
+    for node in list(graph.nodes):
+        inputs = node.all_input_nodes
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(node.target)(module)
+        elif inputs and _is_pure(node) and all(x in values for x in inputs):
+            args, kwargs = torch.fx.map_arg(
+                (node.args, node.kwargs), values.__getitem__
+            )
+            with unset_fake_temporarily(), torch.no_grad():
+                values[node] = node.target(*args, **kwargs)
+            if isinstance(values[node], torch.Tensor):
+                name = f"_folded{len(values)}"
+                module.register_buffer(name, values[node])
+                with graph.inserting_before(node):
+                    constant = graph.get_attr(name)
+                constant.meta = node.meta
+                node.replace_all_uses_with(constant)
+                values[constant] = values[node]
+    graph.eliminate_dead_code()
+
+
+def _is_pure(node):
+    """Return whether a node is an operation that always does the same."""
+    tags = getattr(node.target, "tags", ())
+    return (
+        node.op == "call_function"
+        and torch.Tag.nondeterministic_seeded not in tags
+    )
 
 
 def _is_permuted(node, order):

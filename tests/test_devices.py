@@ -529,3 +529,31 @@ def _numbered(n):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, 4, 4, 3)).astype("uint8")
     return data.Split(images, np.arange(n))
+
+
+@only("torch")
+@pytest.mark.parametrize("gpu", [False, True])
+def test_processes_wait_for_a_dataset_and_use_their_gpu(monkeypatch, gpu):
+    import torch
+
+    from keras_resnet.devices import torch_engine
+
+    given = []
+    for owner, name, function in (
+        (torch.cuda, "is_available", lambda: gpu),
+        (torch.cuda, "current_device", lambda: 3),
+        (torch.distributed, "get_world_size", lambda: 8),
+        (torch.distributed, "get_rank", lambda: 3),
+        (torch_engine.atexit, "register", lambda _: None),
+        (
+            torch.distributed,
+            "init_process_group",
+            lambda backend, **kwargs: given.append((backend, kwargs)),
+        ),
+    ):
+        monkeypatch.setattr(owner, name, function)
+    assert torch_engine.TorchDevices(True).shard == (3, 8)
+    ((backend, kwargs),) = given
+    assert backend == ("cpu:gloo,cuda:nccl" if gpu else "gloo")
+    assert kwargs["device_id"] == (torch.device("cuda", 3) if gpu else None)
+    assert kwargs["timeout"].days >= 1

@@ -5,6 +5,7 @@ of `keras_resnet.backend.torch.graph` adds the missing steps.
 """
 
 import atexit
+import datetime
 import os
 from contextlib import AbstractContextManager
 
@@ -47,12 +48,22 @@ def start(count: int | None, synchronized: bool) -> Devices:
     return TorchDevices(synchronized)
 
 
+# The first process may prepare a dataset for hours while the others wait.
+# PyTorch would end them after ten minutes.
+TIMEOUT = datetime.timedelta(days=2)
+
+
 class TorchDevices(Devices):
     """One device in each of several processes."""
 
     def __init__(self, synchronized: bool) -> None:
+        backend, device = "gloo", None
+        if torch.cuda.is_available():
+            # What is pickled needs no GPU.
+            backend = "cpu:gloo,cuda:nccl"
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.distributed.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo"
+            backend, timeout=TIMEOUT, device_id=device
         )
         atexit.register(torch.distributed.destroy_process_group)
         self.processes: int = torch.distributed.get_world_size()

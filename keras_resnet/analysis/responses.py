@@ -33,7 +33,7 @@ def layer_responses(
         model: A network of this package, residual or plain.
         images: `(n, rows, columns, channels)` array, inputs of the model.
         batch_size: Integer, images at a time. Defaults to `256`.
-        progress: Function that wraps a range of the batches, such as
+        progress: Function that wraps the list of batches, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
@@ -69,9 +69,8 @@ def layer_responses(
 
     run = network.compiled(model, measure)
     moments, counts = [], []
-    batches = network.batches(images, batch_size=batch_size)
-    count = range(-(-len(images) // batch_size))
-    for (batch,), _ in zip(batches, progress(count), strict=True):
+    batches = list(network.batches(images, batch_size=batch_size))
+    for (batch,) in progress(batches):
         moments.append(run(batch))
         counts.append(len(batch))
     # The variance between batches adds to the variance within them.

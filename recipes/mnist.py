@@ -34,6 +34,8 @@ NETS = {"resnet": "ResNet", "plain": "plain"}
 DRAWN = 18
 # Points of training error between the nets that deserve a sentence.
 FAILURE = 5
+# Training error in points up to which a net has begun to learn its images.
+LEARNED = 40
 # The depths of table 1 whose blocks are basic ones, as those of CIFAR nets.
 IMAGENET_DEPTHS = (18, 34)
 # Pixels of padding for images that are shifted at random, by dataset.
@@ -301,9 +303,10 @@ def summarize(settings, study):
     lines = result_lines(study, tuple(NETS))
     seeds = [*dict.fromkeys(seed for seed, _ in lines)]
     several = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     caption = (
         f"{settings.dataset}, {len(data.train):,} / {len(data.validation):,} / "
-        f"{len(data.test):,} images of 32x32, {settings.epochs} epochs, SGD, "
+        f"{len(data.test):,} images of 32x32, {epochs}, SGD, "
         f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
         f" ({settings.schedule}), momentum {settings.momentum:g}, weight decay "
         f"{settings.weight_decay:g}, "
@@ -420,6 +423,11 @@ def lesson(settings, histories):
         f"At the end the training error of {settings.label('resnet')} is "
         f"{resnet:.1f} %, that of {settings.label('plain')} {plain:.1f} %: "
     )
+    if min(resnet, plain) > LEARNED:
+        return text + (
+            "neither has learned the images that it is trained on yet. Take "
+            "more --epochs."
+        )
     if plain - resnet >= FAILURE:
         return text + (
             "the plain net does not even fit the images that it is trained on,"

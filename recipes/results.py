@@ -27,18 +27,20 @@ from keras_resnet_recipes.experiment.files import (
     check,
     read_json,
 )
-from keras_resnet_recipes.experiment.report import origin, percent, table
+from keras_resnet_recipes.experiment.report import (
+    folded,
+    origin,
+    percent,
+    table,
+)
 
-HEAD = """\
-# Results
-
-Made by `python recipes/results.py` from the lines that runs leave; each name
-links to its learning curves, and stands for NAME.json (everything that
-determined the run) and NAME.csv (its history) beside this page.
-
-Test error is that of the final weights on all test images, looked at once.
-Images per second are the median over epochs of training steps alone; seconds
-are those of training and validation.
+EXPLANATION = """\
+Each name links to its learning curves, and stands for NAME.json (everything
+that determined the run) and NAME.csv (its history) beside this page. Test error
+is that of the final weights on all test images, looked at once. Images per
+second are the median over epochs of training steps alone; seconds are those of
+training and validation. `python recipes/results.py` made this page from the
+lines that runs leave.
 """
 
 # By folder of the results: what is kept of a run of cifar10.py, of a study of
@@ -59,6 +61,8 @@ FILES = {
         "parallel_coordinates.png": "-parallel_coordinates.png",
     },
 }
+# What says how results were made.
+MADE = "Commands, versions, machines"
 # Only the studies by mnist.py have it.
 OPTIONAL = "predictions.png"
 # Pages of others beside this one.
@@ -100,7 +104,8 @@ def page(output, lines):
         for name, title in OTHERS.items()
         if (output / name).exists()
     ]
-    parts = [HEAD, *others, *([""] if others else []), *trainings(lines["."])]
+    parts = ["# Results", "", *best(lines), *others, ""]
+    parts += trainings(lines["."])
     if lines["evaluations"]:
         parts += ["", "## Weights", "", *evaluations(lines["evaluations"])]
     for folder, tell in (("studies", study), ("searches", search)):
@@ -120,16 +125,43 @@ def page(output, lines):
     return "\n".join([*parts, ""])
 
 
+def best(lines):
+    """Return the lowest errors, as items of a list."""
+    items = []
+    runs = [x for x in lines["."].values() if "test_error" in x]
+    if runs:
+        run = min(runs, key=lambda result: result["test_error"])
+        _, net, how, *_ = cells("", run)
+        items.append(
+            "- Lowest test error of a training: "
+            f"{percent(run['test_error'])} ({net}; {how})."
+        )
+    if lines["evaluations"]:
+        name, line = max(
+            lines["evaluations"].items(), key=lambda item: item[1]["top1"]
+        )
+        items.append(
+            f"- Lowest error of published weights: {percent(1 - line['top1'])} "
+            f"({name})."
+        )
+    return items
+
+
 def trainings(lines):
     """Return the lines of the page about runs."""
     head = ["run", "net", "preset", "backend", "images/s", "seconds"]
     head += ["validation error", "test error", "paper"]
     return [
         table(head, [cells(*line) for line in lines.items()]),
-        *("", "## Commands, versions, machines", ""),
-        *(
-            f"{made(name, line)}; {line['parameters']:,} trainable parameters"
-            for name, line in lines.items()
+        "",
+        EXPLANATION,
+        folded(
+            MADE,
+            "\n".join(
+                f"{made(name, line)}; {line['parameters']:,} trainable "
+                "parameters"
+                for name, line in lines.items()
+            ),
         ),
     ]
 
@@ -182,7 +214,8 @@ def evaluations(lines):
         ]
         for name, line in lines.items()
     ]
-    return [table(head, rows), "", *map(made, lines, lines.values())]
+    how = "\n".join(map(made, lines, lines.values()))
+    return [table(head, rows), "", folded(MADE, how)]
 
 
 def study(lines):

@@ -10,15 +10,15 @@ from keras_resnet.training import write_atomically
 from .command import UsageError
 from .files import read_json
 from .provenance import origin
+from .report import folded, show, table
 from .report import origin as where
-from .report import show, table
 
 HEAD = """\
 # Figures
 
-Made by `python recipes/figures.py` from its own result lines, FIGURE.json. The
-claims are those of the papers, as numbers with the bounds that they must keep;
-recipes/figures.py sets the bounds, the same for all nets.
+Each claim is that of a paper, as a number with the bound that it must keep.
+`python recipes/figures.py` made this page from its own result lines,
+FIGURE.json, and sets the bounds, the same for all nets.
 """
 RELATIONS = {
     "<": operator.lt,
@@ -142,6 +142,10 @@ class Page:
         write_atomically(
             self.file(f"{self.name}.json"), json.dumps(line) + "\n"
         )
+        self.make_page()
+
+    def make_page(self):
+        """Write the page of all figures from their result lines."""
         paths = [self.path / f"{name}.json" for name in self.names]
         lines = [read_json(path) for path in paths if path.exists()]
         parts = [HEAD]
@@ -157,11 +161,12 @@ class Page:
         parts = [f"## {line['title']}\n"]
         for claim in line["claims"]:
             del claim["holds"]
+        parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
         if line["claims"]:
             claims = [Claim(**claim) for claim in line["claims"]]
             parts.append(f"{claim_table(claims)}\n")
         parts += [
             (self.path / f"{n}.md").read_text("utf-8") for n in line["tables"]
         ]
-        parts += [f"![{n}]({n}.png)\n" for n in line["pictures"]]
-        return [*parts, f"`{line['command']}`  \n{where(line)}", ""]
+        how = folded("How it was made", f"`{line['command']}`  \n{where(line)}")
+        return [*parts, how, ""]

@@ -20,6 +20,12 @@ def table(head, rows):
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def folded(title, text):
+    """Return Markdown that a browser shows when its title is clicked."""
+    title = f"<summary>{title}</summary>"
+    return f"<details markdown>\n{title}\n\n{text}\n\n</details>"
+
+
 def show(text):
     """Print a text that may have Markdown tables.
 

@@ -29,7 +29,8 @@ def draw(
     Args:
         path: Path of the picture, a PNG file.
         plot: Function of `keras_resnet.plots` that returns a figure.
-        *args, **kwargs: Its arguments.
+        *args: Its arguments.
+        **kwargs: Its arguments by name.
     """
     text = json.dumps(_as_json([plot.__name__, args, kwargs]))
     save(plot(*args, **kwargs), path, {KEY: text})

@@ -5,19 +5,8 @@ python docs/models.py > docs/models.md
 
 import keras_resnet
 
-HUB = "https://huggingface.co/timm/resnet"
-# Top-1 and top-5 accuracy in percent on ImageNet's validation images, one crop
-# of 224 pixels: https://pytorch.org/vision/stable/models.html and
-# https://keras.io/api/applications/.
-TORCHVISION = {
-    18: (69.758, 89.078),
-    34: (73.314, 91.420),
-    50: (76.130, 92.862),
-    101: (77.374, 93.546),
-    152: (78.312, 94.046),
-}
-KERAS = {50: (74.9, 92.1), 101: (76.4, 92.8), 152: (76.6, 93.1)}
-IMAGENET = tuple(TORCHVISION)
+NAMES = {"imagenet": "torchvision", "keras": "Keras"}
+IMAGENET = 18, 34, 50, 101, 152
 CIFAR = 20, 32, 44, 56, 110, 1202
 # The paper's test errors on CIFAR-10 (table 6).
 PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -44,9 +33,9 @@ def page():
     return [
         "# Models",
         "",
-        "Parameters, multiply-adds of one image and megabytes of the float32",
-        "weights are computed by `keras_resnet.complexity`. Accuracies are",
-        "those that their sources publish. Made by `python docs/models.py`.",
+        "`python docs/models.py` made this page. Parameters, multiply-adds of",
+        "one image and megabytes of the float32 weights are what",
+        "`keras_resnet.complexity` computes.",
         "",
         "## ImageNet, 224x224",
         "",
@@ -54,41 +43,26 @@ def page():
         row(*["---"] * 4),
         *(row(f"`ResNet{d}`", *size(d)) for d in IMAGENET),
         "",
-        row("weights", "network", "strides in", "top-1", "top-5", "licence"),
+        row("network", "weights", "strides in", "top-1", "top-5", "source"),
         row(*["---"] * 6),
         *(
             row(
-                '`"imagenet"`: torchvision\'s',
-                f"`ResNet{d}`",
-                "3x3" if d >= 50 else "",
-                *(f"{x:.1f} %" for x in TORCHVISION[d]),
-                f"[BSD-3-Clause]({HUB}{d}.tv_in1k)",
+                f"`{each.network}`",
+                f'`"{each.weights}"`',
+                each.bottleneck_stride or "",
+                f"{each.top1:.1f} %",
+                f"{each.top5:.1f} %",
+                f"[{NAMES[each.weights]}]({each.source})",
             )
-            for d in TORCHVISION
-        ),
-        *(
-            row(
-                '`"keras"`: of keras.applications',
-                f"`ResNet{d}`",
-                "1x1",
-                *(f"{x:.1f} %" for x in KERAS[d]),
-                "see [Keras](https://keras.io/api/applications/)",
-            )
-            for d in KERAS
-        ),
-        row(
-            '`"owner/name"`',
-            "any",
-            "as published",
-            "",
-            "",
-            "see its page on the Hugging Face hub",
+            for each in keras_resnet.list_weights()
         ),
         "",
         "Top-1 and top-5 are accuracies on ImageNet's validation images, one",
-        "crop each, from",
-        "[torchvision](https://pytorch.org/vision/stable/models.html) and",
-        "[Keras](https://keras.io/api/applications/).",
+        "crop each, as the sources publish them. torchvision's weights are",
+        "loaded from timm's copies on the Hugging Face hub, which states their",
+        "licence, BSD-3-Clause. `keras_resnet.list_weights()` returns this",
+        'table. `weights="owner/name"` takes any repository of the hub that',
+        "timm or transformers wrote, under the licence on its page.",
         "",
         "## CIFAR-10, 32x32",
         "",

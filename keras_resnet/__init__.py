@@ -39,7 +39,9 @@ from keras_resnet.stochastic_depth import StochasticDepthBlock
 from keras_resnet.version import __version__
 from keras_resnet.weights import (
     DownloadError,
+    PublishedWeights,
     WeightsError,
+    list_weights,
     load_torch_weights,
     to_torch_state_dict,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "MaxPooling",
     "PreactivationBlock",
     "Preprocessing",
+    "PublishedWeights",
     "ResNet",
     "ResNet18",
     "ResNet20",
@@ -79,6 +82,7 @@ __all__ = [
     "features",
     "fold_batch_norm",
     "freeze",
+    "list_weights",
     "load_torch_weights",
     "preprocess_input",
     "to_torch_state_dict",

@@ -404,6 +404,19 @@ def test_environment_of_huggingface_hub(
     assert not server.requests
 
 
+@pytest.mark.once
+def test_listed_weights_have_networks_and_sources():
+    listed = keras_resnet.list_weights()
+    assert len(listed) == 8
+    for each in listed:
+        assert published.check(each.weights) == each.weights
+        depth = int(each.network.removeprefix("ResNet"))
+        assert each.network in keras_resnet.__all__
+        assert (depth in published.KERAS_MD5) or each.weights == "imagenet"
+        assert (each.bottleneck_stride is None) == (depth < 50)
+        assert 50 < each.top1 < each.top5 < 100
+
+
 def test_transformers_repository(server):
     options = {"bottleneck": True}
     source = server.put(small(**options), TRANSFORMERS, "transformers")

@@ -1,9 +1,10 @@
 """Published weights: find, verify, convert and load them.
 
-`hub` downloads, `files` reads, `sources` knows the names, `loading` checks
-and assigns, `published` puts them together for `weights=`.
+`catalog` lists, `hub` downloads, `files` reads, `sources` knows the names,
+`loading` checks and assigns, `published` puts them together for `weights=`.
 """
 
+from keras_resnet.weights.catalog import PublishedWeights, list_weights
 from keras_resnet.weights.errors import DownloadError, WeightsError
 from keras_resnet.weights.loading import (
     load_torch_weights,
@@ -12,7 +13,9 @@ from keras_resnet.weights.loading import (
 
 __all__ = [
     "DownloadError",
+    "PublishedWeights",
     "WeightsError",
+    "list_weights",
     "load_torch_weights",
     "to_torch_state_dict",
 ]

@@ -17,6 +17,21 @@ class PublishedWeights(NamedTuple):
     source: str
 
 
+WEIGHTS = tuple(
+    PublishedWeights(*row)
+    for row in (
+        ("ResNet18", "imagenet", None, 69.758, 89.078, TORCHVISION),
+        ("ResNet34", "imagenet", None, 73.314, 91.420, TORCHVISION),
+        ("ResNet50", "imagenet", "3x3", 76.130, 92.862, TORCHVISION),
+        ("ResNet101", "imagenet", "3x3", 77.374, 93.546, TORCHVISION),
+        ("ResNet152", "imagenet", "3x3", 78.312, 94.046, TORCHVISION),
+        ("ResNet50", "keras", "1x1", 74.9, 92.1, KERAS),
+        ("ResNet101", "keras", "1x1", 76.4, 92.8, KERAS),
+        ("ResNet152", "keras", "1x1", 76.6, 93.1, KERAS),
+    )
+)
+
+
 def list_weights() -> tuple[PublishedWeights, ...]:
     """Return the published weights that `weights=` takes by a name.
 
@@ -30,23 +45,4 @@ def list_weights() -> tuple[PublishedWeights, ...]:
         percent on ImageNet's validation images, one crop each, as published;
         and `source`, the page that publishes them.
     """
-    return (
-        *(
-            PublishedWeights(name, "imagenet", stride, *shares, TORCHVISION)
-            for name, stride, *shares in (
-                ("ResNet18", None, 69.758, 89.078),
-                ("ResNet34", None, 73.314, 91.420),
-                ("ResNet50", "3x3", 76.130, 92.862),
-                ("ResNet101", "3x3", 77.374, 93.546),
-                ("ResNet152", "3x3", 78.312, 94.046),
-            )
-        ),
-        *(
-            PublishedWeights(name, "keras", "1x1", *shares, KERAS)
-            for name, *shares in (
-                ("ResNet50", 74.9, 92.1),
-                ("ResNet101", 76.4, 92.8),
-                ("ResNet152", 76.6, 93.1),
-            )
-        ),
-    )
+    return WEIGHTS

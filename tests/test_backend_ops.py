@@ -516,3 +516,22 @@ def test_max_pooling_of_integers(dtype):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(actual), ops.convert_to_numpy(expected)
     )
+
+
+def test_full_float32_is_a_context():
+    before = backend.tensor_float32()
+    with backend.full_float32():
+        assert not backend.tensor_float32()
+    assert backend.tensor_float32() == before
+
+
+@only("torch")
+def test_accelerators_are_what_keras_computes_on(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "GPU {}".format)
+    # There are two, and Keras takes the processor.
+    assert backend.accelerators() == []
+    with keras.device("meta"):
+        assert backend.accelerators() == ["meta"]

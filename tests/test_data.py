@@ -272,3 +272,13 @@ def test_damaged_data_are_named_with_a_remedy(monkeypatch):
         data.load("cifar10")
     for words in ("data/cifar10/3.0.2", "truncated record at 7", "anew"):
         assert words in str(caught.value)
+
+
+@pytest.mark.once
+def test_tensorflow_that_has_a_gpu_already_is_a_warning(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Visible devices cannot be modified")
+
+    monkeypatch.setattr("tensorflow.config.set_visible_devices", fail)
+    with pytest.warns(UserWarning, match="import it first"):
+        data._hide_gpus()

@@ -16,7 +16,13 @@ from conftest import read_rows
 from keras_resnet import training
 from keras_resnet.atomic import PARTIAL, replacing
 from keras_resnet.training.background import BackgroundSaver
-from keras_resnet_recipes.experiment import Failure, Job, files, values
+from keras_resnet_recipes.experiment import (
+    Failure,
+    Job,
+    files,
+    provenance,
+    values,
+)
 from keras_resnet_recipes.experiment.run import Run, RunError
 from keras_resnet_recipes.experiment.training import train
 
@@ -254,6 +260,15 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     # Each is seen a step later. After two minutes; in the second epoch its
     # last step but one, because a validation follows.
     assert seen == [0, 0, 0, 3, 3, 5, 5, 5, 5, 9, 10, 10, 10]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_result_says_whether_a_gpu_rounds(rounds, monkeypatch):
+    monkeypatch.setattr(provenance, "accelerators", lambda: ["H100", "H100"])
+    monkeypatch.setattr(provenance, "tensor_float32", lambda: rounds)
+    expected = "H100; H100 with TF32; " if rounds else "H100; H100; "
+    assert provenance.device().startswith(expected)
 
 
 def test_a_run_evaluates_within_epochs(straight):

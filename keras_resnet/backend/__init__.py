@@ -50,6 +50,8 @@ share_memory: Callable | None = _fastest("share_memory")
 accelerators = _own.accelerators
 compiled = _own.compiled
 profiler = _own.profiler
+full_float32 = _own.full_float32
+tensor_float32 = _own.tensor_float32
 value_and_gradients = _own.value_and_gradients
 vectorized: Callable | None = _fastest("vectorized")
 

@@ -155,6 +155,17 @@ def accelerators() -> list[str]:
     return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
 
 
+def tensor_float32() -> bool:
+    """Return whether a GPU rounds the inputs of float32 convolutions."""
+    precision = jax.config.jax_default_matmul_precision
+    return precision in (None, "default", "tensorfloat32")
+
+
+def full_float32() -> AbstractContextManager[object]:
+    """Context in which a GPU rounds no inputs of float32 operations."""
+    return jax.default_matmul_precision("highest")
+
+
 def share_memory() -> None:
     """Let the threads of XLA share the memory that a process keeps on a CPU.
 

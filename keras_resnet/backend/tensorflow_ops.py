@@ -6,7 +6,8 @@ step of ResNet-20, batch 128, is 1.47 times as fast as with Keras's layers, and
 inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import tensorflow as tf
@@ -165,6 +166,22 @@ def accelerators() -> list[str]:
         tf.config.experimental.get_device_details(gpu)["device_name"]
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+
+
+def tensor_float32() -> bool:
+    """Return whether a GPU rounds the inputs of float32 convolutions."""
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Context in which a GPU rounds no inputs of float32 operations."""
+    before = tensor_float32()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def compiled(function: Callable) -> Callable:

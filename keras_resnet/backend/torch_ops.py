@@ -9,7 +9,8 @@ with Keras's layers in batches of 128, and 2.5 times in batches of 2
 (docs/results/benchmarks).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import keras
@@ -195,10 +196,35 @@ def channels_first_view(x: Tensor, last: bool) -> Tensor:
 
 
 def accelerators() -> list[str]:
-    """Return the names of the GPUs that PyTorch computes on."""
+    """Return the names of the accelerators that Keras computes on."""
+    # `KERAS_TORCH_DEVICE`, or else the first kind that there is.
+    kind = ops.zeros(()).device.type
+    if kind == "cpu":
+        return []
+    if kind != "cuda":
+        return [kind]
     return [
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
     ]
+
+
+def tensor_float32() -> bool:
+    """Return whether a GPU rounds the inputs of float32 convolutions."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Context in which a GPU rounds no inputs of float32 operations."""
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def compiled(function: Callable) -> Callable:

@@ -4,13 +4,27 @@
 tf.data feeds every backend, so importing this package imports TensorFlow.
 """
 
+import warnings
+
 import keras
 import tensorflow as tf
 
+
+def _hide_gpus():
+    """Keep TensorFlow from the GPUs' memory, which the backend needs."""
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        warnings.warn(
+            "TensorFlow has computed before `keras_resnet.data` was imported, "
+            "and keeps the memory of the GPUs: import it first.",
+            stacklevel=3,
+        )
+
+
 if keras.backend.backend() != "tensorflow":
-    # TensorFlow would otherwise take the GPU's memory, which the backend that
-    # trains needs. This must come before the first tf.data operation.
-    tf.config.set_visible_devices([], "GPU")
+    # Before the first tf.data operation.
+    _hide_gpus()
 
 from keras_resnet.data import imagenet, pipeline, resident
 from keras_resnet.data.augmentation import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.backend import accelerators
+from keras_resnet.backend import accelerators, tensor_float32
 from keras_resnet.version import __version__
 
 from . import command
@@ -71,9 +71,15 @@ def _command():
 
 
 def device():
-    """Return the names of accelerators and processor, as text."""
+    """Return the names of accelerators and processor, as text.
+
+    An accelerator with TF32 rounds the inputs of float32 operations.
+    """
+    names = accelerators()
+    if names and tensor_float32():
+        names[-1] += " with TF32"
     processor = f"{_processor()}, {os.cpu_count()} cores"
-    return "; ".join([*accelerators(), processor])
+    return "; ".join([*names, processor])
 
 
 def _processor():

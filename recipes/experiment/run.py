@@ -237,6 +237,9 @@ class Run:
         callbacks = [StopAt(steps), divergence, throughput, self._bar]
         stateful = {"throughput": throughput}
         if self.devices.is_first:
+            # TensorBoard starts TensorFlow, from which this hides the GPUs.
+            import keras_resnet.data  # noqa: F401
+
             callbacks += [
                 self._log("history.csv"),
                 keras.callbacks.TensorBoard(

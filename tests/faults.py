@@ -44,7 +44,7 @@ WAYS = ("moment", "write", "SIGTERM")
 # A process that has no checkpoint by then hangs.
 SECONDS = 600
 # What two runs of the same settings differ in. The log that this script leaves
-# in docs makes the checkout differ from its commit.
+# makes the checkout differ from its commit.
 CLOCK = {"seconds", "images_per_second", "command", "commit"}
 
 RECIPES = {
@@ -327,6 +327,8 @@ def main():
     flags = parser.parse_args()
     rng = random.Random(flags.seed)
     backend = keras.backend.backend()
+    # Before the log makes the checkout differ from its commit.
+    origin = provenance.origin()
     chains = {recipe: [] for recipe in RECIPES}
     kills, references = 0, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -348,13 +350,12 @@ def main():
                 }
             )
             print(recipe, json.dumps(chains[recipe][-1]), flush=True)
-            leave(backend, chains)
+            leave(backend, origin | {"chains": chains})
 
 
-def leave(backend, chains):
+def leave(backend, line):
     """Leave the log of a backend, and the page of all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    line = provenance.origin() | {"chains": chains}
     write_atomically(RESULTS / f"{backend}.json", json.dumps(line) + "\n")
     lines = [
         json.loads(path.read_text("utf-8"))

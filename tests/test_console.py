@@ -36,6 +36,8 @@ def test_every_recipe_has_a_line_of_80_columns(monkeypatch, capsys):
 def test_a_mistake_is_named(argv, words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["keras-resnet", *argv])
     monkeypatch.setattr(command, "installed", ())
+    # Other tests have imported it.
+    monkeypatch.delitem(sys.modules, "keras_resnet_recipes.cifar10", False)
     check_refused(console.main, capsys, words)
 
 

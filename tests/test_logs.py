@@ -162,7 +162,7 @@ def test_keras_callbacks_read_what_they_show(monkeypatch, tmp_path, capsys):
 def test_logs_are_a_dictionary_that_reads_what_is_used(readings):
     def logs():
         one = keras.ops.convert_to_tensor(1.5)
-        return logs_.Logs({"b": {"c": one}, "a": one, "text": "x"})
+        return logs_.UnreadLogs({"b": {"c": one}, "a": one, "text": "x"})
 
     values = {"a": 1.5, "c": 1.5, "text": "x"}
     some = logs()
@@ -183,7 +183,7 @@ def test_logs_are_a_dictionary_that_reads_what_is_used(readings):
     some["z"] = 2.0
     del some["a"]
     assert dict(some) == {"c": 1.5, "text": "x", "z": 2.0}
-    assert not logs_.Logs(None)
+    assert not logs_.UnreadLogs(None)
 
 
 def test_divergence_is_seen_within_an_epoch_and_its_step_is_the_first():
@@ -203,7 +203,7 @@ def test_divergence_is_seen_within_an_epoch_and_its_step_is_the_first():
 def test_throughput_waits_for_the_last_step(monkeypatch):
     clock = [0.0]
 
-    class Slow(logs_.Logs):
+    class Slow(logs_.UnreadLogs):
         def __getitem__(self, name):
             clock[0] += 7.0
             return 1.0

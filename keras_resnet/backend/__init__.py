@@ -65,8 +65,8 @@ else:
 class Model(_Model):  # type: ignore[valid-type,misc]  # one of two classes
     """`keras.Model` with the fast functions of its backend.
 
-    The callbacks of `fit` and `evaluate` get `logs.Logs`, which are read from
-    the device when a callback looks at them.
+    The callbacks of `fit` and `evaluate` get `logs.UnreadLogs`, which are read
+    from the device when a callback looks at them.
     """
 
     @functools.wraps(keras.Model.fit)

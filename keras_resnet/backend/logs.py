@@ -17,7 +17,7 @@ import keras
 INTERVAL = 0.05
 
 
-class Logs(dict[str, Any]):
+class UnreadLogs(dict[str, Any]):
     """A dictionary of logs, each read from the device at its first use.
 
     As in Keras, logs within logs are flattened, and numbers are floats.
@@ -70,7 +70,7 @@ class Logs(dict[str, Any]):
 
 
 class Callbacks(keras.callbacks.CallbackList):
-    """Callbacks that get `Logs` after each batch of training and evaluation.
+    """Callbacks that get `UnreadLogs` after each batch of `fit` and `evaluate`.
 
     They are called in order, in the thread that trains.
     """
@@ -83,12 +83,12 @@ class Callbacks(keras.callbacks.CallbackList):
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        unread = Logs(logs)
+        unread = UnreadLogs(logs)
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs=self._of(callback, unread))
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        unread = Logs(logs)
+        unread = UnreadLogs(logs)
         for callback in self.callbacks:
             callback.on_test_batch_end(batch, logs=self._of(callback, unread))
 

@@ -98,8 +98,8 @@ def _run(command, environments, status=0):
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == status, errors
+    errors = "\n".join(error for _, error in outputs)
+    assert {p.returncode for p in processes} == {status}, errors
     return [printed for printed, _ in outputs]
 
 

@@ -71,8 +71,11 @@ class Progress(tqdm):
 
     def tick(self):
         """Show the same again if nothing has been shown for a while."""
+        # A bar that shows nothing has no clock.
+        if self.disable:
+            return
         now = self._time()
-        if not self.disable and now - self.last_print_t >= self.mininterval:
+        if now - self.last_print_t >= self.mininterval:
             self.last_print_t = now
             self.refresh()
 

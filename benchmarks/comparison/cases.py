@@ -4,6 +4,7 @@ Frameworks and Keras are imported only when a case runs, so that the command
 line knows all cases at once.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,7 +20,6 @@ from comparison.implementation import (
     Unavailable,
     build,
     difference,
-    exact_logits,
     of_backend,
 )
 from comparison.measure import (
@@ -42,6 +42,13 @@ def keep_memory_if_ours(name):
     from keras_resnet.backend import memory
 
     (memory.keep if name.startswith("ours") else memory.give_back)()
+
+
+def _full_float32():
+    """Return the context of a comparison of numbers: a GPU without TF32."""
+    from keras_resnet.backend import accelerators, full_float32
+
+    return full_float32() if accelerators() else contextlib.nullcontext()
 
 
 def compare_models(
@@ -85,10 +92,11 @@ def compare_models(
         except Unavailable as error:
             left_out[key] = str(error)
             continue
-        if expected is None:
-            expected = exact_logits(implementation, sample)
-        else:
-            differences[key] = difference(implementation, expected, sample)
+        with _full_float32():
+            if expected is None:
+                expected = implementation.predict(sample, batch_size)
+            else:
+                differences[key] = difference(implementation, expected, sample)
         runs[key] = functools.partial(seconds, implementation)
     comparison = compare(
         name,

@@ -4,7 +4,6 @@ Nothing here imports Keras, because a native implementation that starts in a
 process of its own must not pay for that.
 """
 
-import contextlib
 import importlib
 import os
 import time
@@ -88,21 +87,13 @@ def of_backend(*names):
     return [name for name in names if torch or name != "torch.compile"]
 
 
-def exact_logits(implementation, images):
-    """Return the logits of images as one batch, on a GPU without TF32."""
-    from keras_resnet.backend import accelerators, full_float32
-
-    with full_float32() if accelerators() else contextlib.nullcontext():
-        return implementation.predict(images, len(images))
-
-
 def difference(implementation, expected, images):
     """Return the largest difference of the logits from the expected ones.
 
     Raises:
         Mismatch: If it is more than 1e-4, which means another network.
     """
-    logits = exact_logits(implementation, images)
+    logits = implementation.predict(images, len(images))
     largest = float(np.abs(logits - expected).max())
     if not largest <= 1e-4:
         raise Mismatch(

@@ -4,17 +4,11 @@ python docs/models.py > docs/models.md
 """
 
 import keras_resnet
+from keras_resnet_recipes.cifar10 import PAPER
+from keras_resnet_recipes.experiment.report import table
 
 NAMES = {"imagenet": "torchvision", "keras": "Keras"}
 IMAGENET = 18, 34, 50, 101, 152
-CIFAR = 20, 32, 44, 56, 110, 1202
-# The paper's test errors on CIFAR-10 (table 6).
-PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
-
-
-def row(*cells):
-    """Return a row of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def size(depth):
@@ -39,22 +33,24 @@ def page():
         "",
         "## ImageNet, 224x224",
         "",
-        row("network", "parameters", "multiply-adds", "MB"),
-        row(*["---"] * 4),
-        *(row(f"`ResNet{d}`", *size(d)) for d in IMAGENET),
+        table(
+            ["network", "parameters", "multiply-adds", "MB"],
+            [[f"`ResNet{d}`", *size(d)] for d in IMAGENET],
+        ),
         "",
-        row("network", "weights", "strides in", "top-1", "top-5", "source"),
-        row(*["---"] * 6),
-        *(
-            row(
-                f"`{each.network}`",
-                f'`"{each.weights}"`',
-                each.bottleneck_stride or "",
-                f"{each.top1:.1f} %",
-                f"{each.top5:.1f} %",
-                f"[{NAMES[each.weights]}]({each.source})",
-            )
-            for each in keras_resnet.list_weights()
+        table(
+            ["network", "weights", "strides in", "top-1", "top-5", "source"],
+            [
+                [
+                    f"`{each.network}`",
+                    f'`"{each.weights}"`',
+                    each.bottleneck_stride or "",
+                    f"{each.top1:.1f} %",
+                    f"{each.top5:.1f} %",
+                    f"[{NAMES[each.weights]}]({each.source})",
+                ]
+                for each in keras_resnet.list_weights()
+            ],
         ),
         "",
         "Top-1 and top-5 are accuracies on ImageNet's validation images, one",
@@ -66,9 +62,10 @@ def page():
         "",
         "## CIFAR-10, 32x32",
         "",
-        row("network", "parameters", "multiply-adds", "MB", "error (paper)"),
-        row(*["---"] * 5),
-        *(row(f"`ResNet{d}`", *size(d), f"{PAPER[d]} %") for d in CIFAR),
+        table(
+            ["network", "parameters", "multiply-adds", "MB", "error (paper)"],
+            [[f"`ResNet{d}`", *size(d), f"{e} %"] for d, e in PAPER.items()],
+        ),
         "",
         "`ResNetCIFAR(depth)` takes any depth of 6n+2, `ResNet` any depths and",
         "widths. [Weights](weights.md) says which files fit.",

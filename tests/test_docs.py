@@ -63,8 +63,22 @@ def test_the_table_of_models_is_what_its_command_prints():
     names = runpy.run_path(str(ROOT / "docs/models.py"))
     lines = (ROOT / "docs/models.md").read_text("utf-8").splitlines()
     for depth in (20, 50):
-        row = names["row"](f"`ResNet{depth}`", *names["size"](depth))
-        assert any(line.startswith(row.removesuffix(" |")) for line in lines)
+        row = [f"`ResNet{depth}`", *names["size"](depth)]
+        cells = [[x.strip() for x in line.split("|")[1:5]] for line in lines]
+        assert row in cells
+
+
+def test_the_start_of_the_site_has_readmes_results():
+    rows = [
+        [
+            line
+            for line in text.splitlines()
+            if re.match(r"\| (ResNet|plain)-\d+ \|", line)
+        ]
+        for text in (README, (ROOT / "docs/index.md").read_text("utf-8"))
+    ]
+    assert rows[0]
+    assert rows[0] == rows[1]
 
 
 def test_the_recipe_of_ones_own_trains_and_is_resumed(

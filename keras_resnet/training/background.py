@@ -12,10 +12,9 @@ class BackgroundSaver:
     """Saves models in a thread, one after another.
 
     The thread cannot save the model itself, because each step changes its
-    weights. So `save` copies all values, which takes a tenth of the time of
-    writing them, and the thread assigns them to a model of the same
-    configuration and saves that one. It needs as much memory as the model and
-    its optimizer, on the CPU.
+    weights. So `save` copies all values, and the thread assigns them to a
+    model of the same configuration and saves that one. It needs as much memory
+    as the model and its optimizer, on the CPU.
     """
 
     def __init__(self) -> None:
@@ -35,12 +34,12 @@ class BackgroundSaver:
         If the save before is not done, wait for it.
         """
         self.wait()
-        check_finite(model)
+        # Copies, on the host.
+        values = [keras.ops.convert_to_numpy(v) for v in _variables(model)]
+        check_finite(model, values[: len(model.variables)])
         config = None
         if self._twin is None:
             config = keras.saving.serialize_keras_object(model)
-        # Copies, on the host.
-        values = [keras.ops.convert_to_numpy(v) for v in _variables(model)]
         self._job = self._pool.submit(
             self._write, config, values, path, comment, previous
         )

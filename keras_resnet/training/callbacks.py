@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -53,7 +53,7 @@ def save_atomically(
         DivergenceError: If a weight is not a finite number. The old file
             stays.
     """
-    check_finite(model)
+    check_finite(model, map(keras.ops.convert_to_numpy, model.variables))
     with replacing(path) as partial, undistributed():
         model.save(partial)
         with zipfile.ZipFile(partial, "a") as file:
@@ -67,12 +67,15 @@ def save_atomically(
                     shutil.copyfile(path, copy)
 
 
-def check_finite(model: keras.Model) -> None:
-    """Raise `DivergenceError` if a weight is not a finite number."""
+def check_finite(model: keras.Model, values: Iterable[np.ndarray]) -> None:
+    """Raise `DivergenceError` if a weight is not a finite number.
+
+    `values` are those of `model.variables`, in their order.
+    """
     broken = [
         variable.path
-        for variable in model.variables
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+        for variable, value in zip(model.variables, values, strict=True)
+        if not np.isfinite(value).all()
     ]
     if broken:
         raise DivergenceError(

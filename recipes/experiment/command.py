@@ -18,7 +18,7 @@ import sys
 from . import quiet
 
 # The words of an installed command, such as "keras-resnet" and "cifar10", by
-# which a recipe was called. None if it was called by its file.
+# which a recipe was called. Empty if it was called by its file.
 installed = ()
 
 # The flags for the arguments that errors of `keras_resnet` name.

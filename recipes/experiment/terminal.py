@@ -154,9 +154,6 @@ class Lines(keras.callbacks.Callback):
         epochs: Integer, or `None` if the lines are to have the steps.
     """
 
-    # It takes no logs of a batch, so that Keras need not wait for them.
-    async_safe = True
-
     def __init__(self, bar, epochs=None):
         super().__init__()
         self.bar = bar
@@ -185,8 +182,6 @@ class EvaluationBar(keras.callbacks.Callback):
         title: String, what is done.
         show: Boolean. Nothing is shown if it is false. Defaults to `True`.
     """
-
-    async_safe = True
 
     def __init__(self, title, show=True):
         super().__init__()

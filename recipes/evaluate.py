@@ -6,9 +6,11 @@ python recipes/evaluate.py --weights runs/NAME/final.keras --dataset cifar10
 python recipes/evaluate.py --weights resnet56.th --depth 56 \\
     --preprocessing cifar --dataset cifar10
 python recipes/evaluate.py cat.jpg dog.jpg --weights imagenet --depth 50
+python recipes/evaluate.py cat.jpg --weights imagenet --depth 50 --explain WHY
 
 A folder has one folder of images for each class. Files that cannot be read
-are named and counted apart; every other image is counted once.
+are named and counted apart; every other image is counted once. The folder WHY
+gets a picture for each image file: what in it speaks for its best class.
 """
 
 import argparse
@@ -158,6 +160,16 @@ class Settings(CommandSettings):
         "classes to name for each image file",
         needs=("image files", lambda s: s.images),
     )
+    explain: Path | None = option(
+        None,
+        "folder for a picture of each image file: Grad-CAM and integrated "
+        "gradients of its best class",
+        metavar="FOLDER",
+        needs=(
+            "image files and --crops 1",
+            lambda s: s.images and s.crops == "1",
+        ),
+    )
     batch_size: int = setting(32, "crops that are computed at once")
     output: Path | None = option(
         None, "new file for the result as one line of JSON", metavar="FILE"
@@ -173,6 +185,12 @@ class Settings(CommandSettings):
                 f"--weights {self.weights} needs --depth: only a .keras file "
                 "holds a whole model"
             )
+        for picture in self.pictures().values():
+            if picture.exists():
+                raise Failure(
+                    f"{picture} exists already, and is not overwritten: choose "
+                    "another --explain"
+                )
         if self.output is not None:
             if self.output.exists():
                 raise Failure(
@@ -193,6 +211,15 @@ class Settings(CommandSettings):
                     f" {error.strerror}"
                 ) from None
         return self
+
+    def pictures(self):
+        """Return the path of the picture of each image file, by its place."""
+        if self.explain is None:
+            return {}
+        return {
+            i: self.explain / f"{i + 1}-{path.stem}.png"
+            for i, path in enumerate(self.images)
+        }
 
 
 def load_network(settings):
@@ -470,10 +497,11 @@ def labelled_files(settings, count):
     return list(labels), None, list(labels.values()).__getitem__
 
 
-def evaluate(settings, score, reader, count):
+def evaluate(settings, model, score, reader):
     """Return the counts for a dataset or a folder."""
     from keras_resnet import training
 
+    count = model.outputs[0].shape[-1]
     names, read, label = labelled_images(settings, reader.how, count)
     batches = (
         (images, [label(i) for i in places])
@@ -482,12 +510,13 @@ def evaluate(settings, score, reader, count):
     return training.evaluate(score, batches, on_batch=reader.show)
 
 
-def predict(settings, score, reader, count):
+def predict(settings, model, score, reader):
     """Print and return the best classes of single image files."""
-    names = class_names(settings, count)
+    names = class_names(settings, model.outputs[0].shape[-1])
+    pictures = settings.pictures()
     predictions = {}
     for images, places in reader.batches(settings.images):
-        for i, row in zip(places, score(images), strict=True):
+        for image, i, row in zip(images, places, score(images), strict=True):
             best = (-row).argsort(kind="stable")[: settings.top]
             predictions[str(settings.images[i])] = [
                 {
@@ -498,11 +527,38 @@ def predict(settings, score, reader, count):
                 }
                 for k in best
             ]
+            if pictures:
+                first, *_ = predictions[str(settings.images[i])]
+                explain(pictures[i], model, reader.how, image, first)
     for path, best in predictions.items():
         print(path)
         for p in best:
             print(f"{100 * p['probability']:8.2f} %  {p['name']} ({p['id']})")
+    for picture in pictures.values():
+        if picture.exists():
+            print(picture)
     return {"predictions": predictions}
+
+
+def explain(path, model, how, image, best):
+    """Draw what in an image file speaks for its best class."""
+    import numpy as np
+
+    from keras_resnet import analysis, plots, preprocessing, training
+
+    axis = 1 if training.evaluation.channels_first(model) else -1
+    centre = preprocessing.center_crop(
+        preprocessing.resize_shorter_side(image, how.resize, how.interpolation),
+        how.size,
+    )
+    x = preprocessing.preprocess_input(centre, how, data_format="channels_last")
+    x = np.moveaxis(x, -1, axis - (axis > 0))[None]
+    (places,) = analysis.grad_cam(model, x, [best["class"]])
+    (values,) = analysis.integrated_gradients(model, x, [best["class"]])
+    values = np.moveaxis(values[None], axis, -1)[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = f"{best['name']}, {percent(best['probability'])}"
+    plots.save(plots.explanation(centre, places, values, title), path)
 
 
 def main(settings):
@@ -514,11 +570,10 @@ def main(settings):
 
     devices.use()  # before anything is computed
     model, how = load_network(settings)
-    count = model.outputs[0].shape[-1]
     score, reader = scorer(model, how, settings), Reader(settings, how)
     start = time.perf_counter()
     task = predict if settings.images else evaluate
-    result = task(settings, score, reader, count)
+    result = task(settings, model, score, reader)
     seconds = round(time.perf_counter() - start, 1)
     if not settings.images:
         shares = ", ".join(

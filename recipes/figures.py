@@ -13,6 +13,7 @@ gradients    gradient norms by layer, at initialization and in training
 growth       a trained net made deeper by identities, and trained on
 lesions      blocks deleted and swapped, and paths (Veit et al. 2016)
 landscape    loss around trained weights (Li et al. 2018)
+explanations where a net looks: Grad-CAM (Selvaraju et al. 2017) and others
 
 Each figure puts a claim of its paper as a number, and says whether it holds.
 The nets come from runs of recipes/cifar10.py with the same settings in --runs;
@@ -53,6 +54,7 @@ DEPTHS = {
     "growth": ((20,), (20,)),
     "lesions": ((20,), (110,)),
     "landscape": ((56,), (56,)),
+    "explanations": ((56,), (56,)),
 }
 SHORT_STEPS = 200
 # A short run takes a lower rate: ResNet-56 did not begin to learn at 0.2 in
@@ -97,7 +99,7 @@ class Settings(ImageSettings):
         "trained nets to look at instead of runs: a file with weights for each "
         "of --depths, as evaluate.py takes them",
         metavar="FILE",
-        needs=_for("responses", "lesions", "landscape"),
+        needs=_for("responses", "lesions", "landscape", "explanations"),
     )
     preprocessing: str | None = setting(
         None,
@@ -119,7 +121,9 @@ class Settings(ImageSettings):
     images: int | None = setting(
         500,
         "images that are looked at; none: all",
-        needs=_for("responses", "growth", "lesions", "landscape"),
+        needs=_for(
+            "responses", "growth", "lesions", "landscape", "explanations"
+        ),
     )
     points: int = setting(
         25, "points along each axis of a landscape", needs=_for("landscape")
@@ -133,6 +137,11 @@ class Settings(ImageSettings):
             raise UsageError(
                 f"--weights needs --depths with a depth for each of its "
                 f"{len(s.weights)} files, in order: there are {len(s.depths)}"
+            )
+        if s.figure == "explanations" and not s.weights:
+            raise UsageError(
+                "explanations are of images larger than those of runs: give "
+                "--weights with networks that take images of any size"
             )
         depths = s.depths or DEPTHS[s.figure][s.preset == "paper"]
         if not s.weights:
@@ -726,6 +735,136 @@ def claim_landscape(page, net, line, plane):
         "at most",
         0.01,
         "nats",
+    )
+
+
+def mosaics_of(split, count):
+    """Return mosaics of 2x2 images of different classes, and their classes.
+
+    Returns:
+        `(count, 2 * rows, 2 * columns, channels)` array, and `(count, 4)`
+        array of the classes: top left, top right, bottom left, bottom right.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    kinds = np.unique(split.labels)
+    classes = np.array([rng.permutation(kinds)[:4] for _ in range(count)])
+    chosen = [
+        [rng.choice(np.flatnonzero(split.labels == k)) for k in four]
+        for four in classes
+    ]
+    a, b, c, d = np.moveaxis(split.images[np.array(chosen)], 1, 0)
+    top, bottom = np.concatenate([a, b], 2), np.concatenate([c, d], 2)
+    return np.concatenate([top, bottom], 1), classes
+
+
+QUARTERS = "top left", "top right", "bottom left", "bottom right"
+SELVARAJU, PETSIUK = "Selvaraju et al. 2017", "Petsiuk et al. 2018"
+
+
+@figure
+def explanations(settings, nets, page):
+    """Where a net looks: a pointing game, and pixels taken away."""
+    import numpy as np
+
+    from keras_resnet import analysis, plots
+
+    data = data_of(settings)
+    test = data.test[: settings.images]
+    for (net,) in nets.by_depth():
+        model, prepare = net.load()
+        # For each quarter the map of its class must peak in it.
+        mosaics, classes = mosaics_of(data.test, max(1, len(test) // 4))
+        images = prepare(mosaics)
+        right = []
+        for quarter, asked in enumerate(classes.T):
+            maps = analysis.grad_cam(
+                model, images, asked, progress=progress("pointing", "step")
+            )
+            rows, columns = maps.shape[1:]
+            peaks = maps.reshape(len(maps), -1).argmax(axis=1)
+            row, column = np.divmod(peaks, columns)
+            at = 2 * (row >= rows // 2) + (column >= columns // 2)
+            right += [*(at == quarter)]
+        asked = classes[:1, 0]
+        caption = caption_of(
+            settings,
+            [net],
+            f"The first of {len(mosaics)} mosaics of test images.",
+        )
+        page.draw(
+            f"explanations-{net.depth}",
+            plots.explanation,
+            mosaics[0],
+            analysis.grad_cam(model, images[:1], asked)[0],
+            analysis.integrated_gradients(model, images[:1], asked)[0],
+            f"{data.class_names[asked[0]]}, {QUARTERS[0]}: {net.label}",
+            caption,
+        )
+        page.claim(
+            f"share of the maps of {net.label} for one of four images that "
+            "peak in it",
+            f"{SELVARAJU}, 4",
+            float(np.mean(right)),
+            "at least",
+            0.75,
+        )
+        claim_deletion(settings, page, net, model, prepare(test.images), test)
+
+
+def claim_deletion(settings, page, net, model, images, test):
+    """Claim that pixels an explanation names matter more than random ones."""
+    import numpy as np
+
+    from keras_resnet import analysis, plots
+
+    attributions = analysis.integrated_gradients(
+        model,
+        images,
+        test.labels,
+        points=16,
+        progress=progress("attributions", "step"),
+    )
+    rankings = {
+        "random": np.random.default_rng(0).random(images.shape[:3]),
+        "Grad-CAM": analysis.grad_cam(model, images, test.labels),
+        "integrated gradients": attributions.sum(axis=-1),
+    }
+    shares = analysis.explanations.SHARES
+    colors = plots.PLAIN, plots.RESIDUAL, plots.OTHERS[0]
+    series = [
+        {"label": name, "color": color}
+        | {
+            "probability": analysis.deletion_curve(
+                model,
+                images,
+                ranking,
+                test.labels,
+                shares,
+                progress=progress(f"deletion, {name}", "step"),
+            )
+        }
+        for (name, ranking), color in zip(rankings.items(), colors, strict=True)
+    ]
+    random = series[0]["probability"].mean()
+    for one in series[1:]:
+        page.claim(
+            f"probability of the class while pixels go, mean of {net.label}, "
+            f"by {one['label']} minus in random order",
+            f"{PETSIUK}, 4.3",
+            float(100 * (one["probability"].mean() - random)),
+            "<",
+            0,
+            "points",
+        )
+    caption = caption_of(
+        settings,
+        [net],
+        f"{len(images):,} test images; the mean colour takes a pixel's place.",
+    )
+    page.draw(
+        f"deletion-{net.depth}", plots.deletion_curves, shares, series, caption
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from networks import batch, call, draw_weights, to_numpy
 
 import keras_resnet
+from keras_resnet import analysis
 
 
 def outputs(model):
@@ -61,7 +62,16 @@ def run():
     return {"losses": np.array(losses), **weights}
 
 
-TASKS = {"outputs": outputs, "step": step}
+def explanations(model):
+    """What a class's score depends on, by place and by value."""
+    x, classes = batch(model, 4)
+    return {
+        "places": analysis.grad_cam(model, x, classes),
+        "values": analysis.integrated_gradients(model, x, classes, points=4),
+    }
+
+
+TASKS = {"outputs": outputs, "step": step, "explanations": explanations}
 
 
 def main(folder):

@@ -43,6 +43,7 @@ MODELS = {
         ResNet50(classifier_activation=None, input_shape=(96, 96, 3))
     ),
     "outputs-folded": _folded,
+    "explanations-ResNet20": lambda: _drawn(ResNet20()),
     "step-ResNet20": lambda: _drawn(ResNet20(classifier_activation=None)),
 }
 
@@ -91,6 +92,15 @@ def test_a_folded_network(theirs):
     # There is nothing left that would know the difference.
     for arrays in (ours, expected):
         np.testing.assert_array_equal(arrays["inference"], arrays["training"])
+
+
+def test_explanations(theirs):
+    expected, _ = theirs("explanations-ResNet20")
+    ours = TASKS["explanations"](MODELS["explanations-ResNet20"]())
+    for name, value in ours.items():
+        # Half of 1e-5, because both are compared with a third.
+        largest = np.abs(value).max()
+        _compare({name: value}, {name: expected[name]}, 5e-6 * largest)
 
 
 def test_training_step(theirs):

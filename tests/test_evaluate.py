@@ -463,6 +463,23 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
 
 
 @decodes
+def test_recipe_explains_files(saved, folder, tmp_path, capsys):
+    files = folder / "class03/a.png", folder / "class03/b.png"
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"thing {i}\n" for i in range(12)), "utf-8")
+    flags = [*files, "--weights", saved, "--class-names", names]
+    flags += ["--explain", tmp_path / "why"]
+    assert recipe(*flags) == 0
+    pictures = [tmp_path / "why/1-a.png", tmp_path / "why/2-b.png"]
+    printed = capsys.readouterr().out
+    for path in pictures:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert str(path) in printed
+    assert recipe(*flags) == 1
+    assert "1-a.png exists already" in capsys.readouterr().err
+
+
+@decodes
 def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text(
@@ -565,6 +582,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
         ),
         (["a.png", "--scales", "32"], "--scales needs --crops multi-scale"),
         (["--folder", "x", "--top", "3"], "--top needs image files"),
+        (["x.png", "--explain", "y", "--crops", "10"], "--crops 1"),
         (["--dataset", "digits", "--data-dir", "x"], "--data-dir needs"),
         (["a.png", "--output", "none/x.json"], "no folder none"),
     ],

@@ -70,6 +70,7 @@ def test_presets():
         (["depths", "--weights", "x.th"], ["--weights", "responses or"]),
         (["lesions", "--weights", "x.th"], ["--depths", "1 files", "are 0"]),
         (["lesions", "--preprocessing", "cifar"], ["--weights"]),
+        (["explanations"], ["--weights", "any size"]),
         (
             ["lesions", "--weights", "x.th", "--depths", "20", "--steps", "1"],
             ["--steps", "no --weights"],
@@ -276,7 +277,9 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
         assert f"]({picture}.png)" in page
 
 
-@pytest.mark.parametrize("name", ["responses", "lesions", "landscape"])
+@pytest.mark.parametrize(
+    "name", ["responses", "lesions", "landscape", "explanations"]
+)
 def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
     """Two nets in files, one of PyTorch and one of Keras."""
     keras.utils.set_random_seed(3)
@@ -305,6 +308,17 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
         # The same net, by both files.
         (claim,) = line["claims"]
         assert claim["value"] == pytest.approx(1)
+
+
+def test_mosaics_are_of_four_classes():
+    images = data.load("digits").test
+    mosaics, classes = figures.mosaics_of(images, 3)
+    assert mosaics.shape == (3, 16, 16, 1)
+    first, second = mosaics[0, :8, 8:], mosaics[2, 8:, :8]
+    for quarter, label in ((first, classes[0, 1]), (second, classes[2, 2])):
+        same = (images.images == quarter).all(axis=(1, 2, 3))
+        assert images.labels[same].tolist() == [label]
+    assert all(len(set(four)) == 4 for four in classes.tolist())
 
 
 def test_failures_are_one_line(tmp_path, capfd, monkeypatch):

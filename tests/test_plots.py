@@ -207,6 +207,31 @@ def test_predictions_say_what_is_wrong():
         assert left.x1 < right.x0
 
 
+def test_an_explanation_is_drawn_over_its_image():
+    image = RNG.integers(255, size=(6, 8, 3))
+    places, values = np.zeros((6, 8)), RNG.normal(size=(6, 8, 3))
+    places[2, 3] = 5
+    figure = plots.explanation(image, places, values, "dog, 93.1 %")
+    left, middle, right = figure.axes
+    np.testing.assert_array_equal(left.images[0].get_array(), image)
+    heat = middle.images[1].get_array()
+    assert np.unravel_index(heat.argmax(), heat.shape) == (2, 3)
+    assert heat.max() == 1
+    np.testing.assert_allclose(right.images[0].get_array(), values.sum(-1))
+    # The same distance from white for as against.
+    assert right.images[0].norm.vmin == -right.images[0].norm.vmax
+    # A class that nothing speaks for, in a grey image.
+    plots.explanation(image[..., :1], 0 * places, 0 * values[..., :1])
+
+
+def test_deletion_curves_state_their_means():
+    probability = np.array([[1.0, 0.5, 0.0], [0.8, 0.3, 0.4]])
+    one = _style(False) | {"probability": probability}
+    (axes,) = plots.deletion_curves([0, 0.5, 1], [one]).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([90, 40, 20])
+    assert axes.get_title() == "mean: residual 50 %"
+
+
 def test_degradation_has_plain_and_residual_apart():
     curves = [
         {"depth": depth, "plain": plain, "iterations": [1, 2]}

@@ -4,6 +4,11 @@ Each takes a network of this package and returns arrays, which
 `keras_resnet.plots` draws.
 """
 
+from keras_resnet.analysis.explanations import (
+    deletion_curve,
+    grad_cam,
+    integrated_gradients,
+)
 from keras_resnet.analysis.gradients import (
     GradientFlow,
     GradientNorms,
@@ -47,10 +52,13 @@ __all__ = [
     "PathGradients",
     "delete_blocks",
     "delete_each_block",
+    "deletion_curve",
+    "grad_cam",
     "gradient_by_path_length",
     "gradient_norms",
     "grow",
     "identity_property",
+    "integrated_gradients",
     "kendall_correlation",
     "layer_responses",
     "loss_landscape",

@@ -21,28 +21,17 @@ BATCH_SIZE = 256
 
 
 def chain(model: keras.Model) -> list[keras.Layer]:
-    """Return the layers of one of this package's networks, in order.
+    """Return the layers of a network of this package, in order.
+
+    A model within the model, such as a network below a head of your own, is
+    replaced by its layers.
 
     Raises:
         ValueError: If the model is not a chain of layers with blocks, or if
             a block overrides `call` or `paths`.
     """
-    layers = [
-        layer
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer)
-    ]
-    tensor = model.inputs[0]
-    for layer in layers:
-        nodes = [n for n in layer._inbound_nodes if n.input_tensors == [tensor]]
-        if len(nodes) != 1:
-            break
-        (tensor,) = nodes[0].output_tensors
-    if (
-        len(model.inputs) != 1
-        or tensor is not model.outputs[0]
-        or not any(isinstance(x, ResidualBlock) for x in layers)
-    ):
+    layers = _in_order(model)
+    if layers is None or not any(isinstance(x, ResidualBlock) for x in layers):
         raise ValueError(
             "An analysis needs a network of this package: a chain of layers "
             f"with `ResidualBlock`s. Received: {type(model).__name__} "
@@ -56,6 +45,27 @@ def chain(model: keras.Model) -> list[keras.Layer]:
                 "the methods that `ResidualBlock` names instead."
             )
     return layers
+
+
+def _in_order(model):
+    """Return the layers of a chain, or `None` if the model is none."""
+    if len(getattr(model, "inputs", None) or ()) != 1:
+        return None
+    layers, tensor = [], model.inputs[0]
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        nodes = [n for n in layer._inbound_nodes if n.input_tensors == [tensor]]
+        if len(nodes) != 1:
+            return None
+        (tensor,) = nodes[0].output_tensors
+        inner = [layer]
+        if isinstance(layer, keras.Model):
+            inner = _in_order(layer)
+        if inner is None:
+            return None
+        layers += inner
+    return layers if tensor is model.outputs[0] else None
 
 
 def blocks(model: keras.Model) -> list[ResidualBlock]:
@@ -114,7 +124,8 @@ def forward(
             continue
         x = layer(x, training=training)
         if layer.name == stem:
-            observe("stem_conv", model.get_layer("stem_conv"), x)
+            convolution = next(y for y in layers if y.name == "stem_conv")
+            observe("stem_conv", convolution, x)
     return x
 
 

@@ -8,6 +8,8 @@ with the numbers that it shows, and `redraw` draws it again from those.
 
 from keras_resnet.plots.analysis import (
     deleted_blocks,
+    deletion_curves,
+    explanation,
     gradient_flow,
     gradient_norms,
     identity_property,
@@ -41,8 +43,10 @@ __all__ = [
     "RESIDUAL",
     "degradation",
     "deleted_blocks",
+    "deletion_curves",
     "draw",
     "error_by_depth",
+    "explanation",
     "gradient_flow",
     "gradient_norms",
     "identity_property",

@@ -1,4 +1,4 @@
-"""Responses, gradients, growth, lesions and paths."""
+"""Responses, gradients, growth, lesions, paths and explanations."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -365,4 +365,73 @@ def path_lengths(
         axes.set_xlim(-0.7, len(lengths) - 0.3)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         finish(axes, legend=False)
+    return figure
+
+
+def explanation(
+    image: np.ndarray,
+    places: np.ndarray,
+    attributions: np.ndarray,
+    title: str | None = None,
+    caption: str | None = None,
+) -> Figure:
+    """Draw an image, and what in it speaks for a class.
+
+    Args:
+        image: `(rows, columns, channels)` array of pixels, 0 to 255.
+        places: `(rows, columns)` array, of `keras_resnet.analysis.grad_cam`.
+        attributions: `(rows, columns, channels)` array, of
+            `keras_resnet.analysis.integrated_gradients`.
+        title: String, optional.
+        caption: String, optional.
+    """
+    figure, [panels] = subplots(9, 3.4, caption, columns=3)
+    pixels = np.clip(np.asarray(image), 0, 255).astype("uint8").squeeze()
+    sums = np.asarray(attributions).sum(axis=-1)
+    # A few pixels of edges would leave the others grey.
+    most = np.quantile(np.abs(sums), 0.99) or 1
+    for axes, name in zip(
+        panels,
+        ("image", "Grad-CAM", "integrated gradients (blue: for, red: against)"),
+        strict=True,
+    ):
+        axes.set_title(name, fontsize=9)
+        axes.axis("off")
+        if name == "image":
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    panels[1].imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    heat = np.asarray(places) / (np.max(places) or 1)
+    panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
+    panels[2].imshow(sums, cmap="RdBu", vmin=-most, vmax=most)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def deletion_curves(
+    shares: np.ndarray, series: Rows, caption: str | None = None
+) -> Figure:
+    """Draw a class's probability while an image's pixels go.
+
+    The title has the mean probability of each curve.
+
+    Args:
+        shares: `(n,)` array, the shares of the pixels that are gone.
+        series: List of dictionaries with `label`, `color` and `probability`,
+            `(images, n)` as of `keras_resnet.analysis.deletion_curve`.
+        caption: String, optional.
+
+    Reference: Petsiuk et al. 2018, "RISE", section 4.3.
+    """
+    figure, [[axes]] = subplots(7, 4, caption)
+    areas = []
+    for i, one in enumerate(series):
+        mean = np.asarray(one["probability"]).mean(axis=0)
+        axes.plot(100 * np.asarray(shares), 100 * mean, **look(i, one))
+        areas.append(f"{one['label']} {100 * mean.mean():.0f} %")
+    axes.set_xlabel("pixels replaced, the most important first (%)")
+    axes.set_ylabel("probability of the class (%)")
+    axes.set_ylim(0, 100)
+    axes.set_title(f"mean: {', '.join(areas)}", fontsize=10)
+    finish(axes)
     return figure

@@ -43,6 +43,7 @@ from keras_resnet.weights import (
     WeightsError,
     list_weights,
     load_torch_weights,
+    save_pretrained,
     to_torch_state_dict,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "list_weights",
     "load_torch_weights",
     "preprocess_input",
+    "save_pretrained",
     "to_torch_state_dict",
     "training",
 ]

@@ -1,7 +1,8 @@
 """Published weights: find, verify, convert and load them.
 
 `catalog` lists, `hub` downloads, `files` reads, `sources` knows the names,
-`loading` checks and assigns, `published` puts them together for `weights=`.
+`loading` checks and assigns, `published` puts them together for `weights=`, and
+`pretrained` writes a folder to share.
 """
 
 from keras_resnet.weights.catalog import PublishedWeights, list_weights
@@ -10,6 +11,7 @@ from keras_resnet.weights.loading import (
     load_torch_weights,
     to_torch_state_dict,
 )
+from keras_resnet.weights.pretrained import save_pretrained
 
 __all__ = [
     "DownloadError",
@@ -17,5 +19,6 @@ __all__ = [
     "WeightsError",
     "list_weights",
     "load_torch_weights",
+    "save_pretrained",
     "to_torch_state_dict",
 ]

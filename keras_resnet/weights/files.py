@@ -259,8 +259,46 @@ def read_model(path: PathLike) -> keras.Model:
             "format."
         )
     _check_archive(path)
+    return _deserialized(
+        path, lambda: keras.saving.load_model(path, compile=False)
+    )
+
+
+def rebuild(
+    config: Mapping[str, Any], tensors: Mapping[str, Any], origin: str
+) -> keras.Model:
+    """Build a model from what `save_pretrained` keeps of it.
+
+    Args:
+        config: Dictionary: `"model"`, its configuration, and `"variables"`, the
+            names of their tensors in order.
+        tensors: Dictionary from names to arrays.
+        origin: String, what errors call it.
+
+    Raises:
+        WeightsError: If it cannot be built, or has other variables.
+    """
+
+    def build():
+        return keras.saving.deserialize_keras_object(dict(config["model"]))
+
+    model = _deserialized(origin, build)
+    names = config.get("variables", ())
+    arrays = [tensors[name] for name in names if name in tensors]
+    shapes = [tuple(v.shape) for v in getattr(model, "variables", ())]
+    if [a.shape for a in arrays] != shapes or len(tensors) != len(names):
+        raise WeightsError(
+            f"{origin}: configuration and tensors are of different networks."
+        )
+    for variable, array in zip(model.variables, arrays, strict=True):
+        variable.assign(array)
+    return model
+
+
+def _deserialized(origin, load):
+    """Return what Keras makes of a configuration that contains no code."""
     try:
-        return keras.saving.load_model(path, compile=False)
+        return load()
     except WeightsError:
         raise
     # Keras raises errors of many classes for broken files.
@@ -269,8 +307,8 @@ def read_model(path: PathLike) -> keras.Model:
             # Keras's message is left out, because it advises to load without
             # this protection.
             raise WeightsError(
-                f"{path} holds code, such as a Lambda layer, which is not run. "
-                "Save the model with layers of registered classes instead."
+                f"{origin} holds code, such as a Lambda layer, which is not "
+                "run. Save the model with layers of registered classes instead."
             ) from None
         reason = str(error).split("\n")[0]
-        raise WeightsError(f"{path} cannot be loaded: {reason}") from error
+        raise WeightsError(f"{origin} cannot be loaded: {reason}") from error

@@ -16,7 +16,7 @@ import keras
 
 from keras_resnet.atomic import locked
 from keras_resnet.types import Config
-from keras_resnet.weights.errors import DownloadError
+from keras_resnet.weights.errors import DownloadError, WeightsError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -25,17 +25,23 @@ def repository_file(repository: str, name: str) -> Path:
     """Download one file of a repository on the Hugging Face hub.
 
     Args:
-        repository: `"owner/name"`, or `"owner/name@revision"`.
+        repository: `"owner/name"`, or `"owner/name@revision"`; or a folder,
+            whose file is taken as it is.
         name: Name of the file.
 
     Returns:
-        The path of the file in the cache of `huggingface_hub`. A file that is
+        The path of the file, in the cache of `huggingface_hub`. A file that is
         there already is used without the network.
 
     Raises:
         DownloadError: If the file is missing, cannot be downloaded or
             written, or has another checksum than the hub states.
     """
+    if os.path.isdir(repository):
+        path = Path(repository, name)
+        if not path.is_file():
+            raise WeightsError(f"The folder {repository} has no {name}.")
+        return path
     # Imported here because most uses of this package download nothing.
     from huggingface_hub import constants, hf_hub_download
 

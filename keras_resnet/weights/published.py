@@ -69,8 +69,9 @@ def check(weights: PathLike | None) -> PathLike | None:
             return weights
     raise WeightsError(
         "`weights` must be None, 'imagenet', 'keras', a repository of the "
-        "Hugging Face hub such as 'timm/resnet50.a1_in1k', or the path of a "
-        f"file ending in {', '.join(files.ENDINGS)}. "
+        "Hugging Face hub such as 'timm/resnet50.a1_in1k', a folder with what "
+        "one holds, or the path of a file ending in "
+        f"{', '.join(files.ENDINGS)}. "
         f"Received: weights={weights!r}"
     )
 
@@ -96,14 +97,16 @@ def load(
         _load_repository(model, f"timm/resnet{depth}.tv_in1k", options)
     elif weights == KERAS:
         _load_keras(model, options)
-    elif not isinstance(weights, os.PathLike) and not os.path.exists(weights):
-        _load_repository(model, weights, options)
+    elif os.path.isdir(weights) or not (
+        isinstance(weights, os.PathLike) or os.path.exists(weights)
+    ):
+        _load_repository(model, os.fspath(weights), options)
     else:
         path = files.check(weights)
         if path.name.endswith(".weights.h5"):
             _load_keras_weights(model, path)
         elif path.suffix == ".keras":
-            _load_keras_model(model, path, options)
+            _load_model(model, files.read_model(path), path, options)
         else:
             _convert(model, files.read(path), str(path), options)
 
@@ -137,6 +140,11 @@ def _load_keras(model, options):
 
 def _load_repository(model, repository, options):
     config = hub.read_json(repository, "config.json")
+    if isinstance(config, dict) and config.get("library") == "keras_resnet":
+        path = hub.repository_file(repository, "model.safetensors")
+        stored = files.rebuild(config, files.read(path), repository)
+        _load_model(model, stored, repository, options)
+        return
     images, stride = describe(repository, config)
     loading.check_stride(model, stride, repository)
     path = hub.repository_file(repository, "model.safetensors")
@@ -286,8 +294,7 @@ def _count_arrays(path):
     )
 
 
-def _load_keras_model(model, path, options):
-    stored = files.read_model(path)
+def _load_model(model, stored, path, options):
     _check_preparation(model, stored, path)
     images = getattr(stored, "preprocessing", None)
     own, others = True, []

@@ -1,0 +1,330 @@
+"""Folders of weights to share, as the Hugging Face hub has them."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resnet import blocks, table1
+from keras_resnet.atomic import PARTIAL
+from keras_resnet.preactivation import PreactivationBlock
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.types import Config, PathLike
+from keras_resnet.version import __version__
+from keras_resnet.weights import loading, published, sources
+from keras_resnet.weights.errors import WeightsError
+
+FORMATS = ("keras_resnet", "timm", "transformers")
+CONFIG, TENSORS = "config.json", "model.safetensors"
+
+
+def save_pretrained(
+    model: keras.Model,
+    folder: PathLike,
+    *,
+    format: str = "keras_resnet",
+    result: Mapping[str, Any] | PathLike | None = None,
+    license: str | None = None,
+) -> None:
+    """Save a network as a folder to share: weights, configuration, model card.
+
+    The folder is what a repository of the Hugging Face hub holds:
+    `model.safetensors`, `config.json` and `README.md`. `weights=FOLDER` reads
+    it, and so does the library that the format names. `huggingface_hub` uploads
+    it: `huggingface_hub.upload_folder(repo_id=..., folder_path=...)`.
+
+    Args:
+        model: A network of this package.
+        folder: Path of a folder that does not exist yet.
+        format: `"keras_resnet"` (default) for any network of this package,
+            also with a block of your own; `"timm"` or `"transformers"` for
+            ImageNet's networks with a classifier, as these libraries have
+            them. Those need `model.preprocessing`.
+        result: Result line of the run that trained the network, a dictionary
+            or the path of its `result.json`: the model card then states data,
+            procedure and errors. Defaults to `None`.
+        license: String, licence of the weights, such as `"apache-2.0"`.
+            Defaults to `None`: the model card says that none is stated.
+
+    Raises:
+        WeightsError: A `ValueError`, if the format cannot hold the network, or
+            the folder exists.
+    """
+    folder = Path(folder)
+    if format not in FORMATS:
+        raise WeightsError(
+            f"`format` must be one of {', '.join(FORMATS)}. "
+            f"Received: format={format!r}"
+        )
+    if folder.exists():
+        raise WeightsError(
+            f"{folder} exists already, and is not overwritten: choose another "
+            "folder."
+        )
+    if isinstance(result, (str, os.PathLike)):
+        result = json.loads(Path(result).read_text("utf-8"))
+    describe = {
+        "keras_resnet": _own,
+        "timm": _timm,
+        "transformers": _transformers,
+    }
+    arrays, configs = describe[format](model)
+    partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
+    partial.mkdir(parents=True)
+    try:
+        # Imported here because most uses of this package write no such file.
+        from safetensors.numpy import save_file
+
+        save_file(arrays, partial / TENSORS, metadata={"format": "pt"})
+        for name, config in configs.items():
+            text = json.dumps(config, indent=2) + "\n"
+            (partial / name).write_text(text, "utf-8")
+        card = _card(model, format, result or {}, license)
+        (partial / "README.md").write_text(card, "utf-8")
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _own(model):
+    """Return all variables by path, and the model's configuration."""
+    loading.targets(model)  # raises for a model that is no such network
+    # In C's order of memory, because safetensors writes it as it lies.
+    arrays = {
+        v.path: np.array(ops.convert_to_numpy(v), order="C")
+        for v in model.variables
+    }
+    if len(arrays) < len(model.variables):
+        raise WeightsError(
+            f"Model {model.name!r} has variables with the same path: give its "
+            "layers names of their own."
+        )
+    structure = keras.saving.serialize_keras_object(model)
+    structure.pop("compile_config", None)
+    config = {
+        "library": "keras_resnet",
+        "version": __version__,
+        "model": structure,
+        "variables": list(arrays),
+    }
+    return arrays, {CONFIG: config}
+
+
+def _timm(model):
+    """Return tensors and configuration as timm has them."""
+    kind = _imagenet_block(model, "timm")
+    images = _images(model, "timm")
+    depth = next(
+        (
+            depth
+            for depth, spec in table1.IMAGENET_SPECS.items()
+            if spec == _spec(model)
+        ),
+        None,
+    )
+    residual = blocks.residual_blocks(model)
+    widths = tuple(dict.fromkeys(block.filters for block in residual))
+    if depth is None or widths != table1.IMAGENET_WIDTHS:
+        raise _cannot(
+            model, "timm", "is none of ResNet-18, 34, 50, 101 and 152"
+        )
+    naming = "torchvision" if kind is blocks.ResidualBlock else "timm_v2"
+    stride = sources.NAMINGS[naming].bottleneck_stride
+    if loading.stride_of(model) not in (None, stride):
+        raise _cannot(model, "timm", "strides in the 1x1 convolution")
+    share = images.size / images.resize
+    if math.floor(images.size / share) != images.resize:
+        # timm rounds down, and this quotient is rounded already.
+        share = images.size / (images.resize + 0.5)
+    classes, channels = _ends(model)
+    version = "v2_" if naming == "timm_v2" else ""
+    config = {
+        "architecture": f"resnet{version}{depth}",
+        "num_classes": classes,
+        "pretrained_cfg": {
+            "mean": list(images.mean),
+            "std": list(images.std),
+            "input_size": [channels, images.size, images.size],
+            "crop_pct": share,
+            "crop_mode": "center",
+            "interpolation": images.interpolation,
+            "num_classes": classes,
+            "first_conv": "conv1" if not version else "stem.conv",
+            "classifier": "fc" if not version else "head.fc",
+        },
+    }
+    if channels != 3:
+        config["model_args"] = {"in_chans": channels}
+    return _torch(model, naming), {CONFIG: config}
+
+
+def _transformers(model):
+    """Return tensors and configurations as transformers has them."""
+    if _imagenet_block(model, "transformers") is not blocks.ResidualBlock:
+        raise _cannot(model, "transformers", "activates before convolutions")
+    images = _images(model, "transformers")
+    bottleneck, depths = _spec(model)
+    residual = blocks.residual_blocks(model)
+    sizes = {
+        table1.stage_and_block(block.name)[0]: block.out_channels
+        for block in residual
+    }
+    classes, channels = _ends(model)
+    config = {
+        "model_type": "resnet",
+        "architectures": ["ResNetForImageClassification"],
+        "num_channels": channels,
+        "embedding_size": model.get_layer("stem_conv").filters,
+        "hidden_sizes": list(sizes.values()),
+        "depths": list(depths),
+        "layer_type": "bottleneck" if bottleneck else "basic",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": loading.stride_of(model) == "1x1",
+        "id2label": {str(i): f"LABEL_{i}" for i in range(classes)},
+        "label2id": {f"LABEL_{i}": i for i in range(classes)},
+    }
+    codes = {name: code for code, name in published.PILLOW.items()}
+    processor = {
+        "image_processor_type": "ConvNextImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": images.size},
+        # It truncates the quotient, which is rounded already.
+        "crop_pct": images.size / (images.resize + 0.5),
+        "resample": codes[images.interpolation],
+        "do_rescale": True,
+        "rescale_factor": images.scale,
+        "do_normalize": True,
+        "image_mean": list(images.mean),
+        "image_std": list(images.std),
+    }
+    names = {CONFIG: config, "preprocessor_config.json": processor}
+    return _torch(model, "transformers"), names
+
+
+def _torch(model, naming):
+    """Return tensors as PyTorch's modules have them, with their counters."""
+    arrays = loading.to_arrays(model, naming)
+    for name in [n for n in arrays if n.endswith(".running_var")]:
+        counter = name.removesuffix("running_var") + "num_batches_tracked"
+        arrays[counter] = np.zeros((), "int64")
+    return arrays
+
+
+def _cannot(model, format, reason):
+    return WeightsError(
+        f"Model {model.name!r} {reason}, so {format} has no such network. "
+        "format='keras_resnet' holds every network of this package."
+    )
+
+
+def _spec(model):
+    """Return whether blocks are bottlenecks, and their number by stage."""
+    residual = blocks.residual_blocks(model)
+    depths = table1.depths_of(block.name for block in residual)
+    return residual[0].bottleneck, depths
+
+
+def _ends(model):
+    """Return the number of classes, and of the image's channels."""
+    stem = model.get_layer("stem_conv")
+    return model.get_layer("head").units, stem.kernel.shape[2]
+
+
+def _imagenet_block(model, format):
+    """Return the class of the blocks of a network that other libraries have.
+
+    Raises:
+        WeightsError: If something else than blocks, depths and widths is not
+            as in the paper's networks for ImageNet.
+    """
+    loading.targets(model)
+    residual = blocks.residual_blocks(model)
+    names = {layer.name for layer in model.layers}
+    kinds = {type(block) for block in residual}
+    own = kinds - {blocks.ResidualBlock, PreactivationBlock}
+    changes = [b.shortcut_conv is not None for b in residual if b.residual]
+    wanted = [
+        stage > 1 or block.bottleneck if i == 1 else False
+        for block in residual
+        for stage, i in [table1.stage_and_block(block.name)]
+    ]
+    reasons = {
+        f"has blocks of class {', '.join(k.__name__ for k in own)}": own,
+        "is a plain network": not all(b.residual for b in residual),
+        "has another stem than ImageNet's networks": "stem_pool" not in names,
+        "has no classifier": "head" not in names,
+        "prepares images by layers of its own": any(
+            isinstance(layer, published.PREPARING) for layer in model.layers
+        ),
+        "has not shortcut B": changes != wanted,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise _cannot(model, format, reason)
+    return kinds.pop()
+
+
+def _images(model, format):
+    """Return how images are prepared, if other libraries can say it."""
+    images: Preprocessing | None = getattr(model, "preprocessing", None)
+    if images is None:
+        raise WeightsError(
+            f"Model {model.name!r} does not say how images are prepared, and "
+            f"{format} must know: set `model.preprocessing`, for example to "
+            "'imagenet'."
+        )
+    if images.channels != "RGB" or not math.isclose(images.scale, 1 / 255):
+        raise _cannot(model, format, "takes images of other colours or scale")
+    return images
+
+
+def _card(model, format, result, license):
+    """Return the model card, with what the run's result line states."""
+    settings: Config = dict(result.get("settings", {}))
+    data = settings.get("dataset")
+    head = {"library_name": "keras" if format == "keras_resnet" else format}
+    head |= {"license": license} if license else {}
+    head |= {"pipeline_tag": "image-classification"}
+    lines = ["---", *(f"{k}: {v}" for k, v in head.items())]
+    lines += ["datasets:", f"- {data}"] if data else []
+    lines += ["---", "", f"# {model.name}", ""]
+    parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
+    rows = {
+        "parameters": f"{parameters:,}",
+        "data": data or "not stated",
+        **{
+            key.replace("_", " "): f"{100 * result[key]:.2f} %"
+            for key in ("training_error", "validation_error", "test_error")
+            if key in result
+        },
+        "licence": license or "not stated",
+    }
+    if "command" in result:
+        rows["command"] = f"`{result['command']}`"
+    chosen = {k: v for k, v in settings.items() if v is not None}
+    if chosen:
+        rows["procedure"] = ", ".join(f"{k} {v}" for k, v in chosen.items())
+    if "versions" in result:
+        rows["versions"] = ", ".join(
+            f"{k} {v}" for k, v in result["versions"].items()
+        )
+    if "device" in result:
+        rows["trained on"] = result["device"]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {k} | {v} |" for k, v in rows.items()]
+    lines += [
+        "",
+        "A residual network of He et al. 2015, [arXiv:1512.03385]"
+        "(https://arxiv.org/abs/1512.03385), written by `keras_resnet`, whose "
+        "networks take this folder as `weights=`.",
+        "",
+    ]
+    return "\n".join(lines)

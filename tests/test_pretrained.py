@@ -1,0 +1,260 @@
+"""Folders to share: what they hold, and who can read them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import call, draw_weights, only, small
+
+import keras_resnet
+from keras_resnet import save_pretrained
+from keras_resnet.weights import WeightsError
+
+SIZE = 64, 64, 3
+RESULT = Path(__file__).parents[1] / (
+    "docs/results/cifar10-resnet20A-fast-torch-seed0.json"
+)
+IMAGES = keras_resnet.Preprocessing(
+    (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), size=64, resize=73
+)
+
+
+def imagenet(depth=18, **options):
+    model = keras_resnet.ResNetImageNet(
+        depth,
+        input_shape=SIZE,
+        classes=7,
+        classifier_activation=None,
+        name=f"ResNet-{depth}",
+        **options,
+    )
+    draw_weights(model, seed=0)
+    model.preprocessing = IMAGES
+    return model
+
+
+def images(model, n=3):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(n, *model.input_shape[1:])).astype("float32")
+
+
+def check_comes_back(model, build, folder, tolerance=0.0):
+    again = build(weights=str(folder))
+    x = images(model)
+    expected = call(model, x, training=False)
+    difference = np.abs(call(again, x, training=False) - expected).max()
+    assert difference <= tolerance * np.abs(expected).max()
+    assert again.preprocessing == model.preprocessing
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shortcut": "A"},
+        {"residual": False},
+        {"bottleneck": True, "bottleneck_stride": "1x1"},
+        {"block": keras_resnet.PreactivationBlock, "include_top": False},
+        {"block": keras_resnet.StochasticDepthBlock},
+    ],
+)
+def test_our_own_format_holds_every_network(options, tmp_path):
+    model = small(**options)
+    draw_weights(model, seed=0)
+    model.preprocessing = "cifar"
+    save_pretrained(model, tmp_path / "net")
+    check_comes_back(
+        model,
+        lambda weights: small(weights=weights, **options),
+        tmp_path / "net",
+    )
+    # The configuration tells what tensors do not.
+    other = {"residual": True} if "residual" in options else {"residual": False}
+    with pytest.raises(WeightsError):
+        small(weights=tmp_path / "net", **options | other)
+
+
+@pytest.mark.parametrize("block", ["ResidualBlock", "PreactivationBlock"])
+def test_timms_format(block, tmp_path):
+    model = imagenet(block=getattr(keras_resnet, block))
+    save_pretrained(model, tmp_path / "net", format="timm")
+    config = json.loads((tmp_path / "net/config.json").read_text("utf-8"))
+    version = "v2_" if block == "PreactivationBlock" else ""
+    assert config["architecture"] == f"resnet{version}18"
+    assert config["pretrained_cfg"]["input_size"] == [3, 64, 64]
+    check_comes_back(
+        model,
+        lambda weights: keras_resnet.ResNetImageNet(
+            18,
+            input_shape=SIZE,
+            classes=7,
+            classifier_activation=None,
+            weights=weights,
+            block=getattr(keras_resnet, block),
+        ),
+        tmp_path / "net",
+        1e-6,
+    )
+
+
+def test_timm_reads_the_folder(tmp_path):
+    timm = pytest.importorskip("timm")
+    import torch
+
+    for depth in (18, 50):
+        model = imagenet(depth)
+        folder = tmp_path / f"net{depth}"
+        save_pretrained(model, folder, format="timm")
+        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        x = images(model)
+        with torch.no_grad():
+            actual = theirs.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2)))
+        expected = call(model, x, training=False)
+        np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
+        data = timm.data.resolve_model_data_config(theirs)
+        assert data["mean"] == IMAGES.mean
+        assert int(64 / data["crop_pct"]) == IMAGES.resize
+
+
+@only("torch")
+@pytest.mark.parametrize("options", [{}, {"bottleneck_stride": "1x1"}])
+def test_transformers_reads_the_folder(options, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    model = imagenet(50 if options else 18, **options)
+    save_pretrained(model, tmp_path / "net", format="transformers")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "net"
+    )
+    x = images(model)
+    with torch.no_grad():
+        actual = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    expected = call(model, x, training=False)
+    np.testing.assert_allclose(actual.logits.numpy(), expected, atol=1e-5)
+
+
+def test_transformers_format_comes_back(tmp_path):
+    options = {"bottleneck_stride": "1x1"}
+    model = imagenet(50, **options)
+    save_pretrained(model, tmp_path / "net", format="transformers")
+    check_comes_back(
+        model,
+        lambda weights: keras_resnet.ResNetImageNet(
+            50,
+            input_shape=SIZE,
+            classes=7,
+            classifier_activation=None,
+            weights=weights,
+            **options,
+        ),
+        tmp_path / "net",
+        1e-6,
+    )
+
+
+@pytest.mark.once
+def test_the_card_states_what_the_result_line_does(tmp_path):
+    model = keras_resnet.ResNet20(name="ResNet-20")
+    save_pretrained(
+        model, tmp_path / "net", result=RESULT, license="apache-2.0"
+    )
+    card = (tmp_path / "net/README.md").read_text("utf-8")
+    assert card.startswith("---\nlibrary_name: keras\nlicense: apache-2.0\n")
+    for words in (
+        "- cifar10",
+        "# ResNet-20",
+        "| parameters | 269,722 |",
+        "| test error | 11.70 % |",
+        "recipes/cifar10.py --preset fast`",
+        "learning_rate 0.2",
+        "keras 3.15.1",
+    ):
+        assert words in card
+    save_pretrained(model, tmp_path / "other")
+    card = (tmp_path / "other/README.md").read_text("utf-8")
+    assert "| licence | not stated |" in card
+    assert "datasets:" not in card
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (imagenet, {"format": "onnx"}, "keras_resnet, timm, transformers"),
+        (keras_resnet.ResNet20, {"format": "timm"}, "another stem"),
+        (
+            lambda: imagenet(shortcut="C"),
+            {"format": "transformers"},
+            "has not shortcut B",
+        ),
+        (
+            lambda: imagenet(residual=False),
+            {"format": "timm"},
+            "a plain network",
+        ),
+        (
+            lambda: imagenet(50, bottleneck_stride="1x1"),
+            {"format": "timm"},
+            "strides in the 1x1",
+        ),
+        (
+            lambda: imagenet(block=keras_resnet.StochasticDepthBlock),
+            {"format": "timm"},
+            "class StochasticDepthBlock",
+        ),
+        (
+            lambda: keras_resnet.ResNet18(),
+            {"format": "timm"},
+            "set `model.preprocessing`",
+        ),
+        (
+            lambda: small(stem="imagenet", size=(32, 32)),
+            {"format": "timm"},
+            "preprocessing",
+        ),
+    ],
+)
+def test_what_a_format_cannot_hold(build, options, message, tmp_path):
+    with pytest.raises(WeightsError, match=message):
+        save_pretrained(build(), tmp_path / "net", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_a_folder_is_written_whole_and_never_over_another(
+    tmp_path, monkeypatch
+):
+    model = keras_resnet.ResNetCIFAR(8)
+    folder = tmp_path / "net"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_pretrained(model, folder)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    save_pretrained(model, folder)
+    with pytest.raises(WeightsError, match="exists already"):
+        save_pretrained(model, folder)
+
+
+@pytest.mark.once
+def test_a_folder_with_something_missing(tmp_path):
+    model = keras_resnet.ResNetCIFAR(8)
+    folder = tmp_path / "net"
+    save_pretrained(model, folder)
+    (folder / "config.json").rename(folder / "config")
+    with pytest.raises(WeightsError, match=r"has no config\.json"):
+        keras_resnet.ResNetCIFAR(8, weights=folder)
+    (folder / "config").rename(folder / "config.json")
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(WeightsError, match="no whole safetensors"):
+        keras_resnet.ResNetCIFAR(8, weights=folder)
+    # Another network's tensors.
+    save_pretrained(keras_resnet.ResNetCIFAR(14), tmp_path / "other")
+    (tmp_path / "other/model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="different networks"):
+        keras_resnet.ResNetCIFAR(8, weights=folder)

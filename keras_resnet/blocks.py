@@ -319,6 +319,10 @@ class ResidualBlock(keras.layers.Layer):
             (default), as all weights published for PyTorch do, or `"1x1"`,
             the first one, as in the paper and `keras.applications`. A basic
             block always strides in its first convolution.
+        dilation: Integer, or a pair of them: the distance between the taps of
+            a 3x3 kernel, of the convolutions up to the one that strides and of
+            those after it. A block whose stride of 2 is taken out has
+            `stride=1` and, for example, `dilation=(1, 2)`. Defaults to `1`.
         zero_init_residual: Boolean. `True` initializes the scale of the
             branch's last normalization to zero, so that the block begins as
             its shortcut alone. Defaults to `False`.
@@ -369,6 +373,7 @@ class ResidualBlock(keras.layers.Layer):
         bottleneck: bool = False,
         residual: bool = True,
         bottleneck_stride: str = "3x3",
+        dilation: Size = 1,
         zero_init_residual: bool = False,
         momentum: float = MOMENTUM,
         epsilon: float = EPSILON,
@@ -403,6 +408,13 @@ class ResidualBlock(keras.layers.Layer):
         self.bottleneck = bottleneck
         self.residual = residual
         self.bottleneck_stride = bottleneck_stride
+        self.dilation: tuple[int, int] = _pair(dilation)
+        if min(self.dilation) < 1 or (stride > 1 and self.dilation[0] > 1):
+            raise ValueError(
+                "`dilation` must be positive, and up to the convolution that "
+                "strides 1. "
+                f"Received: dilation={dilation!r}, stride={stride}"
+            )
         self.zero_init_residual = zero_init_residual
         self.momentum = momentum
         self.epsilon = epsilon
@@ -425,9 +437,13 @@ class ResidualBlock(keras.layers.Layer):
             strides = (stride, 1) if bottleneck_stride == "1x1" else (1, stride)
             plan = [(filters, 1, strides[0]), (filters, 3, strides[1])]
             plan += [(self.out_channels, 1, 1)]
+        striding = 2 if bottleneck and bottleneck_stride == "3x3" else 1
         for i, geometry in enumerate(plan, start=1):
             zero = zero_init_residual and i == len(plan)
             self._add_pair(geometry, f"conv{i}", f"bn{i}", zero)
+            spacing = self.dilation[i > striding]
+            if geometry[1] > 1 and spacing > 1:
+                getattr(self, f"conv{i}").dilation_rate = spacing, spacing
         self.shortcut_conv: keras.Layer | None = None
         self.shortcut_bn: keras.Layer | None = None
         self._configure_sublayers()
@@ -498,7 +514,12 @@ class ResidualBlock(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         in_channels = input_shape[channel_axis(self.data_format)]
         projects = self.residual and shortcuts.projects(
-            self.shortcut, in_channels, self.out_channels, self.stride
+            self.shortcut,
+            in_channels,
+            self.out_channels,
+            # Also where a stride was taken out, so that the weights are the
+            # same.
+            self.stride * self.dilation[1] // self.dilation[0],
         )
         if projects:
             geometry = self.out_channels, 1, self.stride
@@ -596,6 +617,7 @@ class ResidualBlock(keras.layers.Layer):
             "bottleneck": self.bottleneck,
             "residual": self.residual,
             "bottleneck_stride": self.bottleneck_stride,
+            "dilation": self.dilation,
             "zero_init_residual": self.zero_init_residual,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
@@ -617,6 +639,11 @@ class ResidualBlock(keras.layers.Layer):
         block._configured = dict(sublayers)
         block._configure_sublayers()
         return block
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    first, second = (size, size) if isinstance(size, int) else size
+    return first, second
 
 
 def _settings(layer):

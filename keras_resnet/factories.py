@@ -43,6 +43,7 @@ def ResNetImageNet(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -83,6 +84,10 @@ def ResNetImageNet(
             that strides in the bottlenecks of depths 50 and more. Both have
             the same weight shapes and different outputs. Defaults to `"1x1"`
             if `weights` is `"keras"`, to `"3x3"` otherwise.
+        output_stride: Integer, rows of the image for each row of the last
+            block's output: 4, 8, 16 or 32. Stages that would
+            make it larger dilate their 3x3 convolutions instead of striding,
+            with the same weights. Defaults to `None`, the paper's 32.
         zero_init_residual: Boolean, whether each residual branch is zero at
             the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -117,6 +122,7 @@ def ResNetImageNet(
         shortcut=shortcut,
         residual=residual,
         bottleneck_stride=bottleneck_stride,
+        output_stride=output_stride,
         zero_init_residual=zero_init_residual,
         momentum=momentum,
         epsilon=epsilon,
@@ -139,6 +145,7 @@ def ResNetCIFAR(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -177,6 +184,10 @@ def ResNetCIFAR(
             every block.
         residual: Boolean, `False` for a plain network, without shortcuts.
             Defaults to `True`.
+        output_stride: Integer, rows of the image for each row of the last
+            block's output: 1, 2 or 4. Stages that would
+            make it larger dilate their 3x3 convolutions instead of striding,
+            with the same weights. Defaults to `None`, the paper's 4.
         zero_init_residual: Boolean, whether each residual branch is zero at
             the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -210,6 +221,7 @@ def ResNetCIFAR(
         name=f"resnet{depth}" if name is None else name,
         shortcut=shortcut,
         residual=residual,
+        output_stride=output_stride,
         zero_init_residual=zero_init_residual,
         momentum=momentum,
         epsilon=epsilon,
@@ -233,6 +245,7 @@ def ResNet18(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -258,6 +271,7 @@ def ResNet34(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -283,6 +297,7 @@ def ResNet50(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -308,6 +323,7 @@ def ResNet101(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -333,6 +349,7 @@ def ResNet152(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -357,6 +374,7 @@ def ResNet20(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -381,6 +399,7 @@ def ResNet32(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -405,6 +424,7 @@ def ResNet44(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -429,6 +449,7 @@ def ResNet56(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -453,6 +474,7 @@ def ResNet110(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -477,6 +499,7 @@ def ResNet1202(
     *,
     shortcut: str = "A",
     residual: bool = True,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,

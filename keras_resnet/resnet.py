@@ -142,6 +142,7 @@ def ResNet(
     shortcut: str = "B",
     residual: bool = True,
     bottleneck_stride: str | None = None,
+    output_stride: int | None = None,
     zero_init_residual: bool = False,
     momentum: float = blocks.MOMENTUM,
     epsilon: float = blocks.EPSILON,
@@ -200,6 +201,12 @@ def ResNet(
         bottleneck_stride: `"3x3"` or `"1x1"` (the paper's): see
             `ResidualBlock`. Defaults to `"1x1"` if `weights` is `"keras"`,
             to `"3x3"` otherwise.
+        output_stride: Integer, rows of the image for each row of the last
+            block's output. Stages that would make it larger dilate their 3x3
+            convolutions instead of striding: the weights are the same, and so
+            are the features at the places that both have. Defaults to
+            `None`, the paper's: 32 with ImageNet's stem and four stages, 4
+            with CIFAR's and three.
         zero_init_residual: Boolean, whether every block begins as its
             shortcut alone. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -272,10 +279,15 @@ def ResNet(
         for stage, depth in enumerate(depths, start=1)
         for i in range(1, depth + 1)
     ]
+    steps = _strides(stem, len(depths), output_stride)
     for number, (stage, i) in enumerate(places, start=1):
+        stride, before, after = steps[stage - 1]
+        # Blocks of one's own need not know it where nothing dilates.
+        dilated = {"dilation": (before if i == 1 else after, after)}
         layer = block(
             widths[stage - 1],
-            stride=2 if stage > 1 and i == 1 else 1,
+            stride=stride if i == 1 else 1,
+            **dilated if after > 1 else {},
             shortcut=shortcut,
             bottleneck=bottleneck,
             residual=residual,
@@ -344,6 +356,29 @@ def _check_stages(depths, widths):
                 f"stage. Received: {name}={values}"
             )
     return depths, widths
+
+
+def _strides(stem, stages, output_stride):
+    """Return for each stage its stride, and its dilation before and after.
+
+    Together they are what the first block of the stage would stride by.
+    """
+    now = 4 if stem == "imagenet" else 1
+    possible = [now * 2**stage for stage in range(stages)]
+    if output_stride not in (None, *possible):
+        raise ValueError(
+            f"`output_stride` must be one of {', '.join(map(str, possible))}, "
+            f"or None. Received: output_stride={output_stride!r}"
+        )
+    strides, dilation = [(1, 1, 1)], 1
+    for _ in range(1, stages):
+        if output_stride is None or now < output_stride:
+            now *= 2
+            strides.append((2, 1, 1))
+        else:
+            strides.append((1, dilation, 2 * dilation))
+            dilation *= 2
+    return strides
 
 
 def _input(input_tensor, input_shape, stem, include_top, data_format):

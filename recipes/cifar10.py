@@ -5,6 +5,7 @@ python recipes/cifar10.py --depth 110 --seed 1
 python recipes/cifar10.py --plain --depth 56 --seeds 5         # seeds 0 to 4
 python recipes/cifar10.py --preset fast                       # for a CPU
 python recipes/cifar10.py --preset fast --dataset digits      # no download
+python recipes/cifar10.py --dataset cifar100
 
 The preset "fast" trains ResNet-20 for 16 epochs in 34 minutes on two cores of
 an AMD EPYC with PyTorch: 11.70 % test error (seed 0). The paper's 64,000 steps
@@ -67,7 +68,7 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
         "paper: section 4.2; fast: one short cycle, for a CPU",
         choices=("paper", "fast"),
     )
-    dataset: str = dataset_setting("cifar10", "digits", "mnist")
+    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
     depth: int = setting(
         20,
         f"weighted layers, 6n+2; from {WARMUP_FROM_DEPTH} on, step-decay "

@@ -85,7 +85,7 @@ class Settings(CommandSettings):
         None,
         "evaluate on the test images of a dataset; of imagenet2012 and "
         "imagenette, on the validation images",
-        choices=("cifar10", "digits", "mnist", *TFDS),
+        choices=("cifar10", "cifar100", "digits", "mnist", *TFDS),
     )
     data_dir: Path | None = setting(
         None,

@@ -89,7 +89,7 @@ class Settings(ImageSettings):
         "procedure and depths, for an accelerator",
         choices=("short", "fast", "paper"),
     )
-    dataset: str = dataset_setting("cifar10", "digits", "mnist")
+    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
     block: str | None = block_setting()
     depths: tuple[int, ...] = setting(
         (), "weighted layers, 6n+2 (default: by figure)", type=cifar_depth

@@ -57,7 +57,7 @@ class Settings(RunSettings, ImageSettings):
 
     NAMED = ("dataset", "tuner")
 
-    dataset: str = dataset_setting("cifar10", "digits", "mnist")
+    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
     tuner: str = setting(
         "random",
         "random: drawn at random; hyperband: many short trials, the best "

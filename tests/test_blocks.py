@@ -299,6 +299,7 @@ BLOCK_VALUES = {
     "bottleneck": True,
     "residual": False,
     "bottleneck_stride": "1x1",
+    "dilation": (1, 2),
     "zero_init_residual": True,
     "momentum": 0.75,
     "epsilon": 0.125,

@@ -168,7 +168,9 @@ def test_digits_are_all_there_and_apart():
 
 @pytest.mark.once
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"cifar10, digits, mnist.*'svhn'"):
+    with pytest.raises(
+        ValueError, match=r"cifar10, cifar100, digits, mnist.*'svhn'"
+    ):
         data.load("svhn")
 
 

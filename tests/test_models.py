@@ -11,7 +11,7 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
-from networks import draw_weights, only
+from networks import batch, call, draw_weights, only
 
 import keras_resnet
 from keras_resnet import (
@@ -602,3 +602,69 @@ def test_contiguous_parameters_serve_all_of_pytorch(tmp_path):
 
     losses = [optimizer.step(closure).item() for _ in range(3)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shortcut": "A"},
+        {"shortcut": "C"},
+        {"bottleneck": True},
+        {"bottleneck": True, "bottleneck_stride": "1x1"},
+        # Stages whose channels do not change.
+        {"widths": (16, 16, 16)},
+        {"block": keras_resnet.PreactivationBlock},
+        {"residual": False},
+    ],
+)
+def test_dilated_features_are_the_strided_ones_where_both_are(
+    options, tmp_path
+):
+    options = {"include_top": False, "widths": (16, 16, 32), **options}
+    widths = options.pop("widths")
+
+    def build(output_stride=None, size=None):
+        return networks.small(
+            (1, 2, 2),
+            widths,
+            input_shape=(size, size, 3),
+            output_stride=output_stride,
+            **options,
+        )
+
+    strided = build()
+    draw_weights(strided, seed=0)
+    x, _ = batch(build(size=13), 2)
+    expected = call(strided, x, training=False)
+    for output_stride in (2, 1):
+        dilated = build(output_stride)
+        dilated.set_weights(strided.get_weights())
+        actual = call(dilated, x, training=False)
+        rows = -(-13 // output_stride)
+        assert actual.shape[1:3] == (rows, rows)
+        step = 4 // output_stride
+        np.testing.assert_allclose(
+            actual[:, ::step, ::step], expected, atol=1e-5
+        )
+    # A file and a folded copy keep it.
+    dilated.save(tmp_path / "net.keras")
+    for copy in (
+        keras.saving.load_model(tmp_path / "net.keras"),
+        keras_resnet.fold_batch_norm(dilated),
+    ):
+        np.testing.assert_allclose(
+            call(copy, x, training=False), actual, atol=1e-5
+        )
+
+
+def test_output_strides_of_the_papers_networks():
+    for output_stride in (8, 16, 32):
+        model = keras_resnet.ResNet50(
+            include_top=False, output_stride=output_stride
+        )
+        shape = model.compute_output_shape((1, 224, 224, 3))
+        assert shape[1:3] == (224 // output_stride,) * 2
+    with pytest.raises(ValueError, match="4, 8, 16, 32.*output_stride=12"):
+        keras_resnet.ResNet50(output_stride=12)
+    with pytest.raises(ValueError, match="that strides 1"):
+        keras_resnet.ResidualBlock(16, stride=2, dilation=2)

@@ -30,7 +30,7 @@ from conftest import (
     settings_of,
 )
 
-from keras_resnet import table1
+from keras_resnet import data, table1
 from keras_resnet_recipes import cifar10, experiment
 from keras_resnet_recipes.experiment import UsageError, images, values
 from keras_resnet_recipes.experiment.command import FLAGS
@@ -517,3 +517,40 @@ def test_only_the_papers_procedure_is_compared_with_the_paper():
     assert is_papers("--depth", "110", "--seed", "3", "--every", "100")
     for flags in ("--steps 100", "--plain", "--dataset mnist"):
         assert not is_papers(*flags.split()), flags
+
+
+@pytest.mark.once
+def test_cifar100_has_its_fine_classes(tmp_path, monkeypatch):
+    """Prepared by its own builder, from images made here, without names."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        for i in range(count):
+            image = rng.integers(256, size=(32, 32, 3)).astype("uint8")
+            yield (
+                i,
+                {
+                    "id": f"{i:05}",
+                    "image": image,
+                    "label": i % 100,
+                    "coarse_label": i % 20,
+                },
+            )
+
+    builder = tfds.builder("cifar100", data_dir=tmp_path)
+    monkeypatch.setattr(
+        type(builder),
+        "_split_generators",
+        lambda *_: {"train": examples(32), "test": examples(16)},
+    )
+    builder.download_and_prepare()
+    monkeypatch.setattr(data.datasets, "HELD_OUT", 16)
+    cifar100 = data.load("cifar100", tmp_path)
+    assert len(cifar100.class_names) == 100
+    assert sorted(cifar100.test.labels) == list(range(16))
+    flags = ["--dataset", "cifar100", "--data-dir", str(tmp_path)]
+    flags += ["--depth", "8", "--steps", "2", "--batch-size", "8"]
+    run_recipe(cifar10, [*flags, "--output", str(tmp_path / "run")])
+    model = keras.models.load_model(tmp_path / "run/final.keras")
+    assert model.output_shape == (None, 100)

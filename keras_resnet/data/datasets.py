@@ -1,4 +1,4 @@
-"""The small image datasets: CIFAR-10, MNIST, and scikit-learn's digits."""
+"""The small image datasets: CIFAR, MNIST, and scikit-learn's digits."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.types import PathLike
 
-NAMES = ("cifar10", "digits", "mnist")
+NAMES = ("cifar10", "cifar100", "digits", "mnist")
 # Training images of TensorFlow Datasets that become validation images.
 HELD_OUT = 5000
 
@@ -66,7 +66,8 @@ class ImageData:
 def load(name: str, data_dir: PathLike | None = None) -> ImageData:
     """Load a dataset by name.
 
-    - `"cifar10"`: 45k / 5k / 10k images of 32x32x3, by TensorFlow Datasets;
+    - `"cifar10"` and `"cifar100"`: 45k / 5k / 10k images of 32x32x3, by
+      TensorFlow Datasets; `"cifar100"` has the 100 fine classes;
     - `"mnist"`: 55k / 5k / 10k images of 28x28x1, by TensorFlow Datasets;
     - `"digits"`: 1257 / 180 / 360 images of 8x8x1, which come with
       scikit-learn (the test set of UCI's "Optical Recognition of Handwritten
@@ -76,7 +77,7 @@ def load(name: str, data_dir: PathLike | None = None) -> ImageData:
     the validation images.
 
     Args:
-        name: `"cifar10"`, `"digits"` or `"mnist"`.
+        name: `"cifar10"`, `"cifar100"`, `"digits"` or `"mnist"`.
         data_dir: Folder of TensorFlow Datasets. Defaults to the environment
             variable `TFDS_DATA_DIR`, else to `~/tensorflow_datasets`.
 

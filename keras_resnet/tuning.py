@@ -9,7 +9,10 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 import warnings
@@ -502,6 +505,33 @@ def role() -> str | None:
             f"not set: {', '.join(missing)}"
         )
     return "chief" if "chief" in os.environ[names[0]] else "worker"
+
+
+def take_gpu() -> None:
+    """Let a chief or worker see one GPU of its machine, and share its memory.
+
+    The number at the end of its ID says which: `worker0` and a chief take the
+    first. With more workers than GPUs several share one. Call it before
+    anything is computed. Where `nvidia-smi` lists no GPUs it does nothing.
+    """
+    number = re.search(r"\d*$", os.environ.get("KERASTUNER_TUNER_ID", ""))
+    lists = shutil.which("nvidia-smi")
+    if role() is None or lists is None:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        listed = subprocess.run(
+            [lists, "-L"], capture_output=True, encoding="utf-8", check=False
+        )
+        gpus = re.findall(r"^GPU (\d+)", listed.stdout, re.MULTILINE)
+    else:
+        gpus = [gpu for gpu in visible.split(",") if gpu]
+    if gpus:
+        own = gpus[int(number[0] or 0) % len(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
+    # Otherwise the first process on a GPU takes most of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 class Search(keras_tuner.Tuner):

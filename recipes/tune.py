@@ -385,6 +385,7 @@ def main(settings):
             "workers, and this process is alone: leave it out, or set "
             "KERASTUNER_TUNER_ID and the chief's address (docs/tuning.md)"
         )
+    tuning.take_gpu()
     devices = use_devices(settings)
     images.batches_by(settings.input)
     data = image_data.load(settings.dataset, settings.data_dir)

@@ -205,3 +205,28 @@ def test_the_resident_input_is_sent_without_waiting(monkeypatch, kind):
     tensor = backend.to_device(array, Reference())
     assert sent == ["pinned"] * (kind == "cuda") + [{"non_blocking": True}]
     np.testing.assert_array_equal(tensor, array)
+
+
+DETERMINISTIC = """
+import os
+import keras, numpy as np, keras_resnet
+keras_resnet.devices.use(deterministic=True)
+keras.utils.set_random_seed(0)
+model = keras_resnet.ResNet([1, 1], [16, 32], stem="imagenet", classes=3,
+                            input_shape=(32, 32, 3))
+model.compile("sgd", "sparse_categorical_crossentropy")
+model.fit(np.zeros((4, 32, 32, 3)), np.zeros(4), verbose=0)
+backend = keras.backend.backend()
+if backend == "torch":
+    import torch
+    assert torch.are_deterministic_algorithms_enabled()
+elif backend == "tensorflow":
+    from tensorflow.python.framework import config
+    assert config.is_op_determinism_enabled()
+else:
+    assert "--xla_gpu_deterministic_ops=true" in os.environ["XLA_FLAGS"]
+"""
+
+
+def test_deterministic_kernels_are_all_that_a_network_takes(run_python):
+    run_python("-c", DETERMINISTIC)

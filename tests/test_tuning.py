@@ -249,6 +249,43 @@ def _take_part(monkeypatch, name):
             monkeypatch.setenv(f"KERASTUNER_{key}", value)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "visible", "own"),
+    [
+        ("chief", None, "0"),
+        ("worker0", None, "0"),
+        ("worker1", None, "1"),
+        ("worker5", None, "1"),
+        ("worker", None, "0"),
+        ("worker1", "4,7", "7"),
+        ("worker1", "", ""),
+        (None, None, None),
+    ],
+)
+def test_workers_take_a_gpu_each(name, visible, own, tmp_path, monkeypatch):
+    lists = tmp_path / "nvidia-smi"
+    lists.write_text("#!/bin/sh\necho GPU 0: A\necho GPU 1: B\n", "utf-8")
+    lists.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    _take_part(monkeypatch, name)
+    variables = (
+        "CUDA_VISIBLE_DEVICES",
+        "XLA_PYTHON_CLIENT_PREALLOCATE",
+        "TF_FORCE_GPU_ALLOW_GROWTH",
+    )
+    for variable in variables:
+        # Set first, so that what is set below does not last.
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    tuning.take_gpu()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == own
+    shares = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE")
+    assert shares == (None if name is None else "false")
+
+
 @pytest.mark.parametrize("first", [None, "chief"])
 def test_a_search_goes_on_in_another_role(tmp_path, monkeypatch, first):
     _take_part(monkeypatch, first)

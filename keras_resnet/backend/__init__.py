@@ -48,6 +48,7 @@ sgd_step: Callable | None = _fastest("sgd_step")
 to_device: Callable = _fastest("to_device")
 share_memory: Callable | None = _fastest("share_memory")
 accelerators = _own.accelerators
+be_deterministic = _own.be_deterministic
 compiled = _own.compiled
 profiler = _own.profiler
 full_float32 = _own.full_float32

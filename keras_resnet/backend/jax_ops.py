@@ -8,6 +8,7 @@ and needed more memory.
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -159,6 +160,15 @@ def tensor_float32() -> bool:
     """Return whether a GPU rounds the inputs of float32 convolutions."""
     precision = jax.config.jax_default_matmul_precision
     return precision in (None, "default", "tensorfloat32")
+
+
+def be_deterministic() -> None:
+    """Let a GPU take kernels alone that give the same bits each time.
+
+    Call this before JAX computes anything, because XLA reads its flags once.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 
 
 def full_float32() -> AbstractContextManager[object]:

@@ -173,6 +173,11 @@ def tensor_float32() -> bool:
     return tf.config.experimental.tensor_float_32_execution_enabled()
 
 
+def be_deterministic() -> None:
+    """Let a GPU take kernels alone that give the same bits each time."""
+    tf.config.experimental.enable_op_determinism()
+
+
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Context in which a GPU rounds no inputs of float32 operations."""

@@ -10,6 +10,7 @@ with Keras's layers in batches of 128, and 2.5 times in batches of 2
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -211,6 +212,13 @@ def accelerators() -> list[str]:
 def tensor_float32() -> bool:
     """Return whether a GPU rounds the inputs of float32 convolutions."""
     return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+def be_deterministic() -> None:
+    """Let a GPU take kernels alone that give the same bits each time."""
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,10 @@ __all__ = ["ALL", "Devices", "DevicesError", "use"]
 
 
 def use(
-    devices: int | str | None = None, *, synchronized: bool = True
+    devices: int | str | None = None,
+    *,
+    synchronized: bool = True,
+    deterministic: bool = False,
 ) -> Devices:
     """Make this process train on several devices, or on one.
 
@@ -39,6 +42,11 @@ def use(
             the whole batch, so that the numbers are those of one device.
             Defaults to `True`. `False` normalizes each device's shard of a
             batch by itself, without communication; JAX does not have it.
+        deterministic: Boolean, whether a GPU takes kernels alone that give
+            the same bits each time, which are slower. Defaults to `False`: on
+            a GPU two runs of one seed then differ by rounding. On a CPU they
+            are equal either way. `True` needs a seed on TensorFlow: call
+            `keras.utils.set_random_seed`.
 
     Returns:
         A `Devices`.
@@ -49,6 +57,8 @@ def use(
     """
     if backend.share_memory is not None:
         backend.share_memory()
+    if deterministic:
+        backend.be_deterministic()
     if devices is None:
         if launched() > 1:
             raise DevicesError(

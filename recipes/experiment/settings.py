@@ -425,6 +425,11 @@ class RunSettings(CommandSettings):
         choices=("synchronized", "per-device"),
         needs=("--devices", lambda s: s.devices),
     )
+    deterministic: bool = option(
+        False,
+        "take kernels of a GPU alone that give the same bits each time, which "
+        "are slower; on a CPU a run gives them anyway",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ def use_devices(settings):
     devices = devices_.use(
         settings.devices,
         synchronized=settings.normalization == "synchronized",
+        deterministic=settings.deterministic,
     )
     if not devices.is_first:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -230,3 +230,89 @@ else:
 
 def test_deterministic_kernels_are_all_that_a_network_takes(run_python):
     run_python("-c", DETERMINISTIC)
+
+
+@only("torch")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_normalization_takes_cudnns_kernels(axis, dtype):
+    """A GPU chooses among the kernels of this one operation."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    from keras_resnet import backend
+
+    called = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            called.append(getattr(function, "__name__", ""))
+            return function(*args, **(kwargs or {}))
+
+    rng = np.random.default_rng(0)
+    shape = (4, 5, 5, 8) if axis == -1 else (4, 8, 5, 5)
+    x = torch.tensor(rng.normal(size=shape), dtype=getattr(torch, dtype))
+    x.requires_grad_()
+    gamma, beta = (
+        torch.tensor(v, dtype=torch.float32, requires_grad=True)
+        for v in rng.uniform(0.5, 2, (2, 8))
+    )
+
+    def gradients(y):
+        return torch.autograd.grad(y.float().square().sum(), (x, gamma, beta))
+
+    with Mode():
+        y, mean, variance = backend.batch_normalization(
+            x, gamma, beta, 1e-3, axis
+        )
+    assert "_batch_norm_impl_index" in called
+    assert "native_batch_norm" not in called
+    first = x.permute(0, 3, 1, 2) if axis == -1 else x
+    expected, means, inverse = torch.native_batch_norm(
+        first, gamma, beta, None, None, True, 0.0, 1e-3
+    )
+    if axis == -1:
+        expected = expected.permute(0, 2, 3, 1)
+    assert torch.equal(y, expected)
+    assert torch.equal(mean, means)
+    assert torch.equal(variance, inverse**-2 - 1e-3)
+    for ours, theirs in zip(gradients(y), gradients(expected), strict=True):
+        assert torch.equal(ours, theirs)
+    if dtype == "float32":
+
+        def operation(beta, gamma):
+            return backend.batch_normalization(x, gamma, beta, 1e-3, axis)
+
+        gammas = torch.stack([gamma, 2 * gamma]).detach()
+        both = backend.vectorized(operation, 2)(beta, gammas)
+        for i in range(2):
+            one = operation(beta, gammas[i])
+            for ours, theirs in zip(both, one, strict=True):
+                torch.testing.assert_close(ours[i], theirs)
+
+
+@only("torch")
+def test_a_relu_overwrites_what_cudnn_returns():
+    """As what the processor's normalization returns."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from keras_resnet.backend.torch import program
+
+    def forward(x, gamma, beta):
+        y, *_ = torch.ops.aten.cudnn_batch_norm(
+            x, gamma, beta, None, None, True, 0.0, 1e-5
+        )
+        return torch.relu(y)
+
+    # Tensors without values have a GPU's device on every machine.
+    with FakeTensorMode():
+        x = torch.empty(4, 8, 5, 5, device="cuda")
+        statistics = torch.empty(8, device="cuda")
+        graph = make_fx(forward)(x, statistics, statistics).graph
+    for node in graph.nodes:
+        program._write_in_place(node)
+    targets = [node.target for node in graph.nodes]
+    assert torch.ops.aten.cudnn_batch_norm.default in targets
+    assert torch.ops.aten.relu_.default in targets

@@ -73,7 +73,9 @@ def batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     last = axis != 1
-    y, mean, inverse_deviation = torch.native_batch_norm(
+    # Unlike `torch.native_batch_norm` it takes cuDNN's on a GPU, and unlike
+    # `torch.nn.functional.batch_norm` it returns the statistics.
+    y, mean, inverse_deviation, _, _ = torch._batch_norm_impl_index(
         channels_first_view(x, last),
         gamma,
         beta,
@@ -82,6 +84,7 @@ def batch_normalization(
         True,
         0.0,
         epsilon,
+        torch.backends.cudnn.enabled,
     )
     # Only a trace under mixed precision has another dtype here.
     mean = mean.detach().to(gamma.dtype)

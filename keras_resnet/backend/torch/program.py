@@ -25,6 +25,8 @@ _FRESH = {
     _aten.add_.Tensor,
     _aten.convolution.default,
     _aten.convolution_backward.default,
+    _aten.cudnn_batch_norm.default,
+    _aten.cudnn_batch_norm_backward.default,
     _aten._native_batch_norm_legit.no_stats,
     _aten._native_batch_norm_legit_no_training.default,
     _aten.native_batch_norm.default,

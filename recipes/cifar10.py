@@ -24,6 +24,7 @@ from keras_resnet_recipes.experiment import (
     block_setting,
     cifar_depth,
     dataset_setting,
+    execution_option,
     main,
     non_negative_float,
     non_negative_int,
@@ -124,8 +125,10 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
     every: int | None = setting(
         None,
         "evaluate on the validation images every so many steps, within epochs "
-        "too, into steps.csv; none: after each epoch, into history.csv",
+        "too, into steps.csv; a multiple of --steps-per-execution; none: after "
+        "each epoch, into history.csv",
     )
+    steps_per_execution: int = execution_option()
     gradients: int | None = option(
         None,
         "write the gradient norm of each layer to gradients.csv every N "

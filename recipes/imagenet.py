@@ -30,6 +30,7 @@ from keras_resnet_recipes.experiment import (
     RunSettings,
     UsageError,
     block_setting,
+    execution_option,
     main,
     non_negative_float,
     option,
@@ -335,11 +336,7 @@ class Settings(NetSettings, RunSettings):
         "skipped; more end the run",
         type=share,
     )
-    steps_per_execution: int = option(
-        1,
-        "steps between two returns to Python: fewer are slower on an "
-        "accelerator with TensorFlow; no gain on JAX, not on PyTorch",
-    )
+    steps_per_execution: int = execution_option()
     profile: bool = option(False, "write a trace of some steps for TensorBoard")
 
     def resolve(self, given):
@@ -356,7 +353,7 @@ class Settings(NetSettings, RunSettings):
         for wrong, message in conflicts(s):
             if wrong:
                 raise UsageError(message)
-        return s
+        return super(Settings, s).resolve(given)
 
 
 def conflicts(s):
@@ -372,11 +369,6 @@ def conflicts(s):
     )
     for name, value in (("accumulate", s.accumulate > 1), ("ema", s.ema)):
         yield s.every and value, f"--every and --{name} exclude each other"
-    yield (
-        s.every and s.every % s.steps_per_execution,
-        f"--every {s.every} is no multiple of --steps-per-execution "
-        f"{s.steps_per_execution}, between which nothing is evaluated",
-    )
     yield (
         s.warmup_rate > s.learning_rate,
         f"--warmup-rate {s.warmup_rate:g} is above the --learning-rate "
@@ -638,29 +630,6 @@ def training_batches(settings, source, steps, per_epoch, **where):
     return batches
 
 
-def check_execution(settings, per_epoch, steps):
-    """Raise `UsageError` for steps per execution that do not fit."""
-    import keras
-
-    each = settings.steps_per_execution
-    if each > 1 and keras.backend.backend() == "torch":
-        raise UsageError(
-            "--steps-per-execution: Keras does not know it on PyTorch; leave "
-            "it out"
-        )
-    if per_epoch % each or steps % each:
-        fitting = [
-            str(n)
-            for n in range(2, min(per_epoch, 1000) + 1)
-            if per_epoch % n == 0 and steps % n == 0
-        ]
-        raise UsageError(
-            f"--steps-per-execution {each} divides neither {per_epoch} steps "
-            f"of an epoch nor {steps} in all evenly; these do: "
-            f"{', '.join(fitting[:10]) or 'none'}"
-        )
-
-
 def check_devices(settings, devices):
     """Raise an error for batches that these devices cannot share."""
     import keras
@@ -700,7 +669,6 @@ def job(settings, devices):
         len(train), settings.batch_size
     )
     steps = settings.accumulate * images.steps_in_all(settings, len(train))
-    check_execution(settings, min(per_epoch, steps), steps)
     rate = learning_rate(settings, steps, per_epoch)
 
     @functools.cache

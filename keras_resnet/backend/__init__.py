@@ -59,6 +59,8 @@ vectorized: Callable | None = _fastest("vectorized")
 
 if keras.backend.backend() == "torch":
     from keras_resnet.backend.torch.graph import Model as _Model
+elif keras.backend.backend() == "jax":
+    from keras_resnet.backend.jax_scan import Model as _Model
 else:
     _Model = keras.Model  # type: ignore[misc]  # the other branch's class
 

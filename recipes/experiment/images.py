@@ -142,6 +142,7 @@ def job(settings, data, devices, build, *, steps, **more):
             {"input": name} | test(model, data.test, devices)
         ),
         "every": settings.every,
+        "steps_per_execution": settings.steps_per_execution,
         "label": settings.label,
         "plain": settings.plain,
         "title": settings.caption(settings.seed),

@@ -329,6 +329,16 @@ def seed_setting(help="of weights, order and augmentation"):
     return setting(0, help, type=values.seed, metavar="N")
 
 
+def execution_option():
+    """Return the field of the steps between two returns to Python."""
+    return option(
+        1,
+        "steps that an accelerator does at a time, which is faster; divides "
+        "the steps of an epoch and those in all; not on PyTorch, no gain on a "
+        "CPU",
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedSettings(CommandSettings):
     """Settings of one training, or of several that differ in their seeds."""
@@ -375,6 +385,7 @@ class RunSettings(CommandSettings):
         steps: Integer, steps of the optimizer, else `epochs` must be a field.
         every: Integer, steps between two validations. Defaults to `None`:
             after each epoch.
+        steps_per_execution: Integer, see `execution_option`. Defaults to `1`.
         padding: Integer, pixels of padding for the random crop.
         horizontal_flip: Boolean, whether half of the images are flipped.
         plain: Boolean, whether it is a plain net.
@@ -383,10 +394,20 @@ class RunSettings(CommandSettings):
 
     steps = None
     every = None
+    steps_per_execution = 1
     padding = 0
     horizontal_flip = False
     plain = False
     label = "training"
+
+    def resolve(self, given):
+        if self.every and self.every % self.steps_per_execution:
+            raise UsageError(
+                f"--every {self.every} is no multiple of --steps-per-execution "
+                f"{self.steps_per_execution}, between which nothing is "
+                "evaluated"
+            )
+        return super().resolve(given)
 
     def caption(self, *seeds):
         """Return the caption of figures of runs with these seeds."""

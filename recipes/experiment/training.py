@@ -12,7 +12,7 @@ from keras_resnet import devices as devices_
 from keras_resnet import plots, training
 
 from . import files, html, provenance, report, study
-from .command import Failure
+from .command import Failure, UsageError
 from .run import Run, parameters
 
 
@@ -22,8 +22,11 @@ def train_jobs(settings, make_jobs, summarize=None):
     jobs = make_jobs(settings, devices)
     single = not isinstance(jobs, list)
     identity = jobs.identity if single else {}
+    jobs = [jobs] if single else jobs
+    for job in jobs:
+        check_execution(job)
     with open_run(settings, devices, identity) as folder:
-        for job in [jobs] if single else jobs:
+        for job in jobs:
             with (
                 contextlib.nullcontext(folder)
                 if single
@@ -48,6 +51,36 @@ def _train_job(run, job, single):
         report.show(f"{sentence(result)}\neverything is in {run.path}\n")
     if not single:
         keras.backend.clear_session()
+
+
+def check_execution(job, start=0):
+    """Raise `UsageError` for steps per execution that do not fit.
+
+    `start` is the step from which a job is trained.
+    """
+    each = job.steps_per_execution
+    if each > 1 and keras.backend.backend() == "torch":
+        raise UsageError(
+            "--steps-per-execution: Keras does not know it on PyTorch; leave "
+            "it out"
+        )
+    per_epoch = min(job.steps_per_epoch, job.steps)
+    fitting = [
+        str(n)
+        for n in range(2, min(per_epoch, 1000) + 1)
+        if not any(steps % n for steps in (per_epoch, job.steps, start))
+    ]
+    these = f"these do: {', '.join(fitting[:10]) or 'none'}"
+    if per_epoch % each or job.steps % each:
+        raise UsageError(
+            f"--steps-per-execution {each} divides neither {per_epoch} steps "
+            f"of an epoch nor {job.steps} in all evenly; {these}"
+        )
+    if start % each:
+        raise UsageError(
+            f"the run goes on from step {start}, which is no multiple of "
+            f"--steps-per-execution {each}: resume it with another one; {these}"
+        )
 
 
 def use_devices(settings):
@@ -125,6 +158,7 @@ def train(run, job):
         model = devices.model(job.build, run.load_last)
         model.steps_per_execution = job.steps_per_execution
         start = training.batches_seen(model)
+        check_execution(job, start)
         if start < job.steps:
             _introduce(run, job, model, start)
             if start % per_epoch:

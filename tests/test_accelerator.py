@@ -124,9 +124,8 @@ def test_a_step_makes_no_tensors_of_numbers_and_reads_none(monkeypatch, case):
     monkeypatch.setattr(graph.Model, "_device", lambda _: torch.device("cuda"))
     kept_weights, kept_logs, kept = _train(*arguments)
     new, read = "aten::lift_fresh", "aten::_local_scalar_dense"
-    assert usual[new] > 4 * (STEPS - FIRST)
-    # One for each batch: its draws, which are sent without waiting.
-    assert kept[new] == STEPS - FIRST
+    assert usual[new] >= 4 * (STEPS - FIRST)
+    assert kept[new] == 0
     assert kept[read] == usual[read] == 0
     # Constants of the traced graph are copied and computed when it is traced.
     for name in ("lift_fresh_copy", "sqrt", "maximum"):

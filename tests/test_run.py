@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import read_rows
+from networks import only
 
-from keras_resnet import training
+from keras_resnet import data, training
 from keras_resnet.atomic import PARTIAL, replacing
 from keras_resnet.training.background import BackgroundSaver
 from keras_resnet_recipes.experiment import (
@@ -44,9 +45,12 @@ def _batches(start):
         start += 1
 
 
-def _build(rate=0.1, **kwargs):
+def _build(rate=0.1, shape=(4,), **kwargs):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    flatten = [keras.layers.Flatten()] if len(shape) > 1 else []
+    model = keras.Sequential(
+        [keras.Input(shape), *flatten, keras.layers.Dense(3)]
+    )
     model.compile(
         training.CoupledSGD(rate, momentum=0.9, **kwargs),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -73,15 +77,14 @@ class _At(keras.callbacks.Callback):
 
 
 def _job(build=_build, at=None, **kwargs):
+    usual = {"batches": _batches, "validation": _arrays(1000, 30)}
     return Job(
         build=build,
-        batches=_batches,
         steps=STEPS,
         steps_per_epoch=EPOCH,
         batch_size=8,
-        validation=_arrays(1000, 30),
         callbacks=lambda run: [] if at is None else [_At(*at)],
-        **kwargs,
+        **usual | kwargs,
     )
 
 
@@ -120,6 +123,20 @@ def _check_same(run, other, model, expected):
     np.testing.assert_equal(one, two)
 
 
+def _on_the_device():
+    """Return arguments of `_job` for batches that are cut on the device."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (36, 2, 2, 1), dtype="uint8")
+    split = data.Split(images, rng.integers(0, 3, 36))
+    return {
+        "build": lambda: _build(shape=(2, 2, 1)),
+        "batches": lambda start: data.resident.training_batches(
+            split, 8, padding=1, horizontal_flip=True, start=start
+        ),
+        "validation": data.resident.evaluation_batches(split, 16),
+    }
+
+
 WAYS = {
     "by step": {"every": 3},
     "average": {
@@ -127,6 +144,8 @@ WAYS = {
         "average": True,
     },
 }
+if keras.backend.backend() != "tensorflow":
+    WAYS["on the device"] = _on_the_device()
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +164,10 @@ def straight(tmp_path_factory):
         ("by step", values.Interval(steps=1), (1, 4, 5, 7)),
         ("by step", values.SAVE_EVERY, (7,)),
         ("average", values.Interval(steps=2), (9,)),
+        pytest.param(
+            *("on the device", values.Interval(steps=1), (3,)),
+            marks=only("jax", "torch"),
+        ),
     ],
 )
 def test_killed_anywhere_a_run_ends_as_if_never_stopped(

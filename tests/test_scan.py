@@ -1,6 +1,8 @@
 """Several steps in one loop on JAX, on a CPU as on an accelerator."""
 
 import contextlib
+import functools
+import itertools
 
 import keras
 import numpy as np
@@ -18,10 +20,16 @@ pytestmark = only("jax")
 STEPS, BATCH = 4, 4
 
 
-def _data(n=32):
+def _split(n=32):
     rng = np.random.default_rng(0)
-    images = rng.uniform(0, 1, (n, 8, 8, 3)).astype("float32")
-    return images, rng.integers(0, 5, n)
+    images = rng.integers(0, 256, (n, 8, 8, 3), dtype="uint8")
+    return data.Split(images, rng.integers(0, 5, n))
+
+
+def _batches(split, start=0):
+    return data.resident.training_batches(
+        split, BATCH, padding=1, horizontal_flip=True, start=start
+    )
 
 
 def _model(steps=STEPS, precision="float32"):
@@ -63,11 +71,9 @@ def _traced(model):
     """Return state, batches, and the equations of a call for all of them."""
     import jax
 
-    x, y = _data(STEPS * BATCH)
     batches = [
-        (x[i : i + BATCH], y[i : i + BATCH], None) for i in range(0, 16, BATCH)
+        (*batch, None) for batch in itertools.islice(_batches(_split()), STEPS)
     ]
-    batches = jax.tree.map(jax.numpy.asarray, batches)
     model.optimizer.build(model.trainable_variables)
     model._symbolic_build(data_batch=batches[0])
     model.make_train_function()
@@ -114,25 +120,6 @@ def test_on_a_cpu_keras_runs_the_steps():
     )
 
 
-class _OnDevice(keras.utils.PyDataset):
-    """The batches of an epoch, which are on the device already."""
-
-    def __init__(self, x, y):
-        super().__init__()
-        self.batches = [
-            (
-                keras.ops.array(x[i : i + BATCH]),
-                keras.ops.array(y[i : i + BATCH]),
-            )
-            for i in range(0, len(x), BATCH)
-        ]
-
-    num_batches = property(lambda self: len(self.batches))
-
-    def __getitem__(self, index):
-        return self.batches[index]
-
-
 class _Watch(keras.callbacks.Callback):
     """Keeps the logs, and forbids transfers in the second execution."""
 
@@ -152,17 +139,25 @@ class _Watch(keras.callbacks.Callback):
 @pytest.mark.usefixtures("accelerator")
 def test_scanned_steps_are_single_steps():
     """And what is left over of the data is run step by step."""
-    x, y = _data((2 * STEPS + 2) * BATCH)
+    n = 2 * STEPS + 2
+    split = _split(n * BATCH)
     found = []
     for steps in (1, STEPS):
         model, watch = _model(steps), _Watch()
+        batches = itertools.islice(_batches(split), n)
         history = model.fit(
-            _OnDevice(x, y), shuffle=False, verbose=0, callbacks=[watch]
+            (batch for batch in batches),
+            steps_per_epoch=n,
+            shuffle=False,
+            verbose=0,
+            callbacks=[watch],
         ).history
-        scores = model.evaluate(x, y, BATCH, verbose=0, return_dict=True)
+        scores = model.evaluate(
+            split.images, split.labels, BATCH, verbose=0, return_dict=True
+        )
         seen = {batch: dict(logs) for batch, logs in watch.seen.items()}
         found.append((values(model), seen, history, scores))
-        assert training.steps_done(model) == 2 * STEPS + 2
+        assert training.steps_done(model) == n
     (weights, seen, *logs), (scanned, some, *same) = found
     # XLA may order the sums of a loop in another way.
     assert_close(scanned, weights, atol=1e-6)
@@ -176,17 +171,14 @@ def test_scanned_steps_are_single_steps():
 
 
 def _job():
-    x, y = _data()
-    split = data.Split((255 * x).astype("uint8"), y)
+    split = _split()
     return Job(
         build=_model,
-        batches=lambda start: data.training_batches(
-            split, BATCH, padding=1, horizontal_flip=True, start=start
-        ),
+        batches=functools.partial(_batches, split),
         steps=28,
         steps_per_epoch=12,
         batch_size=BATCH,
-        validation=data.evaluation_batches(split, 16),
+        validation=data.resident.evaluation_batches(split, 16),
         every=8,
         steps_per_execution=STEPS,
     )

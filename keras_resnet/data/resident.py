@@ -1,11 +1,12 @@
 """Input that stays on the device: images go there once, before training.
 
-At each step the host sends only the numbers of the images and their windows,
-and the device cuts the batch. For PyTorch and JAX, because TensorFlow's `fit`
-reads only tf.data.
+Once an epoch the host sends which images and windows its batches have. The
+device counts the steps and cuts the batches, so that a step sends nothing. For
+PyTorch and JAX, because TensorFlow's `fit` reads only tf.data.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -33,17 +34,18 @@ def training_batches(
     seed: int = 0,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> keras.utils.PyDataset:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the batches of `pipeline.training_batches`, bit for bit.
 
     Args: see `pipeline.training_batches`.
 
     Returns:
-        `keras.utils.PyDataset` of float32 images in [0, 255] and int32 labels.
+        Endless generator of float32 images in [0, 255] and int32 labels.
 
     Raises:
         RuntimeError: On TensorFlow.
     """
+    _check_backend()
     if mean is None:
         mean = np.zeros(split.images.shape[1:])
     tensors = [
@@ -63,13 +65,34 @@ def training_batches(
         seed=seed,
     )
 
-    def batch(index):
-        drawn = draws.batch(start + index)
-        indices = window_index(drawn[:, 1:], padding)
-        drawn = to_device(np.column_stack([drawn, indices]), tensors[0])
-        return _augmented(*tensors, drawn)
+    def draw(step):
+        drawn = draws.batch(step)
+        return np.column_stack([drawn, window_index(drawn[:, 1:], padding)])
 
-    return _Batches(batch, None)
+    at_a_time = max(1, len(split) // batch_size)
+    # A generator, because Keras lets no epoch of a `PyDataset` begin after one
+    # that a callback has ended, as a resumed training does.
+    return (
+        batch
+        for first in itertools.count(start, at_a_time)
+        for batch in _cut(
+            tensors,
+            np.stack([draw(first + i) for i in range(at_a_time)]),
+        )
+    )
+
+
+def _cut(
+    tensors: list[Tensor], drawn: np.ndarray
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of several steps, for which the host sends once."""
+    steps = len(drawn)
+    drawn, place = (
+        to_device(array, tensors[0]) for array in (drawn, np.zeros(1, "int32"))
+    )
+    for _ in range(steps):
+        images, labels, place = _augmented(*tensors, drawn, place)
+        yield images, labels
 
 
 def evaluation_batches(
@@ -90,6 +113,7 @@ def evaluation_batches(
     Raises:
         RuntimeError: On TensorFlow.
     """
+    _check_backend()
     arrays, size = evaluation_arrays(
         split, batch_size, shard, pad_to_multiple_of
     )
@@ -105,23 +129,24 @@ def evaluation_batches(
     return _Batches(batch, len(batches))
 
 
-class _Batches(keras.utils.PyDataset):
-    """Batches by a function of their index, endless without a number."""
+def _check_backend():
+    if keras.backend.backend() == "tensorflow":
+        raise RuntimeError(
+            "TensorFlow's `fit` reads only tf.data: use the functions of "
+            "`keras_resnet.data.pipeline`, or another backend"
+        )
 
-    def __init__(
-        self, batch: Callable[[int], tuple], num_batches: int | None
-    ) -> None:
-        if keras.backend.backend() == "tensorflow":
-            raise RuntimeError(
-                "TensorFlow's `fit` reads only tf.data: use the functions of "
-                "`keras_resnet.data.pipeline`, or another backend"
-            )
+
+class _Batches(keras.utils.PyDataset):
+    """Batches by a function of their index."""
+
+    def __init__(self, batch: Callable[[int], tuple], num_batches: int) -> None:
         super().__init__()
         self._batch = batch
         self._num_batches = num_batches
 
     @property
-    def num_batches(self) -> int | None:
+    def num_batches(self) -> int:
         return self._num_batches
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
@@ -130,13 +155,15 @@ class _Batches(keras.utils.PyDataset):
 
 @compiled
 def _augmented(
-    images: Tensor, labels: Tensor, added: Tensor, drawn: Tensor
-) -> tuple[Tensor, Tensor]:
+    images: Tensor, labels: Tensor, added: Tensor, drawn: Tensor, place: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch, and the place of the next one."""
+    # A place without an axis would be read by PyTorch, and a GPU waited for.
+    drawn = drawn[place][0]
     image, windows, window = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
-    images = cut_on_device(
-        ops.take(images, image, axis=0), windows, added.shape[1:3]
-    )
+    images = cut_on_device(images[image], windows, added.shape[1:3])
     return (
-        ops.cast(images, "float32") + ops.take(added, window, axis=0),
-        ops.take(labels, image, axis=0),
+        ops.cast(images, "float32") + added[window],
+        labels[image],
+        place + 1,
     )

@@ -823,7 +823,7 @@ def claim_deletion(settings, page, net, model, images, test):
         model,
         images,
         test.labels,
-        points=16,
+        points=8,
         progress=progress("attributions", "step"),
     )
     rankings = {

@@ -19,7 +19,7 @@ import torch
 from keras import tree
 
 from keras_resnet.backend import parallel, torch_ops, torch_parallel
-from keras_resnet.backend.torch import numbers
+from keras_resnet.backend.torch import cuda_graph, numbers
 from keras_resnet.types import Tensor
 
 # Tracing costs as much as dozens of steps on small batches, which batches of a
@@ -149,11 +149,15 @@ class Model(keras.Model):
             if owner.partition(".")[0] not in ("keras", "keras_resnet"):
                 replay.refuse(f"it has a `{method}` of its own")
 
+        step = cuda_graph.TrainingStep(self, replay, function)
+
         @functools.wraps(function)
         def replayed(data):
             if self.run_eagerly:
                 return function(data)
             with self.__dict__["_replay"].active():
+                if kind == "train" and self._device().type == "cuda":
+                    return step(data)
                 return function(data)
 
         setattr(self, f"{kind}_function", replayed)
@@ -233,15 +237,31 @@ class Replay:
         if active and isinstance(inputs, np.ndarray):
             # `train_on_batch` and its like pass arrays on unchanged.
             inputs = keras.ops.convert_to_tensor(inputs)
+        kind = self.kind(inputs, training)
+        if kind is None:
+            return self._forward(inputs, training)
+        trace = self._traces.get(kind)
+        if trace is None:
+            self._seen[kind] = self._seen.get(kind, 0) + 1
+            if self._seen[kind] <= UNTRACED_BATCHES:
+                return self._forward(inputs, training)
+            with _TRACING:
+                # Another thread may have traced it meanwhile.
+                trace = self._traces.get(kind)
+                if trace is None:
+                    return self._traced(kind, inputs, training)
+        # Moved to the end, because the first is the next to be dropped.
+        self._traces[kind] = self._traces.pop(kind, trace)
+        return trace(inputs)
+
+    def kind(self, inputs: Any, training: bool | None) -> tuple | None:
+        """Return what a trace holds for, `None` if none may be used."""
+        active = getattr(self._state, "active", False)
         if not (active and self._enabled and self._replayable(inputs)):
-            return self._forward(inputs, training)
+            return None
         if training and self._trains_layer_by_layer():
-            return self._forward(inputs, training)
-        constants = [
-            attributes.get(name)
-            for attributes, name in self._places_of_constants
-        ]
-        key = (
+            return None
+        return (
             inputs.shape,
             inputs.stride(),
             inputs.dtype,
@@ -250,25 +270,24 @@ class Replay:
             torch.is_grad_enabled(),
             tuple(v._value.requires_grad for v in self._variables),
             tuple(layer.trainable for layer in self._layers),
-            tuple(map(id, constants)),
+            tuple(map(id, self._constants())),
         )
-        trace = self._traces.get(key)
-        if trace is None:
-            self._seen[key] = self._seen.get(key, 0) + 1
-            if self._seen[key] <= UNTRACED_BATCHES:
-                return self._forward(inputs, training)
-            with _TRACING:
-                # Another thread may have traced it meanwhile.
-                trace = self._traces.get(key)
-                if trace is None:
-                    return self._traced(key, inputs, training, constants)
-        # Moved to the end, because the first is the next to be dropped.
-        self._traces[key] = self._traces.pop(key, trace)
-        return trace(inputs)
 
-    def _traced(self, key, inputs, training, constants):
+    def traces(self) -> list[Callable]:
+        """Return the traces that there are."""
+        return list(self._traces.values())
+
+    def _constants(self):
+        return [
+            attributes.get(name)
+            for attributes, name in self._places_of_constants
+        ]
+
+    def _traced(self, key, inputs, training):
         """Trace the forward pass, keep the trace, and return the outputs."""
-        trace = _Trace(self._variables, self._forward, training, constants)
+        trace = _Trace(
+            self._variables, self._forward, training, self._constants()
+        )
         try:
             with _may_hold_tensors():
                 outputs = trace(inputs)

@@ -28,6 +28,11 @@ def kept(device: torch.device) -> AbstractContextManager:
     return _Kept()
 
 
+def made() -> list[torch.Tensor]:
+    """Return the tensors that there are."""
+    return list(_tensors.values())
+
+
 class _Kept(TorchFunctionMode):
     def __torch_function__(
         self,

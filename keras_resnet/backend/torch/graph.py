@@ -149,16 +149,17 @@ class Model(keras.Model):
             if owner.partition(".")[0] not in ("keras", "keras_resnet"):
                 replay.refuse(f"it has a `{method}` of its own")
 
-        step = cuda_graph.TrainingStep(self, replay, function)
+        recorded = function
+        if kind == "train":
+            recorded = cuda_graph.TrainingStep(self, replay, function)
 
         @functools.wraps(function)
         def replayed(data):
             if self.run_eagerly:
                 return function(data)
+            on_gpu = self._device().type == "cuda"
             with self.__dict__["_replay"].active():
-                if kind == "train" and self._device().type == "cuda":
-                    return step(data)
-                return function(data)
+                return recorded(data) if on_gpu else function(data)
 
         setattr(self, f"{kind}_function", replayed)
 

@@ -137,6 +137,25 @@ def test_a_step_makes_no_tensors_of_numbers_and_reads_none(monkeypatch, case):
 
 
 @only("torch")
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_moving_statistics_are_updated_together(monkeypatch, precision):
+    """By one operation in each step, with the same numbers."""
+    from keras_resnet.backend.torch import program
+
+    arguments = (0.1, 0.0, precision)
+    weights, logs, counts = _train(*arguments)
+    monkeypatch.setattr(program, "_average_together", lambda graph: None)
+    same_weights, same_logs, apart = _train(*arguments)
+    steps = STEPS - FIRST
+    one, many = "aten::lerp.Scalar", "aten::_foreach_lerp.Scalar"
+    # Mean and variance of three normalizations.
+    assert (apart[one], apart[many]) == (6 * steps, 0)
+    assert (counts[one], counts[many]) == (0, steps)
+    np.testing.assert_equal(weights, same_weights)
+    assert logs == same_logs
+
+
+@only("torch")
 def test_numbers_are_kept_as_they_were():
     import torch
 

@@ -1,7 +1,8 @@
 """PyTorch: a program that runs the operations of a traced graph.
 
-The operations and their order stay, with two exceptions: some results overwrite
-tensors that nothing else reads, and permutations move and cancel.
+The operations and their order stay, with three exceptions: some results
+overwrite tensors that nothing else reads, permutations move and cancel, and
+moving averages are updated together.
 """
 
 import operator
@@ -42,6 +43,7 @@ def training_program(
     graph = graph_module.graph
     _forget_copies(graph)
     _fold_constants(graph)
+    _average_together(graph)
     return _program(graph)
 
 
@@ -105,6 +107,26 @@ def _fold_constants(graph):
                 node.replace_all_uses_with(constant)
                 values[constant] = values[node]
     graph.eliminate_dead_code()
+
+
+def _average_together(graph):
+    """Update moving averages by one operation, and so by few kernels."""
+    *_, output = graph.nodes
+    groups = {}
+    for node in graph.nodes:
+        if node.target is _aten.lerp.Scalar and set(node.users) == {output}:
+            groups.setdefault(node.args[2], []).append(node)
+    for weight, nodes in groups.items():
+        averages, values = ([n.args[i] for n in nodes] for i in range(2))
+        with graph.inserting_before(output):
+            together = graph.call_function(
+                _aten._foreach_lerp.Scalar, (averages, values, weight)
+            )
+            for i, node in enumerate(nodes):
+                average = graph.call_function(operator.getitem, (together, i))
+                average.meta = node.meta
+                node.replace_all_uses_with(average)
+                graph.erase_node(node)
 
 
 def _is_pure(node):

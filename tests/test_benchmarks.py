@@ -8,11 +8,14 @@ import time
 
 import compare
 import cost
+import gpu
+import gpu_parts
 import keras
 import matplotlib
 import numpy as np
 import pytest
 from conftest import BACKENDS, ROOT, check_refused, read_json, run_recipe
+from networks import only
 
 import keras_resnet
 from comparison import cases, cores, implementation, measure
@@ -72,6 +75,24 @@ def test_implementations_compute_and_train_the_same_network(network):
                 atol=0.05 if unbiased else 1e-5,
                 err_msg=f"{name}: {path}",
             )
+
+
+@only("jax", "torch")
+def test_native_code_computes_in_bfloat16():
+    images, labels = CIFAR.random_batches(8)
+    weights = CIFAR.draw(1)
+    network = dataclasses.replace(CIFAR, precision="bfloat16")
+    found = {}
+    for name in ("ours", "stock Keras", "native"):
+        in_float32, _ = _trained(name, CIFAR, weights, images, labels)
+        logits, found[name] = _trained(name, network, weights, images, labels)
+        # 8 bits behind the point.
+        assert 1e-4 < np.abs(logits - in_float32).max() < 0.1
+    for name, trained in found.items():
+        for path, value in trained.items():
+            assert value.dtype == np.float32
+            if name != "stock Keras" and not path.endswith("variance"):
+                assert np.abs(value - found["ours"][path]).max() < 0.02
 
 
 def test_keras_applications_computes_the_same_network():
@@ -345,3 +366,126 @@ def test_docs_show_the_costs_of_every_preset():
     inception, paper = cost.decoding().values()
     assert f"{inception:.0f} images per second and core" in page
     assert f"{paper:.0f} for the paper's crops" in page
+
+
+# The command for a GPU.
+
+
+@only("jax", "torch")
+@pytest.mark.slow
+def test_the_command_for_a_gpu_measures_every_part(capsys):
+    run_recipe(gpu, ["--quick", "--backend", BACKEND])
+    printed = capsys.readouterr().out
+    for word in ("stopped after", "failed", "Error"):
+        assert word not in printed
+    for words in (
+        ["ResNet-20: ours ", "ms per step"],
+        ["ResNet-20: stock Keras", "ms per step"],
+        ["ResNet-20: native", "ms per step"],
+        ["ResNet-20: the recipe", "ms per step"],
+        ["64,000 iterations of the recipe", "s, projected"],
+        ["profile", "none is on a GPU"],
+        ["ResNet-50: native", "images/s"],
+        ["numerics: native", "beside the CPU's weights"],
+        ["ResNet-152, peak memory: ours", "no GPU"],
+        ["input: ours, on the device", "ms per batch"],
+        ["| ResNet-20 against stock Keras", ">= 2.0", BACKEND],
+    ):
+        assert any(
+            all(word in line for word in words) for line in printed.splitlines()
+        )
+    for line in printed.splitlines():
+        if "beside the CPU's weights" in line:
+            assert float(line.partition(" at most")[0].split()[-1]) < 1e-5
+
+
+PROCESS = """
+import json, subprocess, sys, time
+print("not for us")
+print(json.dumps(["x", 1.5, sys.argv[1]]), flush=True)
+if sys.argv[1] == "sleeps":
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    time.sleep(60)
+if sys.argv[1] == "fails":
+    raise RuntimeError("because")
+"""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("part", "seconds", "last"),
+    [
+        ("ends", 60, None),
+        ("fails", 60, "failed with status 1: RuntimeError: because"),
+        ("sleeps", 2, "stopped after 2 s"),
+    ],
+)
+def test_a_part_that_fails_costs_only_itself(tmp_path, part, seconds, last):
+    worker = tmp_path / "worker.py"
+    worker.write_text(PROCESS, "utf-8")
+    begin = time.monotonic()
+    lines = list(gpu.run(part, {}, {}, seconds, worker))
+    assert time.monotonic() - begin < 30
+    assert lines[:1] == [["x", 1.5, part]]
+    assert lines[1:] == ([] if last is None else [(part, None, last)])
+
+
+@pytest.mark.once
+def test_the_goals_stand_beside_what_was_measured():
+    values = {
+        "ResNet-20: ours": 2.0,
+        "ResNet-20: ours, scanned": 0.5,
+        "ResNet-20: stock Keras": 0.9,
+        "ResNet-50: ours": 3000.0,
+        "ResNet-50: native": 3000.0,
+        "profile: copies": 1.0,
+        "machine": None,
+    }
+    rows = {row[0]: row[1:] for row in gpu.goals({"jax": values})}
+    assert rows["ResNet-20, ms per step"] == ("<= 1.0", "jax", "0.5", "yes")
+    assert rows["ResNet-20 against stock Keras"][2:] == ("1.8", "no")
+    assert rows["ResNet-20 against torch.compile"][2:] == ("", "")
+    assert rows["ResNet-50, images/s"][2:] == ("3,000", "no")
+    assert rows["ResNet-50 against native"][2:] == ("1", "yes")
+    assert rows["copies per step"][2:] == ("1", "no")
+
+
+@pytest.mark.once
+def test_a_trace_is_counted_on_both_backends():
+    def event(name, pid=1, tid=1, **more):
+        return {"ph": "X", "name": name, "pid": pid, "tid": tid} | more
+
+    by_torch = [
+        event("conv", cat="kernel", dur=1500.0),
+        event("Memcpy HtoD (Pinned -> Device)", cat="gpu_memcpy", dur=500.0),
+        event("Memcpy DtoD", cat="gpu_memcpy", dur=0.0),
+        event("cudaStreamSynchronize", cat="cuda_runtime"),
+        event("cudaGraphLaunch", cat="cuda_runtime"),
+        event("aten::conv2d", cat="cpu_op", dur=9000.0),
+    ]
+    labels = [
+        ("process_name", 1, 0, "/device:GPU:0"),
+        ("process_name", 2, 0, "/host:CPU"),
+        ("thread_name", 1, 7, "Stream #7(Compute)"),
+        ("thread_name", 1, 8, "XLA Ops"),
+    ]
+    by_jax = [
+        {"ph": "M", "name": n, "pid": p, "tid": t, "args": {"name": text}}
+        for n, p, t, text in labels
+    ]
+    by_jax += [
+        event("fusion", tid=7, dur=1500.0),
+        event("MemcpyD2H", tid=7, dur=500.0),
+        event("loop", tid=7, dur=0.0),
+        event("fusion", tid=8, dur=1500.0),
+        event("cuStreamSynchronize", pid=2),
+        event("cuGraphLaunch", pid=2),
+    ]
+    for events in (by_torch, by_jax):
+        assert gpu_parts.counted(events) == {
+            "kernels": 2,
+            "busy ms": 2.0,
+            "copies": 1,
+            "waits": 1,
+            "graph launches": 1,
+        }

@@ -19,6 +19,18 @@ IMPLEMENTATIONS = {
     "KerasHub": ("peers", "KerasHub"),
     "native": ("native_{backend}", "Native"),
     "torch.compile": ("native_torch", "Compiled"),
+    # Those that are for a GPU.
+    "ours, scanned": ("keras_models", "Scanned"),
+    "ours, layer by layer": ("keras_models", "Eager"),
+    "torch.compile, reduce-overhead": ("native_torch", "CompiledAsGraphs"),
+}
+# Those of one backend alone.
+ALONE = {
+    "torch.compile": "torch",
+    "torch.compile, reduce-overhead": "torch",
+    # JAX needs minutes, operation by operation.
+    "ours, layer by layer": "torch",
+    "ours, scanned": "jax",
 }
 
 
@@ -47,6 +59,21 @@ class Implementation:
             self.train_step(images[batch], labels[batch])
         self.wait()
         self.finished = time.perf_counter()
+
+    def train_epochs(self, batches, epochs):
+        """Train on batches that are on the device, so many times each.
+
+        Returns:
+            List of the seconds of each epoch.
+        """
+        seconds = []
+        for _ in range(epochs):
+            begin = time.perf_counter()
+            for batch in batches:
+                self.train_step(*batch)
+            self.wait()
+            seconds.append(time.perf_counter() - begin)
+        return seconds
 
     def predict(self, images, batch_size):
         """Return the logits in inference, as a NumPy array."""
@@ -83,8 +110,8 @@ def build(name, network, weights):
 
 def of_backend(*names):
     """Return the names of the implementations that this backend has."""
-    torch = backend() == "torch"
-    return [name for name in names if torch or name != "torch.compile"]
+    here = backend()
+    return [name for name in names if ALONE.get(name, here) == here]
 
 
 def difference(implementation, expected, images):

@@ -1,5 +1,6 @@
 """Implementations that are Keras models: this package, and Keras's layers."""
 
+import itertools
 import time
 
 import keras
@@ -10,6 +11,7 @@ from comparison.implementation import Implementation, Unavailable, backend
 from comparison.network import DECAY, LEARNING_RATE, MOMENTUM
 from keras_resnet import devices
 from keras_resnet.training import CoupledSGD
+from keras_resnet_recipes.experiment import POLICIES
 
 
 class End(keras.callbacks.Callback):
@@ -27,11 +29,47 @@ class End(keras.callbacks.Callback):
     on_predict_end = on_train_end
 
 
+class Epochs(keras.callbacks.Callback):
+    """Keeps the seconds of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        float(logs["loss"])  # waits for the device
+        self.seconds.append(time.perf_counter() - self.begin)
+
+
+def epoch_seconds(model, batches, epochs, callbacks=()):
+    """Fit batches that are on the device; return the seconds of each epoch."""
+    watch = Epochs()
+    model.fit(
+        (batch for batch in itertools.cycle(batches)),
+        steps_per_epoch=len(batches),
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, watch],
+    )
+    return watch.seconds
+
+
+def use_precision(network):
+    """Compute the models that are built from here on in that precision."""
+    keras.config.set_dtype_policy(POLICIES[network.precision])
+
+
 class KerasModel(Implementation):
     """A Keras model, used as Keras's guides use it: `fit` and `predict`.
 
     `path` is the function from a name of ours to the path of a variable.
     """
+
+    # Arguments of `compile`.
+    COMPILE = {}
 
     def __init__(self, model, optimizer, weights, path=str):
         self.model = model
@@ -44,6 +82,7 @@ class KerasModel(Implementation):
         model.compile(
             optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            **self.COMPILE,
         )
 
     def weights(self):
@@ -55,6 +94,9 @@ class KerasModel(Implementation):
 
     def train(self, images, labels, batch_size):
         self._timed(self.model.fit, images, labels, batch_size, shuffle=False)
+
+    def train_epochs(self, batches, epochs):
+        return epoch_seconds(self.model, batches, epochs)
 
     def predict(self, images, batch_size):
         return self._timed(self.model.predict, images, batch_size)
@@ -73,6 +115,7 @@ class Ours(KerasModel):
 
     def __init__(self, network, weights):
         devices.use()  # before anything is computed
+        use_precision(network)
         model = keras_resnet.ResNet(
             network.depths,
             network.widths,
@@ -88,6 +131,18 @@ class Ours(KerasModel):
         )
         optimizer = CoupledSGD(LEARNING_RATE, MOMENTUM, coupled_decay=DECAY)
         super().__init__(model, optimizer, weights)
+
+
+class Scanned(Ours):
+    """`keras_resnet` with several steps in one loop, which JAX has."""
+
+    COMPILE = {"steps_per_execution": 16}
+
+
+class Eager(Ours):
+    """`keras_resnet` without replay, layer by layer."""
+
+    COMPILE = {"run_eagerly": True}
 
 
 class Folded(Ours):
@@ -158,6 +213,7 @@ class StockKeras(KerasModel):
     """`keras.layers` and `keras.optimizers` alone."""
 
     def __init__(self, network, weights):
+        use_precision(network)
         inputs = layers.Input((network.size, network.size, 3))
         outputs = network.forward(KerasLayers(network), inputs)
         try:

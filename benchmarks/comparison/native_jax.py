@@ -25,13 +25,14 @@ class Operations:
         self.statistics = {}
 
     def conv_norm(self, x, conv):
+        precision = self.network.precision
         x = lax.conv_general_dilated(
-            x,
-            self.weights[f"{conv.name}/kernel"],
+            x.astype(precision),
+            self.weights[f"{conv.name}/kernel"].astype(precision),
             window_strides=(conv.stride,) * 2,
             padding=((conv.padding,) * 2,) * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        ).astype("float32")
         gamma, beta, moving_mean, moving_variance = (
             self.weights[f"{conv.norm}/{kind}"]
             for kind in ("gamma", "beta", "moving_mean", "moving_variance")
@@ -48,7 +49,7 @@ class Operations:
                 average = MOMENTUM * old + (1 - MOMENTUM) * new
                 self.statistics[f"{conv.norm}/{kind}"] = average
         scale = gamma * lax.rsqrt(variance + self.network.epsilon)
-        return (x - mean) * scale + beta
+        return ((x - mean) * scale + beta).astype(precision)
 
     def relu(self, x):
         return jax.nn.relu(x)
@@ -68,7 +69,7 @@ class Operations:
         return jnp.pad(x, ((0, 0),) * 3 + ((0, channels),))
 
     def head(self, x):
-        x = x.mean((1, 2))
+        x = x.mean((1, 2), dtype="float32")
         return x @ self.weights["head/kernel"] + self.weights["head/bias"]
 
 

@@ -62,6 +62,7 @@ class Native(Implementation):
     """Eager PyTorch in channels-last memory."""
 
     def __init__(self, network, weights):
+        self.network = network
         module = Module(network)
         self.names = {name: torch_name(name) for name in weights}
         state = {
@@ -85,19 +86,29 @@ class Native(Implementation):
     def train_step(self, images, labels):
         self.module.train()
         self.optimizer.zero_grad()
-        labels = torch.from_numpy(labels).to(DEVICE, torch.long)
-        loss = F.cross_entropy(self.forward(to_device(images)), labels)
+        labels = torch.as_tensor(labels, dtype=torch.long, device=DEVICE)
+        with self.precision():
+            loss = F.cross_entropy(self.forward(to_device(images)), labels)
         loss.backward()
         self.optimizer.step()
 
     @torch.inference_mode()
     def infer(self, images):
         self.module.eval()
-        return self.forward(to_device(images))
+        with self.precision():
+            return self.forward(to_device(images))
+
+    def precision(self):
+        """Return the context of the network's precision."""
+        return torch.autocast(
+            DEVICE,
+            torch.bfloat16,
+            enabled=self.network.precision == "bfloat16",
+        )
 
     @staticmethod
     def to_numpy(array):
-        return array.cpu().numpy()
+        return array.float().cpu().numpy()
 
     def wait(self):
         if DEVICE == "cuda":
@@ -118,6 +129,8 @@ class Compiled(Native):
         Unavailable: If nothing can be compiled here.
     """
 
+    MODE = "default"
+
     def compiled(self, module):
         try:
             torch.compile(lambda x: torch.relu(x) + 1)(torch.zeros(8))
@@ -126,12 +139,18 @@ class Compiled(Native):
             raise Unavailable(
                 f"torch.compile failed: {type(error).__name__}: {reason}"
             ) from error
-        return torch.compile(module)
+        return torch.compile(module, mode=self.MODE)
+
+
+class CompiledAsGraphs(Compiled):
+    """PyTorch by `torch.compile`, which records CUDA graphs on a GPU."""
+
+    MODE = "reduce-overhead"
 
 
 def to_device(images):
     """Return images with channels first, without a copy on a CPU."""
-    return torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2)
+    return torch.as_tensor(images, device=DEVICE).permute(0, 3, 1, 2)
 
 
 def torch_name(name):

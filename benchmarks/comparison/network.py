@@ -51,6 +51,7 @@ class Network:
     """A residual network with classifier, as `keras_resnet.ResNet` builds it.
 
     The arguments are those of `ResNet`, with `size` rows and columns.
+    `precision` is that of the computation; weights are float32.
     """
 
     depths: tuple
@@ -62,6 +63,7 @@ class Network:
     shortcut: str = "A"
     bottleneck_stride: str = "3x3"
     epsilon: float = 1e-5
+    precision: str = "float32"
 
     @functools.cached_property
     def stem_conv(self):

@@ -161,9 +161,11 @@ def _augmented(
     # A place without an axis would be read by PyTorch, and a GPU waited for.
     drawn = drawn[place][0]
     image, windows, window = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
-    images = cut_on_device(images[image], windows, added.shape[1:3])
+    images = cut_on_device(
+        ops.take(images, image, axis=0), windows, added.shape[1:3]
+    )
     return (
-        ops.cast(images, "float32") + added[window],
+        ops.cast(images, "float32") + ops.take(added, window, axis=0),
         labels[image],
         place + 1,
     )

@@ -14,6 +14,7 @@ RECIPES = (
     "mnist",
     "tune",
     "evaluate",
+    "export",
     "compare",
     "figures",
     "results",

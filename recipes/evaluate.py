@@ -69,33 +69,9 @@ NEEDS_DEPTH = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(CommandSettings):
-    """Settings of an evaluation."""
+class NetworkSettings(CommandSettings):
+    """Settings of a command that takes a trained network."""
 
-    images: tuple[Path, ...] = setting(
-        (),
-        "image files to name the classes of",
-        metavar="IMAGE",
-        positional=True,
-    )
-    folder: Path | None = setting(
-        None, "evaluate on the images in this folder's folders of classes"
-    )
-    dataset: str | None = setting(
-        None,
-        "evaluate on the test images of a dataset; of imagenet2012 and "
-        "imagenette, on the validation images",
-        choices=("cifar10", "cifar100", "digits", "mnist", *TFDS),
-    )
-    data_dir: Path | None = setting(
-        None,
-        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-        needs=(
-            "--dataset, not digits",
-            lambda s: s.dataset not in (None, "digits"),
-        ),
-    )
     weights: str = setting(
         REQUIRED,
         "imagenet (torchvision's), keras (keras.applications'), a repository "
@@ -134,6 +110,66 @@ class Settings(CommandSettings):
         "how images are prepared (default: as the weights say; files of "
         "PyTorch do not); cifar: akamaster's networks; none: raw pixels",
         choices=PREPROCESSINGS,
+    )
+
+    def resolve(self, given):
+        if self.depth is None and not self.weights.endswith(".keras"):
+            raise UsageError(
+                f"--weights {self.weights} needs --depth: only a .keras file "
+                "holds a whole model"
+            )
+        if self.output is not None:
+            check_new(self.output)
+        return super().resolve(given)
+
+
+def check_new(path):
+    """Raise if no new file can be written at the path of `--output`."""
+    if path.exists():
+        raise Failure(
+            f"{path} exists already, and is not overwritten: choose another "
+            "--output"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"--output: there is no folder {path.parent}")
+    # Tried now, because the work may take hours.
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise Failure(
+            f"--output: no file can be written to {path.parent}: "
+            f"{error.strerror}"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(NetworkSettings):
+    """Settings of an evaluation."""
+
+    images: tuple[Path, ...] = setting(
+        (),
+        "image files to name the classes of",
+        metavar="IMAGE",
+        positional=True,
+    )
+    folder: Path | None = setting(
+        None, "evaluate on the images in this folder's folders of classes"
+    )
+    dataset: str | None = setting(
+        None,
+        "evaluate on the test images of a dataset; of imagenet2012 and "
+        "imagenette, on the validation images",
+        choices=("cifar10", "cifar100", "digits", "mnist", *TFDS),
+    )
+    data_dir: Path | None = setting(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+        needs=(
+            "--dataset, not digits",
+            lambda s: s.dataset not in (None, "digits"),
+        ),
     )
     crops: str = setting(
         "1",
@@ -180,37 +216,13 @@ class Settings(CommandSettings):
             raise UsageError(
                 "give image files, --folder or --dataset, one of them"
             )
-        if self.depth is None and not self.weights.endswith(".keras"):
-            raise UsageError(
-                f"--weights {self.weights} needs --depth: only a .keras file "
-                "holds a whole model"
-            )
         for picture in self.pictures().values():
             if picture.exists():
                 raise Failure(
                     f"{picture} exists already, and is not overwritten: choose "
                     "another --explain"
                 )
-        if self.output is not None:
-            if self.output.exists():
-                raise Failure(
-                    f"{self.output} exists already, and is not overwritten: "
-                    "choose another --output"
-                )
-            if not self.output.parent.is_dir():
-                raise UsageError(
-                    f"--output: there is no folder {self.output.parent}"
-                )
-            # Tried now, because an evaluation may take hours.
-            try:
-                with tempfile.TemporaryFile(dir=self.output.parent):
-                    pass
-            except OSError as error:
-                raise Failure(
-                    f"--output: no file can be written to {self.output.parent}:"
-                    f" {error.strerror}"
-                ) from None
-        return self
+        return super().resolve(given)
 
     def pictures(self):
         """Return the path of the picture of each image file, by its place."""

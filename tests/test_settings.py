@@ -14,6 +14,7 @@ from keras_resnet_recipes import (
     cifar10,
     compare,
     evaluate,
+    export,
     figures,
     imagenet,
     mnist,
@@ -29,8 +30,8 @@ from keras_resnet_recipes.experiment import (
     setting,
 )
 
-COMMANDS = [benchmark, cifar10, compare, evaluate, figures, imagenet, mnist]
-COMMANDS += [results, tune]
+COMMANDS = [benchmark, cifar10, compare, evaluate, export, figures, imagenet]
+COMMANDS += [mnist, results, tune]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,433 @@
+"""Files of a trained network that run without Keras, also in int8.
+
+python recipes/export.py runs/NAME/final.keras --format onnx --output net.onnx
+python recipes/export.py imagenet --depth 50 --format openvino --folded \\
+    --raw-pixels --batch 1 --output net.xml
+python recipes/export.py resnet20.th --depth 20 --preprocessing cifar \\
+    --format onnx --folded --int8 --calibrate cifar10 --output net.onnx
+
+The outputs are those of the network, channels last if it has them so. The file
+is then run by its own runtime, and the largest difference is printed. The
+converters and runtimes are in the extra: pip install 'keras3-resnet[export]'.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_resnet_recipes import evaluate
+from keras_resnet_recipes.experiment import (
+    REQUIRED,
+    Failure,
+    UsageError,
+    execute,
+    option,
+    positive_int,
+    setting,
+)
+from keras_resnet_recipes.experiment.values import path as parse_path
+
+CALIBRATION_IMAGES = 256
+DATASETS = ("cifar10", "cifar100", "digits", "mnist")
+
+
+def _saved_model(path):
+    import tensorflow as tf
+
+    artifact = tf.saved_model.load(path)
+    return lambda x: artifact.serve(x).numpy()
+
+
+def _onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})[0]
+
+
+def _litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    (image,) = interpreter.get_input_details()
+    (output,) = interpreter.get_output_details()
+
+    def run(x):
+        interpreter.resize_tensor_input(image["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(image["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(output["index"])
+
+    return run
+
+
+def _openvino(path):
+    import openvino
+
+    # Some processors would compute in bfloat16.
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(path, "CPU", hints)
+    return lambda x: compiled(x)[0]
+
+
+def _pt2(path):
+    import torch
+
+    program = torch.export.load(path).module()
+
+    def run(x):
+        with torch.no_grad():
+            return program(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a kind of file is written and run.
+
+    Args:
+        suffix: String, of its name.
+        keras: String, what Keras calls it.
+        load: Callable from a path to a function of arrays, without Keras.
+        runtime: String, the package that it needs.
+        writers: Dictionary from backends that write it to the packages that
+            they need.
+    """
+
+    suffix: str
+    keras: str
+    load: Callable
+    runtime: str
+    writers: dict
+
+
+FORMATS = {
+    "savedmodel": Format(
+        "",
+        "tf_saved_model",
+        _saved_model,
+        "tensorflow",
+        {"tensorflow": (), "jax": ("tensorflow",)},
+    ),
+    "onnx": Format(
+        ".onnx",
+        "onnx",
+        _onnx,
+        "onnxruntime",
+        {
+            "tensorflow": ("tf2onnx",),
+            "jax": ("jax2onnx", "flax"),
+            "torch": ("onnx", "onnxscript"),
+        },
+    ),
+    "litert": Format(
+        ".tflite",
+        "litert",
+        _litert,
+        "ai_edge_litert",
+        {"tensorflow": (), "torch": ("litert_torch",)},
+    ),
+    "openvino": Format(
+        ".xml",
+        "openvino",
+        _openvino,
+        "openvino",
+        {"tensorflow": ("openvino",), "torch": ("openvino",)},
+    ),
+    "pt2": Format(".pt2", "torch", _pt2, "torch", {"torch": ()}),
+}
+
+
+def parse_batch(text):
+    """Parse a number of images, or "any", which is `None`."""
+    return None if text == "any" else positive_int(text)
+
+
+def parse_calibration(text):
+    """Parse the name of a dataset or of a folder that exists."""
+    if text not in DATASETS and not parse_path(text).is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {', '.join(DATASETS)} and no folder"
+        )
+    return text if text in DATASETS else str(parse_path(text))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(evaluate.NetworkSettings):
+    """Settings of an export."""
+
+    weights: str = setting(
+        REQUIRED,
+        "as --weights of evaluate.py",
+        type=os.path.expanduser,
+        metavar="W",
+        positional=True,
+    )
+    format: str = setting(REQUIRED, "kind of the file", choices=[*FORMATS])
+    output: Path = option(REQUIRED, "new file or folder", metavar="FILE")
+    folded: bool = setting(
+        False, "with batch normalization folded into the convolutions"
+    )
+    batch: int | None = setting(
+        None,
+        "images at once, or any number (default: any)",
+        type=parse_batch,
+        metavar="N|any",
+    )
+    raw_pixels: bool = setting(
+        False, "prepare images in the file, which takes RGB of 0 to 255"
+    )
+    int8: bool = setting(
+        False,
+        "quantize weights and activations",
+        needs=("--format onnx", lambda s: s.format == "onnx"),
+    )
+    calibrate: str | None = setting(
+        None,
+        f"for int8, measure activations on {CALIBRATION_IMAGES} training "
+        f"images: {', '.join(DATASETS)}, or a folder of image files",
+        type=parse_calibration,
+        metavar="NAME|DIR",
+        needs=("--int8", lambda s: s.int8),
+    )
+    data_dir: Path | None = option(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+        needs=(
+            "--calibrate cifar10, cifar100 or mnist",
+            lambda s: s.calibrate not in (None, "digits"),
+        ),
+    )
+
+    def resolve(self, given):
+        kind = FORMATS[self.format]
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        if self.output.suffix != kind.suffix and kind.suffix:
+            raise UsageError(
+                f"--output {self.output}: the name must end with {kind.suffix}"
+            )
+        if self.int8 and self.calibrate is None:
+            raise UsageError("--int8 needs --calibrate")
+        writers = [*kind.writers]
+        if self.int8:
+            # JAX's graph has a comparison for each ReLU, which int8 lacks.
+            writers.remove("jax")
+        if backend not in writers:
+            raise UsageError(
+                f"--format {self.format}{' --int8' if self.int8 else ''} "
+                f"cannot be written by {backend}: run the same command with "
+                f"KERAS_BACKEND={' or '.join(writers)}"
+                + (
+                    ", or take --format onnx, which OpenVINO reads"
+                    if self.format == "openvino"
+                    else ""
+                )
+            )
+        if (backend, self.format, self.batch) == ("torch", "litert", None):
+            raise UsageError(
+                "--format litert by torch has a fixed batch: add --batch N, or "
+                "run the same command with KERAS_BACKEND=tensorflow"
+            )
+        packages = kind.writers[backend]
+        packages += ("onnxruntime", "onnx") if self.int8 else ()
+        lacking = [p for p in packages if importlib.util.find_spec(p) is None]
+        if lacking:
+            raise Failure(
+                f"--format {self.format} by {backend} needs "
+                f"{', '.join(lacking)}: pip install 'keras3-resnet[export]'"
+            )
+        if self.format == "openvino":
+            evaluate.check_new(self.output.with_suffix(".bin"))
+        return super().resolve(given)
+
+
+def write(model, kind, path, batch):
+    """Write a model for so many images; `None` is any number.
+
+    Args:
+        model: `keras.Model` of images whose size may be open.
+        kind: `Format`.
+        path: String.
+        batch: Integer or `None`.
+    """
+    import keras
+
+    options = {}
+    if kind.keras == "torch" and batch is None:
+        import torch
+
+        options["dynamic_shapes"] = {0: torch.export.Dim("batch", min=1)}
+    shape = batch, *model.inputs[0].shape[1:]
+    with warnings.catch_warnings():
+        # Those of converters are about their own future.
+        warnings.simplefilter("ignore")
+        model.export(
+            path,
+            format=kind.keras,
+            verbose=False,
+            input_signature=[keras.InputSpec("float32", shape, name="image")],
+            **options,
+        )
+
+
+def of_fixed_size(model, how, raw_pixels=False):
+    """Return a model for images of one size, maybe of raw pixels."""
+    import keras
+
+    import keras_resnet
+    from keras_resnet.training import evaluation
+
+    first = evaluation.channels_first(model)
+    sides, channels = (how.size, how.size), (len(how.mean),)
+    image = keras.Input(
+        channels + sides if first else sides + channels, name="image"
+    )
+    x = image
+    if raw_pixels:
+        layout = "channels_first" if first else "channels_last"
+        x = keras_resnet.preprocess_input(x, how, data_format=layout)
+    return keras.Model(image, model(x))
+
+
+def inputs_of(images, model, how, raw_pixels):
+    """Return images of 0 to 255, channels last, as the file takes them."""
+    import numpy as np
+
+    import keras_resnet
+    from keras_resnet.training import evaluation
+
+    x = np.asarray(images, "float32")
+    if not raw_pixels:
+        x = keras_resnet.preprocess_input(x, how, data_format="channels_last")
+    if evaluation.channels_first(model):
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)
+
+
+def calibration_images(settings, how):
+    """Return the training images that int8 is calibrated on."""
+    import numpy as np
+
+    from keras_resnet import data, preprocessing
+
+    channels = len(how.mean)
+    if settings.calibrate in DATASETS:
+        images = data.load(settings.calibrate, settings.data_dir).train.images
+        images = images[:CALIBRATION_IMAGES]
+        if images.shape[1] != how.size:
+            raise Failure(
+                f"{settings.calibrate} has images of {images.shape[1]} pixels, "
+                f"and the network takes {how.size}"
+            )
+        return images.repeat(channels // images.shape[-1], axis=-1)
+    files = sorted(p for p in Path(settings.calibrate).rglob("*.*"))
+    some = np.linspace(0, len(files) - 1, min(len(files), CALIBRATION_IMAGES))
+    images = []
+    for i in some.astype(int):
+        x = preprocessing.resize_shorter_side(
+            np.asarray(data.read_image(files[i], channels)),
+            how.resize,
+            how.interpolation,
+        )
+        images.append(preprocessing.center_crop(x, how.size))
+    if not images:
+        raise Failure(f"--calibrate: {settings.calibrate} has no image files")
+    return np.stack(images)
+
+
+def quantize(path, images, batch):
+    """Replace an ONNX file of float32 by one of int8.
+
+    Zero points of activations are unsigned, which x86 multiplies fast. Limits
+    are the least and the largest value: percentiles and entropy were no better
+    (docs/deployment.md).
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            size = batch or 32
+            whole = len(images) // size * size
+            self.batches = iter(
+                {"image": images[i : i + size]} for i in range(0, whole, size)
+            )
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    optimized = f"{path}.optimized"
+    shape_inference.quant_pre_process(path, optimized, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        optimized,
+        path,
+        Reader(),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    os.unlink(optimized)
+
+
+def main(settings):
+    """Write the file, and run it."""
+    # An accelerator is for nothing here, and its kernels may not be portable.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import numpy as np
+
+    import keras_resnet
+    from keras_resnet import devices
+    from keras_resnet.atomic import PARTIAL
+    from keras_resnet_recipes.experiment.terminal import Progress
+
+    devices.use()  # before anything is computed
+    kind, output = FORMATS[settings.format], settings.output
+    with (
+        Progress(desc="loading", total=3, unit="step") as bar,
+        # Whole or not at all.
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=PARTIAL) as part,
+    ):
+        net, how = evaluate.load_network(settings)
+        model = keras_resnet.fold_batch_norm(net) if settings.folded else net
+        model = of_fixed_size(model, how, settings.raw_pixels)
+        bar.set_description(f"writing {output}")
+        bar.update()
+        path = str(Path(part, output.name))
+        write(model, kind, path, settings.batch)
+        if settings.int8:
+            bar.set_description("calibrating")
+            images = calibration_images(settings, how)
+            images = inputs_of(images, net, how, settings.raw_pixels)
+            quantize(path, images, settings.batch)
+        bar.set_description("running")
+        bar.update()
+        line = f"not run, because {kind.runtime} is not installed"
+        if importlib.util.find_spec(kind.runtime):
+            shape = settings.batch or 3, how.size, how.size, len(how.mean)
+            images = np.random.default_rng(0).integers(0, 256, shape)
+            x = inputs_of(images, net, how, settings.raw_pixels)
+            difference = kind.load(path)(x) - model.predict_on_batch(x)
+            line = (
+                f"run by {kind.runtime}: outputs of {len(x)} random images "
+                f"differ from Keras's by at most {abs(difference).max():.1e}"
+            )
+        files = [p for p in Path(part).rglob("*") if p.is_file()]
+        size = sum(p.stat().st_size for p in files)
+        # The description of OpenVINO's two files comes last.
+        for made in sorted(Path(part).iterdir()):
+            evaluate.check_new(output.with_name(made.name))
+            os.rename(made, output.with_name(made.name))
+    print(f"{output}: {size:,} bytes, {line}")
+
+
+if __name__ == "__main__":
+    execute(Settings, main)

@@ -5,11 +5,14 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from conftest import check_refused, run_recipe
 from networks import call, draw_weights, only
 from test_folding import images, randomize, small
 
 import keras_resnet
 from keras_resnet import fold_batch_norm
+from keras_resnet_recipes import export
+from keras_resnet_recipes.export import FORMATS
 
 BACKEND = keras.backend.backend()
 TOLERANCE = 1e-5
@@ -19,37 +22,12 @@ TOLERANCE = 1e-5
 PROGRAM = """
 import sys
 import numpy as np
-{definition}
-x = np.load(sys.argv[1])
-for path in sys.argv[2:]:
-    np.save(path + ".npy", outputs(path, x))
+from keras_resnet_recipes.export import FORMATS
+load = FORMATS[sys.argv[1]].load
+x = np.load(sys.argv[2])
+for path in sys.argv[3:]:
+    np.save(path + ".npy", load(path)(x))
 assert "keras" not in sys.modules or "tensorflow" in sys.modules
-"""
-SAVED_MODEL = """
-import tensorflow as tf
-def outputs(path, x):
-    artifact = tf.saved_model.load(path)
-    return artifact.serve(x).numpy()
-"""
-EXPORTED_PROGRAM = """
-import torch
-def outputs(path, x):
-    program = torch.export.load(path).module()
-    with torch.no_grad():
-        return program(torch.from_numpy(x)).numpy()
-"""
-ONNX = """
-import onnxruntime
-def outputs(path, x):
-    session = onnxruntime.InferenceSession(path)
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
-"""
-# On other processors than those of tests OpenVINO may take bfloat16.
-OPENVINO = """
-import openvino
-def outputs(path, x):
-    hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.compile_model(path, "CPU", hints)(x)[0]
 """
 # Keras 3.15 passes jax2tf what it should not.
 EXPORT_WARNS = pytest.mark.filterwarnings(
@@ -88,16 +66,17 @@ def network(data_format="channels_last", **options):
     return model
 
 
-def check(model, definition, suffix, run_python, tmp_path, size=3, **options):
+def check(model, kind, run_python, tmp_path, size=3, **options):
     """Export a model and its folded copy and compares what they compute."""
+    suffix = FORMATS[kind].suffix
+    options["format"] = FORMATS[kind].keras
     models = {"model": model, "folded": fold_batch_norm(model)}
     paths = {name: str(tmp_path / f"{name}{suffix}") for name in models}
     x = images(model, size)
     np.save(tmp_path / "x.npy", x)
     for name, path in paths.items():
         models[name].export(path, verbose=False, **options)
-    program = PROGRAM.format(definition=definition)
-    run_python("-c", program, tmp_path / "x.npy", *paths.values())
+    run_python("-c", PROGRAM, kind, tmp_path / "x.npy", *paths.values())
     for name, path in paths.items():
         expected = call(models[name], x, training=False)
         actual = np.load(f"{path}.npy")
@@ -113,7 +92,7 @@ def check(model, definition, suffix, run_python, tmp_path, size=3, **options):
 @pytest.mark.parametrize("data_format", ONE_OF_THEM)
 def test_saved_model(data_format, run_python, tmp_path):
     model = network(data_format, **NETWORKS[data_format])
-    check(model, SAVED_MODEL, "", run_python, tmp_path)
+    check(model, "savedmodel", run_python, tmp_path)
 
 
 @pytest.mark.slow
@@ -127,7 +106,7 @@ def test_saved_model_of_any_image_size(run_python, tmp_path):
     if BACKEND == "jax":
         # JAX cannot trace the gradient of a strided convolution of open size.
         options["jax2tf_kwargs"] = {"with_gradient": False}
-    check(model, SAVED_MODEL, "", run_python, tmp_path, **options)
+    check(model, "savedmodel", run_python, tmp_path, **options)
 
 
 @only("torch")
@@ -136,12 +115,10 @@ def test_exported_program_of_one_image(data_format, run_python, tmp_path):
     model = network(data_format, **NETWORKS[data_format])
     check(
         model,
-        EXPORTED_PROGRAM,
-        ".pt2",
+        "pt2",
         run_python,
         tmp_path,
         size=1,
-        format="torch",
     )
 
 
@@ -152,11 +129,9 @@ def test_exported_program_of_any_batch(run_python, tmp_path):
 
     check(
         network(),
-        EXPORTED_PROGRAM,
-        ".pt2",
+        "pt2",
         run_python,
         tmp_path,
-        format="torch",
         dynamic_shapes={0: torch.export.Dim("batch", min=1, max=64)},
     )
 
@@ -172,12 +147,10 @@ CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}
 def test_onnx(batch, run_python, tmp_path):
     check(
         network(shortcut="A"),
-        ONNX,
-        ".onnx",
+        "onnx",
         run_python,
         tmp_path,
         size=batch or 3,
-        format="onnx",
         input_signature=[
             keras.InputSpec(shape=(batch, 10, 12, 3), name="image")
         ],
@@ -200,7 +173,6 @@ def test_onnxruntime_needs_no_transposes_between_layers(depth, tmp_path):
     written, loaded = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
     model.export(
         written,
-        format="onnx",
         verbose=False,
         input_signature=[keras.InputSpec(shape=x.shape, name="image")],
     )
@@ -225,9 +197,57 @@ def test_onnxruntime_needs_no_transposes_between_layers(depth, tmp_path):
 def test_openvino(run_python, tmp_path):
     check(
         network(shortcut="A"),
-        OPENVINO,
-        ".xml",
+        "openvino",
         run_python,
         tmp_path,
-        format="openvino",
     )
+
+
+# The recipe.
+
+
+def saved(tmp_path, **options):
+    keras.config.set_image_data_format("channels_last")
+    model = small(size=(8, 8), input_shape=(8, 8, 1), classes=10, **options)
+    draw_weights(model, seed=0)
+    model.preprocessing = keras_resnet.Preprocessing(
+        (0.4,), (0.2,), scale=1 / 16, size=8, resize=8
+    )
+    model.save(tmp_path / "net.keras")
+    return model
+
+
+@missing("onnx", "onnxruntime", CONVERTERS.get(BACKEND, "onnxscript"))
+@pytest.mark.parametrize("batch", ["2", "any"])
+def test_onnxruntime_runs_the_stem_of_imagenet(batch, tmp_path, capsys):
+    saved(tmp_path, stem="imagenet")
+    flags = [tmp_path / "net.keras", "--format", "onnx", "--raw-pixels"]
+    flags += ["--folded", "--batch", batch, "--output", tmp_path / "net.onnx"]
+    run_recipe(export, flags)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert float(line.rpartition(" ")[2]) < 1e-5
+    assert {p.name for p in tmp_path.iterdir()} == {"net.keras", "net.onnx"}
+    words = ["exists already", "choose another --output"]
+    check_refused(lambda: run_recipe(export, flags), capsys, words, status=1)
+
+
+@only("tensorflow", "torch")
+@missing("onnxruntime", CONVERTERS.get(BACKEND, "onnxscript"), "sklearn")
+def test_int8_is_calibrated_and_close(tmp_path, capsys):
+    saved(tmp_path)
+    flags = [tmp_path / "net.keras", "--format", "onnx", "--folded", "--int8"]
+    flags += ["--calibrate", "digits", "--output", tmp_path / "net.onnx"]
+    run_recipe(export, flags)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert 0 < float(line.rpartition(" ")[2]) < 0.1
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_backend_cannot_write_names_a_way(name, tmp_path, capsys):
+    kind = FORMATS[name]
+    if BACKEND in kind.writers:
+        pytest.skip("it can")
+    flags = ["net.keras", "--format", name]
+    flags += ["--output", tmp_path / f"net{kind.suffix}"]
+    words = [f"by {BACKEND}", f"KERAS_BACKEND={next(iter(kind.writers))}"]
+    check_refused(lambda: run_recipe(export, flags), capsys, words)

@@ -58,4 +58,5 @@ def test_a_command_is_one_that_its_parser_takes(recipe, flags):
         settings_of(module, flags)
     except Failure as error:
         # An export by packages that are not here.
-        assert "pip install" in str(error)
+        if "pip install" not in str(error):
+            raise

@@ -348,8 +348,7 @@ def quantize(path, images, batch):
     """Replace an ONNX file of float32 by one of int8.
 
     Zero points of activations are unsigned, which x86 multiplies fast. Limits
-    are the least and the largest value: percentiles and entropy were no better
-    (docs/deployment.md).
+    are the least and the largest value that the images give.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference

@@ -158,9 +158,10 @@ def max_pooling(
 ) -> Tensor:
     """As `keras_ops.max_pooling`, first over the rows, then over the columns.
 
-    This takes 5 comparisons for a 3x3 window and not 8. The windows have three
-    dimensions, because jax2onnx writes each dimension, those of images and
-    channels too, as one to be pooled, and onnxruntime pools three at most.
+    At stride 2 this takes 6 comparisons for a 3x3 window and not 8. The windows
+    have three dimensions, because jax2onnx writes each dimension, those of
+    images and channels too, as one to be pooled, and onnxruntime pools three at
+    most.
     """
     if jax.default_backend() != "cpu":
         return keras_ops.max_pooling(x, size, strides, data_format)

@@ -152,7 +152,7 @@ def test_onnx(batch, run_python, tmp_path):
         tmp_path,
         size=batch or 3,
         input_signature=[
-            keras.InputSpec(shape=(batch, 10, 12, 3), name="image")
+            keras.InputSpec("float32", (batch, 10, 12, 3), name="image")
         ],
     )
 
@@ -173,8 +173,9 @@ def test_onnxruntime_needs_no_transposes_between_layers(depth, tmp_path):
     written, loaded = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
     model.export(
         written,
+        format="onnx",
         verbose=False,
-        input_signature=[keras.InputSpec(shape=x.shape, name="image")],
+        input_signature=[keras.InputSpec("float32", x.shape, name="image")],
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = (

@@ -229,7 +229,7 @@ def test_deletion_curves_state_their_means():
     one = _style(False) | {"probability": probability}
     (axes,) = plots.deletion_curves([0, 0.5, 1], [one]).axes
     assert list(axes.lines[0].get_ydata()) == pytest.approx([90, 40, 20])
-    assert axes.get_title() == "mean: residual 50 %"
+    assert axes.lines[0].get_label() == "residual, mean 50 %"
 
 
 def test_degradation_has_plain_and_residual_apart():

@@ -413,7 +413,7 @@ def deletion_curves(
 ) -> Figure:
     """Draw a class's probability while an image's pixels go.
 
-    The title has the mean probability of each curve.
+    The legend has the mean probability of each curve.
 
     Args:
         shares: `(n,)` array, the shares of the pixels that are gone.
@@ -424,14 +424,12 @@ def deletion_curves(
     Reference: Petsiuk et al. 2018, "RISE", section 4.3.
     """
     figure, [[axes]] = subplots(7, 4, caption)
-    areas = []
     for i, one in enumerate(series):
-        mean = np.asarray(one["probability"]).mean(axis=0)
-        axes.plot(100 * np.asarray(shares), 100 * mean, **look(i, one))
-        areas.append(f"{one['label']} {100 * mean.mean():.0f} %")
+        mean = 100 * np.asarray(one["probability"]).mean(axis=0)
+        axes.plot(100 * np.asarray(shares), mean, **look(i, one))
+        axes.lines[-1].set_label(f"{one['label']}, mean {mean.mean():.0f} %")
     axes.set_xlabel("pixels replaced, the most important first (%)")
     axes.set_ylabel("probability of the class (%)")
     axes.set_ylim(0, 100)
-    axes.set_title(f"mean: {', '.join(areas)}", fontsize=10)
     finish(axes)
     return figure

@@ -1,12 +1,15 @@
 """Fixtures and checks of all tests."""
 
+import ast
 import contextlib
 import csv
 import gc
 import importlib.util
+import inspect
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -95,6 +98,21 @@ def check_refused(run, capsys, words, status=2):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert all(word in error for word in words)
+
+
+def check_names(code):
+    """Check that what code uses of this package is there."""
+    nodes, names = [*ast.walk(ast.parse(code))], {}
+    for node in nodes:
+        imports = isinstance(node, (ast.Import, ast.ImportFrom))
+        if imports and "keras_resnet" in ast.unparse(node):
+            exec(ast.unparse(node), names)
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            path = ast.unparse(node)
+            root = names.get(path.partition(".")[0])
+            if inspect.ismodule(root) and re.fullmatch(r"[\w.]+", path):
+                eval(path, names)
 
 
 def free_port():

@@ -4,16 +4,13 @@ Samples marked `py` need published weights or files of the reader's. Of them
 the names are checked.
 """
 
-import ast
-import importlib
 import importlib.util
-import pkgutil
 import re
 import sys
 
 import keras
 import pytest
-from conftest import ROOT
+from conftest import ROOT, check_names
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # "Save this as `myblock.py`": a file, which later samples import.
@@ -80,11 +77,4 @@ def test_a_sample_runs_alone(name, code, files, tmp_path, monkeypatch):
 @pytest.mark.once
 @pytest.mark.parametrize(("name", "code", "files"), _samples("py"))
 def test_the_names_of_a_sample_are_there(name, code, files):
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and "keras_resnet" in node.module:
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                getattr(module, alias.name)
-        path = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-        if path.startswith("keras_resnet."):
-            pkgutil.resolve_name(path)
+    check_names(code)

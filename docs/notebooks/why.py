@@ -1,0 +1,124 @@
+# %% [markdown]
+# # Why residual networks learn
+#
+# This notebook asks a residual net and its plain twin four questions: how large
+# are the gradients before training, what is missing without one block, what
+# does the loss look like around the trained weights, and which places of an
+# image speak for its class. It needs the extra `recipes-cpu`, and downloads
+# nothing.
+
+# %%
+# %matplotlib inline
+import keras
+import numpy as np
+
+import keras_resnet
+from keras_resnet import analysis, data, plots
+
+digits = data.load("digits")
+images = digits.train.images.astype("float32")
+labels = digits.train.labels
+
+
+def network(residual):
+    keras.utils.set_random_seed(0)
+    return keras_resnet.ResNetCIFAR(
+        20, input_shape=(8, 8, 1), residual=residual
+    )
+
+
+nets = {"ResNet-20": network(True), "plain-20": network(False)}
+colors = {"ResNet-20": plots.RESIDUAL, "plain-20": plots.PLAIN}
+
+
+def each_net(ask):
+    return [
+        {"label": name, "color": colors[name], **ask(net)}
+        for name, net in nets.items()
+    ]
+
+
+# %% [markdown]
+# ## Gradients before training
+#
+# Along the shortcuts the gradient of the loss reaches every block without
+# passing a layer. In the plain net it has to pass all that come after.
+
+
+# %%
+def gradients(net):
+    return analysis.gradient_norms(net, images[:128], labels[:128])._asdict()
+
+
+plots.gradient_norms(each_net(gradients))
+
+# %% [markdown]
+# ## Train both
+
+# %%
+for name, net in nets.items():
+    sgd = keras.optimizers.SGD(0.01, momentum=0.9)
+    net.compile(sgd, "sparse_categorical_crossentropy")
+    batches = data.training_batches(digits.train, 64, seed=0)
+    history = net.fit(batches, steps_per_epoch=120, verbose=0).history
+    print(f"{name}: loss {history['loss'][-1]:.2f} in the mean of the training")
+
+# %% [markdown]
+# ## Without one block
+#
+# A residual net is also a collection of many paths, short and long. Without
+# one block the paths that avoid it are still there. A plain net has one path.
+
+# %%
+x, y = digits.test.images.astype("float32"), digits.test.labels
+
+
+def lesions(net):
+    return analysis.delete_each_block(net, x, y)._asdict()
+
+
+plots.deleted_blocks(each_net(lesions))
+
+# %% [markdown]
+# ## The loss around the trained weights
+#
+# A random direction, as long as the weights filter by filter (Li et al. 2018).
+
+
+# %%
+def landscape(net):
+    directions, along = (
+        [analysis.random_direction(net)],
+        [np.linspace(-1, 1, 17)],
+    )
+    return {
+        "landscape": analysis.loss_landscape(
+            net, images[:250], labels[:250], directions, along
+        )
+    }
+
+
+plots.landscape_lines(each_net(landscape))
+
+# %% [markdown]
+# ## What the net looks at
+#
+# Grad-CAM weights the maps of a layer by the gradient of the class's score;
+# here of the first stage, whose maps still have 8x8 places. Integrated
+# gradients say how much each pixel adds to the score.
+
+# %%
+net = nets["ResNet-20"]
+places = analysis.grad_cam(net, x[:1], layer="stage1_block3")
+values = analysis.integrated_gradients(net, x[:1])
+best = net.predict(x[:1], verbose=0).argmax()
+plots.explanation(x[0], places[0], values[0], f"a {y[0]}, taken for a {best}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Draw the gradients again after the training. What has changed?
+# 2. Which blocks cost most when they are missing? What do these do that the
+#    others do not?
+# 3. Find a test image that the net gets wrong, and explain its score for the
+#    right class with `classes=`.

@@ -90,8 +90,8 @@ accuracies = []
 for model in (tuned, scratch):
     fit(model, *train, epochs=10)
     accuracies.append(model.evaluate(*validation, verbose=0)[1])
-    trainable = sum(v.size for v in model.trainable_variables)
-    print(f"{trainable:,} weights trained, {accuracies[-1]:.3f} right")
+    weights = keras_resnet.complexity(model).trainable_parameters
+    print(f"{weights:,} weights trained, {accuracies[-1]:.3f} right")
 
 # %% [markdown]
 # ## Save and export

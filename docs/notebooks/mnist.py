@@ -112,7 +112,11 @@ for name, color in (("ResNet-18", plots.RESIDUAL), ("plain-18", plots.PLAIN)):
     evaluation = StepEvaluation(data.evaluation_batches(validation), every=15)
     batches = data.training_batches(train, 64, seed=0)
     nets[name].fit(
-        batches, steps_per_epoch=60, callbacks=[evaluation], verbose=0
+        batches,
+        shuffle=False,
+        steps_per_epoch=60,
+        callbacks=[evaluation],
+        verbose=0,
     )
     rows = evaluation.history
     curve = {key: [row[key] for row in rows] for key in rows[0]}

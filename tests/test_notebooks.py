@@ -35,7 +35,7 @@ def test_a_notebook_has_true_names_exercises_and_a_place(path):
     assert "\n# %%\n# %matplotlib inline\n" in text or "plots" not in text
     exercises = text.partition("# ## Exercises\n")[2]
     assert len(re.findall(r"^# \d\. ", exercises, re.MULTILINE)) in (2, 3)
-    assert f": notebooks/{path.name}\n" in (ROOT / "mkdocs.yml").read_text(
+    assert f" notebooks/{path.name}\n" in (ROOT / "mkdocs.yml").read_text(
         "utf-8"
     )
 

@@ -48,7 +48,8 @@ keras.utils.set_random_seed(0)
 nets = {"ResNet-18": network(True), "plain-18": network(False)}
 weights = {v.path: v for v in nets["ResNet-18"].variables}
 for variable in nets["plain-18"].variables:
-    variable.assign(weights[variable.path])
+    # A copy: JAX trains in place.
+    variable.assign(keras.ops.convert_to_numpy(weights[variable.path]).copy())
 
 for name, net in nets.items():
     cost = keras_resnet.complexity(net)

@@ -10,7 +10,8 @@ logits before it is timed.
 
 For each case the folder OUTPUT/benchmarks gets CASE-BACKEND-Nthreads.json,
 with every round's value. README.md (tables) and the figures there are then
-made from all such files.
+made from all such files. history.csv beside them keeps what earlier runs
+measured, and --history says what got slower.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import json
 import os
 from pathlib import Path
 
-from comparison import cores, report
+from comparison import cores, history, report
 from comparison.cases import CASES
 from comparison.measure import WARMUP_BATCHES
 from keras_resnet_recipes.experiment import (
@@ -62,13 +63,19 @@ class Settings(CommandSettings):
     table: bool = option(
         False, "measure nothing, only make tables and figures again"
     )
+    history: bool = option(
+        False,
+        "measure nothing, only say what got slower since the measurement "
+        "before, on the same machine and backend",
+    )
 
     def resolve(self, given):
-        others = set(given) - {"table", "output", "debug"}
-        if self.table and others:
-            raise UsageError(
-                f"--table measures nothing: leave out --{min(others)}"
-            )
+        for flag in ("table", "history"):
+            others = set(given) - {flag, "output", "debug"}
+            if getattr(self, flag) and others:
+                raise UsageError(
+                    f"--{flag} measures nothing: leave out --{min(others)}"
+                )
         steps = self.steps or WARMUP_BATCHES
         if self.steps and set(self.case) == {"import"}:
             raise UsageError("--steps: an import has none: leave it out")
@@ -86,6 +93,9 @@ class Settings(CommandSettings):
 def main(settings):
     """Measure the cases one by one, and make tables and figures."""
     output = settings.output / "benchmarks"
+    if settings.history:
+        print(history.slower(output))
+        return
     if not settings.table:
         measure(settings, output)
     report.write(output)
@@ -126,6 +136,7 @@ def measure(settings, output):
         }
         path = output / f"{case}-{line['backend']}-{threads}threads.json"
         training.write_atomically(path, json.dumps(line) + "\n")
+        history.append(output, line | {"comparisons": comparisons})
         keras.utils.clear_session(free_memory=True)
 
 

@@ -14,11 +14,18 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
-from conftest import BACKENDS, ROOT, check_refused, read_json, run_recipe
+from conftest import (
+    BACKENDS,
+    ROOT,
+    check_refused,
+    read_json,
+    read_rows,
+    run_recipe,
+)
 from networks import only
 
 import keras_resnet
-from comparison import cases, cores, implementation, measure
+from comparison import cases, cores, history, implementation, measure, report
 from comparison.network import Network, resnet50
 from keras_resnet_recipes import imagenet
 
@@ -190,6 +197,62 @@ def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys, monkeypatch):
     assert (folder / "README.md").read_text("utf-8") == page
 
 
+@pytest.mark.once
+def test_history_says_what_got_slower_beyond_the_spread(tmp_path, capsys):
+    def measured(commit, machine="A", **units):
+        """Append rounds of ours and of Keras, by unit."""
+        line = {
+            **{"case": "train20", "backend": "jax", "threads": 1},
+            **{"versions": {"jax": "1"}, "device": machine, "commit": commit},
+            "settings": {"rounds": 3, "steps": None},
+            "comparisons": [
+                measure.Comparison(
+                    unit, unit, {"ours": ours, "stock Keras": keras}
+                )
+                for unit, (ours, keras) in units.items()
+            ],
+        }
+        history.append(tmp_path / "benchmarks", line)
+
+    (tmp_path / "benchmarks").mkdir()
+    flags = "--history", "--output", str(tmp_path)
+    measured("a", **{"images/s": ([9, 8, 10], [4, 4, 4]), "s": ([2], [4])})
+    # Another machine is no measurement before.
+    measured("b", "B", **{"images/s": ([1, 1, 1], [1, 1, 1])})
+    run(*flags)
+    assert capsys.readouterr().out == "0 of 0 measured before got slower\n"
+    # One round reaches what was the slowest, and fewer seconds are better.
+    measured("c", **{"images/s": ([6, 6, 8], [4, 4, 4]), "s": ([1], [4])})
+    run(*flags)
+    assert capsys.readouterr().out == "0 of 2 measured before got slower\n"
+    measured("d", **{"images/s": ([3, 3, 3], [3, 2, 4]), "s": ([2], [4])})
+    run(*flags)
+    out = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in out.splitlines()[2:4]
+    ]
+    assert rows == [
+        ["images/s: ours", "jax, 1 core", "6 (6 to 8) images/s, c"]
+        + ["3 (3 to 3) images/s, d", "0.50", "0.75"],
+        ["s: ours", "jax, 1 core", "1 (1 to 1) s, c"]
+        + ["2 (2 to 2) s, d", "2.00", "1.00"],
+    ]
+    assert out.endswith("2 of 2 measured before got slower\n")
+    first = read_rows(tmp_path / "benchmarks/history.csv")[1]
+    assert first["implementation"] == "stock Keras"
+    assert (first["median"], first["ratio"]) == ("4", "2.25")
+
+
+@pytest.mark.once
+def test_the_history_has_every_measurement_that_is_kept():
+    folder = ROOT / "docs/results/benchmarks"
+    rows = read_rows(folder / history.NAME)
+    for line in report.read(folder).values():
+        for row in history.rows(line):
+            assert {k: str(v) for k, v in row.items()} in rows
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param("ours", marks=pytest.mark.once), "native"]
 )
@@ -280,6 +343,7 @@ def test_ways_from_files_give_the_same_kind_of_batches(tmp_path):
         (["--steps", "3"], ["--steps 3", "start", "--case"]),
         (["--threads", "100000"], ["--threads", "100000", "cores"]),
         (["--table", "--rounds", "3"], ["--table", "--rounds"]),
+        (["--history", "--case", "host"], ["--history", "--case"]),
         (["--full", "--case", "host"], ["--full", "depth"]),
     ],
 )

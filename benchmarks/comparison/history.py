@@ -1,0 +1,101 @@
+"""Measurements by version in one file, and what got slower."""
+
+import csv
+import statistics
+from pathlib import Path
+
+from comparison.measure import spread
+from comparison.report import setting
+from keras_resnet_recipes.experiment.report import table
+
+NAME = "history.csv"
+# Measurements are compared where all of these are the same.
+KEY = (
+    *("case", "comparison", "unit", "backend", "threads", "implementation"),
+    *("settings", "machine"),
+)
+FIELDS = (*KEY, "versions", "commit", "median", "low", "high", "ratio")
+
+
+def append(folder, line):
+    """Append a row for each implementation of a measurement.
+
+    `ratio` is how many times better ours is than that implementation.
+    """
+    path = Path(folder) / NAME
+    new = not path.exists()
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows(line))
+
+
+def rows(line):
+    """Yield a row for each implementation of a measurement."""
+    used = {k: v for k, v in line["settings"].items() if v and k != "rounds"}
+    of_all = {
+        **{k: line[k] for k in ("case", "backend", "threads", "commit")},
+        "settings": ", ".join(f"{k} {v}" for k, v in used.items()),
+        "machine": line["device"],
+        "versions": ", ".join(f"{k} {v}" for k, v in line["versions"].items()),
+    }
+    for comparison in line["comparisons"]:
+        of_each = {"comparison": comparison.name, "unit": comparison.unit}
+        for name, values in comparison.values.items():
+            numbers = {
+                "median": statistics.median(values),
+                "low": min(values),
+                "high": max(values),
+                "ratio": statistics.median(comparison.ratios(name)),
+            }
+            rounded = {k: f"{v:.6g}" for k, v in numbers.items()}
+            yield of_all | of_each | {"implementation": name} | rounded
+
+
+def slower(folder):
+    """Return what of ours got slower since the measurement before, as text.
+
+    The best round must be worse than the worst round before. Where the other
+    implementations beside it got as much slower, the machine did.
+
+    Raises:
+        FileNotFoundError: If the folder has no history.
+    """
+    path = Path(folder) / NAME
+    if not path.exists():
+        raise FileNotFoundError(f"there is no history of measurements: {path}")
+    history = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            history.setdefault(tuple(row[k] for k in KEY), []).append(row)
+    pairs = [rows[-2:] for rows in history.values() if len(rows) > 1]
+    ours = [p for p in pairs if p[1]["implementation"].startswith("ours")]
+    found = []
+    for before, now in ours:
+        sign = 1 if "/s" in now["unit"] else -1  # more is better, or less
+        old, new = (
+            [float(row[k]) for k in ("low", "median", "high")]
+            for row in (before, now)
+        )
+        if max(sign * x for x in new) >= min(sign * x for x in old):
+            continue
+        others = [
+            float(b["median"]) / float(a["median"])
+            for a, b in pairs
+            if not b["implementation"].startswith("ours")
+            and all(b[k] == now[k] for k in KEY if k != "implementation")
+        ]
+        found.append(
+            [
+                f"{now['comparison']}: {now['implementation']}",
+                setting(now | {"threads": int(now["threads"])}),
+                f"{spread(old)} {now['unit']}, {before['commit']}",
+                f"{spread(new)} {now['unit']}, {now['commit']}",
+                f"{new[1] / old[1]:.2f}",
+                f"{statistics.median(others):.2f}" if others else "",
+            ]
+        )
+    counted = f"{len(found)} of {len(ours)} measured before got slower"
+    head = ("what", "on", "before", "now", "times", "others beside it, times")
+    return f"{table(head, found)}\n\n{counted}" if found else counted

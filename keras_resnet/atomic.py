@@ -25,7 +25,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield partial
-        with open(partial, "rb") as file:
+        # Windows flushes only what is open for writing.
+        with open(partial, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:

@@ -16,6 +16,7 @@ from networks import only
 
 from keras_resnet import data, training
 from keras_resnet.atomic import PARTIAL, replacing
+from keras_resnet.training import backup
 from keras_resnet.training.background import BackgroundSaver
 from keras_resnet_recipes.experiment import (
     Failure,
@@ -408,6 +409,22 @@ def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
         one.write_text("one", "utf-8")
     assert path.read_text("utf-8") == "one"
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.once
+def test_only_files_open_for_writing_are_flushed(tmp_path, monkeypatch):
+    """Windows refuses to flush others."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+
+    def flush(file):
+        modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    path = tmp_path / "x.csv"
+    training.write_atomically(path, "x\n")
+    assert backup._length_and_checksum(path)[0] == 2
+    assert modes == [os.O_RDWR, os.O_RDWR]
 
 
 @pytest.mark.once

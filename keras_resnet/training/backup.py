@@ -248,7 +248,8 @@ def _length_and_checksum(path):
     """Return how much of a history there is, and make that stay."""
     if not os.path.exists(path):
         return 0, 0
-    with open(path, "rb") as file:
+    # Windows flushes only what is open for writing.
+    with open(path, "r+b") as file:
         contents = file.read()
         os.fsync(file.fileno())
     return len(contents), zlib.crc32(contents)

@@ -30,13 +30,14 @@ from imagenet_files import (
     picture,
 )
 from networks import call, only
-from test_export import EXPORT_WARNS, EXPORTED_PROGRAM, PROGRAM, SAVED_MODEL
+from test_export import EXPORT_WARNS, PROGRAM
 from test_folding import randomize
 
 import keras_resnet
 from keras_resnet import table1, training
 from keras_resnet_recipes import evaluate, imagenet
 from keras_resnet_recipes.experiment import UsageError
+from keras_resnet_recipes.export import FORMATS
 
 BACKEND = keras.backend.backend()
 # 18 layers on 32 pixels: seconds on any backend.
@@ -302,15 +303,10 @@ def test_a_folder_of_classes_becomes_a_file_to_deploy(tmp_path, run_python):
     )
     expected = call(model, image, training=False)
     np.save(tmp_path / "x.npy", image)
-    path = str(tmp_path / "exported")
-    if BACKEND == "torch":
-        path, definition = f"{path}.pt2", EXPORTED_PROGRAM
-        model.export(path, format="torch", verbose=False)
-    else:
-        definition = SAVED_MODEL
-        model.export(path, verbose=False)
-    program = PROGRAM.format(definition=definition)
-    run_python("-c", program, tmp_path / "x.npy", path)
+    kind = "pt2" if BACKEND == "torch" else "savedmodel"
+    path = str(tmp_path / f"exported{FORMATS[kind].suffix}")
+    model.export(path, format=FORMATS[kind].keras, verbose=False)
+    run_python("-c", PROGRAM, kind, tmp_path / "x.npy", path)
     np.testing.assert_allclose(np.load(f"{path}.npy"), expected, atol=1e-4)
 
 

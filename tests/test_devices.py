@@ -4,6 +4,7 @@ On two devices of the processor, or in two processes, as the backend has it.
 """
 
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -520,9 +521,9 @@ def test_parts_must_be_equal():
 
 def _take(batches, name, n=None):
     """The first so many batches of an input, or all."""
-    if name == "device":
-        return [batches[i] for i in range(n or batches.num_batches)]
-    return list(batches.take(n or -1))
+    if name == "device" and n is None:
+        return [batches[i] for i in range(batches.num_batches)]
+    return list(itertools.islice(batches, n))
 
 
 def _numbered(n):

@@ -145,10 +145,10 @@ def show(backend, values, name, value, unit):
 def goals(values):
     """Return the rows of the goals, each beside what was measured."""
     rows = []
-    for backend, found in values.items():
+    for backend, measured in values.items():
 
-        def least(*names, found=found):
-            known = [v for n in names if (v := found.get(n)) is not None]
+        def least(*names, measured=measured):
+            known = [v for n in names if (v := measured.get(n)) is not None]
             return min(known, default=math.nan)
 
         step = least("ResNet-20: ours", "ResNet-20: ours, scanned")

@@ -97,16 +97,16 @@ def numerics(size, reference):
 
     def measure(implementation):
         implementation.train(images, labels, 8)
-        found = implementation.weights()
+        weights = implementation.weights()
         if expected is None:
-            np.savez(reference, **found)
+            np.savez(reference, **weights)
             return None, "kept to compare with"
-        ours.update({} if ours else found)
+        ours.update({} if ours else weights)
         # Native normalizations may keep the unbiased variance.
         keep = "" if isinstance(implementation, KerasModel) else "variance"
-        names = [n for n in found if not keep or not n.endswith(keep)]
+        names = [n for n in weights if not keep or not n.endswith(keep)]
         by_cpu, by_ours = (
-            max(float(abs(found[n] - other[n]).max()) for n in names)
+            max(float(abs(weights[n] - other[n]).max()) for n in names)
             for other in (expected, ours)
         )
         unit = f"at most beside the CPU's weights, {by_ours:.2g} beside ours"
@@ -170,7 +170,7 @@ def recipe(network):
 
 
 def profile(size):
-    """What the GPU and the host do in a step of `recipes/cifar10.py`."""
+    """The work of GPU and host in a step of `recipes/cifar10.py`."""
     network = dataclasses.replace(
         networks.cifar(size.depth), precision="bfloat16"
     )

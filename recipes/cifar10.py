@@ -15,6 +15,7 @@ need an accelerator; its table 6 has 8.75 % for ResNet-20.
 import dataclasses
 
 from keras_resnet_recipes.experiment import (
+    IMAGE_DATASETS,
     POLICIES,
     ImageSettings,
     NetSettings,
@@ -69,7 +70,7 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
         "paper: section 4.2; fast: one short cycle, for a CPU",
         choices=("paper", "fast"),
     )
-    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
+    dataset: str = dataset_setting(*IMAGE_DATASETS)
     depth: int = setting(
         20,
         f"weighted layers, 6n+2; from {WARMUP_FROM_DEPTH} on, step-decay "

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from keras_resnet_recipes.experiment import (
+    IMAGE_DATASETS,
     REQUIRED,
     CommandSettings,
     Failure,
@@ -160,7 +161,7 @@ class Settings(NetworkSettings):
         None,
         "evaluate on the test images of a dataset; of imagenet2012 and "
         "imagenette, on the validation images",
-        choices=("cifar10", "cifar100", "digits", "mnist", *TFDS),
+        choices=(*IMAGE_DATASETS, *TFDS),
     )
     data_dir: Path | None = setting(
         None,
@@ -556,18 +557,15 @@ def explain(path, model, how, image, best):
     """Draw what in an image file speaks for its best class."""
     import numpy as np
 
-    from keras_resnet import analysis, plots, preprocessing, training
+    from keras_resnet import analysis, plots
+    from keras_resnet.training import evaluation
 
-    axis = 1 if training.evaluation.channels_first(model) else -1
-    centre = preprocessing.center_crop(
-        preprocessing.resize_shorter_side(image, how.resize, how.interpolation),
-        how.size,
-    )
-    x = preprocessing.preprocess_input(centre, how, data_format="channels_last")
-    x = np.moveaxis(x, -1, axis - (axis > 0))[None]
+    centre = evaluation.centre(image, how)
+    x = evaluation.prepared(centre[None], model, how)
     (places,) = analysis.grad_cam(model, x, [best["class"]])
     (values,) = analysis.integrated_gradients(model, x, [best["class"]])
-    values = np.moveaxis(values[None], axis, -1)[0]
+    if evaluation.channels_first(model):
+        values = np.moveaxis(values, 0, -1)
     path.parent.mkdir(parents=True, exist_ok=True)
     title = f"{best['name']}, {percent(best['probability'])}"
     plots.save(plots.explanation(centre, places, values, title), path)

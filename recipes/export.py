@@ -22,9 +22,11 @@ from pathlib import Path
 
 from keras_resnet_recipes import evaluate
 from keras_resnet_recipes.experiment import (
+    IMAGE_DATASETS,
     REQUIRED,
     Failure,
     UsageError,
+    data_dir_option,
     execute,
     option,
     positive_int,
@@ -33,7 +35,6 @@ from keras_resnet_recipes.experiment import (
 from keras_resnet_recipes.experiment.values import path as parse_path
 
 CALIBRATION_IMAGES = 256
-DATASETS = ("cifar10", "cifar100", "digits", "mnist")
 
 
 def _saved_model(path):
@@ -153,11 +154,11 @@ def parse_batch(text):
 
 def parse_calibration(text):
     """Parse the name of a dataset or of a folder that exists."""
-    if text not in DATASETS and not parse_path(text).is_dir():
+    if text not in IMAGE_DATASETS and not parse_path(text).is_dir():
         raise argparse.ArgumentTypeError(
-            f"{text!r} is none of {', '.join(DATASETS)} and no folder"
+            f"{text!r} is none of {', '.join(IMAGE_DATASETS)} and no folder"
         )
-    return text if text in DATASETS else str(parse_path(text))
+    return text if text in IMAGE_DATASETS else str(parse_path(text))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,19 +194,14 @@ class Settings(evaluate.NetworkSettings):
     calibrate: str | None = setting(
         None,
         f"for int8, measure activations on {CALIBRATION_IMAGES} training "
-        f"images: {', '.join(DATASETS)}, or a folder of image files",
+        f"images: {', '.join(IMAGE_DATASETS)}, or a folder of image files",
         type=parse_calibration,
         metavar="NAME|DIR",
         needs=("--int8", lambda s: s.int8),
     )
-    data_dir: Path | None = option(
-        None,
-        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-        needs=(
-            "--calibrate cifar10, cifar100 or mnist",
-            lambda s: s.calibrate not in (None, "digits"),
-        ),
+    data_dir: Path | None = data_dir_option(
+        "--calibrate with a dataset, not digits",
+        lambda s: s.calibrate in {*IMAGE_DATASETS} - {"digits"},
     )
 
     def resolve(self, given):
@@ -302,12 +298,11 @@ def inputs_of(images, model, how, raw_pixels):
     """Return images of 0 to 255, channels last, as the file takes them."""
     import numpy as np
 
-    import keras_resnet
     from keras_resnet.training import evaluation
 
-    x = np.asarray(images, "float32")
     if not raw_pixels:
-        x = keras_resnet.preprocess_input(x, how, data_format="channels_last")
+        return evaluation.prepared(images, model, how)
+    x = np.asarray(images, "float32")
     if evaluation.channels_first(model):
         x = x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x)
@@ -317,10 +312,11 @@ def calibration_images(settings, how):
     """Return the training images that int8 is calibrated on."""
     import numpy as np
 
-    from keras_resnet import data, preprocessing
+    from keras_resnet import data
+    from keras_resnet.training import evaluation
 
     channels = len(how.mean)
-    if settings.calibrate in DATASETS:
+    if settings.calibrate in IMAGE_DATASETS:
         images = data.load(settings.calibrate, settings.data_dir).train.images
         images = images[:CALIBRATION_IMAGES]
         if images.shape[1] != how.size:
@@ -331,14 +327,10 @@ def calibration_images(settings, how):
         return images.repeat(channels // images.shape[-1], axis=-1)
     files = sorted(p for p in Path(settings.calibrate).rglob("*.*"))
     some = np.linspace(0, len(files) - 1, min(len(files), CALIBRATION_IMAGES))
-    images = []
-    for i in some.astype(int):
-        x = preprocessing.resize_shorter_side(
-            np.asarray(data.read_image(files[i], channels)),
-            how.resize,
-            how.interpolation,
-        )
-        images.append(preprocessing.center_crop(x, how.size))
+    images = [
+        evaluation.centre(data.read_image(files[i], channels), how)
+        for i in some.astype(int)
+    ]
     if not images:
         raise Failure(f"--calibrate: {settings.calibrate} has no image files")
     return np.stack(images)

@@ -31,6 +31,7 @@ from statistics import mean
 
 from keras_resnet_recipes import cifar10, evaluate
 from keras_resnet_recipes.experiment import (
+    IMAGE_DATASETS,
     REQUIRED,
     ImageSettings,
     UsageError,
@@ -89,7 +90,7 @@ class Settings(ImageSettings):
         "procedure and depths, for an accelerator",
         choices=("short", "fast", "paper"),
     )
-    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
+    dataset: str = dataset_setting(*IMAGE_DATASETS)
     block: str | None = block_setting()
     depths: tuple[int, ...] = setting(
         (), "weighted layers, 6n+2 (default: by figure)", type=cifar_depth

@@ -30,6 +30,7 @@ from keras_resnet_recipes.experiment import (
     RunSettings,
     UsageError,
     block_setting,
+    data_dir_option,
     execution_option,
     main,
     non_negative_float,
@@ -308,14 +309,8 @@ class Settings(NetSettings, RunSettings):
         "--validation-share is put aside",
         needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
-    data_dir: Path | None = option(
-        None,
-        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-        needs=(
-            "--dataset imagenet2012 or imagenette",
-            lambda s: s.dataset != "folder",
-        ),
+    data_dir: Path | None = data_dir_option(
+        "--dataset imagenet2012 or imagenette", lambda s: s.dataset != "folder"
     )
     manual_dir: Path | None = option(
         None,

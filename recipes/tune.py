@@ -20,6 +20,7 @@ from importlib import metadata
 
 from keras_resnet_recipes import cifar10
 from keras_resnet_recipes.experiment import (
+    IMAGE_DATASETS,
     Failure,
     ImageSettings,
     RunSettings,
@@ -57,7 +58,7 @@ class Settings(RunSettings, ImageSettings):
 
     NAMED = ("dataset", "tuner")
 
-    dataset: str = dataset_setting("cifar10", "cifar100", "digits", "mnist")
+    dataset: str = dataset_setting(*IMAGE_DATASETS)
     tuner: str = setting(
         "random",
         "random: drawn at random; hyperband: many short trials, the best "

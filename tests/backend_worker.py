@@ -63,7 +63,7 @@ def run():
 
 
 def explanations(model):
-    """What a class's score depends on, by place and by value."""
+    """The places and the values that a class's score depends on."""
     x, classes = batch(model, 4)
     return {
         "places": analysis.grad_cam(model, x, classes),

@@ -22,13 +22,14 @@ from networks import call, draw_weights
 
 import keras_resnet
 from keras_resnet import data, preprocessing
+from keras_resnet.training import write_atomically
 from keras_resnet_recipes import export
-from keras_resnet_recipes.experiment.provenance import device
+from keras_resnet_recipes.experiment import report
+from keras_resnet_recipes.experiment.provenance import origin
 
 BACKEND = keras.backend.backend()
 SEED, BATCH, TOLERANCE = 0, 50, 1e-4
 RUNTIMES = ("onnxruntime", "ai-edge-litert", "openvino")
-FRAMEWORKS = ("keras", "tensorflow-cpu", "jax", "torch")
 CONVERTERS = ("jax2onnx", "litert-torch", "onnxscript", "tf2onnx")
 
 
@@ -104,7 +105,7 @@ def cell(row):
     )
 
 
-def table(folder):
+def page(folder):
     """Return the page of all results in a folder."""
     results = [
         json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json"))
@@ -120,32 +121,34 @@ def table(folder):
             cells.setdefault(key, {})[result["depth"], row["form"]] = cell(row)
             if "error" in row:
                 errors[key] = row["error"]
-    lines = ["# Exports", "", __doc__.partition("\n")[0], ""]
-    lines += [
-        "Each number is the largest difference of a logit between the file, "
-        "run by its own runtime, and Keras; bold: above 1e-4, or another class "
-        "for an image; -: it cannot be written or run. A fixed batch has "
-        f"{BATCH} images.",
-        "",
-        "| backend | format | batch | "
-        + " | ".join(f"{depth} {form}" for depth, form in heads)
-        + " |",
-        "|---" * (3 + len(heads)) + "|",
-    ]
-    for key, row in cells.items():
-        lines.append(
-            f"| {' | '.join(key)} | "
-            + " | ".join(row.get(head, "") for head in heads)
-            + " |"
-        )
-    lines += ["", "What cannot be written or run:", ""]
-    lines += [f"- {', '.join(key)}: `{e}`" for key, e in errors.items()]
-    made = {
-        f"{r['device']}; seed {SEED}; "
-        + ", ".join(f"{k} {v}" for k, v in r["versions"].items())
-        for r in results
-    }
-    return "\n".join([*lines, "", "Made on:", "", *(f"- {m}" for m in made)])
+    table = report.table(
+        ["backend", "format", "batch", *(f"{d} {form}" for d, form in heads)],
+        [
+            [*key, *(row.get(head, "") for head in heads)]
+            for key, row in cells.items()
+        ],
+    )
+    return "\n".join(
+        [
+            "# Exports",
+            "",
+            "Each number is the largest difference of a logit between the "
+            "file, run by its own runtime, and Keras; bold: above 1e-4, or "
+            "another class for an image; -: it cannot be written or run. A "
+            f"fixed batch has {BATCH} images.",
+            "",
+            table,
+            "",
+            "What cannot be written or run:",
+            "",
+            *(f"- {', '.join(key)}: `{e}`" for key, e in errors.items()),
+            "",
+            f"Made with seed {SEED} by:",
+            "",
+            *(f"- `{r['command']}`: {report.origin(r)}" for r in results),
+            "",
+        ]
+    )
 
 
 def main(folder, *depths):
@@ -160,26 +163,23 @@ def main(folder, *depths):
             continue
         start = time.perf_counter()
         rows = measure(depth)
-        result = {
-            "backend": BACKEND,
+        result = origin() | {
             "depth": depth,
             "rows": rows,
-            "device": device(),
-            "versions": {
-                name: metadata.version(name)
-                for name in (*FRAMEWORKS, *CONVERTERS, *RUNTIMES)
-            },
             "seconds": round(time.perf_counter() - start),
         }
+        result["versions"] |= {
+            name: metadata.version(name) for name in (*CONVERTERS, *RUNTIMES)
+        }
         path = folder / f"{BACKEND}-{depth}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        write_atomically(path, json.dumps(result, indent=1) + "\n")
         writes = {f for f, k in export.FORMATS.items() if BACKEND in k.writers}
         failed |= any(
             "**" in cell(row) or ("error" in row and row["batch"])
             for row in rows
             if row["format"] in writes
         )
-    (folder / "README.md").write_text(table(folder) + "\n", "utf-8")
+    write_atomically(folder / "README.md", page(folder))
     sys.exit(failed)
 
 

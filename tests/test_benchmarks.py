@@ -89,17 +89,19 @@ def test_native_code_computes_in_bfloat16():
     images, labels = CIFAR.random_batches(8)
     weights = CIFAR.draw(1)
     network = dataclasses.replace(CIFAR, precision="bfloat16")
-    found = {}
+    weights_of = {}
     for name in ("ours", "stock Keras", "native"):
         in_float32, _ = _trained(name, CIFAR, weights, images, labels)
-        logits, found[name] = _trained(name, network, weights, images, labels)
+        logits, weights_of[name] = _trained(
+            name, network, weights, images, labels
+        )
         # 8 bits behind the point.
         assert 1e-4 < np.abs(logits - in_float32).max() < 0.1
-    for name, trained in found.items():
+    for name, trained in weights_of.items():
         for path, value in trained.items():
             assert value.dtype == np.float32
             if name != "stock Keras" and not path.endswith("variance"):
-                assert np.abs(value - found["ours"][path]).max() < 0.02
+                assert np.abs(value - weights_of["ours"][path]).max() < 0.02
 
 
 def test_keras_applications_computes_the_same_network():

@@ -14,6 +14,7 @@ from networks import only
 pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
 
 from keras_resnet import data
+from keras_resnet_recipes import experiment
 
 
 def _split(n=20, rows=6, columns=5, channels=3, seed=0):
@@ -173,6 +174,7 @@ def test_unknown_dataset_lists_the_known_ones():
         ValueError, match=r"cifar10, cifar100, digits, mnist.*'svhn'"
     ):
         data.load("svhn")
+    assert experiment.IMAGE_DATASETS == data.datasets.NAMES
 
 
 def _prepared(name):

@@ -20,8 +20,8 @@ IMAGES = keras_resnet.Preprocessing(
 )
 
 
-def imagenet(depth=18, **options):
-    model = keras_resnet.ResNetImageNet(
+def build(depth=18, **options):
+    return keras_resnet.ResNetImageNet(
         depth,
         input_shape=SIZE,
         classes=7,
@@ -29,6 +29,10 @@ def imagenet(depth=18, **options):
         name=f"ResNet-{depth}",
         **options,
     )
+
+
+def imagenet(depth=18, **options):
+    model = build(depth, **options)
     draw_weights(model, seed=0)
     model.preprocessing = IMAGES
     return model
@@ -84,13 +88,8 @@ def test_timms_format(block, tmp_path):
     assert config["pretrained_cfg"]["input_size"] == [3, 64, 64]
     check_comes_back(
         model,
-        lambda weights: keras_resnet.ResNetImageNet(
-            18,
-            input_shape=SIZE,
-            classes=7,
-            classifier_activation=None,
-            weights=weights,
-            block=getattr(keras_resnet, block),
+        lambda weights: build(
+            18, weights=weights, block=getattr(keras_resnet, block)
         ),
         tmp_path / "net",
         1e-6,
@@ -140,14 +139,7 @@ def test_transformers_format_comes_back(tmp_path):
     save_pretrained(model, tmp_path / "net", format="transformers")
     check_comes_back(
         model,
-        lambda weights: keras_resnet.ResNetImageNet(
-            50,
-            input_shape=SIZE,
-            classes=7,
-            classifier_activation=None,
-            weights=weights,
-            **options,
-        ),
+        lambda weights: build(50, weights=weights, **options),
         tmp_path / "net",
         1e-6,
     )

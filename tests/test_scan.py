@@ -141,7 +141,7 @@ def test_scanned_steps_are_single_steps():
     """And what is left over of the data is run step by step."""
     n = 2 * STEPS + 2
     split = _split(n * BATCH)
-    found = []
+    results = []
     for steps in (1, STEPS):
         model, watch = _model(steps), _Watch()
         batches = itertools.islice(_batches(split), n)
@@ -156,9 +156,9 @@ def test_scanned_steps_are_single_steps():
             split.images, split.labels, BATCH, verbose=0, return_dict=True
         )
         seen = {batch: dict(logs) for batch, logs in watch.seen.items()}
-        found.append((values(model), seen, history, scores))
+        results.append((values(model), seen, history, scores))
         assert training.steps_done(model) == n
-    (weights, seen, *logs), (scanned, some, *same) = found
+    (weights, seen, *logs), (scanned, some, *same) = results
     # XLA may order the sums of a loop in another way.
     assert_close(scanned, weights, atol=1e-6)
     assert [*some] == [STEPS - 1, 2 * STEPS - 1, 3 * STEPS - 1]

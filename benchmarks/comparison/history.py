@@ -1,6 +1,7 @@
 """Measurements by version in one file, and what got slower."""
 
 import csv
+import io
 import statistics
 from pathlib import Path
 
@@ -22,13 +23,17 @@ def append(folder, line):
 
     `ratio` is how many times better ours is than that implementation.
     """
+    # Imported here because `--help` loads no Keras.
+    from keras_resnet.atomic import write_atomically
+
     path = Path(folder) / NAME
-    new = not path.exists()
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows(line))
+    text = io.StringIO(path.read_text("utf-8") if path.exists() else "")
+    text.seek(0, io.SEEK_END)
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    if not text.tell():
+        writer.writeheader()
+    writer.writerows(rows(line))
+    write_atomically(path, text.getvalue())
 
 
 def rows(line):
@@ -69,9 +74,9 @@ def slower(folder):
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             history.setdefault(tuple(row[k] for k in KEY), []).append(row)
-    pairs = [rows[-2:] for rows in history.values() if len(rows) > 1]
+    pairs = [each[-2:] for each in history.values() if len(each) > 1]
     ours = [p for p in pairs if p[1]["implementation"].startswith("ours")]
-    found = []
+    lines = []
     for before, now in ours:
         sign = 1 if "/s" in now["unit"] else -1  # more is better, or less
         old, new = (
@@ -86,7 +91,7 @@ def slower(folder):
             if not b["implementation"].startswith("ours")
             and all(b[k] == now[k] for k in KEY if k != "implementation")
         ]
-        found.append(
+        lines.append(
             [
                 f"{now['comparison']}: {now['implementation']}",
                 setting(now | {"threads": int(now["threads"])}),
@@ -96,6 +101,6 @@ def slower(folder):
                 f"{statistics.median(others):.2f}" if others else "",
             ]
         )
-    counted = f"{len(found)} of {len(ours)} measured before got slower"
+    counted = f"{len(lines)} of {len(ours)} measured before got slower"
     head = ("what", "on", "before", "now", "times", "others beside it, times")
-    return f"{table(head, found)}\n\n{counted}" if found else counted
+    return f"{table(head, lines)}\n\n{counted}" if lines else counted

@@ -63,6 +63,8 @@ class _Scores:
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """Return what the layer puts out for some images."""
+        if not self.below:
+            return images
         return self._forward(images, values=self._values)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

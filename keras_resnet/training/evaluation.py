@@ -417,6 +417,23 @@ def _resize(
     return np.asarray(image).astype("float32")
 
 
+def centre(
+    image: np.ndarray | Tensor, how: images_before.Preprocessing
+) -> np.ndarray:
+    """Return the centre of an image, which one crop is, of 0 to 255."""
+    return images_before.center_crop(_resize(image, how.resize, how), how.size)
+
+
+def prepared(
+    images: np.ndarray, model: keras.Model, how: images_before.Preprocessing
+) -> np.ndarray:
+    """Return images of 0 to 255, channels last, as a model takes them."""
+    x = images_before.preprocess_input(images, how, data_format="channels_last")
+    if channels_first(model):
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)
+
+
 def _predictor(
     model: keras.Model,
     how: images_before.Preprocessing,
@@ -426,18 +443,11 @@ def _predictor(
     """Return a function from raw crops of one size to probabilities."""
     if logits is None:
         logits = _gives_logits(model)
-    first = channels_first(model)
 
     def predict(crops):
         outputs = []
         for start in range(0, len(crops), batch_size):
-            x = images_before.preprocess_input(
-                crops[start : start + batch_size],
-                how,
-                data_format="channels_last",
-            )
-            if first:
-                x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+            x = prepared(crops[start : start + batch_size], model, how)
             outputs.append(np.asarray(model.predict_on_batch(x), "float64"))
         scores = np.concatenate(outputs)
         if logits:

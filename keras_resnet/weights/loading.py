@@ -563,6 +563,17 @@ def to_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
     }
 
 
+def to_torch_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
+    """Return `to_arrays`, with PyTorch's counts of batches, which are zero."""
+    arrays = {}
+    for name, array in to_arrays(model, naming).items():
+        arrays[name] = array
+        if name.endswith(".running_var"):
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            arrays[counter] = np.array(0, "int64")
+    return arrays
+
+
 def to_torch_state_dict(
     model: keras.Model, naming: str = "torchvision"
 ) -> dict[str, Tensor]:
@@ -613,10 +624,5 @@ def to_torch_state_dict(
             f"bottleneck, and model {model.name!r} in the {stride_of(model)}. "
             "naming='transformers' has both."
         )
-    state = {}
-    for name, array in to_arrays(model, naming).items():
-        state[name] = torch.from_numpy(array)
-        if name.endswith(".running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            state[counter] = torch.tensor(0)
-    return state
+    arrays = to_torch_arrays(model, naming)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

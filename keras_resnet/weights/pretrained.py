@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_resnet import blocks, table1
 from keras_resnet.atomic import PARTIAL
+from keras_resnet.complexity import complexity
 from keras_resnet.preactivation import PreactivationBlock
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.types import Config, PathLike
@@ -76,21 +77,20 @@ def save_pretrained(
         "transformers": _transformers,
     }
     arrays, configs = describe[format](model)
-    partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
-    partial.mkdir(parents=True)
-    try:
-        # Imported here because most uses of this package write no such file.
-        from safetensors.numpy import save_file
+    card = _card(model, format, result or {}, license)
+    # Imported here because most uses of this package write no such file.
+    from safetensors.numpy import save_file
 
-        save_file(arrays, partial / TENSORS, metadata={"format": "pt"})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=PARTIAL) as part:
+        whole = Path(part, folder.name)
+        whole.mkdir()
+        save_file(arrays, whole / TENSORS, metadata={"format": "pt"})
         for name, config in configs.items():
             text = json.dumps(config, indent=2) + "\n"
-            (partial / name).write_text(text, "utf-8")
-        card = _card(model, format, result or {}, license)
-        (partial / "README.md").write_text(card, "utf-8")
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (whole / name).write_text(text, "utf-8")
+        (whole / "README.md").write_text(card, "utf-8")
+        os.rename(whole, folder)
 
 
 def _own(model):
@@ -121,14 +121,7 @@ def _timm(model):
     """Return tensors and configuration as timm has them."""
     kind = _imagenet_block(model, "timm")
     images = _images(model, "timm")
-    depth = next(
-        (
-            depth
-            for depth, spec in table1.IMAGENET_SPECS.items()
-            if spec == _spec(model)
-        ),
-        None,
-    )
+    depth = published.depth_of(model)
     residual = blocks.residual_blocks(model)
     widths = tuple(dict.fromkeys(block.filters for block in residual))
     if depth is None or widths != table1.IMAGENET_WIDTHS:
@@ -162,7 +155,7 @@ def _timm(model):
     }
     if channels != 3:
         config["model_args"] = {"in_chans": channels}
-    return _torch(model, naming), {CONFIG: config}
+    return loading.to_torch_arrays(model, naming), {CONFIG: config}
 
 
 def _transformers(model):
@@ -170,8 +163,8 @@ def _transformers(model):
     if _imagenet_block(model, "transformers") is not blocks.ResidualBlock:
         raise _cannot(model, "transformers", "activates before convolutions")
     images = _images(model, "transformers")
-    bottleneck, depths = _spec(model)
     residual = blocks.residual_blocks(model)
+    depths = table1.depths_of(block.name for block in residual)
     sizes = {
         table1.stage_and_block(block.name)[0]: block.out_channels
         for block in residual
@@ -184,7 +177,7 @@ def _transformers(model):
         "embedding_size": model.get_layer("stem_conv").filters,
         "hidden_sizes": list(sizes.values()),
         "depths": list(depths),
-        "layer_type": "bottleneck" if bottleneck else "basic",
+        "layer_type": "bottleneck" if residual[0].bottleneck else "basic",
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": loading.stride_of(model) == "1x1",
@@ -206,16 +199,7 @@ def _transformers(model):
         "image_std": list(images.std),
     }
     names = {CONFIG: config, "preprocessor_config.json": processor}
-    return _torch(model, "transformers"), names
-
-
-def _torch(model, naming):
-    """Return tensors as PyTorch's modules have them, with their counters."""
-    arrays = loading.to_arrays(model, naming)
-    for name in [n for n in arrays if n.endswith(".running_var")]:
-        counter = name.removesuffix("running_var") + "num_batches_tracked"
-        arrays[counter] = np.zeros((), "int64")
-    return arrays
+    return loading.to_torch_arrays(model, "transformers"), names
 
 
 def _cannot(model, format, reason):
@@ -223,13 +207,6 @@ def _cannot(model, format, reason):
         f"Model {model.name!r} {reason}, so {format} has no such network. "
         "format='keras_resnet' holds every network of this package."
     )
-
-
-def _spec(model):
-    """Return whether blocks are bottlenecks, and their number by stage."""
-    residual = blocks.residual_blocks(model)
-    depths = table1.depths_of(block.name for block in residual)
-    return residual[0].bottleneck, depths
 
 
 def _ends(model):
@@ -296,7 +273,7 @@ def _card(model, format, result, license):
     lines = ["---", *(f"{k}: {v}" for k, v in head.items())]
     lines += ["datasets:", f"- {data}"] if data else []
     lines += ["---", "", f"# {model.name}", ""]
-    parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
+    parameters = complexity(model).trainable_parameters
     rows = {
         "parameters": f"{parameters:,}",
         "data": data or "not stated",

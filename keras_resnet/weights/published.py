@@ -111,13 +111,24 @@ def load(
             _convert(model, files.read(path), str(path), options)
 
 
-def _depth(model, weights, published):
-    """Return the depth of a network of the paper, if it is published."""
+def depth_of(model: keras.Model) -> int | None:
+    """Return the depth of one of the paper's networks for ImageNet, or `None`.
+
+    By the kind and the number of its blocks.
+    """
     residual = blocks.residual_blocks(model)
     depths = table1.depths_of(block.name for block in residual)
-    for depth in published:
-        if table1.IMAGENET_SPECS[depth] == (residual[0].bottleneck, depths):
+    for depth, spec in table1.IMAGENET_SPECS.items():
+        if spec == (residual[0].bottleneck, depths):
             return depth
+    return None
+
+
+def _depth(model, weights, published):
+    """Return the depth of a network of the paper, if it is published."""
+    depth = depth_of(model)
+    if depth in published:
+        return depth
     raise WeightsError(
         f"weights={weights!r} are published for ImageNet's ResNet-"
         f"{', '.join(map(str, published))}, and model {model.name!r} is none "

@@ -9,6 +9,7 @@ import Keras: import them within functions.
 from .command import Failure, UsageError, execute
 from .job import Job, main
 from .settings import (
+    IMAGE_DATASETS,
     POLICIES,
     REQUIRED,
     CommandSettings,
@@ -17,6 +18,7 @@ from .settings import (
     RunSettings,
     SeedSettings,
     block_setting,
+    data_dir_option,
     dataset_setting,
     execution_option,
     option,
@@ -33,6 +35,7 @@ from .values import (
 )
 
 __all__ = [
+    "IMAGE_DATASETS",
     "POLICIES",
     "REQUIRED",
     "CommandSettings",
@@ -44,6 +47,7 @@ __all__ = [
     "SeedSettings",
     "UsageError",
     "block_setting",
+    "data_dir_option",
     "cifar_depth",
     "dataset_setting",
     "execute",

@@ -302,6 +302,20 @@ def _shown(value):
     return "none" if value is None else value
 
 
+# Those that `keras_resnet.data.load` knows.
+IMAGE_DATASETS = ("cifar10", "cifar100", "digits", "mnist")
+
+
+def data_dir_option(*needs):
+    """Return the field of the folder of TensorFlow Datasets."""
+    return option(
+        None,
+        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets)",
+        needs=needs,
+    )
+
+
 def dataset_setting(*names):
     """Return the field of a dataset of small images, the first by default."""
     return setting(
@@ -457,11 +471,8 @@ class RunSettings(CommandSettings):
 class ImageSettings(CommandSettings):
     """Settings of a recipe that trains on one of the small datasets."""
 
-    data_dir: Path | None = option(
-        None,
-        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-        needs=("--dataset cifar10 or mnist", lambda s: s.dataset != "digits"),
+    data_dir: Path | None = data_dir_option(
+        "--dataset, not digits", lambda s: s.dataset != "digits"
     )
     input: str = option(
         "auto",

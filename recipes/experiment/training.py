@@ -59,7 +59,9 @@ def check_execution(job, start=0):
     `start` is the step from which a job is trained.
     """
     each = job.steps_per_execution
-    if each > 1 and keras.backend.backend() == "torch":
+    if each == 1:
+        return
+    if keras.backend.backend() == "torch":
         raise UsageError(
             "--steps-per-execution: Keras does not know it on PyTorch; leave "
             "it out"

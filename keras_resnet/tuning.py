@@ -29,12 +29,8 @@ from keras_resnet.data.datasets import ImageData
 from keras_resnet.devices.engine import Devices
 from keras_resnet.factories import ResNetCIFAR, ResNetImageNet
 from keras_resnet.table1 import IMAGENET_SPECS, cifar_depths, imagenet_spec
-from keras_resnet.training.callbacks import (
-    DivergenceError,
-    FailOnDivergence,
-    Interruptible,
-    Throughput,
-)
+from keras_resnet.training.callbacks import Interruptible, Throughput
+from keras_resnet.training.divergence import DivergenceError, FailOnDivergence
 from keras_resnet.training.losses import crossentropy
 from keras_resnet.training.optimizers import CoupledSGD
 from keras_resnet.training.schedules import one_cycle, step_decay

@@ -112,7 +112,7 @@ def compare_models(
 
 
 BASIC = ("ours", "stock Keras", "native")
-WITH_COMPILE = (*BASIC, "torch.compile")
+WITH_COMPILE = (*BASIC, "torch.compile", "ours, layer by layer")
 
 
 def train20(settings):
@@ -124,6 +124,23 @@ def train20(settings):
 def infer50(settings):
     """ResNet-50, inference, batch 16, against the peers too."""
     return _resnet50(settings, "inference", 16, ("ours, folded",))
+
+
+def infer20(settings):
+    """ResNet-20, inference, milliseconds per batch of 2, 32 and 128."""
+    return [
+        compare_models(
+            settings,
+            f"ResNet-20, inference, batch {n}",
+            cifar(20),
+            WITH_COMPILE,
+            n,
+            steps=max(2, 80 // n),
+            training=False,
+            by_step=True,
+        )
+        for n in (2, 32, 128)
+    ]
 
 
 def train50(settings):
@@ -273,7 +290,7 @@ def batch(settings):
             settings,
             f"Batch size {n}, ResNet-20, training",
             cifar(20),
-            BASIC,
+            WITH_COMPILE,
             n,
             steps=max(2, 256 // n),
         )
@@ -337,6 +354,7 @@ def _python(*args):
 CASES = {
     "train20": train20,
     "infer50": infer50,
+    "infer20": infer20,
     "train50": train50,
     "host": host,
     "pipeline": pipeline,

@@ -271,6 +271,8 @@ def draw_lines(panel, case, comparisons):
     # Depth or batch size, with which the name begins.
     numbers = [int(c.name.split(",")[0].split()[-1]) for c in comparisons]
     for name in dict.fromkeys(n for c in comparisons for n in c.values):
+        if name.startswith("ours, "):
+            continue
         color, marker = STYLES[KINDS[name]]
         x, values = zip(
             *(

@@ -12,7 +12,7 @@ from keras_resnet import backend
 from keras_resnet.analysis import network
 from keras_resnet.atomic import write_atomically
 from keras_resnet.steps import pairs
-from keras_resnet.training.callbacks import StepCounter
+from keras_resnet.training.counting import StepCounter
 from keras_resnet.types import Logs, PathLike
 
 

@@ -3,19 +3,14 @@
 from keras_resnet.atomic import write_atomically
 from keras_resnet.training.backup import Backup, cut_history, read_state
 from keras_resnet.training.callbacks import (
-    AverageCheckpoint,
-    Checkpoint,
-    DivergenceError,
-    FailOnDivergence,
     Interruptible,
     PlateauDivision,
     Profile,
-    StepEvaluation,
-    StopAt,
     Throughput,
-    batches_seen,
-    steps_done,
 )
+from keras_resnet.training.checkpoints import AverageCheckpoint, Checkpoint
+from keras_resnet.training.counting import StopAt, batches_seen, steps_done
+from keras_resnet.training.divergence import DivergenceError, FailOnDivergence
 from keras_resnet.training.evaluation import (
     EvaluationError,
     evaluate,
@@ -32,6 +27,7 @@ from keras_resnet.training.losses import (
 )
 from keras_resnet.training.optimizers import CoupledSGD, Lamb
 from keras_resnet.training.schedules import WarmUp, one_cycle, step_decay
+from keras_resnet.training.step_evaluation import StepEvaluation
 
 __all__ = [
     "AverageCheckpoint",

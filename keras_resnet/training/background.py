@@ -4,7 +4,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import keras
 
-from keras_resnet.training.callbacks import check_finite, save_atomically
+from keras_resnet.training.checkpoints import save_atomically
+from keras_resnet.training.divergence import check_finite
 from keras_resnet.types import PathLike
 
 

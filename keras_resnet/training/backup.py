@@ -15,11 +15,9 @@ import numpy as np
 
 from keras_resnet.devices.engine import Devices
 from keras_resnet.training.background import BackgroundSaver
-from keras_resnet.training.callbacks import (
-    Interruptible,
-    StepCounter,
-    save_atomically,
-)
+from keras_resnet.training.callbacks import Interruptible
+from keras_resnet.training.checkpoints import save_atomically
+from keras_resnet.training.counting import StepCounter
 from keras_resnet.types import Logs, PathLike
 
 # Several processes agree every so many batches whether to save or to end,

@@ -17,16 +17,15 @@ from keras_resnet.atomic import (
 )
 from keras_resnet.devices import Devices
 from keras_resnet.training.backup import Backup, cut_history, read_state
-from keras_resnet.training.callbacks import (
+from keras_resnet.training.callbacks import Throughput
+from keras_resnet.training.checkpoints import (
     AverageCheckpoint,
     Checkpoint,
-    FailOnDivergence,
-    StepEvaluation,
-    StopAt,
-    Throughput,
     save_atomically,
-    steps_done,
 )
+from keras_resnet.training.counting import StopAt, steps_done
+from keras_resnet.training.divergence import FailOnDivergence
+from keras_resnet.training.step_evaluation import StepEvaluation
 
 from . import files, html, terminal, values
 from .command import Failure

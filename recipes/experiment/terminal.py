@@ -10,7 +10,7 @@ import time
 import keras
 from tqdm import tqdm
 
-from keras_resnet.training.callbacks import StepCounter
+from keras_resnet.training.counting import StepCounter
 
 WIDTH = 80
 SECONDS = 30

@@ -62,7 +62,8 @@ def inference_program(
 def _program(graph):
     for node in graph.nodes:
         _write_in_place(node)
-    return make_boxed_func(_straight_line(graph))
+    graph.owning_module.recompile()
+    return make_boxed_func(graph.owning_module.forward)
 
 
 def _forget_copies(graph):
@@ -222,68 +223,3 @@ def _is_fresh(node):
             return False
         node = node.args[0]
     return False
-
-
-def _straight_line(graph):
-    """Return a function that calls the operators of a graph one by one.
-
-    Unlike `torch.fx.GraphModule.forward` it calls the overloads of operators
-    without PyTorch's Python wrappers.
-    """
-    names, constants, lines = {}, {}, []
-
-    def constant(value):
-        name = f"c{len(constants)}"
-        constants[name] = value
-        return name
-
-    def expression(value):
-        if isinstance(value, torch.fx.Node):
-            return names[value]
-        if isinstance(value, (list, tuple)):
-            items = "".join(f"{expression(item)}, " for item in value)
-            return f"[{items}]" if isinstance(value, list) else f"({items})"
-        if value is None or isinstance(value, (bool, int)):
-            return repr(value)
-        return constant(value)
-
-    last_use = {}
-    for node in graph.nodes:
-        for source in node.all_input_nodes:
-            last_use[source] = node
-    arguments = []
-    for node in graph.nodes:
-        names[node] = f"v{len(names)}"
-        if node.op == "placeholder":
-            arguments.append(names[node])
-        elif node.op == "call_function":
-            given = [expression(value) for value in node.args]
-            given += [
-                f"{key}={expression(value)}"
-                for key, value in node.kwargs.items()
-            ]
-            overload = getattr(node.target, "_op", node.target)
-            lines.append(
-                f"{names[node]} = {constant(overload)}({', '.join(given)})"
-            )
-        elif node.op == "get_attr":
-            tensor = operator.attrgetter(node.target)(graph.owning_module)
-            lines.append(f"{names[node]} = {constant(tensor)}")
-        elif node.op == "output":
-            lines.append(f"return {expression(node.args[0])}")
-        else:
-            raise NotImplementedError(
-                f"a traced graph has a node of kind {node.op}"
-            )
-        done = [
-            names[source]
-            for source in node.all_input_nodes
-            if last_use[source] is node and node.op != "output"
-        ]
-        if done:
-            # Frees their memory for the next operations.
-            lines.append(f"{' = '.join(done)} = None")
-    body = "\n    ".join(lines)
-    namespace = constants
-    exec(f"def run({', '.join(arguments)}):\n    {body}\n", namespace)
-    return namespace["run"]

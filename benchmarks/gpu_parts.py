@@ -248,7 +248,7 @@ def small(size):
 
 def large(size, depths):
     """Return a network with bottlenecks in bfloat16."""
-    network = networks.resnet50(size.image, precision="bfloat16")
+    network = networks.imagenet(50, size.image, precision="bfloat16")
     if size is QUICK:
         return dataclasses.replace(network, depths=(1,), widths=(64,))
     return dataclasses.replace(network, depths=depths)

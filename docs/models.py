@@ -3,10 +3,16 @@
 python docs/models.py > docs/models.md
 """
 
+import json
+from pathlib import Path
+from statistics import median
+
 import keras_resnet
 from keras_resnet_recipes.cifar10 import PAPER
-from keras_resnet_recipes.experiment.report import table
+from keras_resnet_recipes.experiment.report import origin, table
 
+BENCHMARKS = Path(__file__).parent / "results" / "benchmarks"
+IMPLEMENTATIONS = "ours", "ours, folded", "stock Keras", "keras.applications"
 NAMES = {"imagenet": "torchvision", "keras": "Keras"}
 IMAGENET = 18, 34, 50, 101, 152
 
@@ -20,6 +26,30 @@ def size(depth):
         f"{counts.macs:,}",
         f"{4 * counts.parameters / 1e6:.1f}",
     )
+
+
+def speed(measurement):
+    """Return a table of images per second, and how they were measured."""
+    rows = [
+        [f"`ResNet{depth}`"]
+        + [
+            f"{median(comparison['values'][name]):.3g}"
+            if name in comparison["values"]
+            else ""
+            for name in IMPLEMENTATIONS
+        ]
+        for depth, comparison in zip(
+            IMAGENET, measurement["comparisons"], strict=True
+        )
+    ]
+    cores = measurement["threads"]
+    return [
+        table(["images/s", *IMPLEMENTATIONS], rows),
+        "",
+        f"`{measurement['command']}`, {origin(measurement)}; {cores} "
+        f"core{'s' if cores > 1 else ''}.",
+        "",
+    ]
 
 
 def page():
@@ -60,6 +90,16 @@ def page():
         'table. `weights="owner/name"` takes any repository of the hub that',
         "timm or transformers wrote, under the licence on its page.",
         "",
+        "## Speed of inference",
+        "",
+        "Batches of 8, strides in the 1x1 convolution as keras.applications",
+        "has them. [Benchmarks](results/benchmarks/README.md) has the ranges.",
+        "",
+        *(
+            line
+            for path in sorted(BENCHMARKS.glob("models-*.json"))
+            for line in speed(json.loads(path.read_text("utf-8")))
+        ),
         "## CIFAR-10, 32x32",
         "",
         table(

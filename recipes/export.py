@@ -280,6 +280,7 @@ def of_fixed_size(model, how, raw_pixels=False):
     import keras
 
     import keras_resnet
+    from keras_resnet.backend import Model
     from keras_resnet.training import evaluation
 
     first = evaluation.channels_first(model)
@@ -291,7 +292,7 @@ def of_fixed_size(model, how, raw_pixels=False):
     if raw_pixels:
         layout = "channels_first" if first else "channels_last"
         x = keras_resnet.preprocess_input(x, how, data_format=layout)
-    return keras.Model(image, model(x))
+    return Model(image, model(x))
 
 
 def inputs_of(images, model, how, raw_pixels):
@@ -390,16 +391,16 @@ def main(settings):
         net, how = evaluate.load_network(settings)
         model = keras_resnet.fold_batch_norm(net) if settings.folded else net
         model = of_fixed_size(model, how, settings.raw_pixels)
-        bar.set_description(f"writing {output}")
+        bar.set_description_str(f"writing {output}")
         bar.update()
         path = str(Path(part, output.name))
         write(model, kind, path, settings.batch)
         if settings.int8:
-            bar.set_description("calibrating")
+            bar.set_description_str("calibrating")
             images = calibration_images(settings, how)
             images = inputs_of(images, net, how, settings.raw_pixels)
             quantize(path, images, settings.batch)
-        bar.set_description("running")
+        bar.set_description_str("running")
         bar.update()
         line = f"not run, because {kind.runtime} is not installed"
         if importlib.util.find_spec(kind.runtime):

@@ -3,18 +3,21 @@
     KERAS_BACKEND=jax python tests/exports.py FOLDER [DEPTH ...]
 
 FOLDER gets a BACKEND-DEPTH.json for each depth (20, 18, 34, 50 unless given)
-and README.md, the table of all that lie there. ResNet-20 has the weights
-CIFAR10_WEIGHTS/resnet20.th and must name the same class for each test image of
-CIFAR-10; the others have weights of seed 0 and must give the same logits to
-1e-4 on the images in IMAGENET_SAMPLE. Without a variable the net is left out.
+and README.md, the tables of all that lie there. ResNet-20 and 56 have the
+weights CIFAR10_WEIGHTS/resnetDEPTH.th and must name the same class for each
+test image of CIFAR-10. PyTorch quantizes them, too. The others have weights of
+seed 0 and must give the same logits to 1e-4 on the images in IMAGENET_SAMPLE.
+Without a variable the net is left out.
 """
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import keras
 import numpy as np
@@ -33,12 +36,15 @@ RUNTIMES = ("onnxruntime", "ai-edge-litert", "openvino")
 CONVERTERS = ("jax2onnx", "litert-torch", "onnxscript", "tf2onnx")
 
 
+CIFAR_DEPTHS = 20, 56
+
+
 def network(depth):
-    """Return a network with logits, and its images in whole batches."""
-    if depth == 20:
-        weights = Path(os.environ["CIFAR10_WEIGHTS"], "resnet20.th")
-        model = keras_resnet.ResNet20(
-            weights=weights, classifier_activation=None
+    """Return a network with logits, and images as it takes them."""
+    if depth in CIFAR_DEPTHS:
+        weights = Path(os.environ["CIFAR10_WEIGHTS"], f"resnet{depth}.th")
+        model = keras_resnet.ResNetCIFAR(
+            depth, weights=weights, classifier_activation=None
         )
         images = data.load("cifar10").test.images
         return model, preprocessing.preprocess_input(images, "cifar")
@@ -95,6 +101,74 @@ def measure(depth):
     return rows
 
 
+def run(session, x):
+    """Return the outputs of a session of onnxruntime."""
+    (y,) = session.run(None, {"image": x})
+    return y
+
+
+def measure_int8(depth, rounds=7):
+    """Return what quantizing a folded network costs and gains, on one core."""
+    import onnxruntime
+
+    net, x = network(depth)
+    cifar10 = data.load("cifar10")
+    images = cifar10.train.images[: export.CALIBRATION_IMAGES]
+    calibration = preprocessing.preprocess_input(images, "cifar")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder, f"{n}.onnx")) for n in ("float32", "int8")]
+        folded = keras_resnet.fold_batch_norm(net)
+        export.write(folded, export.FORMATS["onnx"], paths[0], None)
+        shutil.copyfile(*paths)
+        export.quantize(paths[1], calibration, None)
+        sizes = [os.path.getsize(path) for path in paths]
+        sessions = [
+            onnxruntime.InferenceSession(path, options) for path in paths
+        ]
+    functions = {
+        "Keras, float32": net.predict_on_batch,
+        "onnxruntime, float32": lambda x: run(sessions[0], x),
+        "onnxruntime, int8": lambda x: run(sessions[1], x),
+    }
+    errors = {
+        name: float((outputs(f, x).argmax(1) != cifar10.test.labels).mean())
+        for name, f in functions.items()
+    }
+    seconds = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            outputs(function, x[: 10 * BATCH])
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        "bytes": dict(zip([*functions][1:], sizes, strict=True)),
+        "test_error": errors,
+        "images_per_second": {
+            name: 10 * BATCH / median(values)
+            for name, values in seconds.items()
+        },
+    }
+
+
+def int8_rows(result):
+    """Return the rows of a quantized network in a table."""
+    int8 = result["int8"]
+    first = next(iter(int8["images_per_second"].values()))
+    return [
+        [
+            f"ResNet-{result['depth']}",
+            name,
+            f"{int8['bytes'][name]:,}" if name in int8["bytes"] else "",
+            f"{100 * int8['test_error'][name]:.2f} %",
+            f"{speed:,.0f}",
+            f"{speed / first:.2f}",
+        ]
+        for name, speed in int8["images_per_second"].items()
+    ]
+
+
 def cell(row):
     """Return what the table says of a row."""
     if "error" in row:
@@ -139,6 +213,23 @@ def page(folder):
             "",
             table,
             "",
+            "## int8",
+            "",
+            "Folded and quantized by onnxruntime, calibrated on "
+            f"{export.CALIBRATION_IMAGES} training images: error on all "
+            "10,000 test images, and images per second on one core in batches "
+            f"of {BATCH}, the median of turns.",
+            "",
+            report.table(
+                ["network", "", "bytes", "test error", "images/s", "ratio"],
+                [
+                    row
+                    for result in results
+                    if "int8" in result
+                    for row in int8_rows(result)
+                ],
+            ),
+            "",
             "What cannot be written or run:",
             "",
             *(f"- {', '.join(key)}: `{e}`" for key, e in errors.items()),
@@ -157,7 +248,8 @@ def main(folder, *depths):
     folder, failed = Path(folder), False
     folder.mkdir(parents=True, exist_ok=True)
     for depth in map(int, depths or (20, 18, 34, 50)):
-        variable = "CIFAR10_WEIGHTS" if depth == 20 else "IMAGENET_SAMPLE"
+        cifar = depth in CIFAR_DEPTHS
+        variable = "CIFAR10_WEIGHTS" if cifar else "IMAGENET_SAMPLE"
         if variable not in os.environ:
             print(f"ResNet-{depth} is left out: {variable} is not set")
             continue
@@ -168,6 +260,8 @@ def main(folder, *depths):
             "rows": rows,
             "seconds": round(time.perf_counter() - start),
         }
+        if cifar and BACKEND == "torch":
+            result["int8"] = measure_int8(depth)
         result["versions"] |= {
             name: metadata.version(name) for name in (*CONVERTERS, *RUNTIMES)
         }

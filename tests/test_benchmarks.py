@@ -26,7 +26,8 @@ from networks import only
 
 import keras_resnet
 from comparison import cases, cores, history, implementation, measure, report
-from comparison.network import Network, resnet50
+from comparison.network import Network
+from comparison.network import imagenet as imagenet_network
 from keras_resnet_recipes import imagenet
 
 matplotlib.use("agg")
@@ -105,8 +106,8 @@ def test_native_code_computes_in_bfloat16():
 
 
 def test_keras_applications_computes_the_same_network():
-    network = resnet50(
-        size=32, classes=7, bottleneck_stride="1x1", epsilon=1.001e-5
+    network = imagenet_network(
+        50, size=32, classes=7, bottleneck_stride="1x1", epsilon=1.001e-5
     )
     weights = network.draw()
     images, _ = network.random_batches(2)

@@ -143,11 +143,6 @@ CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}
 
 @missing("onnx", "onnxruntime", CONVERTERS.get(BACKEND, "onnxscript"))
 @pytest.mark.filterwarnings(CONVERTERS_OWN)
-@pytest.mark.xfail(
-    BACKEND == "tensorflow",
-    reason="tf2onnx makes inputs of the constants of Keras's Normalization",
-    strict=True,
-)
 @pytest.mark.parametrize("batch", [1, None])
 def test_onnx(batch, run_python, tmp_path):
     check(

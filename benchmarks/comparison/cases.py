@@ -29,7 +29,7 @@ from comparison.measure import (
     compare,
     progress,
 )
-from comparison.network import cifar, resnet50
+from comparison.network import IMAGENET, cifar, imagenet
 
 FRESH = Path(__file__).resolve().parent.parent / "fresh.py"
 
@@ -111,6 +111,8 @@ def compare_models(
     return comparison
 
 
+# Where keras.applications strides, and by which number it divides.
+APPLICATIONS = {"bottleneck_stride": "1x1", "epsilon": 1.001e-5}
 BASIC = ("ours", "stock Keras", "native")
 WITH_COMPILE = (*BASIC, "torch.compile", "ours, layer by layer")
 
@@ -124,6 +126,22 @@ def train20(settings):
 def infer50(settings):
     """ResNet-50, inference, batch 16, against the peers too."""
     return _resnet50(settings, "inference", 16, ("ours, folded",))
+
+
+def models(settings):
+    """Inference of each ImageNet network, batch 8, for docs/models.py."""
+    return [
+        compare_models(
+            settings,
+            f"ResNet-{depth}, inference, batch 8",
+            imagenet(depth, **APPLICATIONS),
+            ("ours", "ours, folded", "stock Keras", "keras.applications"),
+            8,
+            steps=2,
+            training=False,
+        )
+        for depth in IMAGENET
+    ]
 
 
 def infer20(settings):
@@ -151,7 +169,7 @@ def train50(settings):
 def _resnet50(settings, title, batch_size, folded):
     # keras.applications strides in the first 1x1 convolution, KerasHub in
     # the 3x3 convolution, which is more to compute.
-    at_1x1 = resnet50(bottleneck_stride="1x1", epsilon=1.001e-5)
+    at_1x1 = imagenet(50, **APPLICATIONS)
     plain = "stock Keras", "keras.applications", "native", "torch.compile"
     return [
         compare_models(
@@ -165,7 +183,7 @@ def _resnet50(settings, title, batch_size, folded):
         )
         for stride, network, others in (
             ("1x1", at_1x1, plain),
-            ("3x3", resnet50(), ("KerasHub",)),
+            ("3x3", imagenet(50), ("KerasHub",)),
         )
     ]
 
@@ -356,6 +374,7 @@ CASES = {
     "infer50": infer50,
     "infer20": infer20,
     "train50": train50,
+    "models": models,
     "host": host,
     "pipeline": pipeline,
     "decode": decode,

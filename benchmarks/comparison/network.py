@@ -178,9 +178,20 @@ def cifar(depth):
     return Network(depths, (16, 32, 64), 32, 10, "cifar")
 
 
-def resnet50(size=224, classes=1000, **kwargs):
-    """Return ResNet-50."""
-    depths, widths = (3, 4, 6, 3), (64, 128, 256, 512)
+# Blocks of the stages of the ImageNet networks.
+IMAGENET = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+def imagenet(depth, size=224, classes=1000, **kwargs):
+    """Return the ImageNet network of a depth."""
+    depths, widths = IMAGENET[depth], (64, 128, 256, 512)
+    bottleneck = depth >= 50
     return Network(
-        depths, widths, size, classes, "imagenet", True, "B", **kwargs
+        depths, widths, size, classes, "imagenet", bottleneck, "B", **kwargs
     )

@@ -18,10 +18,18 @@ def paths(naming):
 
 
 class Applications(KerasModel):
-    """`keras.applications.ResNet50`, which strides in 1x1 convolutions."""
+    """`keras.applications.ResNet50` and its kin, with strides in 1x1.
+
+    Raises:
+        Unavailable: If keras.applications has no network of that depth.
+    """
 
     def __init__(self, network, weights):
-        model = keras.applications.ResNet50(
+        depth = 2 + 3 * sum(network.depths)
+        function = getattr(keras.applications, f"ResNet{depth}", None)
+        if function is None or not network.bottleneck:
+            raise Unavailable("keras.applications has no such network")
+        model = function(
             weights=None,
             input_shape=(network.size, network.size, 3),
             classes=network.classes,

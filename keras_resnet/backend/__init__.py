@@ -62,10 +62,10 @@ if keras.backend.backend() == "torch":
 elif keras.backend.backend() == "jax":
     from keras_resnet.backend.jax_scan import Model as _Model
 else:
-    _Model = keras.Model  # type: ignore[misc]  # the other branch's class
+    from keras_resnet.backend.tensorflow_model import Model as _Model
 
 
-class Model(_Model):  # type: ignore[valid-type,misc]  # one of two classes
+class Model(_Model):  # type: ignore[misc]  # one of three classes
     """`keras.Model` with the fast functions of its backend.
 
     The callbacks of `fit` and `evaluate` get `logs.UnreadLogs`, which are read

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import jupytext
+from nbformat.v4 import new_code_cell
+
+# A hosted notebook has TensorFlow, and not this package.
+INSTALL = '%pip install -q "keras3-resnet[recipes]"'
 
 
 def on_page_content(html, page, **_):
@@ -12,6 +16,11 @@ def on_page_content(html, page, **_):
         return html
     target = Path(page.file.abs_dest_path).with_name(f"{source.stem}.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    jupytext.write(jupytext.read(source), target)
-    link = f'<a href="{target.name}" download>Download this notebook</a>'
-    return f"<p>{link}</p>\n{html}"
+    notebook = jupytext.read(source)
+    notebook.cells.insert(1, new_code_cell(INSTALL))
+    jupytext.write(notebook, target)
+    return (
+        f'<p><a href="{target.name}" download>Download this notebook</a>, for '
+        "Jupyter, or to upload to Colab or Kaggle. Its first cell installs "
+        f"this package.</p>\n{html}"
+    )

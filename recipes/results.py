@@ -12,6 +12,7 @@ result lines there. --redraw draws pictures again, from their own numbers.
 """
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -29,17 +30,18 @@ from keras_resnet_recipes.experiment.files import (
 )
 from keras_resnet_recipes.experiment.report import (
     folded,
+    mean_and_deviation,
     origin,
     percent,
     table,
 )
 
 EXPLANATION = """\
-Each name links to its learning curves, and stands for NAME.json (everything
-that determined the run) and NAME.csv (its history) beside this page. Test error
-is that of the final weights on all test images, looked at once. Images per
-second are the median over epochs of training steps alone; seconds are those of
-training and validation. `python recipes/results.py` made this page from the
+A row has all runs that differ in their seed alone: the mean of their errors,
+and one standard deviation. Its last column links to the learning curves of each
+seed. Beside them NAME.json holds everything that determined a run, its speed
+too, and NAME.csv its history. Test error is that of the final weights on all
+test images, looked at once. `python recipes/results.py` made this page from the
 lines that runs leave.
 """
 
@@ -131,10 +133,11 @@ def best(lines):
     runs = [x for x in lines["."].values() if "test_error" in x]
     if runs:
         run = min(runs, key=lambda result: result["test_error"])
-        _, net, how, *_ = cells("", run)
+        net, how = net_and_preset(run)
         items.append(
             "- Lowest test error of a training: "
-            f"{percent(run['test_error'])} ({net}; {how})."
+            f"{percent(run['test_error'])} ({net}; {how}; seed "
+            f"{run['settings']['seed']})."
         )
     if lines["evaluations"]:
         name, line = max(
@@ -148,11 +151,19 @@ def best(lines):
 
 
 def trainings(lines):
-    """Return the lines of the page about runs."""
-    head = ["run", "net", "preset", "backend", "images/s", "seconds"]
-    head += ["validation error", "test error", "paper"]
+    """Return the lines of the page about runs.
+
+    Runs that differ in their seed alone share a row.
+    """
+    sets, usual = {}, cifar10.Settings().stored()
+    for name, line in lines.items():
+        # A line may be older than a setting.
+        key = usual | line["settings"]
+        key |= {"seed": None, "steps": line["iterations"]}
+        sets.setdefault(json.dumps(key, sort_keys=True), {})[name] = line
+    head = ["net", "preset", "backend", "n", "validation error", "test error"]
     return [
-        table(head, [cells(*line) for line in lines.items()]),
+        table([*head, "paper", "runs"], [row(runs) for runs in sets.values()]),
         "",
         EXPLANATION,
         folded(
@@ -166,25 +177,40 @@ def trainings(lines):
     ]
 
 
-def cells(name, result):
-    """Return the row of a run in the table."""
+def row(runs):
+    """Return the row of runs that differ in their seed alone."""
+    results = list(runs.values())
+    s = results[0]["settings"]
+    paper = cifar10.PAPER.get(s["depth"]) if is_papers(s) else None
+    links = [f"[{r['settings']['seed']}]({n}.png)" for n, r in runs.items()]
+    return [
+        *net_and_preset(results[0]),
+        results[0]["backend"],
+        len(results),
+        errors(results, "validation"),
+        # ImageNet's test images have no labels that one may have.
+        errors(results, "test") if "test_error" in results[0] else "",
+        f"{paper} %" if paper else "",
+        ", ".join(links),
+    ]
+
+
+def net_and_preset(result):
+    """Return the network, and the preset and steps, of a run as texts."""
     s = result["settings"]
     net = f"ResNet-{s['depth']} ({s['shortcut']})"
     net = f"plain-{s['depth']}" if s["plain"] else net
     net += f", {s['block']}" if s.get("block") else ""
-    paper = cifar10.PAPER.get(s["depth"]) if is_papers(s) else None
-    return [
-        f"[{name}]({name}.png)",
+    return (
         f"{net}, {s['dataset']}",
-        f"{s['preset']}, {result['iterations']:,} steps, seed {s['seed']}",
-        result["backend"],
-        f"{result['images_per_second']:.0f}",
-        f"{result['seconds']:.0f}",
-        percent(result["validation_error"]),
-        # ImageNet's test images have no labels that one may have.
-        percent(result["test_error"]) if "test_error" in result else "",
-        f"{paper} %" if paper else "",
-    ]
+        f"{s['preset']}, {result['iterations']:,} steps",
+    )
+
+
+def errors(results, which):
+    """Return mean and deviation of the errors of runs, as text."""
+    values = [100 * result[f"{which}_error"] for result in results]
+    return mean_and_deviation(values, "%")
 
 
 def is_papers(settings):

@@ -451,6 +451,14 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
             [*words, "the name of another"],
         )
     assert before == {p: p.read_bytes() for p in output.iterdir()}
+    # Under another name it is a second seed of the first.
+    twin = twin.rename(tmp_path / "twin")
+    line["test_error"] += 0.02
+    (twin / "result.json").write_text(json.dumps(line), "utf-8")
+    run_recipe(results, [twin, "--output", output])
+    page = (output / "README.md").read_text("utf-8")
+    mean = 100 * (result["test_error"] + 0.01)
+    assert f"{mean:.2f} ± 1.41 %" in page
     (folder / "curves.png").rename(tmp_path / "curves.png")
     with pytest.raises(UsageError, match=r"curves\.png is missing"):
         results.kind(folder)

@@ -16,7 +16,7 @@ from keras_resnet_recipes.experiment.report import table
 
 ROOT = Path(__file__).resolve().parent.parent
 GPUS = 1, 8, 64
-# Of the trainings on ImageNet; fine-tuning is on images of one's own.
+# Presets that train on ImageNet.
 PRESETS = [
     name for name in ("paper", *imagenet.Settings.PRESETS) if name != "finetune"
 ]
@@ -24,7 +24,7 @@ IMAGES = 1_281_167
 # Images of 224 x 224 per second that NVIDIA measured on an A100 with 80 GB in
 # mixed precision: alone, and as one of 8 in a machine.
 ALONE, TOGETHER = 2470, 16_621 / 8
-# ResNet-50's trainable parameters, normalizations, and channels of these.
+# ResNet-50's trainable parameters, normalizations, and their channels.
 PARAMETERS, NORMALIZATIONS, CHANNELS = 25_557_032, 53, 26_560
 # Images per second and core from JPEG files, measured by compare.py.
 DECODING = ROOT / "docs/results/benchmarks/decode-tensorflow-1threads.json"
@@ -36,30 +36,30 @@ DECODED = {
 
 
 def decoding():
-    """Return images per second that a core decodes, by way of sampling."""
+    """Return images per second that a core decodes, by `--sampling`."""
     comparisons = json.loads(DECODING.read_text("utf-8"))["comparisons"]
     values = {c["name"]: c["values"]["ours"] for c in comparisons}
     return {s: statistics.median(values[name]) for s, name in DECODED.items()}
 
 
 def cost(settings, gpus, decoded):
-    """Return what a training costs, by images that a core decodes a second.
+    """Return the costs of a training.
 
-    Rates are per second.
+    All rates are per second. `decoded` is that of images decoded by a core.
     """
     batch = settings.batch_size
     steps, epochs = settings.steps, settings.epochs
     images = steps * batch if steps else epochs * IMAGES
     if settings.preset == "goyal":
-        # The one procedure that says how the batch grows: 32 for each GPU.
+        # Only this procedure says how the batch grows: by 32 for each GPU.
         batch = min(8192, max(256, 32 * gpus))
     # The work is in proportion to pixels.
     sizes = imagenet.sizes(settings, epochs or 1)
     work = statistics.fmean((size / 224) ** 2 for size in sizes)
     rate = (ALONE if gpus == 1 else TOGETHER) * gpus / work
     steps_per_second = rate / batch
-    # Gradients, and mean and variance of each channel there and back. A ring
-    # sends each number twice, but for one part of it.
+    # Gradients, and mean and variance of each channel in both passes. In a ring
+    # of n GPUs each sends 2 (n - 1) / n times as much.
     sent = 4 * (PARAMETERS + 4 * CHANNELS) * 2 * (gpus - 1) / gpus
     return SimpleNamespace(
         batch=batch,

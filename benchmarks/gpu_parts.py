@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=jax python benchmarks/gpu_parts.py profile '{"quick": true}'
 
-It prints a line of JSON for each number, as soon as there is one: its name,
-its value, or `None`, and its unit, or why there is no value.
+It prints each number as soon as it is there, as a line of JSON: name, value and
+unit; or name, `null` and the reason why there is no value.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def each(title, names, network, measure):
 
 
 def on_device(network, n, batch, steps):
-    """Return so many batches of `n` random images, again and again."""
+    """Return `steps` batches, which repeat those of `n` random images."""
     few = [
         tuple(keras.ops.convert_to_tensor(x[i : i + batch]) for x in arrays)
         for arrays in [network.random_batches(n)]
@@ -89,7 +89,7 @@ def on_device(network, n, batch, steps):
 
 
 def numerics(size, reference):
-    """Weights after 16 steps in float32: beside a CPU's, and beside ours."""
+    """Weights after 16 float32 steps, compared with a CPU's and with ours."""
     network = networks.cifar(size.depth)
     images, labels = network.random_batches(WARMUP * 8)
     expected = dict(np.load(reference)) if Path(reference).exists() else None
@@ -176,7 +176,7 @@ def profile(size):
     )
     steps = WARMUP + PROFILED
     batches = on_device(network, 2 * size.batch, size.batch, steps)
-    # Nothing of the steps before is to be in the profile.
+    # The profile must have nothing of the steps before.
     wait = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: (
             dict(logs) if batch == WARMUP - 1 else None
@@ -199,7 +199,7 @@ def profile(size):
 
 
 def counted(events):
-    """Count in a Chrome trace of PyTorch or JAX what concerns the GPU."""
+    """Count the GPU's work and waits in a Chrome trace of PyTorch or JAX."""
     labels = {
         (e["name"], e["pid"], e.get("tid")): str(e["args"].get("name"))
         for e in events

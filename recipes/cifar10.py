@@ -8,8 +8,8 @@ python recipes/cifar10.py --preset fast --dataset digits      # no download
 python recipes/cifar10.py --dataset cifar100
 
 The preset "fast" trains ResNet-20 for 16 epochs in 34 minutes on two cores of
-an AMD EPYC with PyTorch: 11.49 ± 0.19 % test error (n = 3). The paper's 64,000
-steps need an accelerator; its table 6 has 8.75 % for ResNet-20.
+an AMD EPYC with PyTorch: 11.49 ± 0.19 % test error (n = 3). The paper reports
+8.75 % for ResNet-20 (table 6); its 64,000 steps need an accelerator.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from keras_resnet_recipes.experiment import (
     share,
 )
 
-# "Slightly too large to start converging" is 0.1 for ResNet-110, which begins
-# with 0.01 for about 400 iterations.
+# The paper finds 0.1 "slightly too large to start converging" for ResNet-110,
+# which therefore begins with 0.01 for about 400 iterations.
 WARMUP_STEPS = 400
 WARMUP_FROM_DEPTH = 110
 
@@ -58,8 +58,8 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
             "weight_decay": 5e-4,
         }
     }
-    # Small images, which a flip would change. The digits are 1,257 of them:
-    # smaller batches, for enough steps.
+    # A flipped digit is another shape. The 1,257 images of "digits" need
+    # smaller batches, or else an epoch has few steps.
     DATASETS = {
         "mnist": {"padding": 3, "horizontal_flip": False},
         "digits": {"padding": 1, "horizontal_flip": False, "batch_size": 32},
@@ -139,10 +139,10 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
 
 
 def warmup_steps(settings, steps):
-    """Return the steps of the warm-up of a deep net.
+    """Return the number of warm-up steps, 0 if the net needs none.
 
     Raises:
-        UsageError: If they leave too few of all steps.
+        UsageError: If they are not fewer than half of all steps.
     """
     if settings.schedule != "step-decay" or settings.depth < WARMUP_FROM_DEPTH:
         return 0
@@ -184,8 +184,8 @@ def build(settings, data, rate):
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
     image = keras.Input(data.train.images.shape[1:], name="image")
-    # "Per-pixel mean subtracted", inside the model: whoever loads it later
-    # needs no statistics. In float32, which raw pixels need.
+    # The model subtracts the per-pixel mean itself, so whoever loads it needs
+    # no statistics. Raw pixels need float32.
     centered = keras.layers.Normalization(
         axis=(1, 2, 3),
         mean=data.mean,
@@ -213,7 +213,7 @@ def build(settings, data, rate):
 
 
 def jobs(settings, devices):
-    """Return the training of one net, or of one with each seed."""
+    """Return the job of one run, or a list with a job for each seed."""
     from keras_resnet_recipes.experiment import images
 
     data = images.load(settings, devices)

@@ -3,12 +3,12 @@
     python recipes/compare.py runs/FIRST --to runs/SECOND
     python recipes/compare.py runs/*resnet56*seed? --to runs/*resnet20*seed?
 
-A set is the folder that a recipe left with --seeds, or the folders of single
-runs that differ in their seed alone, or result lines of such runs. The runs of
-both sets with the same seed began with the same random numbers, so that their
-difference varies less than the errors do. Printed are the mean difference, its
-95 % confidence interval, the p-value of a paired t-test, and how many seeds
-would show a difference of this size at the 5 % level in 80 % of experiments.
+A set is a folder that a recipe made with --seeds, or several folders of runs
+that differ only in their seed, or result files of such runs. Runs with the same
+seed began with the same random numbers, so their difference varies less than
+the errors do. The recipe prints the mean difference, its 95 % confidence
+interval, the p-value of a paired t-test, and the number of seeds that show a
+difference of this size at the 5 % level in 80 % of experiments.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def result_lines(path):
 
 
 def differences(first, second):
-    """Return the settings but the seed in which two runs differ, by name."""
+    """Return the settings in which two runs differ, without the seed."""
     first, second = first["settings"], second["settings"]
     return {
         name: (first[name], second[name])

@@ -8,9 +8,9 @@ python recipes/evaluate.py --weights resnet56.th --depth 56 \\
 python recipes/evaluate.py cat.jpg dog.jpg --weights imagenet --depth 50
 python recipes/evaluate.py cat.jpg --weights imagenet --depth 50 --explain WHY
 
-A folder has one folder of images for each class. Files that cannot be read
-are named and counted apart; every other image is counted once. The folder WHY
-gets a picture for each image file: what in it speaks for its best class.
+A folder has one folder of images for each class. Unreadable files are listed
+and left out; every other image counts once. For each image file the folder WHY
+gets a picture of the parts that speak for its most probable class.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from keras_resnet_recipes.experiment.report import percent, show
 
 # Not imported from the package: `--help` loads no Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
-# Of large images, which are decoded one by one.
+# Datasets of large images, which are decoded one by one.
 TFDS = ("imagenet2012", "imagenette")
 PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 
@@ -226,7 +226,7 @@ class Settings(NetworkSettings):
         return super().resolve(given)
 
     def pictures(self):
-        """Return the path of the picture of each image file, by its place."""
+        """Return the path of the picture of each image file, by index."""
         if self.explain is None:
             return {}
         return {
@@ -262,11 +262,10 @@ def load_network(settings):
         if settings.weights == "keras":
             options.setdefault("bottleneck_stride", "1x1")
     options["block"] = block.load(settings.block)
-    # Images are decoded so, whatever Keras's setting is.
+    # Images are decoded channels last, whatever Keras's setting is.
     keras.config.set_image_data_format("channels_last")
     model = build(settings.depth, input_shape=(None, None, 3), **options)
-    # Unlike in a network that is built for training, a head that does not fit
-    # must not stay random.
+    # A head that does not fit is an error here, because nothing trains it.
     published.load(
         model, settings.weights, may_change_head=False, adapt_input=False
     )
@@ -274,7 +273,7 @@ def load_network(settings):
 
 
 def preprocessing_of(model, settings):
-    """Return what images go through before `model`."""
+    """Return the `Preprocessing` that images need before `model`."""
     import keras
 
     from keras_resnet import preprocessing, training
@@ -317,7 +316,7 @@ def preprocessing_of(model, settings):
 
 
 def scorer(model, how, settings):
-    """Return the function from images to probabilities that was asked for."""
+    """Return the function from images to probabilities by `--crops`."""
     from keras_resnet import training
     from keras_resnet_recipes.experiment import images
 
@@ -378,8 +377,8 @@ def class_indices(folders, settings, count):
         )
     indices = {}
     for i, (identifier, name) in enumerate(class_names(settings, count)):
-        # Without WordNet ids identifiers are mere numbers, which may be the
-        # names of other classes.
+        # Without a WordNet id the identifier is the class's own number, which
+        # may be the name of another class.
         for key in {name, identifier} - {i}:
             indices.setdefault(key, []).append(i)
     unknown = sorted({*folders} - {*indices})
@@ -399,14 +398,14 @@ def class_indices(folders, settings, count):
 
 
 class Reader:
-    """Reads images in batches, and shows how far it is.
+    """Reads images in batches, and shows the progress.
 
     Args:
         settings: `Settings`.
         how: `Preprocessing` of the images.
 
     Attributes:
-        unreadable: List of what was said of the files that cannot be read.
+        unreadable: List of the error messages about unreadable files.
     """
 
     def __init__(self, settings, how):
@@ -418,7 +417,7 @@ class Reader:
         self.shares = {k: v for k, v in result.items() if k != "images"}
 
     def batches(self, names, read=None):
-        """Yield readable images, and their places among the names."""
+        """Yield batches of readable images, and their indices in `names`."""
         from keras_resnet import data, training
         from keras_resnet_recipes.experiment.terminal import Progress
 
@@ -448,7 +447,7 @@ class Reader:
 def labelled_images(settings, how, count):
     """Return names of images, a function that reads one, and their labels.
 
-    Names of files have no function. Labels are a function of the place.
+    The function is `None` for files. Labels are a function of the index.
     """
     from keras_resnet import data
 
@@ -482,7 +481,7 @@ def labelled_images(settings, how, count):
             f"{settings.dataset} has {len(source.class_names)} classes, and "
             f"the network {count}."
         )
-    # A network whose images are resized and cropped takes any.
+    # A network whose images are resized and cropped takes any size.
     if side is not None and how.resize == how.size != side:
         raise Failure(
             f"{settings.dataset} has images of {side} x {side} pixels, and the "
@@ -493,7 +492,7 @@ def labelled_images(settings, how, count):
 
 
 def labelled_files(settings, count):
-    """Return the names of a folder's images, and labels: `labelled_images`."""
+    """Return the `labelled_images` of a folder."""
     from keras_resnet import data
 
     folders = data.class_folders(settings.folder)
@@ -511,7 +510,7 @@ def labelled_files(settings, count):
 
 
 def evaluate(settings, model, score, reader):
-    """Return the counts for a dataset or a folder."""
+    """Return accuracies and image count of a dataset or a folder."""
     from keras_resnet import training
 
     count = model.outputs[0].shape[-1]
@@ -554,7 +553,7 @@ def predict(settings, model, score, reader):
 
 
 def explain(path, model, how, image, best):
-    """Draw what in an image file speaks for its best class."""
+    """Draw the parts of an image that speak for its most probable class."""
     import numpy as np
 
     from keras_resnet import analysis, plots

@@ -6,9 +6,9 @@ python recipes/export.py imagenet --depth 50 --format openvino --folded \\
 python recipes/export.py resnet20.th --depth 20 --preprocessing cifar \\
     --format onnx --folded --int8 --calibrate cifar10 --output net.onnx
 
-The outputs are those of the network, channels last if it has them so. The file
-is then run by its own runtime, and the largest difference is printed. The
-converters and runtimes are in the extra: pip install 'keras3-resnet[export]'.
+The file takes images in the network's own data format. Its runtime then runs
+it, and the largest difference from Keras's outputs is printed. Converters and
+runtimes are in the extra: pip install 'keras3-resnet[export]'.
 """
 
 import argparse
@@ -95,10 +95,10 @@ class Format:
     """How a kind of file is written and run.
 
     Args:
-        suffix: String, of its name.
+        suffix: String, the ending of its name.
         keras: String, what Keras calls it.
         load: Callable from a path to a function of arrays, without Keras.
-        runtime: String, the package that it needs.
+        runtime: String, the package that `load` needs.
         writers: Dictionary from backends that write it to the packages that
             they need.
     """
@@ -264,7 +264,7 @@ def write(model, kind, path, batch):
         options["dynamic_shapes"] = {0: torch.export.Dim("batch", min=1)}
     shape = batch, *model.inputs[0].shape[1:]
     with warnings.catch_warnings():
-        # Those of converters are about their own future.
+        # Converters warn about changes in their own next versions.
         warnings.simplefilter("ignore")
         model.export(
             path,
@@ -276,7 +276,7 @@ def write(model, kind, path, batch):
 
 
 def of_fixed_size(model, how, raw_pixels=False):
-    """Return a model for images of one size, maybe of raw pixels."""
+    """Return a model for images of one size, which may be raw pixels."""
     import keras
 
     import keras_resnet
@@ -296,7 +296,7 @@ def of_fixed_size(model, how, raw_pixels=False):
 
 
 def inputs_of(images, model, how, raw_pixels):
-    """Return images of 0 to 255, channels last, as the file takes them."""
+    """Convert images of 0 to 255, channels last, to inputs of the file."""
     import numpy as np
 
     from keras_resnet.training import evaluation
@@ -340,8 +340,8 @@ def calibration_images(settings, how):
 def quantize(path, images, batch):
     """Replace an ONNX file of float32 by one of int8.
 
-    Zero points of activations are unsigned, which x86 multiplies fast. Limits
-    are the least and the largest value that the images give.
+    Activations are unsigned, because x86 multiplies those fast. Their range is
+    from the least to the largest value that the images give.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
@@ -372,7 +372,7 @@ def quantize(path, images, batch):
 
 def main(settings):
     """Write the file, and run it."""
-    # An accelerator is for nothing here, and its kernels may not be portable.
+    # An accelerator gains nothing here, and its kernels may not be portable.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import numpy as np
 
@@ -385,7 +385,7 @@ def main(settings):
     kind, output = FORMATS[settings.format], settings.output
     with (
         Progress(desc="loading", total=3, unit="step") as bar,
-        # Whole or not at all.
+        # A file must be whole or not there at all.
         tempfile.TemporaryDirectory(dir=output.parent, prefix=PARTIAL) as part,
     ):
         net, how = evaluate.load_network(settings)
@@ -414,7 +414,7 @@ def main(settings):
             )
         files = [p for p in Path(part).rglob("*") if p.is_file()]
         size = sum(p.stat().st_size for p in files)
-        # The description of OpenVINO's two files comes last.
+        # Of OpenVINO's two files, net.xml comes last: it describes the other.
         for made in sorted(Path(part).iterdir()):
             evaluate.check_new(output.with_name(made.name))
             os.rename(made, output.with_name(made.name))

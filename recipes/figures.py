@@ -15,12 +15,11 @@ lesions      blocks deleted and swapped, and paths (Veit et al. 2016)
 landscape    loss around trained weights (Li et al. 2018)
 explanations where a net looks: Grad-CAM (Selvaraju et al. 2017) and others
 
-Each figure puts a claim of its paper as a number, and says whether it holds.
-The nets come from runs of recipes/cifar10.py with the same settings in --runs;
-those that are missing are trained there, by that recipe. With --weights they
-are trained nets in files. The folder of pictures gets README.md, a page of all
-figures that are there and of the commands, versions and machines that made
-them.
+Each figure measures a claim of its paper, and says whether it holds. Its nets
+are runs of recipes/cifar10.py in the folder --runs, where that recipe trains
+the missing ones, or trained nets in the files of --weights. README.md in the
+folder of pictures shows all figures there, with the commands, versions and
+machines that made them.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ from keras_resnet_recipes.experiment import (
 )
 from keras_resnet_recipes.nets import Nets
 
-# Depths by figure: of the presets short and fast, and of the paper's.
+# Depths by figure: of the presets short and fast, and of the preset paper.
 DEPTHS = {
     "degradation": ((20, 56), (20, 32, 44, 56)),
     "shortcuts": ((20,), (56,)),
@@ -58,10 +57,10 @@ DEPTHS = {
     "explanations": ((56,), (56,)),
 }
 SHORT_STEPS = 200
-# A short run takes a lower rate: ResNet-56 did not begin to learn at 0.2 in
-# 125 steps, seed 0, and did at this.
+# In 125 steps ResNet-56 (seed 0) did not begin to learn at a rate of 0.2, and
+# did at this one.
 SHORT_RATE = 0.05
-# The error is looked at so often in a short run.
+# Evaluations of the error in a short run.
 EVALUATIONS = 8
 FIGURES = {}
 
@@ -173,7 +172,7 @@ class Settings(ImageSettings):
 
 
 def caption_of(settings, nets, more):
-    """Return the settings and seeds of nets, and what more there is to say."""
+    """Return a caption: the settings and seeds of nets, then `more`."""
     if settings.weights:
         names = ", ".join(f"{net.label}: {net.name}" for net in nets)
         return f"{settings.dataset}, published weights ({names}). {more}"
@@ -218,7 +217,7 @@ def figure(function):
 
 
 def progress(title, unit="point"):
-    """Return what shows how far an analysis is."""
+    """Return a function that makes the progress bar of an analysis."""
     from keras_resnet_recipes.experiment.terminal import Progress
 
     return functools.partial(Progress, desc=title, unit=unit)
@@ -549,7 +548,7 @@ def grown_history(settings, source, data, label):
 
 
 VEIT = "Veit et al. 2016"
-# A deletion that costs less is harmless.
+# A deletion that costs fewer points is harmless.
 HARMLESS = 10
 
 
@@ -775,7 +774,7 @@ def explanations(settings, nets, page):
     test = data.test[: settings.images]
     for (net,) in nets.by_depth():
         model, prepare = net.load()
-        # For each quarter the map of its class must peak in it.
+        # The map for the class of a quarter must peak in that quarter.
         mosaics, classes = mosaics_of(data.test, max(1, len(test) // 4))
         images = prepare(mosaics)
         right = []
@@ -817,8 +816,8 @@ def explanations(settings, nets, page):
 def claim_deletion(settings, page, net, model, images, test):
     """Claim that pixels an explanation names matter more than random ones.
 
-    Random pixels are noise to a network, wherever they are, and a map of
-    Grad-CAM is smooth: random regions are what it is to be compared with.
+    A map of Grad-CAM is smooth, so random regions are the fair comparison:
+    deleted random pixels are noise to a network, wherever they are.
     """
     import keras
     import numpy as np

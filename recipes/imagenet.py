@@ -9,13 +9,17 @@ python recipes/imagenet.py --dataset imagenette --epochs 20
 python recipes/imagenet.py --dataset folder --folder DIR      # DIR/train, val
 python recipes/imagenet.py --preset finetune --folder DIR     # a folder a class
 
-paper: shorter sides of 256 to 480, the mean of each pixel, PCA colours, rate
-0.1 divided by 10 on plateaus. goyal: 90 epochs, rate in proportion to the
-batch, warm-up (76 % for ResNet-50 in arXiv:1706.02677). a3: LAMB, binary
-losses, mixup, cutmix, RandAugment, 100 epochs at 160 pixels (78 % in
-arXiv:2110.00476). fast: 16 epochs of growing images. The percentages are
-those of the papers; nobody has run these presets to their end here. finetune:
-10 epochs from published weights on a folder of images.
+paper     shorter sides of 256 to 480, the mean of each pixel, PCA colours, rate
+          0.1 divided by 10 on plateaus
+goyal     90 epochs, rate in proportion to the batch, warm-up (76 % for
+          ResNet-50 in arXiv:1706.02677)
+a3        LAMB, binary losses, mixup, cutmix, RandAugment, 100 epochs at 160
+          pixels (78 % in arXiv:2110.00476)
+fast      16 epochs of growing images
+finetune  10 epochs from published weights on a folder of images
+
+The percentages are those of the papers. The first four presets have not been
+run to their end here.
 """
 
 import contextlib
@@ -43,23 +47,23 @@ from keras_resnet_recipes.experiment.command import flag
 
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
-# The paper does not say what a plateau is: this many epochs without a
-# validation error lower by this much.
+# The paper does not define a plateau. Here it is PATIENCE epochs in which the
+# validation error does not fall by MIN_DELTA.
 PATIENCE, MIN_DELTA = 5, 1e-3
 # Goyal et al. divide after 30, 60 and 80 of 90 epochs.
 DIVISIONS = 30 / 90, 60 / 90, 80 / 90
-# What is left of the rate at the end of an exponential schedule.
+# Share of the rate at the end of an exponential schedule.
 EXPONENTIAL_END = 1e-3
-# Shares from which a class counts as present, for binary losses, as in timm's
+# For binary losses a class with a larger share counts as present, as in timm's
 # recipes.
 PRESENT = 0.2
-# Growing images are as large as they get after this share of the epochs.
+# Share of the epochs after which growing images have their full size.
 GROWN = 0.75
 
 # Share of each class to validate on in a folder without validation images.
 VALIDATION_SHARE = 0.2
 
-# What the procedures after the paper's have in common.
+# Settings that all presets but the paper's have in common.
 LATER = {
     "bottleneck_stride": "3x3",
     "decay_norm_and_bias": False,
@@ -340,7 +344,7 @@ class Settings(NetSettings, RunSettings):
             rate = 0.1 * s.batch_size / 256
             s = dataclasses.replace(s, learning_rate=rate)
         if "warmup_rate" not in given:
-            # Of a small batch the rate is below that of the first step.
+            # A small batch may have a rate below the preset's warm-up rate.
             rate = min(s.warmup_rate, s.learning_rate)
             s = dataclasses.replace(s, warmup_rate=rate)
         if s.weights and "mean" not in given:
@@ -352,7 +356,7 @@ class Settings(NetSettings, RunSettings):
 
 
 def conflicts(s):
-    """Yield whether settings do not fit together, and what is wrong then."""
+    """Yield pairs: whether settings conflict, and the error message."""
     yield (
         s.dataset == "folder" and s.folder is None,
         "--dataset folder needs --folder",
@@ -412,7 +416,7 @@ def sizes(settings, epochs):
         return [last] * epochs
     grown = max(1, round(GROWN * epochs) - 1)
     ways = [min(1, epoch / grown) for epoch in range(epochs)]
-    # Of whole positions in the last stage; a backend compiles for each size.
+    # In steps of 32, the last stage's stride: a backend compiles for each size.
     return [
         last if way == 1 else first + round(way * (last - first) / 32) * 32
         for way in ways
@@ -495,9 +499,7 @@ def optimizer(settings, rate):
 
 
 def prepared(settings, image, mean, trained):
-    """Return raw pixels as the network takes them.
-
-    In float32, which raw pixels need.
+    """Return the prepared image, in float32, which raw pixels need.
 
     Args:
         settings: `Settings`.
@@ -538,7 +540,7 @@ def prepared(settings, image, mean, trained):
 def build(settings, classes, rate, mean=None):
     """Return the compiled model. It takes raw pixels and returns logits.
 
-    `mean` is the mean image, of each pixel, for `--mean pixel`.
+    `mean` is the mean image for `--mean pixel`.
     """
     import keras
 
@@ -564,11 +566,11 @@ def build(settings, classes, rate, mean=None):
     trained = None
     if settings.weights:
         trained = network(input_shape=(size, size, 3), weights=settings.weights)
-    # Inside the model: whoever loads it later needs no statistics.
+    # The model prepares images, so whoever loads it needs no statistics.
     image = keras.Input((size, size, 3), name="image")
     model = network(input_tensor=prepared(settings, image, mean, trained))
     if trained is not None:
-        # The preparation of images adds no variables.
+        # Both have the same variables: the preparation adds none.
         model.set_weights(trained.get_weights())
     if settings.freeze is not None:
         keras_resnet.freeze(model, settings.freeze)
@@ -585,7 +587,7 @@ def build(settings, classes, rate, mean=None):
         "binary": training.SmoothedBinaryCrossentropy,
     }
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    # Below ten classes it says little.
+    # With fewer than ten classes top-5 accuracy says little.
     if classes >= 10:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
     model.compile(
@@ -599,7 +601,7 @@ def build(settings, classes, rate, mean=None):
 
 
 def training_batches(settings, source, steps, per_epoch, **where):
-    """Return the batches of a training, `where` a process takes them up."""
+    """Return the training batches of a process, `where` it takes them up."""
     import tensorflow as tf
 
     from keras_resnet.data import imagenet
@@ -721,7 +723,7 @@ def job(settings, devices):
             )
         return results(logs, (source(), validation), unreadable, devices)
 
-    # Of a folder the settings say no more than that it is one.
+    # The settings do not say which folder it is.
     folders = {}
     if settings.dataset == "folder":
         folders = {"train": train.describe(), "val": validation.describe()}
@@ -751,12 +753,12 @@ def naming(unreadable):
     try:
         yield
     except Exception as error:
-        # TensorFlow puts it among lines of its own.
+        # TensorFlow hides its message among lines of its own.
         raise next((u.error for u in unreadable if u.error), error) from None
 
 
 def results(logs, sources, unreadable, devices):
-    """Return what the result line says of a validation.
+    """Return the values of a validation for the result line.
 
     `sources` and `unreadable` are pairs, of training and of validation.
     """

@@ -32,18 +32,18 @@ SIZE = 32
 NETS = {"resnet": "ResNet", "plain": "plain"}
 # Test images in the picture of predictions.
 DRAWN = 18
-# Points of training error between the nets that deserve a sentence.
+# Difference of the nets' training errors, in points, that is worth a sentence.
 FAILURE = 5
-# Training error in points up to which a net has begun to learn its images.
+# Training error, in percent, up to which a net has begun to learn.
 LEARNED = 40
-# The depths of table 1 whose blocks are basic ones, as those of CIFAR nets.
+# The depths of table 1 with basic blocks, as CIFAR nets have them.
 IMAGENET_DEPTHS = (18, 34)
 # Pixels of padding for images that are shifted at random, by dataset.
 PADDING = {"mnist": 3, "digits": 4}
 
 
 def imagenet_or_cifar_depth(text):
-    """Return a depth that nets of basic blocks have."""
+    """Parse the depth of a net with basic blocks."""
     known = {str(depth): depth for depth in IMAGENET_DEPTHS}
     return known.get(text) or cifar_depth(text)
 
@@ -52,7 +52,7 @@ def imagenet_or_cifar_depth(text):
 class Settings(RunSettings, ImageSettings, SeedSettings):
     """Settings of the runs of both nets and all seeds."""
 
-    # A preset states only what differs from the first.
+    # A preset states only what differs from batch64.
     PRESETS = {
         "batch128": {"batch_size": 128, "learning_rate": 0.01},
         "deep": {"depth": 56, "learning_rate": 0.02, "momentum": 0.9},
@@ -135,9 +135,9 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
 
 
 def select(settings, data):
-    """Return the first so many images of each part, enlarged to 32x32.
+    """Return the first images of each split, enlarged to 32x32.
 
-    Each pixel becomes a square, as large as fits; around that is black.
+    Each pixel becomes a square, as large as fits, within a black border.
     """
     from keras_resnet.data import augmentation
 
@@ -214,7 +214,7 @@ def build(settings, data, steps, net, seed):
 
 
 def jobs(settings, devices):
-    """Return the trainings of both nets with each seed."""
+    """Return the jobs of both nets with each seed."""
     from keras_resnet_recipes.experiment import images
 
     data = select(settings, images.load(settings, devices))
@@ -321,7 +321,7 @@ def summarize(settings, study):
         ]
         for net in NETS
     }
-    # Of several seeds only those that are drawn are looked at.
+    # With several seeds, only the images in the picture need predictions.
     looked_at = data.test if len(seeds) == 1 else data.test[:DRAWN]
     probabilities = {
         net: predict(study / f"seed{seeds[0]}" / net / "best.keras", looked_at)
@@ -346,7 +346,7 @@ def summarize(settings, study):
 
 
 def predict(path, split):
-    """Return the probabilities that a model of a run gives to images."""
+    """Return the class probabilities of images by a run's model."""
     import keras
 
     from keras_resnet_recipes.experiment.run import load_model
@@ -359,7 +359,7 @@ def predict(path, split):
 
 
 def difference_of_images(settings, right):
-    """Say on how many test images the nets differ, and whether by chance.
+    """Return a sentence about the test images on which one net is right.
 
     Args:
         settings: `Settings`.
@@ -377,7 +377,7 @@ def difference_of_images(settings, right):
     )
     if not won + lost:
         return f"{text}."
-    # McNemar's exact test: only the images on which they differ say anything.
+    # McNemar's exact test uses only the images on which the nets differ.
     test = binomtest(won, won + lost)
     points = 100 * (won + lost) / count
     low, high = (points * (2 * p - 1) for p in test.proportion_ci())
@@ -389,7 +389,7 @@ def difference_of_images(settings, right):
 
 
 def difference_of_seeds(settings, lines, seeds):
-    """Say how the accuracies of the nets differ over several seeds."""
+    """Return a sentence about the nets' accuracies over several seeds."""
     from keras_resnet_recipes.experiment.statistics import paired_difference
 
     difference = paired_difference(
@@ -408,7 +408,7 @@ def difference_of_seeds(settings, lines, seeds):
 
 
 def lesson(settings, histories):
-    """Say what the curves show of how well the nets can be trained.
+    """Return a text about how well the nets fit their training images.
 
     Args:
         settings: `Settings`.

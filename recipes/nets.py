@@ -1,7 +1,7 @@
 """The trained nets that figures look at: runs of cifar10.py, or files.
 
-A run is any finished one of the same settings, of any backend and also one of
-several seeds. Runs that are missing are trained by cifar10.py.
+Any finished run with the same settings will do, on any backend, also one of
+several seeds. cifar10.py trains the runs that are missing.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pathlib import Path
 from keras_resnet_recipes import cifar10, evaluate
 from keras_resnet_recipes.experiment import Failure, files, report
 
-# Gradient norms are looked at so often in a run.
+# How often a run records gradient norms.
 RECORDS = 20
 
 
@@ -62,8 +62,8 @@ class Nets:
         settings: `figures.Settings`.
 
     Attributes:
-        used: Dictionary from names of nets that were used to where they come
-            from, and their errors.
+        used: Dictionary from names of the nets that were used to their sources
+            and errors.
     """
 
     def __init__(self, settings):
@@ -189,7 +189,7 @@ def _has_gradients(folder):
     from keras_resnet import analysis
 
     path = folder / cifar10.GRADIENTS
-    # A run that was resumed with them lacks those at initialization.
+    # A run that was resumed with `--gradients` lacks those at initialization.
     return path.exists() and analysis.read_gradient_flow(path)[0][0] == 0
 
 

@@ -2,13 +2,15 @@
 
     python recipes/results.py runs/cifar10-resnet20A-fast-torch-seed0
 
-For each run the folder gets NAME.json (its result line), NAME.csv (its
-history) and NAME.png (its learning curves), NAME being the run's folder; for
-each study of several seeds studies/NAME.json (its result lines), .md (its
-table) and its figures; for each search by tune.py searches/NAME.json, .csv and
-.md (its trials) and two figures; for each line that evaluate.py --output has
-written evaluations/NAME.json. The page, README.md, is then made from all
-result lines there. --redraw draws pictures again, from their own numbers.
+NAME is the run's folder. The folder of results gets these files:
+
+NAME.json, .csv, .png    of a run: result line, history, learning curves
+studies/NAME.*           of several seeds: result lines, table, figures
+searches/NAME.*          of a search by tune.py: result, trials, figures
+evaluations/NAME.json    the line that evaluate.py --output wrote
+
+Its page, README.md, is then made from all result lines in it. --redraw draws
+pictures again, from the numbers that they hold.
 """
 
 import dataclasses
@@ -45,8 +47,8 @@ test images, looked at once. `python recipes/results.py` made this page from the
 lines that runs leave.
 """
 
-# By folder of the results: what is kept of a run of cifar10.py, of a study of
-# several seeds and of a search by tune.py, the result line first, and as what.
+# The files that are kept of a run, a study of several seeds and a search, with
+# the endings of their names there. The result line comes first.
 FILES = {
     ".": {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"},
     "studies": {
@@ -63,11 +65,11 @@ FILES = {
         "parallel_coordinates.png": "-parallel_coordinates.png",
     },
 }
-# What says how results were made.
+# Title of the part that says how results were made.
 MADE = "Commands, versions, machines"
 # Only the studies by mnist.py have it.
 OPTIONAL = "predictions.png"
-# Pages of others beside this one.
+# Pages by other commands, to which this page links.
 OTHERS = {
     "figures/README.md": "Why residual networks learn, in figures",
     "benchmarks/README.md": "Speed, beside the alternatives",
@@ -188,7 +190,7 @@ def row(runs):
         results[0]["backend"],
         len(results),
         errors(results, "validation"),
-        # ImageNet's test images have no labels that one may have.
+        # The labels of ImageNet's test images are not public.
         errors(results, "test") if "test_error" in results[0] else "",
         f"{paper} %" if paper else "",
         ", ".join(links),
@@ -216,7 +218,7 @@ def errors(results, which):
 def is_papers(settings):
     """Return whether settings are the paper's, of any depth and seed."""
     usual = cifar10.Settings().stored()
-    # What the numbers do not depend on.
+    # A run by the paper's procedure may have any of these.
     for name in ("depth", "seed", "every"):
         del usual[name]
     return all(settings.get(k, v) == v for k, v in usual.items())
@@ -245,14 +247,14 @@ def evaluations(lines):
 
 
 def study(lines):
-    """Return what stands above and below the table of several seeds."""
+    """Return the text above a study's table, the lines below, and versions."""
     # Several commands, if seeds were added later.
     commands = dict.fromkeys(f"`{line['command']}`" for line in lines.values())
     return "  \n".join(commands), [], origin(next(iter(lines.values())))
 
 
 def search(result):
-    """Return what stands above and below the table of trials of tune.py."""
+    """Return the text above a search's table, the lines below, and versions."""
     return (
         f"`{result['command']}`, in {result['seconds']:.0f} s of training and "
         "validation; the best first:",
@@ -278,7 +280,7 @@ def main(settings):
         place, line = output / folder / f"{name}.json", next(iter(files))
         check_place(line, place, places.setdefault(place, line))
 
-    # Only now, since it waits for Keras.
+    # Imported only now, because it loads Keras.
     from keras_resnet.atomic import replacing, write_atomically
 
     for name, folder, files in given:
@@ -363,10 +365,10 @@ def kind(run):
 
 
 def check_place(line, place, first):
-    """Raise an error if another run has the name of a run already.
+    """Raise `UsageError` if another run has the name of a run.
 
-    The run's result line is to be in a place, and `first` is the first line
-    that is to be there.
+    The run's `line` is to be copied to `place`. `first` is the first of the
+    given lines with that place.
     """
     if first != line:
         other = first.parent

@@ -5,10 +5,10 @@ python recipes/tune.py --tuner bayesian --max-trials 30 --depths 20 32
 python recipes/tune.py --dataset digits --epochs 4            # no download
 python recipes/tune.py --dataset digits --epochs 4 --resume   # continues
 
-Searches depth and learning rate, and each further setting with more than one
-value. Each trial is a run of cifar10.py with preset "fast", and counts by its
-error on the validation images. The best is trained again on all training
-images, and tested once. On several machines: see docs/tuning.md.
+The search covers depth, learning rate, and each setting that gets more than one
+value. A trial is a run of cifar10.py with preset "fast", judged by its
+validation error. The best one is trained again on training and validation
+images, and tested once. See docs/tuning.md for several machines.
 """
 
 import csv
@@ -54,7 +54,7 @@ LOST_AFTER = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings, ImageSettings):
-    """Settings of a search. Empty ones are those of cifar10.py."""
+    """Settings of a search. Empty ones take the value of cifar10.py."""
 
     NAMED = ("dataset", "tuner")
 
@@ -136,7 +136,7 @@ class Settings(RunSettings, ImageSettings):
 
 
 def space(settings):
-    """Return what `ResNetHyperModel` is to choose from, or to take."""
+    """Return the choices and the fixed values of `ResNetHyperModel`."""
     usual = run_settings(settings, {})
     searched = {
         name: getattr(settings, plural) or getattr(usual, name)
@@ -147,7 +147,7 @@ def space(settings):
 
 
 def run_settings(settings, values):
-    """Return the settings of `cifar10.py` that a trial's values stand for."""
+    """Return the settings of `cifar10.py` for a trial's values."""
     asked = {
         "preset": "fast",
         "dataset": settings.dataset,
@@ -190,7 +190,7 @@ def table(rows, names):
 
 
 def as_csv(rows):
-    """Return the trials as CSV, everything that is known of each."""
+    """Return all values of all trials as CSV."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -203,7 +203,7 @@ def tell(search, row, bar):
     """Print lines about a trial that has ended, and remove its bar."""
     from keras_resnet import tuning
 
-    # Of a trial that failed it is still there.
+    # A failed trial leaves its bar.
     bar.close()
 
     rows = search.rows()
@@ -259,7 +259,7 @@ def check_steps(settings, images):
         )
     if "step-decay" not in settings.schedules:
         return
-    # The trial that has the fewest, of the network that needs the most.
+    # The trial with the fewest steps, of the network that needs the most.
     values = {"schedule": "step-decay", "depth": max(settings.depths)}
     if settings.batch_sizes:
         values["batch_size"] = max(settings.batch_sizes)
@@ -315,7 +315,7 @@ def make_search(settings, data, folder, devices):
 
 
 def with_validation(data):
-    """Return data whose validation images are training images, too."""
+    """Return data with the validation images among the training images."""
     import numpy as np
 
     train = type(data.train)(
@@ -414,7 +414,7 @@ def main(settings):
 
 
 def finish(study, settings, search):
-    """Take a search to its end: table, figures, the best network."""
+    """Write table and figures of a search, and train the best network."""
     from keras_resnet import training, tuning
 
     rows, names = search.rows(), search.hypermodel.searched()

@@ -1,4 +1,4 @@
-"""Computes on the backend of this process what two backends must agree in.
+"""Computes, on the backend of this process, results that all must agree in.
 
     python tests/backend_worker.py FOLDER
 
@@ -56,7 +56,7 @@ def run():
     for images, labels in batches.take(20).as_numpy_iterator():
         loss, _ = model.train_on_batch(images, labels)
         losses.append(loss)
-        # Not the mean over the steps so far.
+        # The loss must be that of one step, not a mean over steps.
         model.reset_metrics()
     weights = {v.path: to_numpy(v) for v in model.trainable_variables}
     return {"losses": np.array(losses), **weights}
@@ -75,7 +75,6 @@ TASKS = {"outputs": outputs, "step": step, "explanations": explanations}
 
 
 def main(folder):
-    """Work through a folder."""
     folder = Path(folder)
     for path in sorted(folder.glob("*-*.keras")):
         task, _ = path.stem.split("-")

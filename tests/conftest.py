@@ -26,13 +26,13 @@ INSTALLED_BACKENDS = tuple(b for b in BACKENDS if importlib.util.find_spec(b))
 # Without the variable Keras takes TensorFlow and fails where there is none.
 os.environ.setdefault("KERAS_BACKEND", (INSTALLED_BACKENDS or BACKENDS)[0])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Under nohup, or behind a script, they are ignored.
+# Under nohup or in a script the process would ignore these signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A user's own settings and downloads are not those that the tests expect.
 _HOME = tempfile.TemporaryDirectory(prefix="keras-home-")
 os.environ["KERAS_HOME"] = os.environ["HF_HOME"] = _HOME.name
-# The real data, where they lie prepared in a folder beside the checkout.
+# The prepared real data, if a folder beside the checkout has them.
 PREPARED = next(ROOT.parent.glob("*/tensorflow_datasets"), None)
 if PREPARED is not None:
     os.environ.setdefault("TFDS_DATA_DIR", str(PREPARED))
@@ -41,8 +41,8 @@ IMAGENET_SAMPLE = os.environ.get("IMAGENET_SAMPLE") or next(
     ROOT.parent.glob("*/imagenet-sample"), None
 )
 
-# What ResNet-18 is where a test is about a recipe, not its network: half the
-# layers compile in half the time.
+# In tests of a recipe ResNet-18 has this shape, because half the layers compile
+# in half the time.
 SHALLOW = False, (1, 1, 1, 1)
 
 
@@ -52,7 +52,7 @@ _EXACT = contextlib.ExitStack()
 def pytest_collection_finish():
     """Keep what was imported out of every later garbage collection.
 
-    On a GPU float32 is not rounded, because tests ask for 1e-4.
+    On a GPU, turn off TF32, because tests ask for 1e-4.
     """
     from keras_resnet import backend
 
@@ -101,7 +101,7 @@ def check_refused(run, capsys, words, status=2):
 
 
 def check_names(code):
-    """Check that what code uses of this package is there."""
+    """Check that the names of this package in some code exist."""
     nodes, names = [*ast.walk(ast.parse(code))], {}
     for node in nodes:
         imports = isinstance(node, (ast.Import, ast.ImportFrom))
@@ -142,7 +142,6 @@ def run_recipe(recipe, flags):
 
 
 def read_json(path):
-    """Read a file of JSON."""
     return json.loads(Path(path).read_text("utf-8"))
 
 

@@ -2,11 +2,10 @@
 
     python tests/devices_worker.py WEIGHTS RESULT.npz DEVICES
 
-Writes all variables of the model after 20 steps, how often each image was
-seen in each of two epochs, by the devices themselves, and the metrics of an
-evaluation on images that fill no batch. The first process alone writes. Where a
-backend knows it, the same of training with a normalization by each device,
-into RESULT-per-device.npz.
+Writes all variables of the model after 20 steps, how often the devices have
+seen each image in each of two epochs, and the metrics of an evaluation on
+images that fill no batch. Only the first process writes. If the backend can
+normalize on each device, RESULT-per-device.npz gets the same of that.
 """
 
 import sys
@@ -34,7 +33,7 @@ def model_of(path=None, seed=1):
     if path is not None:
         model.load_weights(path)
     model.compile(
-        # By the norm of the whole batch's gradient, which is above this.
+        # The whole batch's gradient has a larger norm, so it is clipped.
         CoupledSGD(0.01, coupled_decay=1e-3, global_clipnorm=0.5),
         loss=loss,
         weighted_metrics=[accuracy, Seen()],
@@ -44,7 +43,7 @@ def model_of(path=None, seed=1):
 
 @keras.saving.register_keras_serializable()
 def loss(numbers, logits):
-    """Cross-entropy; what is given instead of labels are images' numbers."""
+    """Cross-entropy of labels that follow from the numbers of images."""
     return keras.losses.sparse_categorical_crossentropy(
         ops.reshape(numbers, (-1,)) % 10, logits, from_logits=True
     )

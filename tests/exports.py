@@ -3,11 +3,11 @@
     KERAS_BACKEND=jax python tests/exports.py FOLDER [DEPTH ...]
 
 FOLDER gets a BACKEND-DEPTH.json for each depth (20, 18, 34, 50 unless given)
-and README.md, the tables of all that lie there. ResNet-20 and 56 have the
+and README.md, the tables of all such files. ResNet-20 and 56 have the
 weights CIFAR10_WEIGHTS/resnetDEPTH.th and must name the same class for each
 test image of CIFAR-10. PyTorch quantizes them, too. The others have weights of
 seed 0 and must give the same logits to 1e-4 on the images in IMAGENET_SAMPLE.
-Without a variable the net is left out.
+A net whose variable is not set is left out.
 """
 
 import json
@@ -102,7 +102,6 @@ def measure(depth):
 
 
 def run(session, x):
-    """Return the outputs of a session of onnxruntime."""
     (y,) = session.run(None, {"image": x})
     return y
 
@@ -153,7 +152,6 @@ def measure_int8(depth, rounds=7):
 
 
 def int8_rows(result):
-    """Return the rows of a quantized network in a table."""
     int8 = result["int8"]
     first = next(iter(int8["images_per_second"].values()))
     return [
@@ -170,7 +168,6 @@ def int8_rows(result):
 
 
 def cell(row):
-    """Return what the table says of a row."""
     if "error" in row:
         return "-"
     good = row["others"] == 0 and row["difference"] <= TOLERANCE
@@ -180,7 +177,6 @@ def cell(row):
 
 
 def page(folder):
-    """Return the page of all results in a folder."""
     results = [
         json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json"))
     ]

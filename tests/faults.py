@@ -71,7 +71,6 @@ RECIPES = {
 
 
 def start(recipe, backend, flags):
-    """Start a recipe in a process of its own."""
     return subprocess.Popen(
         [sys.executable, f"recipes/{recipe}.py", *map(str, flags)],
         cwd=ROOT,
@@ -170,13 +169,13 @@ def ending(folder):
         if path.is_file()
         # A resumed run continues TensorBoard's log in a file of its own.
         and "tensorboard" not in path.parts
-        # After a SIGTERM the checkpoints are of other steps, but the last.
+        # After a SIGTERM all checkpoints but the last are of other steps.
         and path.name != "previous.keras"
     }
 
 
 def contents(path):
-    """Return weights, tables and numbers of a file but those of the clock."""
+    """Return weights, tables and numbers of a file, without times."""
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             weights = archive.read("model.weights.h5")
@@ -195,12 +194,11 @@ def contents(path):
             return [timeless(row) for row in csv.DictReader(file)]
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text("utf-8")))
-    # Pictures and tables of words are made of the others, and show seconds.
+    # Pictures and tables of words are made from the others, and show seconds.
     return None
 
 
 def timeless(value):
-    """Return JSON values without those of the clock."""
     if isinstance(value, dict):
         value = {k: v for k, v in value.items() if k not in CLOCK}
         if "tried_so_far" in value:
@@ -289,7 +287,6 @@ def cells(chains):
 
 
 def page(lines):
-    """Return the page of the result lines of all backends."""
     head = ["backend", "recipe", *WAYS, "left a partial file", "chains"]
     head.append("ended bit-equal")
     rows = [

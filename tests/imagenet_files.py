@@ -22,7 +22,6 @@ def picture(seed, rows=72, columns=88):
 
 
 def encoded(image, kind="JPEG", mode="RGB"):
-    """Contents of a file of an image."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -32,7 +31,6 @@ def encoded(image, kind="JPEG", mode="RGB"):
 
 
 def jpeg(seed, **kwargs):
-    """Contents of a JPEG file of a picture."""
     return encoded(picture(seed, **kwargs))
 
 

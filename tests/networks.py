@@ -6,7 +6,7 @@ import pytest
 
 import keras_resnet
 
-# Changes of a head whose weights are then other numbers, and words of errors.
+# Changes of a head after which it has other weights, and words of the errors.
 ADAPTATIONS = [
     (lambda head: head.quantize("int8"), "'head'.*quantized .int8"),
     (lambda head: head.enable_lora(2), "'head'.*LoRA"),

@@ -1,7 +1,7 @@
 """A network of this package in plain NumPy, in double precision.
 
-The reference of the analyses: written from the paper, with nothing of Keras
-but the weights.
+The reference of the analyses, written from the paper. It takes only the weights
+from Keras.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What would make a GPU wait, counted on a CPU."""
+"""Operations that would make a GPU wait, counted on a CPU."""
 
 import collections
 import contextlib
@@ -313,7 +313,7 @@ def test_normalization_takes_cudnns_kernels(axis, dtype):
 
 @only("torch")
 def test_a_relu_overwrites_what_cudnn_returns():
-    """As what the processor's normalization returns."""
+    """On a CPU it overwrites the output of the normalization, too."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -66,7 +66,7 @@ def test_responses_are_those_of_a_forward_pass_by_hand(kind):
 
 def test_only_3x3_layers_respond_and_none_before_the_network():
     model = _net("B", bottleneck=True)
-    # What prepares images is no layer of the network.
+    # A layer that prepares images is no layer of the network.
     scaled = keras.layers.Rescaling(0.5)(keras.Input((8, 8, 3)))
     behind = _net("B", bottleneck=True, input_tensor=scaled, input_shape=None)
     images, _ = _data(4)
@@ -100,7 +100,7 @@ def test_gradient_norms_are_slopes_of_the_loss(kind):
         function.gradients(images, labels),
         strict=True,
     ):
-        # Up along the gradient the loss rises by the gradient's norm.
+        # The slope of the loss along the gradient is the gradient's norm.
         kernel = reference.kernels[name]
         step = h * gradient / np.linalg.norm(gradient)
         kernel += step
@@ -160,7 +160,7 @@ def test_gradient_flow_is_recorded_in_training_and_resumed(tmp_path):
     again, _, repeated = go_on_from_step_4()
     assert again.tolist() == [0, 3, 4, 6, 8]
     np.testing.assert_allclose(repeated, norms, rtol=1e-3)
-    # As a run that was killed after step 4, which is no third one.
+    # As a run that was killed after step 4, no multiple of 3, was written.
     lines = path.read_text("utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:3]), "utf-8")
     assert go_on_from_step_4()[0].tolist() == [0, 3, 6, 8]

@@ -252,7 +252,7 @@ def test_convolution_is_its_twin(geometry, data_format, dtype):
     first = data_format == "channels_first"
 
     def twin(x, w):
-        # The twin knows no channels first where TensorFlow has no GPU.
+        # Without a GPU TensorFlow's twin takes channels last alone.
         x = ops.transpose(x, (0, 2, 3, 1)) if first else x
         if keras.backend.backend() == "tensorflow" and kernel[:2] == (1, 1):
             # TensorFlow's kernel for the strided one writes beyond its memory.
@@ -463,7 +463,7 @@ def test_jax_differentiates_both_ways_to_any_order(
 
 @only("tensorflow")
 def test_tensorflow_pads_as_the_kernels_of_onednn_know():
-    """They compute no gradients of convolutions with explicit padding."""
+    """These compute no gradients of convolutions with explicit padding."""
     import tensorflow as tf
 
     def paddings(stride):

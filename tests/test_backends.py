@@ -2,7 +2,7 @@
 
 The other one computes in a fresh process, see `backend_worker.py`. Any two
 backends must agree to 1e-4, and each environment of the test matrix compares
-with TensorFlow, so every pair gets half of that.
+with TensorFlow, so every pair gets half of that tolerance.
 """
 
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_a_folded_network(theirs):
     expected, _ = theirs("outputs-folded")
     ours = outputs(MODELS["outputs-folded"]())
     _compare(ours, expected, 1e-5 * np.abs(ours["inference"]).max())
-    # There is nothing left that would know the difference.
+    # Without normalizations, training and inference are the same.
     for arrays in (ours, expected):
         np.testing.assert_array_equal(arrays["inference"], arrays["training"])
 

@@ -34,7 +34,7 @@ matplotlib.use("agg")
 
 BACKEND = keras.backend.backend()
 CIFAR = Network((1, 1), (4, 8), 8, 5, "cifar")
-# Odd maps: where a stride begins, shows.
+# Odd sizes show where a stride begins.
 IMAGENET = Network(
     (1, 1), (4, 8), 33, 5, "imagenet", True, "B", "1x1", epsilon=1e-3
 )
@@ -220,7 +220,7 @@ def test_history_says_what_got_slower_beyond_the_spread(tmp_path, capsys):
     (tmp_path / "benchmarks").mkdir()
     flags = "--history", "--output", str(tmp_path)
     measured("a", **{"images/s": ([9, 8, 10], [4, 4, 4]), "s": ([2], [4])})
-    # Another machine is no measurement before.
+    # A measurement on another machine is not compared.
     measured("b", "B", **{"images/s": ([1, 1, 1], [1, 1, 1])})
     run(*flags)
     assert capsys.readouterr().out == "0 of 0 measured before got slower\n"

@@ -85,7 +85,7 @@ def numpy_block(x, weights, strides, shortcut_stride, training):
             x, "shortcut_conv", "shortcut_bn", shortcut_stride
         )
     elif shortcut_stride is not None:
-        # What is missing of the channels is zero, and comes last.
+        # The missing channels are zero and come last.
         y[..., : x.shape[-1]] += x[:, ::shortcut_stride, ::shortcut_stride]
     return np.maximum(y, 0), statistics
 
@@ -117,7 +117,7 @@ BLOCKS = [
     for option in ("A", "B", "C", "plain")
     for shape in SHAPES
     for place in ("1x1", "3x3")
-    # Where nothing strides, the placement is nothing.
+    # The placement of a stride matters only where there is one.
     if place == "3x3" or (shape == "strided" and kind == "bottleneck")
 ]
 # Which blocks have a projection.
@@ -143,8 +143,8 @@ def make_block(kind, option, shape, place, data_format, **kwargs):
         data_format=data_format,
         **kwargs,
     )
-    # Odd and unequal rows and columns: the first row that is kept, and an
-    # exchange of the two, show.
+    # Odd and unequal sizes show which row is kept first, and an exchange of
+    # rows and columns.
     image = (7, 9, channels)
     if data_format == "channels_first":
         image = (channels, 7, 9)
@@ -403,7 +403,7 @@ def test_copies_keep_what_is_set_on_sublayers(way, tmp_path):
     block.bn2.momentum = 0.5
     block.bn2.trainable = False
     model.get_layer("stage2_block2").conv1.enable_lora(2, lora_alpha=3)
-    # Twice, because a copy must tell its own copies.
+    # Twice, because a copy must be able to make copies, too.
     copy = configured(configured(model, tmp_path, way), tmp_path, way)
     block = copy.get_layer("stage2_block1")
     kernel, projection, gamma = map(
@@ -473,7 +473,7 @@ def test_initial_values():
 )
 @pytest.mark.parametrize("training", [False, True])
 def test_normalization_has_all_of_keras(options, shape, training):
-    # What the fused operations do not know must not be lost by them.
+    # Options that the fused operations lack must still have their effect.
     x = np.random.default_rng(0).normal(2, 3, size=shape).astype("float32")
     ours = BatchNormalization(**options)
     theirs = keras.layers.BatchNormalization(

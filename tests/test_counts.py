@@ -55,7 +55,7 @@ ResNet56       853,018     855,770     900,858     857,082   125.49
 ResNet110    1,727,962   1,730,714   1,826,202   1,736,058   252.89
 ResNet1202  19,421,274  19,424,026  20,538,714  19,510,906  2829.24
 """)
-# What takes a depth, or all of the architecture, and its parameters.
+# Functions that take a depth or an architecture, and the parameters it has.
 GENERAL = {
     "ResNet": (
         functools.partial(keras_resnet.ResNet, (3, 4, 6, 3), bottleneck=True),
@@ -239,8 +239,8 @@ def test_preactivated_cifar(depth):
         for shortcut in "AB"
     ]
     assert tuple(map(trainable, models)) == PREACTIVATED[depth]
-    # What the normalizations before the first convolutions add is what those
-    # of the stem and of the branches' ends were. Projections have none.
+    # The normalizations before the first convolutions add as much as those of
+    # the stem and of the branches' ends had. Projections have none.
     usual = CIFAR[f"ResNet{depth}"]
     assert PREACTIVATED[depth] == (usual["A"], usual["B"] - 2 * (32 + 64))
     assert models[0].count_params() == usual["total"]

@@ -27,7 +27,7 @@ BATCH, CLASSES = 4, 5
 _rng = np.random.default_rng(0)
 IMAGES = _rng.uniform(0, 1, (72, 8, 8, 3)).astype("float32")
 LABELS = _rng.integers(0, CLASSES, 72)
-# A GPU that records cannot tell a value, nor be sent one that is not pinned.
+# While a GPU records, no value can be read, and none sent that is not pinned.
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh")
 
 

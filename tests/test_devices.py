@@ -38,7 +38,7 @@ from keras_resnet_recipes.experiment.training import use_devices
 BACKEND = keras.backend.backend()
 WORKER = ROOT / "tests" / "devices_worker.py"
 TOLERANCE = 1e-4
-# What would make a process of these tests think that it is one of several.
+# The variables that would make a process of these tests one of several.
 LAUNCHERS = devices.engine._LAUNCHERS
 
 
@@ -171,7 +171,7 @@ def test_two_train_as_one(one_device, two_devices):
 def test_normalization_per_device(one_device, two_devices):
     path, _ = two_devices
     result = _read(path.with_name("result-per-device.npz"))
-    # Other numbers, and the images all the same.
+    # Other numbers, but the same images.
     assert _difference(one_device, result) > 10 * TOLERANCE
     assert result["train_images"].tolist() == [devices_worker.IMAGES] * 2
     assert np.isfinite(result["train_loss"]).all()
@@ -198,7 +198,7 @@ def test_recipe(tmp_path):
     command = ["-c", RECIPE, *flags.split(), "--output", folder]
     ended = _run([*command, "--devices", "all"], way())
     assert "test error" in ended[0]
-    # Without what JAX's messages on processors print.
+    # Only JAX's messages on CPUs may be here.
     for line in "".join(ended[1:]).splitlines():
         assert line.startswith("[Gloo]")
     result = read_json(folder / "result.json")
@@ -322,9 +322,9 @@ def test_recipe_of_large_images(large_images, tmp_path, way):
     together = tmp_path / "two"
     result = _train_on_large_images(together, images, WAYS[way]())
     assert result["devices"]["count"] == 2
-    # What comes of the average is the same: both are far closer to each other
-    # than to the weights that were averaged. At usual rates what rounding
-    # changes grows tenfold with each step of so small a batch.
+    # The averages agree: they are far closer to each other than to the weights
+    # that were averaged. At usual rates rounding errors grow tenfold with each
+    # step of so small a batch.
     last, one, two = (
         np.concatenate(
             [

@@ -106,7 +106,7 @@ def test_one_crop_is_the_prepared_centre(net):
 
 def test_ten_crop_averages_the_softmax(net):
     images = [picture(40, 44), picture(46, 40, seed=1)]
-    # Which crops these are, another test says.
+    # Another test checks the crops.
     crops = [prepared(training.ten_crops(image, 32)) for image in images]
     expected = [run(net, ten).mean(axis=0) for ten in crops]
     # In groups that straddle images.
@@ -182,7 +182,7 @@ def test_fully_convolutional_by_hand(data_format, activation):
     actual = run(everywhere, laid_out(x))
     assert np.std(scores, axis=0).max() > 1e-3
     np.testing.assert_allclose(actual, np.mean(scores, axis=0), atol=1e-5)
-    # At the size it was trained for it is the network.
+    # At the training size its scores are the network's.
     x = laid_out(x[:, :32, :32])
     expected = run(model, x)
     expected = expected if activation else softmax(expected)

@@ -67,7 +67,7 @@ def network(data_format="channels_last", **options):
 
 
 def check(model, kind, run_python, tmp_path, size=3, **options):
-    """Export a model and its folded copy and compares what they compute."""
+    """Export a model and its folded copy, and compare what they compute."""
     suffix = FORMATS[kind].suffix
     options["format"] = FORMATS[kind].keras
     models = {"model": model, "folded": fold_batch_norm(model)}
@@ -136,7 +136,7 @@ def test_exported_program_of_any_batch(run_python, tmp_path):
     )
 
 
-# Warnings of converters are about their own future.
+# Converters warn about changes in their own next versions.
 CONVERTERS_OWN = "ignore"
 CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}
 

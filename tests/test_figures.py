@@ -98,7 +98,7 @@ def test_a_run_is_found_by_its_settings(tmp_path):
     assert find(net(8), gradients=True) is None
     assert find(net(8, seed=1)) is None
     assert find(net(8, plain=True)) is None
-    # Not that of a grown net, which has other settings besides.
+    # Not a grown net, which has further settings.
     _store_result(folder, {"grown_from": stored, "added": 1})
     assert find(net(8)) is None
     # One of several seeds, too.

@@ -47,10 +47,10 @@ TRANSFORMERS = {"model_type": "resnet", "downsample_in_bottleneck": False}
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Serves `files`, as the Hugging Face hub does; the rest spoils it."""
+    """Serves `files` as the Hugging Face hub does, or with given faults."""
 
-    # More may knock at once than the five for whom there is room by default.
-    # The others would knock again after seconds.
+    # More than the default of five clients may connect at once. The others
+    # would try again only after seconds.
     request_queue_size = 16
 
     def __init__(self):
@@ -287,7 +287,7 @@ def test_truncated_then_downloaded(server, tmp_path):
     server.cuts = [10_000, 1000] + [0] * 10
     with one_line("downloaded: .*The same call"):
         small(weights="owner/net")
-    # No part of a file is taken for it, and none is left.
+    # No partial file is taken for a whole one, and none is left.
     assert whole(tmp_path) == ["config.json"]
     assert not [p for p in cached(tmp_path) if p.suffix == ".incomplete"]
     server.cuts = []
@@ -325,8 +325,8 @@ def run_together(function, times=8):
         together.wait()
         return function()
 
-    # The locks are the system's and of open files: to them threads are as
-    # processes.
+    # The system's locks are of open files, so threads exclude each other as
+    # processes do.
     with concurrent.futures.ThreadPoolExecutor(times) as workers:
         return list(workers.map(run, range(times)))
 

@@ -52,7 +52,6 @@ def _drawn(draw, n, dtype):
 
 
 def _order(n, epoch, seed):
-    """The images of an epoch."""
     drawn = {"padding": 0, "horizontal_flip": False, "seed": seed}
     return data.draw_epoch(n, epoch, **drawn)[:, 0]
 
@@ -105,7 +104,7 @@ def test_paper_box_draws_sides_and_corners_evenly():
     assert (boxes[:, 2] == boxes[:, 3]).all()
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
-    # Shorter sides of 256 to 480: what 224 is of them, of 300 rows.
+    # The shorter side at which a box of 224 has this share of 300 rows.
     shorter = 300 * 224 / boxes[:, 2]
     assert 478 < shorter.max() < 482
     assert 255 < shorter.min() < 257
@@ -426,7 +425,7 @@ def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
     batches = imagenet.evaluation_batches(
         source, 6, unreadable=data.Unreadable(source, share=0.1)
     )
-    # Of at most 6 such that the last of 20 is not a small one: 5, less one.
+    # Four batches of 5, not three of 6 and one of 2. One image is corrupt.
     assert [len(x) for x, _ in batches] == [4, 5, 5, 5]
     images, labels, unreadable = _evaluate(source, resize=40)
     readable = [i for i in range(20) if i != 4]

@@ -53,8 +53,8 @@ model.predict_on_batch(numpy.zeros((2, 8, 8, 3)))
 show_added()
 """
 FRAMEWORKS = ("tensorflow", "jax", "torch")
-# What only data, recipes and figures need, and downloads: Keras itself imports
-# the name huggingface_hub, but not what that transfers by.
+# Only data, recipes, figures and downloads need these. Keras itself imports the
+# name huggingface_hub, but not the modules by which that transfers files.
 HEAVY = {"IPython", "filelock", "httpx", "httpx2", "keras_tuner", "matplotlib"}
 HEAVY |= {"pandas", "scipy", "sklearn", "tensorboard", "tensorflow_datasets"}
 

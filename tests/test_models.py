@@ -114,7 +114,7 @@ def test_first_arguments_are_those_of_keras_applications(name):
         expected = others.get(argument, parameter.default)
         assert ours[argument].default == expected, argument
         assert ours[argument].kind == parameter.kind
-    # What comes after must not shift, should Keras add a ninth.
+    # Further arguments must not shift if Keras adds a ninth.
     for argument in list(ours)[8:]:
         assert ours[argument].kind is inspect.Parameter.KEYWORD_ONLY
 
@@ -172,7 +172,7 @@ def test_include_top_and_pooling():
         assert pooled.layers[-1].name == f"{pooling}_pool"
     # With top, the network ends in its classifier, whatever is given here.
     assert small(pooling="max").output_shape == (None, 5)
-    # Without, the number of classes is of no account.
+    # Without top, the number of classes has no effect.
     assert small(**shape, classes=None).count_params() == (
         features.count_params()
     )
@@ -527,7 +527,7 @@ def test_docstring_of_a_factory_is_that_of_its_signature(name):
     for argument, text in zip(entries[::2], entries[1::2], strict=True):
         assert "efault" in text or argument == "depth"
         default = parameters[argument].default
-        # The family of names is told in words.
+        # Words describe the default of `name`.
         if argument != "name" and isinstance(default, (bool, int, float, str)):
             (shown,) = re.findall(
                 r"`([^`]+)` \(default|Defaults\s+to `([^`]+)`", text
@@ -538,7 +538,7 @@ def test_docstring_of_a_factory_is_that_of_its_signature(name):
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("kind", ["residual", "plain", "folded"])
 def test_nan_reaches_loss_and_predictions(kind, eagerly):
-    """Or else a training that has diverged looks as if it went on."""
+    """Or else a training that has diverged would seem to go on."""
     model = small(residual=kind != "plain")
     if kind == "folded":
         model = keras_resnet.fold_batch_norm(model)

@@ -13,7 +13,7 @@ from keras_resnet import load_torch_weights, table1
 from keras_resnet.weights import loading
 
 SIZE = 64, 64, 3
-# Of the largest number, by which the others may differ.
+# Tolerated difference as a share of the largest number.
 SHARE = 2e-6
 DEPTHS = 18, 34, 50
 # By the beginning of timm's names.

@@ -114,7 +114,7 @@ def test_cifar_network():
 def test_imagenet_bottleneck_network(place):
     model = ResNet50(
         classifier_activation=None,
-        # Odd maps on the way: where a stride begins, shows.
+        # Odd sizes on the way show where a stride begins.
         input_shape=(96, 100, 3),
         bottleneck_stride=place,
     )

@@ -296,7 +296,7 @@ def test_normalization_adapted_anew():
     def fit(model):
         _fit(model)
         model.layers[1].adapt(IMAGES * 3 + 1)
-        # Keras compiles anew in `adapt` or not: a trace must not care.
+        # A trace must be right whether `adapt` compiles anew or not.
         return _fit(model)
 
     _same_training(_with_normalization, fit, traces=None)

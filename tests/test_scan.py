@@ -138,7 +138,7 @@ class _Watch(keras.callbacks.Callback):
 
 @pytest.mark.usefixtures("accelerator")
 def test_scanned_steps_are_single_steps():
-    """And what is left over of the data is run step by step."""
+    """The batches that are left over are run step by step."""
     n = 2 * STEPS + 2
     split = _split(n * BATCH)
     results = []

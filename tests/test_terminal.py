@@ -87,7 +87,7 @@ def test_a_file_gets_lines(monkeypatch, capsys):
     for done in bar:
         bar.print(f"result {done}")
         if done == 2:
-            # Nothing has come further.
+            # No step has been made.
             bar.tick()
             monkeypatch.setattr(bar, "mininterval", 1e6)
             bar.tick()

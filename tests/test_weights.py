@@ -246,7 +246,7 @@ def test_option_a_without_head_may_be_either():
     load_torch_weights(model, state)
     with_head = values(model)
     assert_holds(model, "akamaster", headless)
-    # Said, what it is: both ways, for both.
+    # With `naming` it is clear.
     for naming in ("akamaster", "torchvision"):
         load_torch_weights(model, headless, naming=naming)
         assert_holds(model, naming, headless)
@@ -434,7 +434,7 @@ def test_wrong_stride_is_refused_where_the_source_tells():
     ours = small(bottleneck=True, bottleneck_stride="1x1")
     with refused(ours, "bottleneck_stride='3x3'"):
         load_torch_weights(ours, state_of(ours))
-    # These names do not tell.
+    # These names do not tell where the stride is.
     load_torch_weights(ours, state_of(ours, "transformers"))
     # The way back is refused alike.
     pytest.importorskip("torch")
@@ -593,7 +593,7 @@ def _link(group, name, link):
         (lambda f, g: g.pop("conv1_conv"), "no dataset /conv1_conv/conv1_conv"),
         (lambda f, g: f.attrs.update(layer_names=5.0), "layer_names"),
         (lambda f, g: f.attrs.update(layer_names=[1, 2]), "no text"),
-        # To itself.
+        # A link to itself.
         (
             lambda f, g: _link(f, "conv1_conv", h5py.SoftLink("/conv1_conv")),
             "/conv1_conv is a link",

@@ -59,10 +59,10 @@ def rows(line):
 
 
 def slower(folder):
-    """Return what of ours got slower since the measurement before, as text.
+    """Return a table of ours that got slower since the measurement before.
 
-    The best round must be worse than the worst round before. Where the other
-    implementations beside it got as much slower, the machine did.
+    The best round must be worse than the worst round before. If the others
+    got as much slower, which the table shows, the machine is slower.
 
     Raises:
         FileNotFoundError: If the folder has no history.

@@ -19,12 +19,12 @@ IMPLEMENTATIONS = {
     "KerasHub": ("peers", "KerasHub"),
     "native": ("native_{backend}", "Native"),
     "torch.compile": ("native_torch", "Compiled"),
-    # Those that are for a GPU.
+    # For a GPU.
     "ours, scanned": ("keras_models", "Scanned"),
     "ours, layer by layer": ("keras_models", "Eager"),
     "torch.compile, reduce-overhead": ("native_torch", "CompiledAsGraphs"),
 }
-# Those of one backend alone.
+# Implementations that only one backend has.
 ALONE = {
     "torch.compile": "torch",
     "torch.compile, reduce-overhead": "torch",

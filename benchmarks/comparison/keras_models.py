@@ -104,7 +104,7 @@ class KerasModel(Implementation):
     def _timed(self, function, *args, **kwargs):
         end = End()
         result = function(*args, verbose=0, callbacks=[end], **kwargs)
-        # Elsewhere the last step may still be under way when callbacks run.
+        # On other backends the last step may still run after the callbacks.
         waits = backend() == "tensorflow"
         self.finished = end.time if waits else time.perf_counter()
         return result

@@ -31,7 +31,7 @@ class Comparison:
     def ratios(self, other):
         """Return how many times better ours is than another in each round."""
         pairs = zip(self.values["ours"], self.values[other], strict=True)
-        # More is better of what is done per second, else less.
+        # More is better per second; of seconds, less.
         more = "/s" in self.unit
         return [a / b if more else b / a for a, b in pairs]
 

@@ -1,8 +1,8 @@
 """The parts of a recipe: settings, jobs, and the folder of a run.
 
 A recipe is a dataclass of settings, a function that makes a `Job` of them,
-and a call of `main`. This module needs the standard library alone, so that
-`--help` and a mistyped flag answer at once. `training`, `images` and `run`
+and a call of `main`. This module imports only the standard library, so that
+`--help` and an error about a flag come at once. `training`, `images` and `run`
 import Keras: import them within functions.
 """
 

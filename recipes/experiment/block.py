@@ -30,8 +30,8 @@ def load(name):
         raise argparse.ArgumentTypeError(
             f"{name!r} is not MODULE:CLASS, such as myblock:SwishBlock"
         )
-    # Python looks in the folder of the recipe. Last, because a file here must
-    # not hide a module of that name.
+    # Python looks only in the folder of the recipe. This folder comes last,
+    # because a file in it must not hide another module of that name.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -55,7 +55,7 @@ def load(name):
 
 
 def parse(text):
-    """Return the name of a class of blocks, after trying it."""
+    """Return the name of a class of blocks, after loading it."""
     try:
         load(text)
     except ModuleNotFoundError as error:

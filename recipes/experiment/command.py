@@ -38,7 +38,7 @@ NO_MEMORY = re.compile(
     "MemoryError",
     re.IGNORECASE,
 )
-# What a training takes less memory with, by setting.
+# How a training takes less memory, by setting.
 SMALLER = {
     "batch_size": "a smaller --batch-size",
     "accumulate": "--accumulate, which computes a batch in parts",
@@ -130,7 +130,7 @@ def explain(error, settings):
         settings: `CommandSettings`, or `None` if the flags were not yet read.
     """
     message = " ".join(str(error).split())
-    # Errors of this project say all there is to say; others need a name.
+    # Errors of this project are clear without their exception's name.
     if isinstance(error, Failure) or type(error).__module__.startswith(
         "keras_resnet"
     ):

@@ -140,8 +140,7 @@ def read_history(path):
                 )
             for name, value in zip(names, row, strict=True):
                 try:
-                    # Keras's columns for a validation after epochs that there
-                    # is not.
+                    # Keras writes NA where an epoch had no validation.
                     columns[name].append(
                         None if value == "NA" else float(value)
                     )

@@ -41,8 +41,8 @@ def leave(folder, line):
 
     Args:
         folder: Path.
-        line: Dictionary of command, settings, versions, device, and whatever
-            came out. What is no number or text is left out.
+        line: Dictionary of command, settings, versions, device and results.
+            Results that are neither number nor text are left out.
     """
     folder = Path(folder)
     origin = {"command", "commit", "backend", "versions", "device", "devices"}
@@ -68,7 +68,7 @@ def leave(folder, line):
 
 
 def _table(head, values):
-    """Return a Markdown table of names and values, but those of nothing."""
+    """Return a Markdown table of names and values, without empty values."""
     rows = []
     for name, value in values.items():
         if value is None or value == []:

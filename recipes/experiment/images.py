@@ -32,8 +32,8 @@ def memory():
 def check_batch(batch_size, shape, images=math.inf, processes=1):
     """Raise `UsageError` for a batch that is too large to be trained on.
 
-    It has at most the images of an epoch, and at most those of this shape that
-    fit into the memory of the processes that share it.
+    A batch has at most the images of an epoch, and at most as many of this
+    shape as fit into the memory of the processes that share it.
     """
     each = 4 * math.prod(shape)
     fitting = memory() // each * processes
@@ -57,7 +57,7 @@ def check_batch(batch_size, shape, images=math.inf, processes=1):
 
 
 def check_scales(scales):
-    """Raise `UsageError` for sides of images that no memory has place for."""
+    """Raise `UsageError` for image sides that do not fit into the memory."""
     largest = math.isqrt(memory() // 12)
     too_large = [side for side in scales if side > largest]
     if too_large:

@@ -1,4 +1,4 @@
-"""A job: one training, and what is said of it."""
+"""One training as a `Job`, and the command that runs jobs."""
 
 import contextlib
 import dataclasses
@@ -62,7 +62,7 @@ class Job:
 
 
 def main(settings, jobs, summarize=None, argv=None):
-    """Train what the command line asks for, and leave it all in a folder.
+    """Train what the command line asks for, and save it all in a folder.
 
     Args:
         settings: Subclass of `RunSettings`.
@@ -75,7 +75,7 @@ def main(settings, jobs, summarize=None, argv=None):
     """
 
     def train(chosen):
-        # Imported only now: the flags were right, and Keras takes seconds.
+        # Imported after the flags are checked, because Keras takes seconds.
         from .training import train_jobs
 
         train_jobs(chosen, jobs, summarize)

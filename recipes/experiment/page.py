@@ -96,7 +96,7 @@ class Page:
                 )
 
     def file(self, name):
-        """Return the path of a file in the folder, which is there then."""
+        """Make the folder, and return the path of a file in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         return self.path / name
 

@@ -16,7 +16,7 @@ from keras_resnet.version import __version__
 
 from . import command
 
-# What is installed for each backend, under one of these names.
+# The names under which a backend may be installed.
 DISTRIBUTIONS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "jax": ("jax", "jaxlib"),

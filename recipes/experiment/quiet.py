@@ -68,10 +68,9 @@ _FINDER = _Finder()
 
 
 def hide_tensorflow_notes():
-    """Make the import of TensorFlow in this process a quiet one.
+    """Hide TensorFlow's notes when this process imports it, if it does.
 
-    Keras imports it, or `keras_resnet.data`, or nothing does: it depends on
-    the backend and on the command. `TF_CPP_MIN_LOG_LEVEL=0` shows the notes.
+    `TF_CPP_MIN_LOG_LEVEL=0` shows the notes.
     """
     shown = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0"
     if not shown and _FINDER not in sys.meta_path:

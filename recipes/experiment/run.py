@@ -40,11 +40,11 @@ class RunError(Failure):
 
 
 class Run:
-    """Folder of one training run: what it was asked, where it is, what came.
+    """Folder of one training run: its settings, checkpoints and results.
 
-    - `settings.json`: what was asked.
-    - `last.keras`: the last checkpoint: the model with its optimizer, and all
-      that a training must know to continue within an epoch, see `Backup`.
+    - `settings.json`: the settings.
+    - `last.keras`: the last checkpoint: the model with its optimizer, and the
+      state from which to continue within an epoch, see `Backup`.
     - `previous.keras`: the checkpoint before.
     - `best.keras`: the model with the lowest validation error so far.
     - `final.keras`: the model at the end.
@@ -55,15 +55,15 @@ class Run:
     - `result.json`: one line with everything that a table needs.
 
     Files are replaced whole or not at all, or lines are appended to them.
-    `last.keras`, `history.csv` and `steps.csv` are all that resuming needs;
-    the step is the optimizer's.
+    Resuming needs only `last.keras`, `history.csv` and `steps.csv`; the step
+    is the optimizer's.
 
     It is a context manager. Until the context ends, the folder is locked: no
     other process can work in it.
 
     Args:
         path: Path of the folder. It is made if need be.
-        settings: Dictionary of JSON values: what must be the same for a run
+        settings: Dictionary of JSON values, which must be the same for a run
             to go on.
         resume: Boolean, whether to go on with a run that is in the folder.
             Defaults to `False`, and the folder must then be new or empty.
@@ -99,8 +99,8 @@ class Run:
 
     def _open(self, resume):
         stored = self / "settings.json"
-        # What a process left that was killed before it wrote its settings is
-        # no run, and nothing else either.
+        # A folder counts as new if a process was killed in it before it wrote
+        # its settings.
         new = self.path.is_dir() and all(
             path.name == files.LOCK or path.name.startswith(PARTIAL)
             for path in self.path.iterdir()
@@ -115,7 +115,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as lock:
             lock.enter_context(files.locked(self.path))
-            # Only now, because the process that had the lock may have made it.
+            # Read only now: the process that had the lock may have written it.
             if stored.exists():
                 if not resume:
                     raise self._exists()
@@ -171,7 +171,7 @@ class Run:
         """
         last, previous = (self / name for name in CHECKPOINTS)
         if not last.exists():
-            # What a run leaves that is stopped before is not part of it.
+            # Histories from before the first checkpoint are not continued.
             for name in files.HISTORIES:
                 (self / name).unlink(missing_ok=True)
             return None
@@ -229,7 +229,7 @@ class Run:
                 the weights, which `keras.callbacks.SwapEMAWeights`, after
                 these callbacks, validates. Defaults to `False`.
         """
-        # What every process does, so that all of them do the same.
+        # These run in every process, so that all processes do the same.
         throughput = Throughput(batch_size)
         self._bar = terminal.TrainingBar(steps, show=self.devices.is_first)
         divergence = FailOnDivergence()
@@ -269,7 +269,7 @@ class Run:
             state=self.devices.on_first(lambda: self._state),
             devices=self.devices,
         )
-        # Last, so that whatever it vouches for has been written.
+        # Last, because a checkpoint counts on the lines written before it.
         return [*callbacks, self._backup]
 
     def _choose_best(self, every, average):
@@ -278,7 +278,6 @@ class Run:
             return []
         history = files.HISTORIES[every is not None]
         best = min(self.history(history).get("val_error", []), default=math.inf)
-        # Where the errors come, the best model is looked for.
         kind = AverageCheckpoint if average else Checkpoint
         best = kind(self / "best.keras", monitor="val_error", best=best)
         return [best] if every is None else [self._log(history), best]
@@ -296,7 +295,7 @@ class Run:
     def end_training(self):
         """Close histories and the bar, and restore signals.
 
-        Keras does not where `fit` fails.
+        Keras does not do this where `fit` fails.
         """
         for log in self._logs:
             if log.csv_file is not None:

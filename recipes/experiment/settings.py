@@ -4,8 +4,8 @@
     class Settings(RunSettings):
         epochs: int = setting(30, "epochs of the training images")
 
-Flags, `--help`, refusals, `settings.json`, the name of the run's folder and
-the flags that give the same settings again all follow from the fields.
+Flags, `--help`, errors, `settings.json`, the name of the run's folder and the
+flags that give the same settings again all follow from the fields.
 """
 
 import argparse
@@ -85,7 +85,7 @@ class CommandSettings:
             dictionaries of the settings in which they differ from the
             defaults.
         DATASETS: The same for the field `dataset`. It wins over presets.
-        NAMED: Names of the fields that `title` tells.
+        NAMED: Names of the fields that `title` contains.
     """
 
     PRESETS = {}
@@ -273,7 +273,7 @@ class CommandSettings:
     def name(self, backend):
         """Return the name of a run's folder.
 
-        It tells title, changed settings, backend and seed, so that runs of
+        It has title, changed settings, backend and seed, so that runs with
         different settings have different folders.
         """
         parts = [*self.title()]
@@ -302,7 +302,7 @@ def _shown(value):
     return "none" if value is None else value
 
 
-# Those that `keras_resnet.data.load` knows.
+# The datasets that `keras_resnet.data.load` takes.
 IMAGE_DATASETS = ("cifar10", "cifar100", "digits", "mnist")
 
 

@@ -1,7 +1,7 @@
-"""Shows how far a task has come.
+"""Progress of a task.
 
-On a terminal that is a bar with the time left. Elsewhere, as in a file or a
-log, it is a line every 30 seconds.
+A terminal shows a bar with the time left. A file or a log gets a line every
+30 seconds.
 """
 
 import sys
@@ -35,7 +35,7 @@ class Progress(tqdm):
             *args,
             file=file,
             ncols=WIDTH - 1,
-            # Some terminals say that they have none.
+            # Some terminals report no rows.
             nrows=20,
             maxinterval=SECONDS,
             # Looks at the clock at each step.
@@ -71,7 +71,7 @@ class Progress(tqdm):
 
     def tick(self):
         """Show the same again if nothing has been shown for a while."""
-        # A bar that shows nothing has no clock.
+        # A disabled bar has no clock.
         if self.disable:
             return
         now = self._time()

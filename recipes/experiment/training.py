@@ -90,7 +90,7 @@ def use_devices(settings):
 
     All processes but the first are silent from here on.
     """
-    # The layout of all images here, whatever Keras's setting is.
+    # All images here are channels last, whatever Keras's setting is.
     keras.config.set_image_data_format("channels_last")
     devices = devices_.use(
         settings.devices,
@@ -103,9 +103,9 @@ def use_devices(settings):
 
 
 def first_alone(devices, make):
-    """Call a function in the first process before it is in the others.
+    """Call a function in the first process, then in the others.
 
-    What the first one downloads and prepares is then there for the others.
+    The others find what the first one has downloaded and prepared.
 
     Args:
         devices: `keras_resnet.devices.Devices`.
@@ -219,9 +219,9 @@ def _introduce(run, job, model, start):
 
 
 def _build_metrics(model, batches, devices):
-    """Make the variables of the metrics, to which a run brings its values.
+    """Make the variables of the metrics, whose values a run restores.
 
-    Else TensorFlow makes them on one device in the first step, too late.
+    On one device TensorFlow makes them only in the first step, too late.
     """
     if keras.backend.backend() != "tensorflow" or devices.count > 1:
         return
@@ -231,7 +231,7 @@ def _build_metrics(model, batches, devices):
 
 
 def _last_good(run):
-    """Say from which checkpoint another training could begin."""
+    """Say which checkpoint is the last good one."""
     if not run.saved:
         return "There is no checkpoint yet: begin again in another --output"
     return (
@@ -272,8 +272,8 @@ def _keep_average(model, finished):
     if finished:
         # As `fit` does when it ends.
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    # Weights and average are now one array, which JAX would give away with
-    # the weights when it evaluates.
+    # Weights and average now share arrays, which JAX would donate with the
+    # weights when it evaluates.
     for variable in model.trainable_variables:
         variable.assign(keras.ops.copy(variable))
 
@@ -297,7 +297,7 @@ def finish(run, job, model):
         best = min(history["val_error"])
         results["best_validation_error"] = round(best, 4)
     results |= tested
-    # Before the line that ends the run: with it nothing is made any more.
+    # Before the result line, because a run that has one is finished.
     draw(run, job, **{k: v for k, v in results.items() if k == "test_error"})
     return run.finish(model, **results)
 

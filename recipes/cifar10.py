@@ -30,8 +30,10 @@ from keras_resnet_recipes.experiment import (
     non_negative_float,
     non_negative_int,
     option,
+    precision_setting,
     setting,
     share,
+    shortcut_setting,
 )
 
 # The paper finds 0.1 "slightly too large to start converging" for ResNet-110,
@@ -77,13 +79,7 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
         f"begins with {WARMUP_STEPS} steps of a tenth of the rate",
         type=cifar_depth,
     )
-    shortcut: str = setting(
-        "A",
-        "A: zero padding; B: projection where the shape changes; C: "
-        "projection everywhere",
-        choices=("A", "B", "C"),
-        needs=("a residual net: leave out --plain", lambda s: not s.plain),
-    )
+    shortcut: str = shortcut_setting("A")
     plain: bool = setting(False, "the plain twin, without shortcuts")
     block: str | None = block_setting()
     steps: int | None = setting(64_000, "optimizer steps in all")
@@ -111,18 +107,14 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
     )
     learning_rate: float = setting(0.1, "initial rate, or the cycle's peak")
     weight_decay: float = setting(
-        1e-4, "the paper's, part of the gradient", type=non_negative_float
+        1e-4, "added to the gradient, as in the paper", type=non_negative_float
     )
     label_smoothing: float = setting(
         0.0,
         "share of each label that is spread over all classes",
         type=share,
     )
-    precision: str = setting(
-        "float32",
-        "of the computation; weights are float32",
-        choices=tuple(POLICIES),
-    )
+    precision: str = precision_setting()
     every: int | None = setting(
         None,
         "evaluate on the validation images every so many steps, within epochs "

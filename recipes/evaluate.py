@@ -90,26 +90,27 @@ class NetworkSettings(CommandSettings):
     )
     shortcut: str | None = setting(
         None,
-        "of that network (default: B for ImageNet, A for CIFAR-10)",
+        "shortcut of that network (default: B for ImageNet, A for CIFAR-10)",
         choices=("A", "B", "C"),
         needs=NEEDS_DEPTH,
     )
     bottleneck_stride: str | None = setting(
         None,
-        "of that network (default: 1x1 with --weights keras, else 3x3)",
+        "convolution with the stride (default: 1x1 with --weights keras, else "
+        "3x3)",
         choices=("1x1", "3x3"),
         needs=("--depth 50, 101 or 152", lambda s: s.depth in (50, 101, 152)),
     )
     classes: int | None = setting(
         None,
-        "of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
+        "classes of that network (default: 1000 for ImageNet, 10 for CIFAR-10)",
         needs=NEEDS_DEPTH,
     )
     block: str | None = block_setting()
     preprocessing: str | None = setting(
         None,
-        "how images are prepared (default: as the weights say; files of "
-        "PyTorch do not); cifar: akamaster's networks; none: raw pixels",
+        "how images are prepared (default: as the weights say, which files "
+        "of PyTorch do not); cifar: akamaster's networks; none: raw pixels",
         choices=PREPROCESSINGS,
     )
 

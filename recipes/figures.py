@@ -104,7 +104,7 @@ class Settings(ImageSettings):
     preprocessing: str | None = setting(
         None,
         "how the nets of --weights prepare images (default: as the weights "
-        "say; files of PyTorch do not); cifar: akamaster's networks",
+        "say, which files of PyTorch do not); cifar: akamaster's networks",
         choices=evaluate.PREPROCESSINGS,
         needs=("--weights", lambda s: s.weights),
     )
@@ -140,7 +140,7 @@ class Settings(ImageSettings):
             )
         if s.figure == "explanations" and not s.weights:
             raise UsageError(
-                "explanations are of images larger than those of runs: give "
+                "explanations need larger images than runs have: give "
                 "--weights with networks that take images of any size"
             )
         depths = s.depths or DEPTHS[s.figure][s.preset == "paper"]

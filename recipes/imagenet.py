@@ -39,9 +39,11 @@ from keras_resnet_recipes.experiment import (
     main,
     non_negative_float,
     option,
+    precision_setting,
     seed_setting,
     setting,
     share,
+    shortcut_setting,
 )
 from keras_resnet_recipes.experiment.command import flag
 
@@ -145,24 +147,18 @@ class Settings(NetSettings, RunSettings):
         choices=("imagenet2012", "imagenette", "folder"),
     )
     depth: int = setting(50, "weighted layers", choices=(18, 34, 50, 101, 152))
-    shortcut: str = setting(
-        "B",
-        "A: zero padding; B: projection where the shape changes; C: "
-        "projection everywhere",
-        choices=("A", "B", "C"),
-        needs=("a residual net: leave out --plain", lambda s: not s.plain),
-    )
+    shortcut: str = shortcut_setting("B")
     plain: bool = setting(False, "the plain twin, without shortcuts")
     block: str | None = block_setting()
     weights: str | None = setting(
         None,
-        "what to begin with: imagenet, keras, a repository of the Hugging Face "
-        "hub, or a file; none: random weights",
+        "initial weights: imagenet, keras, a repository of the Hugging Face "
+        "hub, or a file; none: random",
     )
     freeze: int | None = setting(
         None,
-        "stages from the first on that keep these weights; 0: the stem alone; "
-        "none: nothing is frozen",
+        "freeze the stem and the first N stages; 0: only the stem; none: "
+        "nothing",
         choices=(0, 1, 2, 3, 4),
         needs=("--weights", lambda s: s.weights),
     )
@@ -193,11 +189,11 @@ class Settings(NetSettings, RunSettings):
     )
     accumulate: int = setting(
         1,
-        "parts of a batch that are computed one after another; normalization "
-        "is by part; not on several TensorFlow devices",
+        "split each batch into N parts and add up their gradients; each part "
+        "is normalized by itself; not on several TensorFlow devices",
     )
     optimizer: str = setting(
-        "sgd", "with momentum 0.9; or LAMB", choices=("sgd", "lamb")
+        "sgd", "sgd: with momentum 0.9; lamb: LAMB", choices=("sgd", "lamb")
     )
     schedule: str = setting(
         "plateau",
@@ -233,8 +229,8 @@ class Settings(NetSettings, RunSettings):
     )
     momentum_correction: bool = setting(
         False,
-        "a change of the rate applies to earlier gradients too, as in PyTorch "
-        "(SGD only)",
+        "a change of the rate rescales the velocity, too, as in PyTorch (SGD "
+        "only)",
         needs=("--optimizer sgd", lambda s: s.optimizer == "sgd"),
     )
     loss: str = setting(
@@ -278,7 +274,7 @@ class Settings(NetSettings, RunSettings):
     )
     test_size: int = setting(224, "pixels, in evaluation")
     test_resize: int = setting(
-        256, "shorter side from whose centre those are cut"
+        256, "resize the shorter side to this before the centre is cut"
     )
     interpolation: str = setting(
         "bilinear", "when images are resized", choices=("bilinear", "bicubic")
@@ -290,9 +286,7 @@ class Settings(NetSettings, RunSettings):
         needs=("--cache", lambda s: s.cache),
     )
     seed: int = seed_setting()
-    precision: str = setting(
-        "float32", "of the computation", choices=tuple(POLICIES)
-    )
+    precision: str = precision_setting()
     every: int | None = setting(
         None,
         "evaluate every N steps, within epochs too, into steps.csv; a "
@@ -370,8 +364,8 @@ def conflicts(s):
         yield s.every and value, f"--every and --{name} exclude each other"
     yield (
         s.warmup_rate > s.learning_rate,
-        f"--warmup-rate {s.warmup_rate:g} is above the --learning-rate "
-        f"{s.learning_rate:g} that it leads up to",
+        f"--warmup-rate {s.warmup_rate:g} must not be above --learning-rate "
+        f"{s.learning_rate:g}",
     )
     yield (
         s.schedule == "plateau" and s.every,

@@ -78,7 +78,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
         "batch64",
         "batch64: rate 0.005, batches of 64; batch128: rate 0.01, batches of "
         "128; deep: 56 layers, rate 0.02, momentum 0.9, with which the plain "
-        "net fails; all constant",
+        "net fails; all with a constant rate",
         choices=("batch64", "batch128", "deep"),
     )
     full: bool = option(

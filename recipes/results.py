@@ -304,9 +304,9 @@ def main(settings):
         redraw(output)
     counts = {folder: len(there) for folder, there in lines.items()}
     print(
-        f"{output / 'README.md'} has {counts['.']} of trainings, "
-        f"{counts['studies']} of studies, {counts['searches']} of searches, "
-        f"{counts['evaluations']} of evaluations"
+        f"{output / 'README.md'} lists {counts['.']} trainings, "
+        f"{counts['studies']} studies, {counts['searches']} searches, "
+        f"{counts['evaluations']} evaluations"
     )
 
 
@@ -353,7 +353,7 @@ def kind(run):
     }
     for path in files:
         if not path.exists():
-            raise UsageError(f"{run} is not whole: {path.name} is missing")
+            raise UsageError(f"{run} is incomplete: {path.name} is missing")
     for path in files:
         check(path)
     if folder == ".":

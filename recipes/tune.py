@@ -107,8 +107,8 @@ class Settings(RunSettings, ImageSettings):
     )
     lost_after: float | None = option(
         None,
-        "seconds without a sign of life after which a worker's trial goes to "
-        f"another (default: {LOST_AFTER:g})",
+        "seconds of silence after which another worker gets a worker's trial "
+        f"(default: {LOST_AFTER:g})",
     )
     resume: bool = option(
         False,

@@ -102,5 +102,5 @@ def slower(folder):
             ]
         )
     counted = f"{len(lines)} of {len(ours)} measured before got slower"
-    head = ("what", "on", "before", "now", "times", "others beside it, times")
+    head = ("measurement", "backend", "before", "now", "ratio", "others' ratio")
     return f"{table(head, lines)}\n\n{counted}" if lines else counted

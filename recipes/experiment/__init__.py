@@ -22,8 +22,10 @@ from .settings import (
     dataset_setting,
     execution_option,
     option,
+    precision_setting,
     seed_setting,
     setting,
+    shortcut_setting,
 )
 from .values import (
     cifar_depth,
@@ -58,7 +60,9 @@ __all__ = [
     "option",
     "positive_float",
     "positive_int",
+    "precision_setting",
     "seed_setting",
     "setting",
     "share",
+    "shortcut_setting",
 ]

@@ -47,8 +47,8 @@ def load(name):
         )
     if ">" not in get_registered_name(chosen):
         raise argparse.ArgumentTypeError(
-            f"{name} is not registered, so that no file of the run could be "
-            "loaded: write @keras.saving.register_keras_serializable"
+            f"{name} is not registered, so Keras could not load the run's "
+            "files: write @keras.saving.register_keras_serializable"
             f"({module!r}) above the class"
         )
     return chosen

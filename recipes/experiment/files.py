@@ -172,14 +172,14 @@ def check(path):
         else:
             whole = contents.decode("utf-8").endswith("\n")
         if not whole:
-            raise ValueError("it is not whole")
+            raise ValueError("it is incomplete")
 
 
 def check_model(path):
     """Check the checksums of a `.keras` file.
 
     Raises:
-        BrokenFileError: If it is not whole.
+        BrokenFileError: If it is incomplete.
     """
     with _broken(path), zipfile.ZipFile(path) as file:
         damaged = file.testzip()

@@ -48,7 +48,7 @@ def check_batch(batch_size, shape, images=math.inf, processes=1):
     reason = (
         f"an epoch has {images:,} images"
         if images < fitting
-        else f"the memory of this machine has no place for so many of {size}"
+        else f"more images of {size} do not fit into this machine's memory"
     )
     raise UsageError(
         f"argument --batch-size: {batch_size:,} is too large, because {reason}"
@@ -84,7 +84,7 @@ def batches_by(input):
     backend = keras.backend.backend()
     if input == "device" and backend == "tensorflow":
         raise UsageError(
-            "argument --input: on TensorFlow batches come by tf.data alone; "
+            "argument --input: TensorFlow takes batches only from tf.data; "
             "leave out --input device, or set KERAS_BACKEND to jax or torch"
         )
     if input != "auto":

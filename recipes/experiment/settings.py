@@ -326,13 +326,33 @@ def dataset_setting(*names):
     )
 
 
+def shortcut_setting(default):
+    """Return the field of the shortcut of a net with the field `plain`."""
+    return setting(
+        default,
+        "A: zero padding; B: projection where the shape changes; C: "
+        "projection everywhere",
+        choices=("A", "B", "C"),
+        needs=("a residual net: leave out --plain", lambda s: not s.plain),
+    )
+
+
+def precision_setting():
+    """Return the field of the dtype of the computation."""
+    return setting(
+        "float32",
+        "dtype of the computation; weights stay float32",
+        choices=tuple(POLICIES),
+    )
+
+
 def block_setting():
     """Return the field of the class of the residual blocks."""
     return setting(
         None,
-        "class of the residual blocks, keras_resnet:PreactivationBlock for "
-        "example, or myblock:SwishBlock of a file myblock.py in this folder "
-        "(default: keras_resnet:ResidualBlock)",
+        "class of the residual blocks, such as "
+        "keras_resnet:PreactivationBlock, or myblock:SwishBlock from "
+        "myblock.py in this folder (default: keras_resnet:ResidualBlock)",
         type=block.parse,
         metavar="MODULE:CLASS",
     )
@@ -347,9 +367,9 @@ def execution_option():
     """Return the field of the steps between two returns to Python."""
     return option(
         1,
-        "steps that an accelerator does at a time, which is faster; divides "
-        "the steps of an epoch and those in all; not on PyTorch, no gain on a "
-        "CPU",
+        "steps in one call of an accelerator, where more are faster; must "
+        "divide the steps of an epoch and of the run; not on PyTorch, no gain "
+        "on a CPU",
     )
 
 
@@ -417,9 +437,9 @@ class RunSettings(CommandSettings):
     def resolve(self, given):
         if self.every and self.every % self.steps_per_execution:
             raise UsageError(
-                f"--every {self.every} is no multiple of --steps-per-execution "
-                f"{self.steps_per_execution}, between which nothing is "
-                "evaluated"
+                f"--every {self.every} must be a multiple of "
+                f"--steps-per-execution {self.steps_per_execution}, because "
+                "nothing is evaluated in between"
             )
         return super().resolve(given)
 
@@ -448,22 +468,22 @@ class RunSettings(CommandSettings):
     devices: int | str | None = option(
         None,
         "train on N devices, or on all of them: those of this machine, or of "
-        "all processes that were started together; batch and learning rate "
-        "stay those of the run (default: one device)",
+        "all processes that were started together; batch size and learning "
+        "rate do not change (default: one device)",
         type=values.device_count,
     )
     normalization: str = option(
         "synchronized",
-        "statistics of batch normalization on several devices: those of the "
-        "whole batch, as on one device; or of each device's shard of it, which "
-        "is faster, and which JAX does not have",
+        "statistics of batch normalization on several devices; synchronized: "
+        "of the whole batch, as on one device; per-device: of each device's "
+        "shard, faster, not on JAX",
         choices=("synchronized", "per-device"),
         needs=("--devices", lambda s: s.devices),
     )
     deterministic: bool = option(
         False,
-        "take kernels of a GPU alone that give the same bits each time, which "
-        "are slower; on a CPU a run gives them anyway",
+        "use only GPU kernels that give the same bits each time, which are "
+        "slower; a CPU always does",
     )
 
 

@@ -80,7 +80,7 @@ def check_execution(job, start=0):
         )
     if start % each:
         raise UsageError(
-            f"the run goes on from step {start}, which is no multiple of "
+            f"the run continues from step {start}, which is not a multiple of "
             f"--steps-per-execution {each}: resume it with another one; {these}"
         )
 

@@ -31,6 +31,8 @@ KINDS = {
     "resident batch": "another pipeline",
 }
 GROWING = ("depth", "batch")
+# Those that docs have a table of, or their own figure.
+APART = (*GROWING, "infer20", "models")
 BACKENDS = ("tensorflow", "jax", "torch")
 
 HEAD = """\
@@ -165,12 +167,11 @@ def comparison_table(pairs):
 def draw_ratios(lines):
     """Draw how many times better ours is, one panel for each backend.
 
-    Return `None` without values. Depths and batch sizes have a figure of
-    their own, and other forms of ours stand in the tables alone.
+    Return `None` without values. Other forms of ours stand in the tables alone.
     """
     from keras_resnet.plots import style
 
-    lines = {k: x for k, x in lines.items() if x["case"] not in GROWING}
+    lines = {k: x for k, x in lines.items() if x["case"] not in APART}
     if not lines:
         return None
     titles = settings(lines.values())

@@ -4,8 +4,8 @@ Keras copies a channels-last image into another order before and after each
 convolution and pooling, and normalizes by a dozen operations in float32. A
 permuted view of the image has the memory format that PyTorch calls channels
 last, and PyTorch's kernels take it without a copy. With this and the replay of
-`torch.graph` a training step of ResNet-20 on one core is 1.5 times as fast as
-with Keras's layers in batches of 128, and 2.5 times in batches of 2
+`torch.graph` a training step of ResNet-20 on one core is 1.9 times as fast as
+with Keras's layers in batches of 128, and 2.7 times in batches of 2
 (docs/results/benchmarks).
 """
 

@@ -32,6 +32,7 @@ from keras_resnet_recipes.experiment import (
     UsageError,
     block_setting,
     cifar_depth,
+    data_dir_option,
     execute,
     option,
     positive_int,
@@ -164,14 +165,8 @@ class Settings(NetworkSettings):
         "imagenette, on the validation images",
         choices=(*IMAGE_DATASETS, *TFDS),
     )
-    data_dir: Path | None = setting(
-        None,
-        "folder of TensorFlow Datasets (default: TFDS_DATA_DIR, else "
-        "~/tensorflow_datasets)",
-        needs=(
-            "--dataset, not digits",
-            lambda s: s.dataset not in (None, "digits"),
-        ),
+    data_dir: Path | None = data_dir_option(
+        "--dataset, not digits", lambda s: s.dataset not in (None, "digits")
     )
     crops: str = setting(
         "1",

@@ -149,7 +149,7 @@ def test_a_batch_that_is_too_large_is_refused(tmp_path, capsys, monkeypatch):
     images.check_batch(1257, (8, 8, 1), 1257)
     monkeypatch.setattr(images, "memory", lambda: 1000)
     images.check_batch(6, (8, 8, 1), processes=2)
-    with pytest.raises(UsageError, match="memory.*8x8x1: take at most 3$"):
+    with pytest.raises(UsageError, match="8x8x1 do not fit.*: take at most 3$"):
         images.check_batch(4, (8, 8, 1))
     with pytest.raises(UsageError, match="--image-size"):
         images.check_batch(1, (32, 32, 1))
@@ -224,7 +224,7 @@ def test_input_on_the_device_trains_the_same(finished, tmp_path, capsys):
     folder, flags, _ = finished
     flags = [*flags[:-1], str(tmp_path / "run"), "--input", "device"]
     if keras.backend.backend() == "tensorflow":
-        check_refused(lambda: _run(*flags), capsys, ["tf.data alone"])
+        check_refused(lambda: _run(*flags), capsys, ["only from tf.data"])
         assert not (tmp_path / "run").exists()
         return
     _run(*flags)

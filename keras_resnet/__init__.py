@@ -1,6 +1,6 @@
 """ResNet for Keras 3: the paper's networks, equal on every backend."""
 
-# Imported for its optimizer, without which Keras could not load the models
+# This import registers the optimizer. Without it, Keras cannot load the models
 # that the recipes save.
 from keras_resnet import training
 from keras_resnet.blocks import (

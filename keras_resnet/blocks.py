@@ -24,7 +24,7 @@ MOMENTUM = 0.9
 EPSILON = 1e-5
 EXPANSION = 4
 
-# What people set on a layer after it was made.
+# Attributes that users may set on a layer after its construction.
 SETTINGS = ["trainable", "dtype_policy", "momentum", "epsilon"]
 SETTINGS += ["lora_rank", "lora_alpha"]
 SUFFIXES = ("_regularizer", "_constraint")
@@ -32,20 +32,20 @@ SUFFIXES = ("_regularizer", "_constraint")
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class Convolution(keras.layers.Conv2D):
-    """2-D convolution without bias, padded alike on all sides.
+    """2-D convolution without bias, with equal padding on all sides.
 
     At stride 1 this is `keras.layers.Conv2D(padding="same")`. At a larger
-    stride Keras pads one row more after the image than before it. The paper's
-    code and all published ResNet weights pad `kernel_size // 2` zeros on every
-    side, and so does this layer: the output shape is the same, the outputs
-    differ.
+    stride, Keras pads one row more after the image than before it. This layer
+    pads `kernel_size // 2` zeros on every side, like the paper's code and all
+    published ResNet weights. The output shape is the same as in Keras; the
+    outputs differ.
 
     Args:
         filters: Integer, number of output channels.
         kernel_size: Odd integer, or a pair of them.
         strides: Integer or pair of integers. Defaults to `1`.
-        use_bias: Boolean. Defaults to `False`, because the normalization that
-            follows adds an offset of its own.
+        use_bias: Boolean. Defaults to `False`, because the normalization after
+            the convolution has an offset of its own.
         kernel_initializer: Defaults to the paper's, Gaussian with variance
             `2 / fan_in`.
         **kwargs: Other arguments of `keras.layers.Conv2D`, except `padding`.
@@ -98,17 +98,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization with the defaults of residual networks.
 
     It has the weights of `keras.layers.BatchNormalization` and computes the
-    same numbers, by fused operations where the backend has faster ones than
-    Keras. The moving variance is the biased one.
+    same numbers. It uses fused operations if the backend has faster ones than
+    Keras. The moving variance is the biased variance.
 
     Args:
-        axis: Integer, the axis of the channels. Defaults to that of Keras's
-            image data format.
+        axis: Integer, the axis of the channels. Defaults to the channel axis
+            of Keras's image data format.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variance. Defaults to `1e-5`.
         synchronized: Boolean, whether devices that train together share their
-            statistics, on every backend. Defaults to `False`, which leaves it
-            to `keras_resnet.devices.use`.
+            statistics, on every backend. Defaults to `False`: then
+            `keras_resnet.devices.use` decides.
         **kwargs: Other arguments of `keras.layers.BatchNormalization`.
 
     Reference: He et al. 2015, section 3.4.
@@ -122,8 +122,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
-        # Keras takes any numbers, and the outputs are then NaN. At a momentum
-        # of 1 the statistics stay as they are, which is what some want.
+        # Keras accepts any number, and the outputs may then be NaN. A momentum
+        # of 1 is allowed: it freezes the statistics.
         if not isinstance(momentum, numbers.Real) or not 0 <= momentum <= 1:
             raise ValueError(
                 "`momentum` must be a number from 0 to 1. "
@@ -139,14 +139,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(
             axis=axis, momentum=momentum, epsilon=epsilon, **kwargs
         )
-        # Not given to Keras, which refuses it on other backends than
-        # TensorFlow.
+        # Keras raises an error for this argument on JAX and PyTorch, so it is
+        # set here.
         self.synchronized = synchronized
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         if kwargs.get("name") in ("moving_mean", "moving_variance"):
-            # Without it the statistics of several devices drift apart on
-            # TensorFlow, and those of the first device are saved.
+            # Otherwise, on TensorFlow, each device keeps its own statistics,
+            # and only those of the first device are saved.
             kwargs.setdefault("aggregation", "mean")
         return super().add_weight(*args, **kwargs)
 
@@ -199,10 +199,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class MaxPooling(keras.layers.MaxPooling2D):
-    """2-D max pooling, padded alike on all sides.
+    """2-D max pooling, with equal padding on all sides.
 
     At stride 1 this is `keras.layers.MaxPooling2D(padding="same")`. At a
-    larger stride it pads as `Convolution` does. Padding never wins a maximum.
+    larger stride it pads like `Convolution`. The padding is never the maximum.
 
     Args:
         pool_size: Odd integer, or a pair of them.
@@ -228,10 +228,10 @@ class MaxPooling(keras.layers.MaxPooling2D):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class ReLU(keras.layers.Layer):
-    """Rectified linear unit that gives NaN for NaN on every backend.
+    """Rectified linear unit that returns NaN for NaN on every backend.
 
-    `keras.layers.ReLU` may give 0 where TensorFlow or XLA compiles it for a
-    CPU, so that a training that has diverged looks as if it went on.
+    `keras.layers.ReLU` may return 0 for NaN if TensorFlow or XLA compiles it
+    for a CPU. A training that has diverged would then go unnoticed.
 
     Args:
         **kwargs: `name`, `dtype`, `trainable`.
@@ -247,7 +247,7 @@ class ReLU(keras.layers.Layer):
 
 
 def _check_window(layer, argument, size, padding):
-    """Raise `ValueError` if a window cannot be padded alike on both sides."""
+    """Raise `ValueError` if a window cannot be padded equally on all sides."""
     if padding != "same" or any(k % 2 == 0 for k in size):
         raise ValueError(
             f"{layer} pads {argument} // 2 on each side, so `padding` must be "
@@ -262,9 +262,9 @@ def channel_axis(data_format: str) -> int:
 
 
 def own_initializer(identifier: Initializer) -> Callable:
-    """Return an initializer for one layer alone.
+    """Return a copy of an initializer, for one layer.
 
-    A Keras initializer object gives the same values each time it is used.
+    A Keras initializer object returns the same values at each call.
     """
     initializer = keras.initializers.get(identifier)
     if isinstance(initializer, keras.initializers.Initializer):
@@ -279,22 +279,22 @@ class ResidualBlock(keras.layers.Layer):
     Computes `relu(F(x) + shortcut(x))`. The residual branch `F` is
 
     - basic: 3x3, 3x3;
-    - bottleneck: 1x1, 3x3, 1x1, the last with four times the channels;
+    - bottleneck: 1x1, 3x3, 1x1, the last with four times the channels.
 
-    each a convolution without bias followed by batch normalization, with a
+    Each convolution has no bias and is followed by batch normalization, with a
     ReLU between them. The plain twin computes `relu(F(x))`.
 
     The sublayers are `conv1`, `bn1`, `conv2`, `bn2` (and `conv3`, `bn3`), and
-    `shortcut_conv`, `shortcut_bn` where the shortcut is a projection. Files
-    and copies keep what is set on a single sublayer: its `trainable`,
-    regularizers, constraints, `momentum`, `epsilon`, `dtype_policy` and LoRA.
+    `shortcut_conv`, `shortcut_bn` if the shortcut is a projection. You may set
+    `trainable`, regularizers, constraints, `momentum`, `epsilon`,
+    `dtype_policy` and LoRA on a single sublayer; files and copies keep them.
 
     A subclass overrides these methods to compute something else:
 
     - `make_convolution` and `make_normalization` return each sublayer;
     - `activation` is the ReLU;
-    - `residual_branch` and `projection` return the steps of the branch and of
-      a projecting shortcut, `preactivation` those before both;
+    - `residual_branch` returns the steps of the branch, `projection` those of
+      a projecting shortcut, and `preactivation` those before both;
     - `join` adds branch and shortcut, and applies the last ReLU.
 
     Steps run in order. A step is a layer with a `compute_output_shape`, a
@@ -304,7 +304,7 @@ class ResidualBlock(keras.layers.Layer):
     steps. `docs/blocks.md` has examples.
 
     Args:
-        filters: Integer, the width: channels of the 3x3 convolutions. A basic
+        filters: Integer, output channels of the 3x3 convolutions. A basic
             block outputs `filters` channels, a bottleneck `4 * filters`.
         stride: Integer, step of the block in rows and columns. Defaults to
             `1`.
@@ -315,17 +315,17 @@ class ResidualBlock(keras.layers.Layer):
         bottleneck: Boolean, defaults to `False`.
         residual: Boolean. `False` makes the plain twin: the same layers
             without the shortcut. Defaults to `True`.
-        bottleneck_stride: Which convolution of a bottleneck strides: `"3x3"`
-            (default), as all weights published for PyTorch do, or `"1x1"`,
-            the first one, as in the paper and `keras.applications`. A basic
-            block always strides in its first convolution.
-        dilation: Integer, or a pair of them: the distance between the taps of
-            a 3x3 kernel, of the convolutions up to the one that strides and of
-            those after it. A block whose stride of 2 is taken out has
-            `stride=1` and, for example, `dilation=(1, 2)`. Defaults to `1`.
+        bottleneck_stride: The convolution of a bottleneck that has the stride:
+            `"3x3"` (default), as in the weights published for PyTorch, or
+            `"1x1"`, the first convolution, as in the paper and
+            `keras.applications`. In a basic block it is always the first.
+        dilation: Integer, or a pair: the dilation rate of the 3x3 convolutions
+            up to the strided one, and of those after it. A block whose stride
+            of 2 was replaced by dilation has `stride=1` and, for example,
+            `dilation=(1, 2)`. Defaults to `1`.
         zero_init_residual: Boolean. `True` initializes the scale of the
-            branch's last normalization to zero, so that the block begins as
-            its shortcut alone. Defaults to `False`.
+            branch's last normalization to zero, so that the block initially
+            computes its shortcut only. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variance. Defaults to `1e-5`.
         kernel_initializer: Initializer of the convolutions. Defaults to the
@@ -334,9 +334,8 @@ class ResidualBlock(keras.layers.Layer):
             `None`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             Keras's global setting.
-        folded: Boolean. `True` makes the block that `fold_batch_norm` puts in
-            place of another: convolutions with bias, no normalizations.
-            Defaults to `False`.
+        folded: Boolean. `True` makes a block of convolutions with bias and no
+            normalizations, as `fold_batch_norm` does. Defaults to `False`.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -349,14 +348,14 @@ class ResidualBlock(keras.layers.Layer):
     columns, `filters` or `4 * filters` channels.
 
     Attributes:
-        preactivated: Boolean, whether the block normalizes and activates its
-            input. `ResNet` then does so after the last block, not in the stem.
-        place: Pair of integers, the block's number in its network, from 1,
-            and the number of all blocks. `ResNet` sets it.
+        preactivated: Boolean. `True`: the block normalizes and activates its
+            input, and `ResNet` does so after the last block, not in the stem.
+        place: Pair of integers, set by `ResNet`: the block's number, from 1,
+            and the number of blocks in the network.
 
     Raises:
-        ValueError: For an unknown shortcut or stride placement, and where
-            option A would have to drop channels.
+        ValueError: For an unknown shortcut or stride placement, and if the
+            block with option A would have fewer output than input channels.
 
     Reference: He et al. 2015, sections 3.2, 3.3 and 4.1, figures 2 and 5.
     """
@@ -428,8 +427,8 @@ class ResidualBlock(keras.layers.Layer):
         self.folded = folded
         self.out_channels: int = filters * (EXPANSION if bottleneck else 1)
 
-        # The settings of sublayers by name: when they were made, and those
-        # that a configuration has for sublayers that are not made yet.
+        # Settings of sublayers by name: as constructed, and from a
+        # configuration, for sublayers that do not exist yet.
         self._made = {}
         self._configured = {}
         plan = [(filters, 3, stride), (filters, 3, 1)]
@@ -468,8 +467,8 @@ class ResidualBlock(keras.layers.Layer):
             kernel_regularizer=self.kernel_regularizer,
             data_format=self.data_format,
             dtype=self.dtype_policy,
-            # A frozen normalization keeps its statistics, so a block made
-            # frozen, as one read from a file, must tell its sublayers.
+            # A block that is constructed frozen, for example from a file,
+            # freezes its sublayers, so that normalizations keep statistics.
             trainable=self.trainable,
             name=name,
         )
@@ -492,8 +491,8 @@ class ResidualBlock(keras.layers.Layer):
         """Return the nonlinearity of a tensor, of the same shape."""
         return backend.relu(x)
 
-    # Methods and not attributes, because Keras names a layer in a weight file
-    # after the first attribute that holds it.
+    # These are methods, because Keras names a layer in a weight file after the
+    # first attribute that holds it.
 
     def preactivation(self) -> list[steps.Step]:
         """Return the steps before both the branch and a projection: none."""
@@ -508,7 +507,7 @@ class ResidualBlock(keras.layers.Layer):
         return [first, self.activation, second, self.activation, third]
 
     def projection(self) -> list[steps.Step]:
-        """Return the steps of the shortcut where it is a projection."""
+        """Return the steps of a shortcut that is a projection."""
         return [(self.shortcut_conv, self.shortcut_bn)]
 
     def build(self, input_shape: Shape) -> None:
@@ -517,8 +516,8 @@ class ResidualBlock(keras.layers.Layer):
             self.shortcut,
             in_channels,
             self.out_channels,
-            # Also where a stride was taken out, so that the weights are the
-            # same.
+            # Dilation that replaces a stride counts as one, so that the
+            # weights are the same.
             self.stride * self.dilation[1] // self.dilation[0],
         )
         if projects:
@@ -541,13 +540,13 @@ class ResidualBlock(keras.layers.Layer):
         steps.output_shape(self.residual_branch(), shape, build=True)
         for layer in self._sublayers():
             if not layer.trainable:
-                # Also the layers that it made when it was built.
+                # This also freezes the layers that `build` has created.
                 layer.trainable = False
 
     def _configure_sublayers(self):
-        """Set what the configuration says of sublayers, before they are built.
+        """Apply the configuration to sublayers that are not built yet.
 
-        Keras configures only layers of a model, not layers of layers.
+        Keras configures only the layers of a model, not their sublayers.
         """
         for layer in self._sublayers():
             self._made.setdefault(layer.name, _settings(layer))
@@ -567,10 +566,11 @@ class ResidualBlock(keras.layers.Layer):
         training: bool | None = None,
         observe: steps.Observer | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the residual branch and the shortcut, `None` in a plain block.
+        """Return the outputs of the residual branch and of the shortcut.
 
-        `observe(convolution, response)` is shown what each convolution of the
-        branch gives, after its normalization.
+        The shortcut of a plain block is `None`. `observe(convolution,
+        response)` is called for each convolution of the branch; the response
+        is its output after normalization.
         """
         x = steps.run(self.preactivation(), inputs, training)
         branch = steps.run(self.residual_branch(), x, training, observe)
@@ -588,7 +588,7 @@ class ResidualBlock(keras.layers.Layer):
         shortcut: Tensor | None,
         training: bool | None = None,
     ) -> Tensor:
-        """Return the block's output, given its paths."""
+        """Return the block's output from the outputs of its two paths."""
         x = branch if shortcut is None else ops.add(branch, shortcut)
         return self.activation(x)
 
@@ -647,9 +647,9 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 def _settings(layer):
-    """Return what people set on a layer, by the names of its attributes."""
+    """Return the settings of a layer, by the names of its attributes."""
     names = [name for name in vars(layer) if name.endswith(SUFFIXES)]
-    # Not from its configuration, because Keras imports TensorFlow to make one.
+    # `get_config` would import TensorFlow.
     return {
         name: getattr(layer, name)
         for name in (*SETTINGS, *names)
@@ -663,7 +663,7 @@ def residual_blocks(model: keras.Model) -> list[ResidualBlock]:
 
 
 def follows_steps(block: ResidualBlock) -> bool:
-    """Return whether a block computes what its steps and `join` say."""
+    """Return whether a block computes its steps and `join`, nothing else."""
     return all(
         getattr(type(block), name) is getattr(ResidualBlock, name)
         for name in ("call", "paths")
@@ -671,7 +671,7 @@ def follows_steps(block: ResidualBlock) -> bool:
 
 
 def adaptation(model: keras.Model) -> str | None:
-    """Say which layer is quantized or adapted by LoRA, `None` if none is."""
+    """Return a text that names a quantized or LoRA layer, or `None`."""
     for layer in model._flatten_layers():
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:

@@ -9,18 +9,18 @@ from keras_resnet import blocks, table1
 from keras_resnet.resnet import ResidualNetwork, ResNet
 from keras_resnet.types import Initializer, Regularizer, Tensor
 
-# The entry of a family's docstring that its members lack.
+# The entry of a family's docstring that does not apply to its members.
 _DEPTH = "    depth: Integer, the number of weighted layers.\n"
 
 
 def _documented_by(family):
-    """Return a decorator that gives a member the family's documentation.
+    """Return a decorator that appends the family's documentation.
 
-    The member keeps its own first line.
+    The decorated function keeps its own first line.
     """
 
     def document(member):
-        # Python with -OO has no docstrings.
+        # With `python -OO` there are no docstrings.
         if member.__doc__:
             _, _, rest = inspect.getdoc(family).partition("\n\n")
             member.__doc__ += "\n\n" + rest.replace(_DEPTH, "")
@@ -62,14 +62,14 @@ def ResNetImageNet(
             a repository of the Hugging Face hub, such as
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
             of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
-            `.th` or `.h5` file. If `classes` or the number of input channels
-            is not the default and differs from the file's, the head keeps
-            its random weights, or the first convolution is adapted.
+            `.th` or `.h5` file. If `classes` is not the default and differs
+            from the file, the head keeps its random weights. If the number of
+            input channels does, the first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, in the image data format; rows and
-            columns may be `None`. Defaults to that of `input_tensor`, else to
-            224x224x3 with top, any size x 3 without.
+            columns may be `None`. Defaults to the shape of `input_tensor`,
+            else to 224x224x3 with top, any size x 3 without.
         pooling: Output of a network without top: `None` (default), the 4-D
             output of the last block; `"avg"` or `"max"`, global pooling of it.
         classes: Integer, number of classes. Defaults to `1000`.
@@ -78,16 +78,16 @@ def ResNetImageNet(
         name: String, name of the model. Defaults to `"resnet"` and the depth.
         shortcut: `"A"`, zero padding; `"B"` (default), a projection where the
             shape changes; or `"C"`, a projection in every block.
-        residual: Boolean, `False` for a plain network, without shortcuts.
+        residual: Boolean. `False` builds the plain network, without shortcuts.
             Defaults to `True`.
         bottleneck_stride: `"3x3"` or `"1x1"` (the paper's), the convolution
-            that strides in the bottlenecks of depths 50 and more. Both have
+            with the stride in the bottlenecks of depths 50 and more. Both have
             the same weight shapes and different outputs. Defaults to `"1x1"`
             if `weights` is `"keras"`, to `"3x3"` otherwise.
-        output_stride: Integer, rows of the image for each row of the last
-            block's output: 4, 8, 16 or 32. Stages that would
-            make it larger dilate their 3x3 convolutions instead of striding,
-            with the same weights. Defaults to `None`, the paper's 32.
+        output_stride: Integer, total stride from the image to the last block's
+            output: 4, 8, 16 or 32. Once it is reached, the 3x3 convolutions
+            of later stages use dilation instead of stride, with the same
+            weights. Defaults to `None`, the paper's 32.
         zero_init_residual: Boolean, whether each residual branch is zero at
             the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -103,7 +103,7 @@ def ResNetImageNet(
         A `ResidualNetwork`, a `keras.Model`.
 
     Raises:
-        ValueError: For arguments that do not fit together, naming them.
+        ValueError: For inconsistent arguments. The message names them.
 
     Reference: He et al. 2015, section 3.3, table 1.
     """
@@ -155,7 +155,7 @@ def ResNetCIFAR(
 ) -> ResidualNetwork:
     """CIFAR network of any depth 6n+2.
 
-    A 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
+    It has a 3x3 convolution, three stages of n basic blocks with 16, 32 and 64
     filters on maps of 32, 16 and 8 rows, global average pooling, a classifier.
 
     Args:
@@ -165,14 +165,14 @@ def ResNetCIFAR(
         weights: `None` (default) for random weights; a repository of
             the Hugging Face hub, `"owner/name"` or `"owner/name@revision"`;
             or the path of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`,
-            `.pt`, `.th` or `.h5` file. If `classes` or the number of input
-            channels is not the default and differs from the file's, the head
-            keeps its random weights, or the first convolution is adapted.
+            `.pt`, `.th` or `.h5` file. If `classes` is not the default and
+            differs from the file, the head keeps its random weights. If the
+            number of input channels does, the first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, in the image data format; rows and
-            columns may be `None`. Defaults to that of `input_tensor`, else to
-            32x32x3.
+            columns may be `None`. Defaults to the shape of `input_tensor`,
+            else to 32x32x3.
         pooling: Output of a network without top: `None` (default), the 4-D
             output of the last block; `"avg"` or `"max"`, global pooling of it.
         classes: Integer, number of classes. Defaults to `10`.
@@ -182,12 +182,12 @@ def ResNetCIFAR(
         shortcut: `"A"` (default, the paper's), zero padding; `"B"`, a
             projection where the shape changes; or `"C"`, a projection in
             every block.
-        residual: Boolean, `False` for a plain network, without shortcuts.
+        residual: Boolean. `False` builds the plain network, without shortcuts.
             Defaults to `True`.
-        output_stride: Integer, rows of the image for each row of the last
-            block's output: 1, 2 or 4. Stages that would
-            make it larger dilate their 3x3 convolutions instead of striding,
-            with the same weights. Defaults to `None`, the paper's 4.
+        output_stride: Integer, total stride from the image to the last block's
+            output: 1, 2 or 4. Once it is reached, the 3x3 convolutions
+            of later stages use dilation instead of stride, with the same
+            weights. Defaults to `None`, the paper's 4.
         zero_init_residual: Boolean, whether each residual branch is zero at
             the start of training. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
@@ -203,7 +203,7 @@ def ResNetCIFAR(
         A `ResidualNetwork`, a `keras.Model`.
 
     Raises:
-        ValueError: For arguments that do not fit together, naming them.
+        ValueError: For inconsistent arguments. The message names them.
 
     Reference: He et al. 2015, section 4.2.
     """

@@ -15,11 +15,11 @@ from keras_resnet.weights import published
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class StemConvolution(blocks.Convolution):
-    """First convolution of a network, which says how to prepare its images.
+    """First convolution of a network, which stores its preprocessing.
 
     Attributes:
-        preprocessing: A `Preprocessing`, or `None` (default) if it is not
-            known. A layer keeps it, because Keras copies a model layer by
+        preprocessing: A `Preprocessing`, or `None` (default) if it is unknown.
+            It is stored in a layer, because Keras copies a model layer by
             layer.
     """
 
@@ -45,8 +45,8 @@ class StemConvolution(blocks.Convolution):
 class ResidualNetwork(backend.Model):
     """`keras.Model` of this package's networks, a functional graph.
 
-    Everything is as in `keras.Model`. Where a backend has a faster way to run
-    a graph of layers, `fit`, `evaluate` and `predict` take it.
+    The interface is that of `keras.Model`. `fit`, `evaluate` and `predict` use
+    a faster way to run the graph if the backend has one.
     """
 
     @classmethod
@@ -54,7 +54,7 @@ class ResidualNetwork(backend.Model):
         cls, config: Config, custom_objects: Config | None = None
     ) -> "ResidualNetwork":
         try:
-            # A copy, from which Keras takes the layers away.
+            # A copy, because Keras removes the layers from it.
             return super().from_config(
                 dict(config), custom_objects=custom_objects
             )
@@ -62,16 +62,16 @@ class ResidualNetwork(backend.Model):
             message = _unknown_layer(config)
             if message is None:
                 raise
-        # Keras would add the whole configuration to a `TypeError`.
+        # Not a `TypeError`: Keras would append the whole configuration.
         raise ValueError(message)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """Preparation of images for the weights: see `preprocess_input`.
+        """Preprocessing of images for the weights: see `preprocess_input`.
 
-        It is `None` where it is not known. It comes with published weights,
-        may be set, also by a name such as `"imagenet"`, and is kept by files
-        and copies of the model.
+        It is `None` if it is unknown. Published weights set it, and you may
+        set it, for example to `"imagenet"`. Files and copies of the model keep
+        it.
         """
         return getattr(self._stem, "preprocessing", None)
 
@@ -94,12 +94,12 @@ class ResidualNetwork(backend.Model):
         return next(stems, None)
 
 
-# A `.h5` file has the plain name of a model's class.
+# A `.h5` file stores the class name without the package name.
 keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork
 
 
 def _unknown_layer(config):
-    """Say which layer's class Keras cannot find, and what to do, if any."""
+    """Return a message about the first layer of an unknown class, or `None`."""
     for layer in config.get("layers", ()):
         kind, module = layer["class_name"], layer.get("module") or ""
         registered = layer.get("registered_name")
@@ -154,23 +154,23 @@ def ResNet(
 
     The model is a Keras functional graph: a stem (`stem_conv`, ...), stages
     of blocks (`stage1_block1`, ...; the paper's conv2_x is stage 1) and a
-    head (`avg_pool`, `head`). Features come by layer name:
-    `model.get_layer("stage3_block6").output`. The first block of each stage
-    but the first strides by 2. Blocks that activate their input leave `stem_bn`
-    out, and `end_bn` follows the last of them.
+    head (`avg_pool`, `head`). To get features, use a layer's name:
+    `model.get_layer("stage3_block6").output`. The first block of every stage
+    except stage 1 has stride 2. A network of pre-activated blocks has no
+    `stem_bn`; it has `end_bn` after the last block.
 
     The dtype policy and the image data format are Keras's global settings.
-    The head computes in float32 under every policy.
+    The head always computes in float32.
 
     Args:
         depths: Sequence of integers, blocks per stage.
-        widths: Sequence of integers, as many as `depths`: `filters` of each
-            stage's blocks. The stem has `widths[0]` filters. Defaults to
+        widths: Sequence of integers, one per stage: `filters` of the stage's
+            blocks. The stem has `widths[0]` filters. Defaults to
             `(64, 128, 256, 512)`.
         bottleneck: Boolean, bottleneck blocks instead of basic ones. Defaults
             to `False`.
         stem: `"imagenet"` (default): a 7x7 convolution and a 3x3 max pooling,
-            each striding by 2. `"cifar"`: a 3x3 convolution.
+            each with stride 2. `"cifar"`: a 3x3 convolution with stride 1.
         include_top: Boolean, whether to end in global average pooling and a
             dense classifier. Defaults to `True`.
         weights: `None` (default) for random weights; `"imagenet"`
@@ -178,17 +178,16 @@ def ResNet(
             a repository of the Hugging Face hub, such as
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
             of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
-            `.th` or `.h5` file. If `classes` or the number of input channels
-            is not the default and differs from the file's, the head keeps
-            its random weights, or the first convolution is adapted: see
+            `.th` or `.h5` file. If `classes` is not the default and differs
+            from the file, the head keeps its random weights. If the number of
+            input channels does, the first convolution is adapted: see
             `load_torch_weights`.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, without the batch, in the image data
-            format; rows and columns may be `None`. Defaults to that of
-            `input_tensor`, else to 224x224x3 (`stem="imagenet"`, with top),
-            any size x 3 (`stem="imagenet"`, without), or 32x32x3
-            (`stem="cifar"`).
+            format; rows and columns may be `None`. Defaults to the shape of
+            `input_tensor`. Without one, `stem="imagenet"` has 224x224x3 with
+            top and any size x 3 without, and `stem="cifar"` has 32x32x3.
         pooling: Output of a network without top: `None` (default), the 4-D
             output of the last block; `"avg"` or `"max"`, global pooling of it.
         classes: Integer, number of classes. Defaults to `1000`.
@@ -201,14 +200,13 @@ def ResNet(
         bottleneck_stride: `"3x3"` or `"1x1"` (the paper's): see
             `ResidualBlock`. Defaults to `"1x1"` if `weights` is `"keras"`,
             to `"3x3"` otherwise.
-        output_stride: Integer, rows of the image for each row of the last
-            block's output. Stages that would make it larger dilate their 3x3
-            convolutions instead of striding: the weights are the same, and so
-            are the features at the places that both have. Defaults to
-            `None`, the paper's: 32 with ImageNet's stem and four stages, 4
-            with CIFAR's and three.
-        zero_init_residual: Boolean, whether every block begins as its
-            shortcut alone. Defaults to `False`.
+        output_stride: Integer, total stride from the image to the last block's
+            output. Once it is reached, the 3x3 convolutions of later stages
+            use dilation instead of stride: the weights are the same, and the
+            features at shared positions too. Defaults to `None`, the paper's:
+            32 with ImageNet's stem and four stages, 4 with CIFAR's and three.
+        zero_init_residual: Boolean, whether every block initially computes its
+            shortcut only. Defaults to `False`.
         momentum: Float, decay of the moving statistics. Defaults to `0.9`.
         epsilon: Float added to the variances. Defaults to `1e-5`.
         kernel_initializer: Initializer of convolutions and classifier.
@@ -217,15 +215,15 @@ def ResNet(
             example `keras.regularizers.L2(5e-5)`. Defaults to `None`.
         block: `ResidualBlock` (default), `PreactivationBlock`,
             `StochasticDepthBlock`, a class of your own, or any callable with
-            their keyword arguments that returns a layer.
+            the same keyword arguments that returns a layer.
 
     Returns:
         A `ResidualNetwork`, a `keras.Model`. Its input is `(batch,
-        *input_shape)`, its output `(batch, classes)`, `(batch, channels)` or
-        the last block's.
+        *input_shape)`. Its output is `(batch, classes)`, `(batch, channels)`
+        or the 4-D output of the last block.
 
     Raises:
-        ValueError: For arguments that do not fit together, naming them.
+        ValueError: For inconsistent arguments. The message names them.
 
     Reference: He et al. 2015, sections 3.3 and 4.2, table 1.
     """
@@ -282,7 +280,7 @@ def ResNet(
     steps = _strides(stem, len(depths), output_stride)
     for number, (stage, i) in enumerate(places, start=1):
         stride, before, after = steps[stage - 1]
-        # Blocks of one's own need not know it where nothing dilates.
+        # Passed only if needed: a custom block may lack this argument.
         dilated = {"dilation": (before if i == 1 else after, after)}
         layer = block(
             widths[stage - 1],
@@ -327,7 +325,7 @@ def ResNet(
 
     model = ResidualNetwork(inputs, x, name=name)
     if weights is not None:
-        # What was asked to differ from the defaults may.
+        # Weights may differ in what the caller has set to another value.
         channels = model.get_layer("stem_conv").kernel.shape[2]
         published.load(
             model,
@@ -359,9 +357,9 @@ def _check_stages(depths, widths):
 
 
 def _strides(stem, stages, output_stride):
-    """Return for each stage its stride, and its dilation before and after.
+    """Return each stage's stride, and its dilation before and after it.
 
-    Together they are what the first block of the stage would stride by.
+    A dilation stands for the strides that were replaced.
     """
     now = 4 if stem == "imagenet" else 1
     possible = [now * 2**stage for stage in range(stages)]
@@ -382,7 +380,7 @@ def _strides(stem, stages, output_stride):
 
 
 def _input(input_tensor, input_shape, stem, include_top, data_format):
-    """Return the tensor that the stem reads, as `keras.applications` does."""
+    """Return the input tensor of the stem, as `keras.applications` does."""
     if input_shape is not None and len(input_shape) != 3:
         raise ValueError(
             "`input_shape` must have three entries, those of one image. "
@@ -412,7 +410,7 @@ def _input(input_tensor, input_shape, stem, include_top, data_format):
 
 
 def _check_shape(input_shape, data_format):
-    """Raise `ValueError` for no image, or one in the other data format."""
+    """Raise `ValueError` for a shape that is invalid or in the other format."""
     if any(
         n is not None and (not isinstance(n, numbers.Integral) or n < 1)
         for n in input_shape

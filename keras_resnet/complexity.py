@@ -19,8 +19,8 @@ class LayerComplexity:
         output_shape: Shape of its output for one image, without the batch.
         parameters: Number of its weights, moving statistics included.
         trainable_parameters: Number of its trainable weights.
-        macs: Multiply-adds for one image; 0 for what is neither a
-            convolution nor a dense layer.
+        macs: Multiply-adds for one image; 0 for layers other than
+            convolutions and dense layers.
     """
 
     name: str
@@ -33,16 +33,16 @@ class LayerComplexity:
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-    """Cost of a model, in all and per layer. Printed, it is a table.
+    """Cost of a model, in total and per layer. `print` shows it as a table.
 
     Attributes:
         name: Name of the model.
         parameters: Number of weights, moving statistics included, as
             `model.count_params()`.
-        trainable_parameters: Number of trainable weights, what PyTorch calls
+        trainable_parameters: Number of trainable weights, which PyTorch calls
             the parameter count.
-        macs: Multiply-adds of convolutions and dense layers for one image:
-            what the paper's table 1 calls FLOPs.
+        macs: Multiply-adds of convolutions and dense layers for one image,
+            called FLOPs in the paper's table 1.
         layers: Tuple of `LayerComplexity`, in the order of execution.
     """
 
@@ -66,7 +66,7 @@ class Complexity:
         ]
         rows.append(row(self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        # Texts are on the left of their columns, numbers on the right.
+        # Text is left-aligned, numbers are right-aligned.
         sides = [f"{side}{w}" for side, w in zip("<<<>>", widths, strict=True)]
         header, *body, total = (
             "  ".join(map(format, cells, sides)) for cells in rows
@@ -85,25 +85,25 @@ def complexity(
 ) -> Complexity:
     """Count the parameters and multiply-adds of a built model.
 
-    The model is traced symbolically for one image, so that layers nested in
-    other layers or models, layers called twice, and subclassed models are
-    all counted as often as they run. Nothing is computed.
+    The model is traced symbolically for one image. Each layer counts as often
+    as it runs, also in nested layers and models, in subclassed models, and if
+    it is called twice. Nothing is computed.
 
-    Multiply-adds are those of convolutions and dense layers, as the paper
-    counts them: biases, shortcuts, normalization, pooling and activations are
-    left out. (Some authors call twice this number FLOPs.)
+    Multiply-adds are those of convolutions and dense layers, as in the paper:
+    biases, shortcut additions, normalization, pooling and activations are not
+    counted. (Some authors call twice this number FLOPs.)
 
     Args:
         model: A built `keras.Model` or layer.
         input_shape: Shape of one image, without the batch; a list of shapes
-            for several inputs. Defaults to the model's own, and must be given
-            where that leaves rows and columns open.
+            for several inputs. Defaults to the model's own input shape. It is
+            required if that has `None` for rows or columns.
 
     Returns:
         A `Complexity`.
 
     Raises:
-        ValueError: If the model is not built, or its input shape is open.
+        ValueError: If the model is not built, or its input shape has `None`.
 
     Reference: He et al. 2015, table 1 and section 3.3.
     """
@@ -118,7 +118,7 @@ def complexity(
     rows = []
     seen = set()
     for layer, output_shape, macs in calls:
-        # The weights of a layer that runs twice exist once.
+        # A layer that runs twice has only one set of weights.
         new = id(layer) not in seen
         seen.add(id(layer))
         rows.append(
@@ -180,7 +180,7 @@ def _children(layer):
 
 
 def _leaves(layer, path):
-    """Yield (leaf layer, path) for all layers that have no sublayers."""
+    """Yield (leaf layer, path) for all layers without sublayers."""
     for child in _children(layer):
         child_path = f"{path}/{child.name}" if path else child.name
         if not _is_leaf(child):
@@ -194,7 +194,7 @@ def _is_leaf(layer):
 
 
 class _Trace(keras.Operation):
-    """Run a model on symbolic inputs and note each call of its leaves."""
+    """Run a model on symbolic inputs and record each call of its leaves."""
 
     def __init__(self, model, leaves):
         super().__init__(name="complexity")
@@ -203,7 +203,7 @@ class _Trace(keras.Operation):
         self.calls = []
 
     def call(self, inputs):
-        # Some backends trace more than once; the last time counts.
+        # Some backends trace more than once; only the last trace counts.
         self.calls.clear()
         return self.model(inputs)
 
@@ -217,7 +217,7 @@ class _Trace(keras.Operation):
 
 @contextlib.contextmanager
 def _noted(layer, calls):
-    """While it lasts, calls of `layer` are appended to `calls`."""
+    """Return a context in which calls of `layer` are appended to `calls`."""
     original = layer.call
 
     def call(*args, **kwargs):
@@ -271,7 +271,7 @@ def _macs(layer, input_shape, output_shape):
     if isinstance(layer, layers.Dense):
         return math.prod(output_shape[1:-1]) * math.prod(layer.kernel.shape)
     if isinstance(layer, layers.EinsumDense):
-        # Every output element is a sum over the indices that it lacks.
+        # Each output element sums over the kernel's indices that it lacks.
         operands, output = layer.equation.replace("...", "").split("->")
         _, kernel = operands.split(",")
         sizes = dict(zip(kernel, layer.kernel.shape, strict=True))

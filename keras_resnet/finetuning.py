@@ -14,22 +14,21 @@ def freeze(
     """Freeze a network up to a stage, and unfreeze the layers after it.
 
     A frozen layer keeps its weights. A frozen batch normalization also keeps
-    its statistics and normalizes with them, in training as in inference.
-    Each call decides anew for all layers, and the model's file keeps the
-    decision.
+    its statistics and normalizes with them, in training as in inference. Each
+    call sets `trainable` of all layers, and the model's file stores it.
 
-    As after any change of `trainable` in Keras, a compiled model must be
-    compiled again.
+    Compile a compiled model again afterwards, as after every change of
+    `trainable` in Keras.
 
     Args:
-        model: A network of this package. Layers that it was built on
+        model: A network of this package. Layers before the network
             (`input_tensor`) are frozen too.
-        stage: Integer, the last stage that is frozen, from 1; `0` freezes the
-            stem alone, `None` (default) all stages. Layers after the last
-            stage, the head or your own, are never frozen.
-        normalization: Boolean, whether to freeze the batch normalizations of
-            unfrozen layers too, as is usual where batches are small. Defaults
-            to `False`.
+        stage: Integer, the last stage that is frozen, from 1; `0` freezes only
+            the stem, `None` (default) all stages. Layers after the last stage,
+            such as the head or layers of your own, are never frozen.
+        normalization: Boolean, whether to freeze all other batch
+            normalizations too, as is usual for small batches. Defaults to
+            `False`.
 
     Returns:
         `model`.
@@ -52,8 +51,8 @@ def freeze(
         place = table1.stage_and_block(layer.name)
         if place:
             frozen = place[0] <= stage
-        # Each part by itself: on TensorFlow a layer that is trainable already
-        # does not tell its sublayers.
+        # Sublayers are set one by one: on TensorFlow a layer that is already
+        # trainable does not pass `True` on to its sublayers.
         for part in layer._flatten_layers():
             part.trainable = not frozen
         if layer is last[final]:
@@ -68,13 +67,12 @@ def freeze(
 def features(
     model: keras.Model, stages: Sequence[int] = (1, 2, 3, 4)
 ) -> "FeatureExtractor":
-    """Return a network that gives the feature maps of several stages.
+    """Return a network whose outputs are the feature maps of stages.
 
-    Detection and segmentation need the maps' strides and channels: they are
-    the returned model's `strides` and `channels`, for ResNet-50 4, 8, 16, 32
-    and 256, 512, 1024, 2048. The returned model shares its layers with
-    `model`, so that both train together. For images of any size build `model`
-    with `input_shape=(None, None, 3)`.
+    The returned model has the maps' `strides` and `channels`, which detection
+    and segmentation need: for ResNet-50 4, 8, 16, 32 and 256, 512, 1024, 2048.
+    It shares its layers with `model`, so that both train together. For images
+    of any size, build `model` with `input_shape=(None, None, 3)`.
 
     Args:
         model: A network of this package.
@@ -124,13 +122,13 @@ def _stages(model):
 class FeatureExtractor(ResidualNetwork):
     """Network whose outputs are the feature maps of stages.
 
-    `features` builds it. `strides` and `channels` are dictionaries whose keys
-    are the outputs' names, such as `"stage3"`.
+    `features` builds it. The keys of `strides` and `channels` are the outputs'
+    names, such as `"stage3"`.
     """
 
     @property
     def strides(self) -> dict[str, int]:
-        """Rows of the image for each row of a feature map, by its name."""
+        """Total stride of each feature map, by its name."""
         strides = {}
         stride = 1
         for layer in self.layers:
@@ -151,5 +149,5 @@ class FeatureExtractor(ResidualNetwork):
         return {name: channels[name] for name in self.output}
 
 
-# For `.h5` files, as of `ResidualNetwork`.
+# Registered for `.h5` files, like `ResidualNetwork`.
 keras.saving.get_custom_objects()["FeatureExtractor"] = FeatureExtractor

@@ -11,8 +11,7 @@ from keras_resnet import blocks
 from keras_resnet.resnet import ResidualNetwork, StemConvolution
 from keras_resnet.steps import pairs, parts
 
-# These and no subclasses, because `call` of a subclass may compute something
-# else.
+# No subclasses of these are folded, because they may override `call`.
 CONVOLUTIONS: tuple[type[keras.Layer], ...] = (
     layers.Conv2D,
     blocks.Convolution,
@@ -28,36 +27,35 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Return an inference copy without the foldable batch normalizations.
 
     In inference, batch normalization multiplies each channel by one constant
-    and adds another. They become a factor of the kernel of the 2-D convolution
-    before it and its bias:
+    and adds another. Folding moves both into the 2-D convolution before it,
+    whose kernel and bias become:
 
     `kernel * gamma / sqrt(variance + epsilon)`,
     `beta + (bias - mean) * gamma / sqrt(variance + epsilon)`.
 
     Normalizations inside `ResidualBlock` and inside nested functional and
-    sequential models are folded too. A normalization stays where something
-    other than a linear convolution comes before it, where the convolution's
-    output is used elsewhere as well, and where it is called with
-    `training=True`. A block of a subclass of `ResidualBlock` is folded if its
-    steps are those of `call`, and if what `make_normalization` returns is a
-    batch normalization that these steps pair with its convolution: `bn1` with
-    `conv1`.
+    sequential models are folded too. A normalization stays if the layer before
+    it is not a linear convolution, if the convolution's output is also used
+    elsewhere, or if the normalization is called with `training=True`. A block
+    of a subclass of `ResidualBlock` is folded if its `call` runs its steps,
+    and if `make_normalization` returns batch normalizations that the steps
+    pair with their convolutions, such as `bn1` with `conv1`.
 
-    The copy is for inference: `training=True` would not normalize by the
-    batch. It is a functional model, not compiled, and shares nothing with the
-    original.
+    The copy is for inference: `training=True` does not normalize by the
+    statistics of the batch. It is a functional model, not compiled, and shares
+    no variables with the original.
 
     Args:
-        model: A functional model of Keras, or a sequential one that is built;
-            those of this package are functional.
+        model: A functional Keras model, as in this package, or a sequential
+            model that is built.
 
     Returns:
         A `keras.Model` with the inputs, outputs and layer names of `model`,
-        where the folded normalizations are gone.
+        without the folded normalizations.
 
     Raises:
-        ValueError: If the model is neither functional nor sequential, and if
-            there is nothing to fold, as in a model that is folded already.
+        ValueError: If the model is neither functional nor sequential, or has
+            nothing to fold, for example because it is already folded.
 
     Reference: Jacob et al. 2018, "Quantization and Training of Neural
     Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2.
@@ -92,8 +90,8 @@ def _count(model):
 def _folded(model):
     """Return a copy of a functional or sequential model, folded."""
     graph = getattr(model, "_functional", model)
-    # The same graph, without what the model is compiled with: a clone would
-    # be compiled likewise, and carry the optimizer's slots.
+    # Rebuilt from its graph, because a clone of a compiled model would be
+    # compiled too, and have the optimizer's slot variables.
     ours = isinstance(model, ResidualNetwork)
     kind = ResidualNetwork if ours else keras.Model
     graph = kind(graph._inputs_struct, graph._outputs_struct, name=model.name)
@@ -135,14 +133,14 @@ def _folded(model):
     folded = keras.models.clone_model(
         graph, clone_function=copy, call_function=call
     )
-    # Only now are all layers built.
+    # Weights are copied here, because now all layers are built.
     for transfer, layer, twin in transfers:
         transfer(layer, twin)
     return folded
 
 
 def _foldable(nodes, outputs, in_training):
-    """Return the convolution of each normalization that can be folded."""
+    """Return a dictionary from foldable normalizations to convolutions."""
     sources = collections.defaultdict(set)
     readers = collections.defaultdict(set)
     for node in nodes:
@@ -176,7 +174,7 @@ def _fits(conv, bn):
 
 
 def _own_pairs(block):
-    """Return convolutions with normalizations that a folded block lacks."""
+    """Return the pairs of a convolution and a normalization to be folded."""
     names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
     names += [("shortcut_conv", "shortcut_bn")]
     own = [[getattr(block, name, None) for name in pair] for pair in names]
@@ -198,14 +196,14 @@ def _is_foldable_block(layer):
     return bool(own) and all(
         _fits(conv, bn)
         and (id(conv), id(bn)) in together
-        # Neither is used a second time, which would need it unfolded.
+        # A second use of either would need the layer before folding.
         and all_parts.count(id(conv)) == all_parts.count(id(bn)) == 1
         for conv, bn in own
     )
 
 
 def _forget_lora(config):
-    """Remove LoRA, which is part of the folded kernel."""
+    """Remove LoRA from a configuration: the folded kernel includes it."""
     config.pop("lora_rank", None)
     config.pop("lora_alpha", None)
 
@@ -226,9 +224,9 @@ def _fold_block(block, twin):
 
 
 def _fold(conv, twin, bn):
-    """Give `twin` the weights of a convolution and its normalization."""
+    """Set the weights of `twin` to a convolution folded with `bn`."""
 
-    # In double precision, so that the kernel is rounded once.
+    # In double precision, so that the kernel is rounded only once.
     def array(weight):
         tensor = ops.convert_to_tensor(weight)
         return ops.convert_to_numpy(tensor).astype("float64")
@@ -244,9 +242,9 @@ def _fold(conv, twin, bn):
 
 
 def copy_weights(layer: keras.Operation, twin: keras.Operation) -> None:
-    """Give a layer the weights of another one of the same configuration."""
+    """Copy the weights of `layer` to `twin`, of the same configuration."""
     if not isinstance(layer, layers.Layer):
-        # An operation of `keras.ops`.
+        # Operations of `keras.ops` have no weights.
         return
     for source, target in zip(
         layer._flatten_layers(), twin._flatten_layers(), strict=True
@@ -255,12 +253,12 @@ def copy_weights(layer: keras.Operation, twin: keras.Operation) -> None:
 
 
 def _copy_own_weights(source, target):
-    # As when a file is written and read: some layers, such as
-    # `keras.layers.Normalization`, derive more from their weights.
+    # The methods of saving and loading are used, because some layers, such as
+    # `keras.layers.Normalization`, derive other tensors from their weights.
     store = {}
     source.save_own_variables(store)
-    # As arrays of NumPy: JAX would share its own between the two models, and
-    # `predict` of one deletes them.
+    # Copied as NumPy arrays, because on JAX the two models would share arrays,
+    # and `predict` of one model deletes them.
     store = {
         key: ops.convert_to_numpy(ops.convert_to_tensor(value))
         for key, value in store.items()

@@ -1,4 +1,4 @@
-"""The block with full pre-activation, of "Identity Mappings"."""
+"""Block with full pre-activation, from "Identity Mappings"."""
 
 from typing import Any
 
@@ -11,31 +11,31 @@ from keras_resnet.types import Tensor
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class PreactivationBlock(blocks.ResidualBlock):
-    """Residual block that normalizes and activates before it convolves.
+    """Residual block with normalization and ReLU before each convolution.
 
     Computes `F(relu(preact_bn(x))) + shortcut`, with no ReLU after the
-    addition. The shortcut is `x` itself, or the projection of the activated
-    `x`, a convolution without a normalization of its own. The branch `F` is
+    addition. The shortcut is `x` itself, or a projection of the activated `x`:
+    a convolution without normalization. The branch `F` is
 
     - basic: 3x3, 3x3;
-    - bottleneck: 1x1, 3x3, 1x1, the last with four times the channels;
+    - bottleneck: 1x1, 3x3, 1x1, the last with four times the channels.
 
-    with normalization and ReLU between the convolutions. The sublayers are
+    Normalization and ReLU are between the convolutions. The sublayers are
     `preact_bn`, `conv1`, `bn1`, `conv2` (and `bn2`, `conv3`), and
-    `shortcut_conv` where the shortcut is a projection.
+    `shortcut_conv` if the shortcut is a projection.
 
     `ResNet(block=PreactivationBlock)` leaves normalization and ReLU out of the
     stem and adds them after the last block. `zero_init_residual` zeroes the
-    kernel of the branch's last convolution, because a zero before a ReLU would
-    never be trained. `fold_batch_norm` folds the normalizations between
-    convolutions; `preact_bn` follows an addition, so it stays.
+    kernel of the branch's last convolution, because a zero scale before a ReLU
+    would never be trained. `fold_batch_norm` folds the normalizations between
+    convolutions; it keeps `preact_bn`, because that follows an addition.
 
-    The networks are those of timm (`resnetv2_50`) and of KerasHub
+    The networks equal those of timm (`resnetv2_50`) and of KerasHub
     (`use_pre_activation=True`). They differ in two ways from the paper's
-    appendix, which activates the stem before it splits into two paths: the
-    first block adds its branch to the stem as it is, and ImageNet's stem pools
-    before `preact_bn` and not after it. `ResNet50V2` of `keras.applications`
-    is another network, which strides in the last block of a stage.
+    appendix, where the stem is activated before the first block: here the
+    first shortcut takes the stem without activation, and ImageNet's stem pools
+    before `preact_bn`, not after it. `ResNet50V2` of `keras.applications` is
+    another network: the last block of a stage has the stride.
 
     Args:
         *args: See `ResidualBlock`.

@@ -1,7 +1,7 @@
 """The paper's shortcut options A, B and C (section 3.3 and table 3).
 
-This is the only file that knows what tells them apart. A block asks two
-questions: does this shortcut project, and if not, what does it look like.
+Only this file distinguishes the options: `projects` decides whether a shortcut
+is a projection, and `zero_padding_shortcut` computes all other shortcuts.
 """
 
 from keras import ops
@@ -25,10 +25,10 @@ def check(option: str) -> str:
 def projects(
     option: str, in_channels: int, out_channels: int, stride: int
 ) -> bool:
-    """Return whether a shortcut projects (1x1 convolution, normalization).
+    """Return whether a shortcut is a projection (1x1 convolution and norm).
 
-    Option C projects in every block, option B where the block changes the
-    shape of its input, option A never.
+    Option C projects in every block, option B in blocks that change the shape
+    of their input, option A in none.
     """
     changes_shape = stride != 1 or in_channels != out_channels
     return option == "C" or (option == "B" and changes_shape)
@@ -37,11 +37,10 @@ def projects(
 def zero_padding_shortcut(
     x: Tensor, out_channels: int, stride: int, data_format: str
 ) -> Tensor:
-    """Identity where nothing changes, else option A: stride and zero channels.
+    """Return `x`, subsampled and padded with zero channels if necessary.
 
-    Every `stride`-th row and column is kept, beginning with the first, and
-    zero channels are appended after the existing ones. There are no
-    parameters.
+    This keeps every `stride`-th row and column, beginning with the first, and
+    appends zero channels after the existing ones. There are no parameters.
 
     Args:
         x: 4-D tensor, channels last or first as `data_format` says.

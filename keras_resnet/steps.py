@@ -1,8 +1,8 @@
-"""Steps: what a residual block runs, as a list that others read, too.
+"""Steps: the list of operations of a residual block.
 
-A step is a layer with a `compute_output_shape`, a function of a tensor that
-keeps its shape, a pair of a convolution and its normalization, or `None`,
-which does nothing.
+`analysis` and folding read this list too. A step is a layer with a
+`compute_output_shape`, a function of a tensor that keeps its shape, a pair of
+a convolution and its normalization, or `None`, which does nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from keras_resnet.types import Shape, Tensor
 
 Pair: TypeAlias = tuple[keras.Layer, keras.Layer | None]
 Step: TypeAlias = keras.Layer | Callable[[Tensor], Tensor] | Pair | None
-# Is shown a convolution and its response: what it gives, normalized.
+# It gets a convolution and its response: the output after normalization.
 Observer: TypeAlias = Callable[[keras.Layer, Tensor], None]
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
@@ -26,7 +26,7 @@ def run(
     training: bool | None = None,
     observe: Observer | None = None,
 ) -> Tensor:
-    """Return what steps make of a tensor."""
+    """Apply steps to a tensor, and return the result."""
     for step in steps:
         for part in parts([step]):
             if isinstance(part, keras.Layer):
@@ -42,7 +42,7 @@ def run(
 def output_shape(
     steps: Iterable[Step], shape: Shape, build: bool = False
 ) -> Shape:
-    """Return the shape that steps make of one, building layers on request."""
+    """Return the output shape of steps. `build` also builds their layers."""
     for part in parts(steps):
         if isinstance(part, keras.Layer):
             if build and not part.built:
@@ -54,7 +54,7 @@ def output_shape(
 def pairs(steps: Iterable[Step]) -> list[Pair]:
     """Return the convolutions among steps, each with its normalization.
 
-    The normalization is `None` where there is none.
+    A convolution without normalization has `None` instead.
     """
     groups = [
         step if isinstance(step, tuple) else (step, None) for step in steps
@@ -65,7 +65,7 @@ def pairs(steps: Iterable[Step]) -> list[Pair]:
 def parts(
     steps: Iterable[Step],
 ) -> Iterator[keras.Layer | Callable[[Tensor], Tensor]]:
-    """Yield the layers and functions that steps consist of, in order."""
+    """Yield the layers and functions of steps, in order."""
     for step in steps:
         for part in step if isinstance(step, tuple) else (step,):
             if part is not None:

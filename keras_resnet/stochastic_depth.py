@@ -1,4 +1,4 @@
-"""Stochastic depth: residual branches that are dropped at random."""
+"""Stochastic depth: random dropping of residual branches."""
 
 from typing import Any
 
@@ -12,36 +12,36 @@ from keras_resnet.types import Config, Shape, Tensor
 class StochasticDepthBlock(blocks.ResidualBlock):
     """Residual block whose branch is dropped for some images in training.
 
-    In training, each image loses the branch with probability `rate` and keeps
-    its shortcut. The branch is divided by `1 - rate` where it stays, so that
-    its expectation is that of inference, where nothing is dropped. Rates rise
-    linearly with depth: block `l` of `L` has `drop_rate * l / L`. At rate 0 a
-    block is a `ResidualBlock`, and so is a plain block at any rate.
+    In training, the branch of each image is dropped with probability `rate`;
+    the shortcut stays. Other branches are divided by `1 - rate`, so that their
+    expectation is the same as in inference, where no branch is dropped. Rates
+    rise linearly with depth: block `l` of `L` has `drop_rate * l / L`. At rate
+    0 a block equals a `ResidualBlock`. A plain block always has rate 0.
 
-    The paper drops a branch for a whole batch, saves its computation, and
-    scales in inference instead. Here the branch is computed for all images, so
-    that a step takes as long as without dropping, and normalization sees all
-    of them. On several devices, images at the same place of each device's
-    part of a batch are dropped together.
+    The paper drops a branch for a whole batch, skips its computation, and
+    scales in inference. Here the branch is computed for all images: a step
+    takes as long as without dropping, and normalization uses all images. On
+    several devices, the same positions are dropped in each device's shard of a
+    batch.
 
     Args:
         *args: See `ResidualBlock`.
         **kwargs: See `ResidualBlock`.
         drop_rate: Float from 0 to below 1, the rate of the network's last
-            block. Defaults to `0.5`, the paper's. For another one give
-            networks `block=functools.partial(StochasticDepthBlock,
-            drop_rate=0.2)`.
-        place: Pair of integers, the block's number, from 1, and the number of
-            all blocks. Networks set it. Defaults to `(1, 1)`.
-        seed: Integer, of the draws. Defaults to `None`: drawn from the seed
-            that `keras.utils.set_random_seed` sets. Files of the model keep
-            how far the draws have come.
+            block. Defaults to `0.5`, the paper's. To set another rate, pass
+            `block=functools.partial(StochasticDepthBlock, drop_rate=0.2)` to
+            a network.
+        place: Pair of integers, set by networks: the block's number, from 1,
+            and the number of blocks. Defaults to `(1, 1)`.
+        seed: Integer, seed of the random numbers. Defaults to `None`: drawn
+            from the seed that `keras.utils.set_random_seed` sets. The model's
+            files store the state of the generator.
 
     Raises:
-        ValueError: For an impossible `drop_rate`.
+        ValueError: For a `drop_rate` below 0 or at least 1.
 
     Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth",
-    section 3; against the overfitting of He et al. 2015, section 4.2.
+    section 3. It reduces the overfitting of He et al. 2015, section 4.2.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StochasticDepthBlock(blocks.ResidualBlock):
 
     @property
     def rate(self) -> float:
-        """The probability that an image loses the branch."""
+        """The probability that the branch of an image is dropped."""
         number, count = self.place
         return self.drop_rate * number / count if self.residual else 0.0
 
@@ -90,8 +90,8 @@ class StochasticDepthBlock(blocks.ResidualBlock):
             )
         return super().join(branch, shortcut, training)
 
-    # Keras saves no state of draws, without which a training that is resumed
-    # would repeat those of its beginning.
+    # Keras does not save the state of the generator. Without it, a resumed
+    # training would repeat the random numbers of its beginning.
 
     def save_own_variables(self, store: Config) -> None:
         super().save_own_variables(store)
@@ -99,7 +99,7 @@ class StochasticDepthBlock(blocks.ResidualBlock):
             store["seed"] = self.seed_generator.state
 
     def load_own_variables(self, store: Config) -> None:
-        # The store of a file has not all methods of a dictionary.
+        # The store of a file lacks some methods of a dictionary.
         own = {key: store[key] for key in store.keys()}  # noqa: SIM118
         state = own.pop("seed", None)
         super().load_own_variables(own)

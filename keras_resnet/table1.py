@@ -19,10 +19,10 @@ MAX_CIFAR_DEPTH = 9998
 
 
 def imagenet_spec(depth: int) -> tuple[bool, tuple[int, ...]]:
-    """Return a row: whether blocks are bottlenecks, and blocks per stage.
+    """Return whether blocks are bottlenecks, and the blocks per stage.
 
     Raises:
-        ValueError: If the table has no such depth.
+        ValueError: If the table has no network of this depth.
     """
     if depth not in IMAGENET_SPECS:
         raise ValueError(
@@ -46,8 +46,8 @@ def cifar_depths(depth: int) -> tuple[int, ...]:
     """Return the blocks per stage of the CIFAR network with `depth` layers.
 
     Raises:
-        ValueError: If `depth` is not 6n+2, or so large that building the
-            network would not end.
+        ValueError: If `depth` is not 6n+2, or above `MAX_CIFAR_DEPTH`, where
+            building the network would take too long.
     """
     if not is_cifar_depth(depth):
         raise ValueError(
@@ -64,12 +64,12 @@ def block_name(stage: int, block: int) -> str:
 
 
 def stage_and_block(name: str) -> tuple[int, int] | None:
-    """Return the stage and block that a layer is named after, or `None`."""
+    """Return the stage and block in a layer's name, `None` for other names."""
     match = re.fullmatch(r"stage(\d+)_block(\d+)", name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def depths_of(names: Iterable[str]) -> tuple[int, ...]:
-    """Return the blocks per stage among layers with these names."""
+    """Return the number of blocks in each stage, from the names of layers."""
     stages = [place[0] for place in map(stage_and_block, names) if place]
     return tuple(stages.count(stage) for stage in sorted({*stages}))

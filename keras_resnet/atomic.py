@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, by one process at a time."""
+"""Atomic replacement of files, and locks between processes."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from keras_resnet.types import PathLike
 
-# New files have names that begin so until they are whole. A process that is
-# killed leaves them.
+# Prefix of a new file's name until the file is complete. A killed process
+# leaves such files behind.
 PARTIAL = ".partial-"
 
 
@@ -16,21 +16,21 @@ PARTIAL = ".partial-"
 def replacing(path: PathLike) -> Iterator[Path]:
     """Yield the path of a new file, which replaces `path` at the end.
 
-    The new file is beside `path`, which need not exist yet, and has the same
-    suffix. If the process fails or is killed before the end, the old file
-    stays. Two processes may replace one file, because each writes to a name of
-    its own. An `OSError` names `path`.
+    The new file is in the folder of `path`, which need not exist yet, and has
+    the same suffix. If the process fails or is killed before the end, the old
+    file stays. Two processes may replace the same file, because each writes to
+    its own new file. An `OSError` names `path`.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield partial
-        # Windows flushes only what is open for writing.
+        # Windows flushes only files that are open for writing.
         with open(partial, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        # That of a full disk names no file.
+        # The error for a full disk names no file.
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
@@ -46,8 +46,8 @@ def write_atomically(path: PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: PathLike) -> Iterator[None]:
-    """Wait until no other thread or process makes the file or folder `path`."""
-    # Imported here because most uses of this package make none.
+    """Lock `path`, a file or folder, against other threads and processes."""
+    # Imported here because most uses of this package need no lock.
     from filelock import FileLock
 
     path = Path(path)
@@ -59,7 +59,7 @@ def locked(path: PathLike) -> Iterator[None]:
 def remove_partial(folder: PathLike) -> None:
     """Remove the partial files that killed processes left below a folder.
 
-    Call it only where no other process writes.
+    Call it only if no other process writes there.
     """
     for path in Path(folder).rglob(f"{PARTIAL}*"):
         if path.is_file():

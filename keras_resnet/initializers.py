@@ -1,4 +1,4 @@
-"""The paper's initializer, equal on every backend."""
+"""The paper's initializer, with the same values on every backend."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from keras_resnet.types import Config
 class HeGaussian(keras.initializers.Initializer):
     """Gaussian with variance `2 / fan_in`, drawn by NumPy.
 
-    One seed gives the same weights on every backend, and on JAX no kernel's
-    shape must be compiled. `keras.initializers.HeNormal` has the same
-    variance, but cuts the tails off.
+    One seed gives the same weights on every backend, and JAX need not compile
+    a function for each shape. `keras.initializers.HeNormal` has the same
+    variance, but truncates the tails.
 
     Args:
         seed: Integer, `keras.random.SeedGenerator`, or `None` (default): drawn
@@ -28,7 +28,7 @@ class HeGaussian(keras.initializers.Initializer):
     """
 
     def __init__(self, seed: Any = None) -> None:
-        # Keras's own initializer knows what a seed may be, and keeps it.
+        # Keras's own initializer checks, stores and serializes the seed.
         self._usual = keras.initializers.VarianceScaling(seed=seed)
 
     def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Any:

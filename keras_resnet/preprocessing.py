@@ -21,13 +21,13 @@ CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Preparation of images as a network was trained on them.
+    """Preprocessing of images that a network was trained with.
 
-    Pixels of 0 to 255 become `(pixel * scale - mean) / std`, the channels in
-    the order `channels`. Whole images are first resized so that their shorter
-    side is `resize` pixels, and the central `size` x `size` pixels are kept.
+    Pixels of 0 to 255 become `(pixel * scale - mean) / std`, with channels in
+    the order `channels`. With resizing, the shorter side of the image first
+    becomes `resize` pixels, and the central `size` x `size` pixels are kept.
 
-    A network has it as its `preprocessing`, and its `.keras` file keeps it.
+    Networks have it as `model.preprocessing`, and `.keras` files store it.
 
     Args:
         mean: Sequence of floats, one for each channel in the order of
@@ -35,7 +35,7 @@ class Preprocessing:
         std: Sequence of floats, as `mean`.
         scale: Float, factor of the pixels. Defaults to `1 / 255`.
         channels: `"RGB"` (default), or `"BGR"` for weights that came from
-            Caffe. Images are given as RGB in either case.
+            Caffe. The images to be prepared are always RGB.
         size: Integer, rows and columns of the network's input. Defaults to
             `224`.
         resize: Integer, shorter side in pixels before the crop, at least
@@ -43,7 +43,7 @@ class Preprocessing:
         interpolation: `"bilinear"` (default), `"bicubic"` or `"nearest"`.
 
     Raises:
-        ValueError: For impossible values, naming them.
+        ValueError: For invalid values. The message names them.
     """
 
     mean: Sequence[float]
@@ -97,10 +97,10 @@ class Preprocessing:
         return {**config, "mean": list(self.mean), "std": list(self.std)}
 
     def for_channels(self, count: int) -> "Preprocessing":
-        """Return the preparation for images of another number of channels.
+        """Return the preprocessing for images with `count` channels.
 
-        One channel gets the average statistics. Other numbers repeat the
-        statistics in the order red, green, blue.
+        For one channel, the statistics are averaged. For other numbers, they
+        are repeated in the order red, green, blue.
         """
         if count == len(self.mean):
             return self
@@ -119,13 +119,13 @@ class Preprocessing:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PREPROCESSINGS = {
-    # As torchvision's first weights ("V1").
+    # For torchvision's first weights ("V1").
     "imagenet": Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
-    # As keras.applications, whose 50, 101 and 152 come from Caffe.
+    # For keras.applications, whose ResNet-50, 101 and 152 come from Caffe.
     "keras": Preprocessing(
         (103.939, 116.779, 123.68), (1, 1, 1), scale=1.0, channels="BGR"
     ),
-    # As the CIFAR networks published by akamaster.
+    # For the CIFAR networks published by akamaster.
     "cifar": Preprocessing(IMAGENET_MEAN, IMAGENET_STD, size=32, resize=32),
 }
 
@@ -136,7 +136,7 @@ def resolve(
     """Return the `Preprocessing` of a name, a dictionary or a model.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the name is unknown or the model has none.
     """
     if isinstance(preprocessing, Preprocessing):
         return preprocessing
@@ -169,26 +169,26 @@ def preprocess_input(
 ) -> np.ndarray | Tensor:
     """Prepare RGB images of 0 to 255 as a network's weights expect them.
 
-    `x` is never changed. Inside tf.data this works on every backend.
+    `x` is not modified. On every backend, this also works inside tf.data.
 
     Args:
-        x: Images of any real dtype, `(rows, columns, channels)` or a batch of
-            them, or channels first, see `data_format`: a NumPy array, a
+        x: Image of any real dtype, `(rows, columns, channels)`, or a batch of
+            them; for channels first see `data_format`. A NumPy array, a
             tensor of the backend, a Keras tensor, or a tensor of TensorFlow.
         preprocessing: A model, a `Preprocessing`, or `"imagenet"` (default;
             torchvision's), `"keras"` (`keras.applications`') or `"cifar"`.
-        resize: Boolean, whether to also resize the images, keeping their
-            proportions and with antialiasing, and to keep the centre, as in
-            evaluation with one crop. Defaults to `False`.
+        resize: Boolean, whether to also resize the images with antialiasing,
+            keeping their proportions, and to crop the centre, as in evaluation
+            with one crop. Defaults to `False`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to
             Keras's global setting.
 
     Returns:
-        Float32 images, an array or tensor as `x` is.
+        Float32 images, of the same kind as `x`: an array or a tensor.
 
     Raises:
-        ValueError: If the number of channels is not that of the statistics,
-            and for an unknown data format.
+        ValueError: If images and statistics have different numbers of
+            channels, and for an unknown data format.
 
     Reference: He et al. 2015, section 3.4.
     """
@@ -233,7 +233,7 @@ def preprocess_input(
 
 def _floats(x):
     """Return `x` in float32, and the namespace that computes with it."""
-    # TensorFlow's tensors are there only if it is imported.
+    # `x` can be a TensorFlow tensor only if TensorFlow is imported.
     tf = sys.modules.get("tensorflow")
     if tf is not None and tf.is_tensor(x):
         return tf.cast(x, "float32"), tf
@@ -245,14 +245,14 @@ def _floats(x):
 def resize_shorter_side(
     x: np.ndarray | Tensor, side: int, interpolation: str = "bilinear"
 ) -> np.ndarray | Tensor:
-    """Resize images to a shorter side, keeping their proportions.
+    """Resize images so that the shorter side is `side`, keeping proportions.
 
-    It antialiases, as Pillow does. The longer side is rounded down, as in
-    torchvision. Images are those of `preprocess_input`, channels last, and are
-    never changed. `interpolation` is `"bilinear"`, `"bicubic"` or `"nearest"`.
+    It antialiases, like Pillow. The longer side is rounded down, as in
+    torchvision. `x` is as in `preprocess_input`, channels last, and is not
+    modified. `interpolation` is `"bilinear"`, `"bicubic"` or `"nearest"`.
 
     Raises:
-        ValueError: If the size of the images is not known.
+        ValueError: If the size of the images is unknown.
     """
     x, kind = _floats(x)
     height, width = x.shape[-3:-1]
@@ -264,7 +264,7 @@ def resize_shorter_side(
         shorter = kind.minimum(height, width)
         size = (side * height // shorter, side * width // shorter)
         x = kind.image.resize(x, size, interpolation, antialias=True)
-        # Bicubic interpolation overshoots what a pixel can be.
+        # Bicubic interpolation overshoots the range of pixels.
         return kind.clip_by_value(x, 0.0, 255.0)
     if height is None or width is None:
         raise ValueError(
@@ -289,10 +289,10 @@ def resize_shorter_side(
 
 
 def _resize_weights(before, after, interpolation):
-    """Return the weights of old pixels in new ones, `(before, after)`.
+    """Return the weight of each old pixel in each new one, `(before, after)`.
 
-    In NumPy and not by the backend, because a forked process, such as a worker
-    of a data loader, cannot use the threads and the GPU of a backend.
+    This uses NumPy, because a forked process, such as a data loader's worker,
+    cannot use the backend's threads and GPU.
     """
     scale = before / after
     centers = (np.arange(after) + 0.5) * scale - 0.5
@@ -329,7 +329,7 @@ def center_crop(x: np.ndarray | Tensor, size: int) -> np.ndarray | Tensor:
 
 
 def half(n: int) -> int:
-    """Return n / 2, rounded to the even number, as torchvision's crop."""
+    """Return n / 2, rounded half to even, as in torchvision's crop."""
     return n // 2 + (n % 2) * (n // 2 % 2)
 
 
@@ -338,14 +338,14 @@ def decode_predictions(
     top: int = 5,
     class_names: Sequence[str] | None = None,
 ) -> list[list[tuple[str | int, str, float]]]:
-    """Name the classes with the highest scores.
+    """Return the names of the classes with the highest scores.
 
     Args:
         predictions: Scores, `(images, classes)`: probabilities or logits, of
-            NumPy or any backend. They are not changed.
-        top: Integer, how many classes to name. Defaults to `5`.
+            NumPy or any backend. They are not modified.
+        top: Integer, number of classes per image. Defaults to `5`.
         class_names: Sequence of strings, the classes in order. Defaults to
-            ImageNet's 1000, which are downloaded once, about 35 kB.
+            ImageNet's 1000, which are downloaded once (about 35 kB).
 
     Returns:
         For each image a list of `(identifier, name, score)`, the highest
@@ -353,7 +353,7 @@ def decode_predictions(
         `class_names` are given.
 
     Raises:
-        ValueError: If the number of classes is not that of the names.
+        ValueError: If scores and names differ in the number of classes.
     """
     if ops.is_tensor(predictions):
         predictions = ops.convert_to_numpy(predictions)
@@ -385,9 +385,9 @@ def imagenet_classes() -> list[tuple[str, str]]:
     """Return the (WordNet id, name) of each class of ImageNet, in order.
 
     Raises:
-        ValueError: If their file is not cached and cannot be downloaded.
+        ValueError: If the file is not cached and cannot be downloaded.
     """
-    # From Keras's own cache, where keras.applications keeps the same file.
+    # In Keras's own cache, where keras.applications keeps the same file.
     try:
         path = keras.utils.get_file(
             "imagenet_class_index.json",
@@ -395,7 +395,7 @@ def imagenet_classes() -> list[tuple[str, str]]:
             cache_subdir="models",
             file_hash=CLASS_INDEX_MD5,
         )
-    # `get_file` raises plain `Exception` where there is no network.
+    # `get_file` raises plain `Exception` if there is no network.
     except Exception as error:
         raise ValueError(
             f"ImageNet's class names could not be downloaded: {error}. "

@@ -1,4 +1,4 @@
-"""Types that Keras has no public name for."""
+"""Types without a public name in Keras."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

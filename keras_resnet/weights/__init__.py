@@ -1,8 +1,8 @@
 """Published weights: find, verify, convert and load them.
 
-`catalog` lists, `hub` downloads, `files` reads, `sources` knows the names,
-`loading` checks and assigns, `published` puts them together for `weights=`, and
-`pretrained` writes a folder to share.
+`catalog` lists weights, `hub` downloads them, `files` reads them, `sources`
+has the names of tensors, `loading` checks and assigns them, `published`
+implements `weights=`, and `pretrained` writes a folder to share.
 """
 
 from keras_resnet.weights.catalog import PublishedWeights, list_weights

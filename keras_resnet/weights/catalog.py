@@ -1,4 +1,4 @@
-"""The published weights that have a name of their own here."""
+"""Published weights with a name in this package."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ KERAS = "https://keras.io/api/applications/"
 
 
 class PublishedWeights(NamedTuple):
-    """Weights that a network of this package takes by a name."""
+    """Weights that a network of this package loads by name."""
 
     network: str
     weights: str
@@ -33,9 +33,9 @@ WEIGHTS = tuple(
 
 
 def list_weights() -> tuple[PublishedWeights, ...]:
-    """Return the published weights that `weights=` takes by a name.
+    """Return the published weights that `weights=` loads by name.
 
-    `weights=` also takes any repository of the Hugging Face hub that timm or
+    `weights=` also loads repositories of the Hugging Face hub that timm or
     transformers wrote.
 
     Returns:
@@ -43,6 +43,6 @@ def list_weights() -> tuple[PublishedWeights, ...]:
         `weights`, `"imagenet"` or `"keras"`; `bottleneck_stride`, `"1x1"`,
         `"3x3"` or `None` for basic blocks; `top1` and `top5`, accuracies in
         percent on ImageNet's validation images, one crop each, as published;
-        and `source`, the page that publishes them.
+        and `source`, the page with these accuracies.
     """
     return WEIGHTS

@@ -6,4 +6,4 @@ class WeightsError(ValueError):
 
 
 class DownloadError(WeightsError):
-    """A file that cannot be downloaded, or has another checksum."""
+    """A file that cannot be downloaded, or has a wrong checksum."""

@@ -18,8 +18,8 @@ from keras_resnet.weights.errors import WeightsError
 
 TORCH_ENDINGS = (".pth", ".pt", ".th", ".bin")
 ENDINGS = (".keras", ".weights.h5", ".h5", ".safetensors", *TORCH_ENDINGS)
-# Weights can hardly be compressed: a file that states more bytes than this
-# many times its own size is not read.
+# Weights can hardly be compressed, so a file is not read if its stated content
+# is larger than this many times its size.
 MAX_EXPANSION = 100
 # ResNet-1202 has a configuration of about a megabyte.
 MAX_CONFIG_BYTES = 2**25
@@ -29,8 +29,8 @@ def check(path: PathLike) -> Path:
     """Return the `Path` of a file of weights.
 
     Raises:
-        WeightsError: If there is no such file, its ending is unknown, or it
-            is empty.
+        WeightsError: If the file does not exist, has an unknown ending, or is
+            empty.
     """
     path = Path(path)
     if path.is_dir():
@@ -55,8 +55,8 @@ def read(path: PathLike) -> Mapping[str, Any]:
     They may be wrapped: see `sources.unwrap`.
 
     Raises:
-        WeightsError: If the file is broken or has another format than its
-            ending says.
+        WeightsError: If the file is damaged, or not in the format of its
+            ending.
     """
     path = check(path)
     if path.name.endswith((".keras", ".weights.h5")):
@@ -77,7 +77,7 @@ def read(path: PathLike) -> Mapping[str, Any]:
 
 
 def _safetensors(path):
-    # Imported here because most uses of this package read no such file.
+    # Imported here because few uses of this package read such a file.
     import safetensors
     from safetensors.numpy import load_file
 
@@ -104,13 +104,13 @@ def _torch(path):
     _check_archive(path)
     try:
         with warnings.catch_warnings():
-            # The errors below cover what PyTorch warns of.
+            # The errors below replace PyTorch's warnings.
             warnings.simplefilter("ignore")
-            # `weights_only` never runs code that a file contains.
+            # `weights_only` does not run code in a file.
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Text that is read as a pickle may fail in any way. PyTorch's message
-        # is left out, because it advises to load without this protection.
+        # A file that is no pickle can raise any error. PyTorch's message is
+        # left out, because it recommends loading without `weights_only`.
         match = re.search(r"GLOBAL:? ([\w.]+)", str(error))
         with open(path, "rb") as file:
             pickled = file.read(1) == b"\x80"
@@ -129,7 +129,7 @@ def _torch(path):
 
 
 def _check_archive(path):
-    """Raise `WeightsError` if a ZIP archive states more bytes than it has."""
+    """Raise `WeightsError` if a ZIP archive states an implausible size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -185,7 +185,7 @@ def _legacy_h5(path):
                 datasets[f"{name}/{kind}"] = _member(
                     path, layer, weight, h5py.Dataset
                 )
-        # Before any is read: what a file states need not be there.
+        # Checked before reading, because the stated sizes may be false.
         _check_size(path, sum(dataset.nbytes for dataset in datasets.values()))
         try:
             return {name: dataset[()] for name, dataset in datasets.items()}
@@ -194,7 +194,7 @@ def _legacy_h5(path):
 
 
 def _names(path, group, attribute):
-    """Return the texts in an attribute of a group."""
+    """Return the strings in an attribute of a group."""
     try:
         names = [
             value.decode() if isinstance(value, bytes) else value
@@ -212,7 +212,7 @@ def _names(path, group, attribute):
 
 
 def _member(path, group, name, kind):
-    """Return a member of a group, of a kind, whose data are in the file itself.
+    """Return a group's member of type `kind`, with its data in the same file.
 
     A link or external storage could read any other file of this machine.
     """
@@ -220,7 +220,7 @@ def _member(path, group, name, kind):
     member = group
     for part in name.split("/"):
         link = None
-        # HDF5 raises errors of several classes for damaged files.
+        # h5py raises errors of several classes for damaged files.
         with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):
             if isinstance(member, h5py.Group):
                 link = member.get(part, getlink=True)
@@ -253,7 +253,7 @@ def read_model(path: PathLike) -> keras.Model:
     """
     path = check(path)
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        # Keras's message is that there is no such file.
+        # Keras would report that the file does not exist.
         raise WeightsError(
             f"{path} is no whole .keras file: it is cut off, or in another "
             "format."
@@ -267,13 +267,13 @@ def read_model(path: PathLike) -> keras.Model:
 def rebuild(
     config: Mapping[str, Any], tensors: Mapping[str, Any], origin: str
 ) -> keras.Model:
-    """Build a model from what `save_pretrained` keeps of it.
+    """Build a model from the configuration and tensors of `save_pretrained`.
 
     Args:
-        config: Dictionary: `"model"`, its configuration, and `"variables"`, the
-            names of their tensors in order.
+        config: Dictionary: `"model"`, the model's configuration, and
+            `"variables"`, the names of the variables' tensors in order.
         tensors: Dictionary from names to arrays.
-        origin: String, what errors call it.
+        origin: String, name of the source in error messages.
 
     Raises:
         WeightsError: If it cannot be built, or has other variables.
@@ -296,16 +296,16 @@ def rebuild(
 
 
 def _deserialized(origin, load):
-    """Return what Keras makes of a configuration that contains no code."""
+    """Return the result of `load`, with errors as `WeightsError`."""
     try:
         return load()
     except WeightsError:
         raise
-    # Keras raises errors of many classes for broken files.
+    # Keras raises errors of many classes for damaged files.
     except Exception as error:
         if re.search("lambda|unsafe|safe_mode", str(error), re.IGNORECASE):
-            # Keras's message is left out, because it advises to load without
-            # this protection.
+            # Keras's message is left out, because it recommends loading
+            # without `safe_mode`.
             raise WeightsError(
                 f"{origin} holds code, such as a Lambda layer, which is not "
                 "run. Save the model with layers of registered classes instead."

@@ -1,7 +1,7 @@
 """Downloads of published weights, cached and verified.
 
 `huggingface_hub` downloads and caches the files of repositories. It compares
-sizes and no checksums, so this module checks the content at each use.
+sizes but no checksums, so this module verifies the checksum at each use.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ def repository_file(repository: str, name: str) -> Path:
 
     Args:
         repository: `"owner/name"`, or `"owner/name@revision"`; or a folder,
-            whose file is taken as it is.
+            whose file is returned without a check.
         name: Name of the file.
 
     Returns:
-        The path of the file, in the cache of `huggingface_hub`. A file that is
-        there already is used without the network.
+        The path of the file, in the cache of `huggingface_hub`. A file in the
+        cache is used without the network.
 
     Raises:
         DownloadError: If the file is missing, cannot be downloaded or
-            written, or has another checksum than the hub states.
+            written, or differs from the hub's checksum.
     """
     if os.path.isdir(repository):
         path = Path(repository, name)
@@ -52,13 +52,13 @@ def repository_file(repository: str, name: str) -> Path:
     cache = Path(constants.HF_HUB_CACHE)
     lock = f"keras_resnet--{repository.replace('/', '--')}--{name}"
     with _one_line_errors(url, cache, "HF_HUB_CACHE"):
-        # Without the lock, because a shared cache may be read-only.
+        # The first try takes no lock, because a shared cache may be read-only.
         with contextlib.suppress(FileNotFoundError):
             path = Path(hf_hub_download(**file, local_files_only=True))
             if not _difference(path, file):
                 return path
         with locked(cache / ".locks" / lock):
-            # Twice, because the first may be a cached file that changed.
+            # Two tries, because the first may find a changed file in the cache.
             for _ in range(2):
                 path = Path(hf_hub_download(**file))
                 difference = _difference(path, file)
@@ -74,7 +74,7 @@ def read_json(repository: str, name: str) -> Config:
     """Return the content of a repository's JSON file.
 
     Raises:
-        DownloadError: See `repository_file`, and if it is no JSON.
+        DownloadError: See `repository_file`; and if the file is not JSON.
     """
     path = repository_file(repository, name)
     try:
@@ -91,8 +91,8 @@ def keras_file(url: str, md5: str) -> Path:
     A file in the cache is used without the network.
 
     Raises:
-        DownloadError: If the file cannot be downloaded or written, or has
-            another checksum.
+        DownloadError: If the file cannot be downloaded or written, or has a
+            wrong checksum.
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / url.rpartition("/")[2]
@@ -108,7 +108,7 @@ def keras_file(url: str, md5: str) -> Path:
             if whole():
                 return path
             try:
-                # To a temporary name, because it writes in place.
+                # To a temporary name, because `get_file` writes in place.
                 with _time_limit():
                     keras.utils.get_file(
                         partial.name,
@@ -129,10 +129,10 @@ def _difference(path, file):
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     if path.is_symlink():
-        # The cache names files by their checksums and links to them.
+        # The name of the linked file in the cache is its checksum.
         stated = path.readlink().name
     else:
-        # On Windows there may be no links, so the hub is asked.
+        # Windows may have no links, so the checksum comes from the hub.
         stated = get_hf_file_metadata(hf_hub_url(**file)).etag
     actual = _checksum(path, stated)
     if actual == stated:
@@ -141,9 +141,9 @@ def _difference(path, file):
 
 
 def _checksum(path, like):
-    """Return the checksum of a file, of the same kind as another one.
+    """Return the checksum of a file, of the same kind as the checksum `like`.
 
-    The hub states the SHA-256 of a large file and git's SHA-1 of a small one.
+    The hub has the SHA-256 of large files, and git's SHA-1 of small files.
     """
     kinds = {64: "sha256", 40: "sha1", 32: "md5"}
     if len(like) not in kinds:
@@ -158,7 +158,7 @@ def _checksum(path, like):
 
 @contextlib.contextmanager
 def _time_limit():
-    """Let Keras wait for an answer no longer than huggingface_hub does."""
+    """Return a context with the time limit of huggingface_hub for Keras."""
     from huggingface_hub import constants
 
     usual = socket.getdefaulttimeout()
@@ -179,14 +179,14 @@ def _one_line_errors(url, folder, setting):
     # Keras and huggingface_hub raise errors of many unrelated classes.
     except Exception as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
-            # Its cause says why the hub could not be asked.
+            # Its cause says why the hub was not reached.
             error = error.__cause__ or error
         response = getattr(error, "response", None)
         network = isinstance(error, (ConnectionError, TimeoutError))
         if response is not None:
             status = f"{response.status_code} {response.reason_phrase}"
             message = f"{url}: HTTP {status}"
-            # The hub answers 401 for repositories that do not exist, too.
+            # The hub also answers 401 for repositories that do not exist.
             if response.status_code in (401, 403, 404):
                 message += (
                     ": there is no such repository, revision or file, or it "

@@ -1,4 +1,4 @@
-"""Loading: every tensor is used and every weight filled, or nothing is."""
+"""Loading: every tensor is used and every weight is set, or none is."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from keras_resnet.weights.sources import WeightPath
 
 SHOWN = 6  # names in an error
 STEM = ("stem_conv", "", "kernel")
-# A new head only where the source has another number of classes, or none.
+# Keep the model's head only if the source has other classes, or no head.
 IF_DIFFERENT = "if different"
 
 
@@ -31,43 +31,42 @@ def load_torch_weights(
 ) -> None:
     """Load weights that were trained in PyTorch, by their names.
 
-    The names of torchvision, timm, transformers and akamaster's CIFAR
-    networks are recognized, with or without `module.` before them, and so are
-    those of `keras.applications` and KerasHub. Every tensor must be used and
-    every weight of the network filled, or else an error says what is missing,
-    left over or of another shape, and the model is unchanged. No code that a
-    file brings is run. PyTorch is needed only to read its own file format.
+    The names of torchvision, timm, transformers and akamaster's CIFAR networks
+    are recognized, also with the prefix `module.`, and so are those of
+    `keras.applications` and KerasHub. Every tensor must be used and every
+    weight of the network set. Otherwise an error lists the tensors that are
+    missing, left over or of another shape, and the model is unchanged. Code in
+    a file is never run. PyTorch is needed only to read its own file format.
 
-    What the source leaves out is adapted, so that the outputs in inference
-    are the source's: biases of convolutions and another `epsilon` go into the
-    normalization that follows, and akamaster's zero channels on both sides of
-    option A are numbered anew. Only the classifier's names tell those from
-    torchvision's, so that for a network with option A a source without needs
-    `naming`.
+    The network computes the same as the source in inference: biases of
+    convolutions and another `epsilon` go into the next normalization, and
+    channels are reordered for akamaster's option A, which adds zero channels
+    on both sides. Only the classifier's name distinguishes akamaster from
+    torchvision, so a source without classifier needs `naming` if the network
+    has option A.
 
-    Two things the tensors do not tell. Where bottlenecks stride: torchvision
-    and timm in the 3x3 convolution and `keras.applications` in the 1x1, so
-    that a `model` of the other kind is refused; transformers has both. And
-    whether a network has shortcuts without weights: a plain network takes
-    those of its twin with option A.
+    The tensors do not show two properties. The first is the convolution of a
+    bottleneck with the stride: the 3x3 in torchvision and timm, the 1x1 in
+    `keras.applications`, either in transformers. A `model` of the other kind
+    raises an error. The second is shortcuts without weights: a plain network
+    also loads the weights of its twin with option A.
 
     Args:
         model: A network of this package, not folded, quantized or adapted by
-            LoRA. Layers that it was built on (`input_tensor`) are left as
-            they are.
+            LoRA. Layers before the network (`input_tensor`) are unchanged.
         source: Path of a `.safetensors`, `.pth`, `.pt`, `.th`, `.bin` or
             `.h5` file, or a mapping of names to arrays or tensors, such as a
             state dict.
-        new_head: Boolean, `True` keeps the model's own head and leaves out the
-            source's: for another number of classes. A model without top never
-            has one. Defaults to `False`.
-        adapt_input: Boolean, `True` lets the number of input channels differ:
+        new_head: Boolean. `True` keeps the model's head and ignores the
+            source's, for another number of classes. A model without top always
+            ignores it. Defaults to `False`.
+        adapt_input: Boolean. `True` allows another number of input channels:
             see `adapt_channels`. Defaults to `False`.
-        naming: How the source names its tensors, as in `to_torch_state_dict`.
-            Defaults to what the names themselves tell.
+        naming: Naming of the source's tensors, as in `to_torch_state_dict`.
+            Defaults to recognition by the names.
 
     Raises:
-        WeightsError: A `ValueError`, if anything does not fit.
+        WeightsError: A `ValueError`, if the source does not fit the model.
     """
     if naming is not None:
         _check_naming(naming)
@@ -87,8 +86,8 @@ def targets(model: keras.Model) -> dict[WeightPath, keras.Variable]:
     """Return the weights of a network by their paths: see `sources`.
 
     Raises:
-        WeightsError: If it is no network of this package, folded, quantized,
-            or adapted by LoRA.
+        WeightsError: If the model is not a network of this package, or is
+            folded, quantized or adapted by LoRA.
     """
     reason = blocks.adaptation(model)
     if reason is not None:
@@ -136,10 +135,10 @@ def convert(
 ) -> dict[WeightPath, np.ndarray]:
     """Return the arrays of a source for a model, by path, after all checks.
 
-    Args are those of `load_torch_weights`, and `origin` is what errors call
-    the source. `new_head` may also be `IF_DIFFERENT`, and `adapt_input` the
-    order of the source's colours, `"RGB"` or `"BGR"`: other numbers of
-    channels begin with red (`Preprocessing.for_channels`).
+    Args are those of `load_torch_weights`, and `origin` is the source's name
+    in errors. `new_head` may also be `IF_DIFFERENT`. `adapt_input` may also be
+    the source's order of colours, `"RGB"` or `"BGR"`, because another number
+    of channels begins with red (`Preprocessing.for_channels`).
     """
     weights = targets(model)
     source = sources.unwrap(source)
@@ -154,7 +153,7 @@ def convert(
         )
         for tensor, path in meanings.items()
     }
-    # Before the head is left out: it may be what is broken.
+    # Checked before the head is removed, because the head may be damaged.
     _check_finite(arrays, scheme, origin)
     arrays, weights = _without_head(arrays, weights, new_head)
     _fold_biases(arrays)
@@ -187,7 +186,7 @@ def convert(
 
 
 def _recognized(source, origin, naming):
-    """Return how a source names its tensors, and the path of each name."""
+    """Return the naming of a source, and the path of each tensor's name."""
     if not source:
         raise WeightsError(f"{origin} holds no tensors.")
     key, meanings = sources.recognize(source, naming)
@@ -207,7 +206,7 @@ def _recognized(source, origin, naming):
 
 
 def _without_head(arrays, weights, new_head):
-    """Return both without a head that one of them lacks or does not want."""
+    """Return both without the head, if the source's head is not loaded."""
     head = sources.HEAD
     if new_head == IF_DIFFERENT:
         new_head = head in weights and (
@@ -220,7 +219,7 @@ def _without_head(arrays, weights, new_head):
 
 
 def _adapt_stem(arrays, weights, adapt_input):
-    """Give the first kernel the model's number of input channels."""
+    """Adapt the first kernel to the model's number of input channels."""
     channels = weights[STEM].shape[2]
     if adapt_input == "BGR" and channels != arrays[STEM].shape[2]:
         arrays[STEM] = arrays[STEM][:, :, ::-1]
@@ -228,7 +227,7 @@ def _adapt_stem(arrays, weights, adapt_input):
 
 
 def _misfit(arrays, weights, leftover, scheme):
-    """Say in words what does not fit, and what to do about it."""
+    """Return a message about differences and remedies, empty for none."""
     missing = [p for p in weights if p not in arrays]
     extra = [p for p in arrays if p not in weights]
     other = [
@@ -266,7 +265,7 @@ def _misfit(arrays, weights, leftover, scheme):
 
 
 def _check_zero_channels(model, origin):
-    """Raise where names of torchvision and akamaster alike are not enough."""
+    """Raise if the names fit torchvision and akamaster, which then differ."""
     order = _orders(model)[-1]
     if (order != np.arange(len(order))).any():
         raise WeightsError(
@@ -280,7 +279,7 @@ def _check_zero_channels(model, origin):
 
 
 def assign(model: keras.Model, arrays: Mapping[WeightPath, np.ndarray]) -> None:
-    """Give a network arrays by path, all of which are known to fit."""
+    """Assign arrays by path to a network. They must have been checked."""
     weights = targets(model)
     for path, array in arrays.items():
         weights[path].assign(array.astype("float32"))
@@ -302,7 +301,7 @@ def _listed(names):
 
 
 def _shape(naming, path, array):
-    """Return a shape in the order of axes that the source has."""
+    """Return a shape as text, in the source's order of axes."""
     shape = np.broadcast_to(0.0, tuple(array.shape))
     shape = sources.to_source(naming, path, shape).shape
     return "x".join(map(str, shape)) or "scalar"
@@ -314,7 +313,7 @@ def _array(value, name, origin):
         _check_torch(value, name, origin)
         value = value.detach().cpu()
         if value.is_floating_point():
-            # NumPy has no bfloat16; float32 holds each of its numbers.
+            # NumPy has no bfloat16; float32 represents it exactly.
             value = value if value.element_size() > 2 else value.float()
         value = value.numpy()
     elif ops.is_tensor(value) or isinstance(value, keras.Variable):
@@ -335,7 +334,7 @@ def _array(value, name, origin):
 
 
 def _check_torch(tensor, name, origin):
-    """Raise `WeightsError` if a tensor of PyTorch is not all of its numbers."""
+    """Raise `WeightsError` if a PyTorch tensor is not dense and complete."""
     if tensor.is_quantized:
         reason = "is quantized: dequantize it first"
     elif tensor.is_meta:
@@ -359,7 +358,7 @@ def _check_finite(arrays, naming, origin):
     broken = [
         naming.name(path)
         for path, array in arrays.items()
-        # What float32 cannot hold would become infinite.
+        # Numbers beyond float32's range would become infinite.
         if not np.isfinite(array).all()
         or (array.size and np.abs(array).max() > np.finfo("float32").max)
     ]
@@ -380,7 +379,7 @@ def _check_finite(arrays, naming, origin):
 
 
 def stride_of(model: keras.Model) -> str | None:
-    """Return where a model's bottlenecks stride, `None` if none does."""
+    """Return the strided convolution of a model's bottlenecks, or `None`."""
     places = {
         block.bottleneck_stride
         for block in blocks.residual_blocks(model)
@@ -390,7 +389,7 @@ def stride_of(model: keras.Model) -> str | None:
 
 
 def check_stride(model: keras.Model, expected: str | None, origin: str) -> None:
-    """Raise `WeightsError` if bottlenecks stride where a source's do not."""
+    """Raise `WeightsError` if the source strides in another convolution."""
     place = stride_of(model)
     if expected is not None and place not in (None, expected):
         raise WeightsError(
@@ -407,7 +406,7 @@ def is_preactivated(model: keras.Model) -> bool:
 
 
 def _check_preactivation(model, scheme, origin):
-    """Raise `WeightsError` if a source's blocks activate elsewhere."""
+    """Raise `WeightsError` if only one of both has pre-activation."""
     ours = is_preactivated(model)
     if scheme.preactivated not in (None, ours):
         kind = "PreactivationBlock" if scheme.preactivated else "ResidualBlock"
@@ -420,7 +419,7 @@ def _check_preactivation(model, scheme, origin):
 
 
 def _check_architecture(arrays, weights, origin):
-    """Raise in plain words if depth, blocks or shortcuts differ."""
+    """Raise `WeightsError` if depth, blocks or shortcuts differ."""
     ours = _description(weights)
     for words, theirs in _description(arrays).items():
         if theirs != ours[words]:
@@ -437,7 +436,7 @@ def _check_architecture(arrays, weights, origin):
 
 
 def _description(paths):
-    """Return what a network consists of, in words and numbers."""
+    """Return depths, convolutions and projections of a network, by name."""
     kernels = [
         (layer, part)
         for layer, part, weight in paths
@@ -478,14 +477,14 @@ def _fold_biases(arrays):
 
 
 def epsilon_of(model: keras.Model, path: WeightPath) -> float:
-    """Return the epsilon of the normalization that a weight is of."""
+    """Return the epsilon of the normalization that has this weight."""
     layer, part, _ = path
     bn = model.get_layer(layer)
     return (getattr(bn, part) if part else bn).epsilon
 
 
 def _shift_variances(model, arrays, scheme, back=False):
-    """Make `variance + epsilon` the source's where the epsilons differ."""
+    """Shift variances so that `variance + epsilon` equals the source's."""
     if scheme.epsilon is None:
         return
     for path, array in arrays.items():
@@ -499,10 +498,10 @@ def _shift_variances(model, arrays, scheme, back=False):
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Return a first convolution for another number of input channels.
 
-    For one channel the kernel, `(rows, columns, channels, filters)`, is summed
-    over the old channels: a grey image gives what it would give as a coloured
-    one. For other numbers the old channels are repeated in turn, and scaled so
-    that their sum stays about the same.
+    For one channel, the kernel, `(rows, columns, channels, filters)`, is summed
+    over the old channels. The output for a grey image then equals that for the
+    same image in RGB. For other numbers, the old channels are repeated in turn,
+    and scaled so that their sum stays about the same.
     """
     old = kernel.shape[2]
     if channels == old:
@@ -514,7 +513,7 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _orders(model):
-    """Return the orders of the channels after the stem and each stage."""
+    """Return the source's channel order after the stem and each stage."""
     residual = blocks.residual_blocks(model)
     channels = {0: residual[0].conv1.kernel.shape[2]}
     for block in residual:
@@ -526,7 +525,7 @@ def _orders(model):
 
 
 def _renumber(model, arrays, back=False):
-    """Number the channels between blocks as this package does, or back."""
+    """Reorder the channels between blocks to this package's order, or back."""
     orders = _orders(model)
     if back:
         orders = [np.argsort(order) for order in orders]
@@ -546,7 +545,7 @@ def _renumber(model, arrays, back=False):
 
 
 def to_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
-    """Return a model's weights in the names and layout of a source."""
+    """Return a model's weights with the names and layout of a source."""
     scheme = sources.NAMINGS[naming]
     arrays = {
         path: ops.convert_to_numpy(ops.convert_to_tensor(variable)).copy()
@@ -564,7 +563,7 @@ def to_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
 
 
 def to_torch_arrays(model: keras.Model, naming: str) -> dict[str, np.ndarray]:
-    """Return `to_arrays`, with PyTorch's counts of batches, which are zero."""
+    """Return `to_arrays` and PyTorch's counts of batches, which are zero."""
     arrays = {}
     for name, array in to_arrays(model, naming).items():
         arrays[name] = array
@@ -579,27 +578,26 @@ def to_torch_state_dict(
 ) -> dict[str, Tensor]:
     """Return a network's weights as a state dict of PyTorch.
 
-    `load_state_dict` of the same network there takes it, and computes the
-    same in inference. What `load_torch_weights` has read comes back bit for
-    bit. Every normalization also gets PyTorch's count of batches, as zero.
+    `load_state_dict` of the same network in PyTorch accepts it, and computes
+    the same in inference. Weights from `load_torch_weights` are returned bit
+    for bit. The count of batches of every normalization is zero.
 
     Args:
         model: A network of this package, not folded, quantized or adapted by
             LoRA.
         naming: `"torchvision"` (default; also timm's), `"transformers"`,
-            `"akamaster"` (for the CIFAR networks with option A, whose zero
-            channels are on both sides) or `"timm_v2"` (for
-            `PreactivationBlock`). A network with `bottleneck_stride="1x1"`
-            needs `"transformers"`, there called
-            `downsample_in_bottleneck=True`.
+            `"akamaster"` (CIFAR networks with option A, whose zero channels
+            are on both sides) or `"timm_v2"` (for `PreactivationBlock`). A
+            network with `bottleneck_stride="1x1"` needs `"transformers"`,
+            where it is called `downsample_in_bottleneck=True`.
 
     Returns:
         A dictionary from names to float32 tensors of PyTorch on the CPU,
         which share no memory with the model. PyTorch must be installed.
 
     Raises:
-        WeightsError: A `ValueError`, for an unknown naming, and where a
-            network of that naming would compute something else.
+        WeightsError: A `ValueError`, for an unknown naming, and if the network
+            with that naming would compute something else.
     """
     _check_naming(naming)
     try:

@@ -1,4 +1,4 @@
-"""Folders of weights to share, as the Hugging Face hub has them."""
+"""Folders of weights to share, in the layout of the Hugging Face hub."""
 
 import json
 import math
@@ -36,27 +36,27 @@ def save_pretrained(
 ) -> None:
     """Save a network as a folder to share: weights, configuration, model card.
 
-    The folder is what a repository of the Hugging Face hub holds:
+    The folder has the files of a repository on the Hugging Face hub:
     `model.safetensors`, `config.json` and `README.md`. `weights=FOLDER` reads
-    it, and so does the library that the format names. `huggingface_hub` uploads
-    it: `huggingface_hub.upload_folder(repo_id=..., folder_path=...)`.
+    it, and so does the library in `format`. To upload it, call
+    `huggingface_hub.upload_folder(repo_id=..., folder_path=...)`.
 
     Args:
         model: A network of this package.
         folder: Path of a folder that does not exist yet.
         format: `"keras_resnet"` (default) for any network of this package,
             also with a block of your own; `"timm"` or `"transformers"` for
-            ImageNet's networks with a classifier, as these libraries have
-            them. Those need `model.preprocessing`.
-        result: Result line of the run that trained the network, a dictionary
-            or the path of its `result.json`: the model card then states data,
+            ImageNet networks with a classifier that the library also has.
+            These two need `model.preprocessing`.
+        result: Result of the run that trained the network, a dictionary or the
+            path of its `result.json`. The model card then states data,
             procedure and errors. Defaults to `None`.
         license: String, licence of the weights, such as `"apache-2.0"`.
-            Defaults to `None`: the model card says that none is stated.
+            Defaults to `None`: the model card says `not stated`.
 
     Raises:
-        WeightsError: A `ValueError`, if the format cannot hold the network, or
-            the folder exists.
+        WeightsError: A `ValueError`, if the format does not support the
+            network, or the folder exists.
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -78,7 +78,7 @@ def save_pretrained(
     }
     arrays, configs = describe[format](model)
     card = _card(model, format, result or {}, license)
-    # Imported here because most uses of this package write no such file.
+    # Imported here because few uses of this package write such a file.
     from safetensors.numpy import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ def save_pretrained(
 
 def _own(model):
     """Return all variables by path, and the model's configuration."""
-    loading.targets(model)  # raises for a model that is no such network
-    # In C's order of memory, because safetensors writes it as it lies.
+    loading.targets(model)  # raises an error for other models
+    # In C order, because safetensors writes the memory of an array as it is.
     arrays = {
         v.path: np.array(ops.convert_to_numpy(v), order="C")
         for v in model.variables
@@ -118,7 +118,7 @@ def _own(model):
 
 
 def _timm(model):
-    """Return tensors and configuration as timm has them."""
+    """Return tensors and configuration in timm's format."""
     kind = _imagenet_block(model, "timm")
     images = _images(model, "timm")
     depth = published.depth_of(model)
@@ -134,7 +134,7 @@ def _timm(model):
         raise _cannot(model, "timm", "strides in the 1x1 convolution")
     share = images.size / images.resize
     if math.floor(images.size / share) != images.resize:
-        # timm rounds down, and this quotient is rounded already.
+        # timm rounds down, so a rounded quotient can lose a pixel.
         share = images.size / (images.resize + 0.5)
     classes, channels = _ends(model)
     version = "v2_" if naming == "timm_v2" else ""
@@ -159,7 +159,7 @@ def _timm(model):
 
 
 def _transformers(model):
-    """Return tensors and configurations as transformers has them."""
+    """Return tensors and configurations in the format of transformers."""
     if _imagenet_block(model, "transformers") is not blocks.ResidualBlock:
         raise _cannot(model, "transformers", "activates before convolutions")
     images = _images(model, "transformers")
@@ -189,7 +189,7 @@ def _transformers(model):
         "image_processor_type": "ConvNextImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": images.size},
-        # It truncates the quotient, which is rounded already.
+        # It rounds down, so a rounded quotient could lose a pixel.
         "crop_pct": images.size / (images.resize + 0.5),
         "resample": codes[images.interpolation],
         "do_rescale": True,
@@ -210,17 +210,17 @@ def _cannot(model, format, reason):
 
 
 def _ends(model):
-    """Return the number of classes, and of the image's channels."""
+    """Return the numbers of classes and of input channels."""
     stem = model.get_layer("stem_conv")
     return model.get_layer("head").units, stem.kernel.shape[2]
 
 
 def _imagenet_block(model, format):
-    """Return the class of the blocks of a network that other libraries have.
+    """Return the class of a network's blocks, if other libraries have it.
 
     Raises:
-        WeightsError: If something else than blocks, depths and widths is not
-            as in the paper's networks for ImageNet.
+        WeightsError: If the network differs from the paper's ImageNet networks
+            in more than blocks, depths and widths.
     """
     loading.targets(model)
     residual = blocks.residual_blocks(model)
@@ -250,7 +250,7 @@ def _imagenet_block(model, format):
 
 
 def _images(model, format):
-    """Return how images are prepared, if other libraries can say it."""
+    """Return the model's preprocessing, if other libraries support it."""
     images: Preprocessing | None = getattr(model, "preprocessing", None)
     if images is None:
         raise WeightsError(
@@ -264,7 +264,7 @@ def _images(model, format):
 
 
 def _card(model, format, result, license):
-    """Return the model card, with what the run's result line states."""
+    """Return the text of the model card, with the result of the run."""
     settings: Config = dict(result.get("settings", {}))
     data = settings.get("dataset")
     head = {"library_name": "keras" if format == "keras_resnet" else format}

@@ -35,10 +35,10 @@ KERAS_MD5 = {
         "ee4c566cf9a93f14d82f913c2dc6dd0c",
     ),
 }
-# The numbers that transformers' files give to interpolations, from Pillow.
+# Pillow's numbers of interpolations, which the files of transformers use.
 PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-# The arguments of timm's networks that change nothing in inference that the
-# tensors do not show.
+# Arguments of timm's networks that are allowed: they change nothing in
+# inference, or the tensors show the change.
 TIMM_ARGUMENTS = {
     "drop_block_rate",
     "drop_path_rate",
@@ -47,16 +47,16 @@ TIMM_ARGUMENTS = {
     "num_classes",
     "zero_init_last",
 }
-# Layers that prepare images, by weights or settings of their own.
+# Layers that preprocess images.
 PREPARING = keras.layers.Normalization, keras.layers.Rescaling
 KERAS = "keras"
 IMAGENET = "imagenet"
 
 
 def check(weights: PathLike | None) -> PathLike | None:
-    """Return `weights` if it may name any, else raise `WeightsError`.
+    """Return `weights` if it can be a name of weights, else `WeightsError`.
 
-    Called before a network is built, which takes longer than a mistyped name.
+    This is called before a network is built, so that mistyped names fail fast.
     """
     if weights in (None, IMAGENET, KERAS) or isinstance(weights, os.PathLike):
         return weights
@@ -83,10 +83,10 @@ def load(
     may_change_head: bool,
     adapt_input: bool,
 ) -> None:
-    """Load what `weights` names into a new network, with its preprocessing.
+    """Load `weights` into a new network, and set its preprocessing.
 
-    With `may_change_head` the head keeps its random weights if the published
-    one has another number of classes. `adapt_input`: see `load_torch_weights`.
+    With `may_change_head` the head keeps its random weights if the source has
+    another number of classes. `adapt_input`: see `load_torch_weights`.
     """
     options = {
         "new_head": loading.IF_DIFFERENT if may_change_head else False,
@@ -112,9 +112,9 @@ def load(
 
 
 def depth_of(model: keras.Model) -> int | None:
-    """Return the depth of one of the paper's networks for ImageNet, or `None`.
+    """Return the depth, from the kind and the number of blocks.
 
-    By the kind and the number of its blocks.
+    It is `None` if the paper has no such network for ImageNet.
     """
     residual = blocks.residual_blocks(model)
     depths = table1.depths_of(block.name for block in residual)
@@ -125,7 +125,7 @@ def depth_of(model: keras.Model) -> int | None:
 
 
 def _depth(model, weights, published):
-    """Return the depth of a network of the paper, if it is published."""
+    """Return the depth of a network, if weights for it are published."""
     depth = depth_of(model)
     if depth in published:
         return depth
@@ -139,7 +139,7 @@ def _depth(model, weights, published):
 def _load_keras(model, options):
     depth = _depth(model, KERAS, tuple(KERAS_MD5))
     loading.check_stride(model, "1x1", "weights='keras'")
-    # Published for 1000 classes, the default: another number is a new head.
+    # Published for 1000 classes, so another number needs a new head.
     head = loading.targets(model).get(("head", "", "kernel"))
     notop = head is None or head.shape[1] != 1000
     url = KERAS_URL.format(depth=depth, notop="_notop" if notop else "")
@@ -177,11 +177,11 @@ def _convert(model, source, origin, options, images=None):
 def describe(
     repository: str, config: Mapping[str, Any]
 ) -> tuple[preprocessing.Preprocessing, str]:
-    """Return the `Preprocessing` and stride that a repository's config states.
+    """Return the `Preprocessing` and stride in a repository's configuration.
 
     Raises:
-        WeightsError: If the repository holds another kind of network, also
-            one whose tensors have the same names and shapes.
+        WeightsError: If the repository has another kind of network, even with
+            the same names and shapes of tensors.
     """
     try:
         if config.get("model_type") == "resnet":
@@ -202,7 +202,7 @@ def describe(
 
 
 def _check_timm(repository, config):
-    """Refuse what changes the computation and not the tensors."""
+    """Raise for arguments that change the computation but not the tensors."""
     arguments = dict(config.get("model_args") or {})
     pool = arguments.pop("global_pool", config.get("global_pool", "avg"))
     classes = arguments.get("num_classes", config.get("num_classes"))
@@ -229,7 +229,7 @@ def _describe_timm(config):
         mean=config["mean"],
         std=config["std"],
         size=size,
-        # Rounded down, as timm does.
+        # Rounded down, as in timm.
         resize=math.floor(size / config["crop_pct"]),
         interpolation=config["interpolation"],
     )
@@ -248,8 +248,8 @@ def _describe_transformers(repository, config):
     size = images["size"]
     if isinstance(size, dict):
         size = size["shortest_edge"]
-    # As its image processor for ConvNeXT: only below 384 pixels is a margin
-    # cut off.
+    # As in its image processor for ConvNeXT, which crops only for sizes below
+    # 384 pixels.
     share = images.get("crop_pct", 224 / 256) if size < 384 else 1
     return (
         preprocessing.Preprocessing(
@@ -265,11 +265,11 @@ def _describe_transformers(repository, config):
 
 
 def _load_keras_weights(model, path):
-    """Let Keras load its own file, which has no names of layers to check."""
+    """Load a `.weights.h5` file by Keras. It has no layer names to check."""
     before = model.get_weights()
     try:
         stored = _count_arrays(path)
-        # Blocks with stochastic depth also keep how far their draws came.
+        # This includes the random states of blocks with stochastic depth.
         known = len(model.variables)
         if stored > known:
             raise WeightsError(
@@ -290,7 +290,7 @@ def _load_keras_weights(model, path):
 
 
 def _count_arrays(path):
-    """Count a file's arrays, without those of what was compiled."""
+    """Count a file's arrays, without those of optimizer and metrics."""
     names = []
 
     def collect(name, item):
@@ -315,7 +315,7 @@ def _load_model(model, stored, path, options):
             for k, v in loading.targets(stored).items()
         }
     except (WeightsError, AttributeError):
-        # A model of another package, whose names may be known.
+        # A model of another package, whose naming may be known.
         own = False
         arrays = {v.path: v for v in getattr(stored, "weights", ())}
     else:
@@ -325,7 +325,7 @@ def _load_model(model, stored, path, options):
         [(w.path, tuple(w.shape)) for w in m.weights] for m in (model, stored)
     ]
     if names[0] == names[1]:
-        # Layers that the network is built on have weights too.
+        # This includes the weights of layers before the network.
         _check_finite(stored, path)
         model.set_weights(stored.get_weights())
     else:
@@ -338,7 +338,7 @@ def _load_model(model, stored, path, options):
         _shift_variances(model, stored)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
-            # What it computes with was derived from its weights before.
+            # It computes with tensors derived from its weights.
             layer.finalize_state()
     if images is not None:
         _prepare(model, images)
@@ -350,7 +350,7 @@ def _check_finite(model, path):
 
 
 def _shift_variances(model, stored):
-    """Make `variance + epsilon` the file's where the epsilons differ."""
+    """Shift variances so that `variance + epsilon` equals the file's."""
     for path, variable in loading.targets(model).items():
         if path[-1] == "moving_variance":
             a, b = (loading.epsilon_of(m, path) for m in (stored, model))
@@ -360,7 +360,7 @@ def _shift_variances(model, stored):
 
 
 def _check_preparation(model, stored, path):
-    """Refuse a network of raw pixels for one that would not prepare them."""
+    """Raise if only the file's network has layers that preprocess images."""
     theirs, ours = (
         [x for x in getattr(m, "layers", ()) if isinstance(x, PREPARING)]
         for m in (stored, model)
@@ -376,9 +376,9 @@ def _check_preparation(model, stored, path):
 
 
 def _pair_others(model, stored, path):
-    """Pair the weights before and after the network, by place and shape.
+    """Pair the weights of layers before and after the network, in order.
 
-    The names that Keras gives to layers depend on what was built before.
+    Their names cannot be compared, because Keras numbers layers globally.
     """
     ours, theirs = map(_others, (model, stored))
     shapes = [[tuple(w.shape) for w in weights] for weights in (ours, theirs)]
@@ -400,7 +400,7 @@ def _others(model):
 
 
 def _check_shortcuts(model, stored, path):
-    """Compare what the shapes of weights do not tell."""
+    """Raise if one network is plain: the shapes of weights do not show it."""
     theirs, ours = (
         {block.residual for block in blocks.residual_blocks(m)}
         for m in (stored, model)

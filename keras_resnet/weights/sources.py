@@ -1,9 +1,9 @@
-"""The names that published weights give to the layers of a network.
+"""Names of layers in the sources of published weights.
 
-A weight of this package is known by its path, such as
+A weight of this package is identified by its path, such as
 `("stage2_block1", "conv1", "kernel")` or `("head", "", "bias")`. A `Naming`
-translates paths to the names of a source, one way only. To learn the meaning
-of a name, we translate the paths of all layers that there could be.
+translates paths to the names of a source, in this direction only. To find the
+path of a name, we translate the paths of all possible layers.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ TORCH_WEIGHTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """Names that one source gives to weights."""
+    """Names of weights in one source."""
 
     # The stem's convolution and normalization.
     stem: tuple[str, str]
@@ -50,20 +50,20 @@ class Naming:
     # The classifier, and whether it is a 1x1 convolution.
     head: str
     convolutional_head: bool = False
-    # The first normalization of a pre-activated block, and that after the last.
+    # The first normalization of a pre-activated block, and the one after all.
     preact: str = "preact_bn"
     end: str = "end_bn"
-    # Whether weights have PyTorch's names and order of axes, or else Keras's.
+    # Whether names and order of axes are PyTorch's, not Keras's.
     torch: bool = True
-    # Names that are no weights: PyTorch's counters of batches.
+    # Names that are not weights: PyTorch's counters of batches.
     ignored: str = r".*num_batches_tracked"
     # Whether option A adds zero channels on both sides, not after the others.
     centred_zeros: bool = False
-    # The convolution that strides, "3x3" or "1x1", if the source says.
+    # The strided convolution, "3x3" or "1x1", if the naming determines it.
     bottleneck_stride: str | None = None
-    # That of the source's normalizations, or `None` for any.
+    # Epsilon of the source's normalizations, or `None` for any.
     epsilon: float | None = TORCH_EPSILON
-    # Whether blocks are `PreactivationBlock`s, or `None` if there are both.
+    # Whether blocks are `PreactivationBlock`s, or `None` for both kinds.
     preactivated: bool | None = False
 
     def name(self, path: WeightPath) -> str:
@@ -83,7 +83,7 @@ class Naming:
             elif part.startswith("shortcut"):
                 base += self.shortcut[part == "shortcut_bn"]
             else:
-                # Of a block of someone's own, if it is not `preact_bn`.
+                # Parts other than `preact_bn` belong to a custom block.
                 base += self.preact if part == "preact_bn" else part
         end = f".{TORCH_WEIGHTS[weight]}" if self.torch else f"/{weight}"
         return base + end
@@ -157,7 +157,7 @@ NAMINGS = {
         epsilon=TORCH_EPSILON,
         preactivated=None,
     ),
-    # This package's own, from another of its models.
+    # Another model of this package.
     "keras_resnet": Naming(
         stem=("stem_conv", "stem_bn"),
         block=lambda stage, block: f"{table1.block_name(stage, block)}/",
@@ -178,12 +178,12 @@ def recognize(
 ) -> tuple[str | None, dict[str, WeightPath]]:
     """Return the naming that knows most of `names`, and the paths of these.
 
-    `(None, {})` if no naming knows the kernel of a stem. With `key` only that
-    naming is tried.
+    The result is `(None, {})` if no naming knows the kernel of a stem. `key`
+    restricts the search to one naming.
     """
     best, meanings = None, {}
-    # The first of equals, torchvision: a network without head and projections
-    # has the same names in akamaster (`loading.convert` asks if that matters).
+    # Of equal namings the first is taken, torchvision. Without head and
+    # projections akamaster has the same names; `loading.convert` checks this.
     for k in [key] if key else NAMINGS:
         known = _meanings(NAMINGS[k], set(names))
         has_stem = ("stem_conv", "", "kernel") in known.values()
@@ -224,8 +224,8 @@ def _meanings(naming, names):
 def unwrap(source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tensors of a state dict that may be wrapped.
 
-    Checkpoints often hold the state dict under a key, beside other things. A
-    network on many devices puts `module.` before all names.
+    Checkpoints often have the state dict as one entry of several. PyTorch's
+    wrappers for several devices put `module.` before all names.
     """
     for key in ("state_dict", "model_state_dict", "model"):
         inner = source.get(key)
@@ -235,7 +235,7 @@ def unwrap(source: Mapping[str, Any]) -> dict[str, Any]:
     source = dict(source.items())
     if source and all(str(name).startswith("module.") for name in source):
         source = {n.removeprefix("module."): v for n, v in source.items()}
-    # Transformers leaves out `resnet.` in a network without classifier.
+    # transformers omits `resnet.` in a network without classifier.
     if any(str(name).startswith("embedder.embedder.") for name in source):
         source = {f"resnet.{n}": v for n, v in source.items()}
     return source
@@ -251,7 +251,7 @@ def to_ours(naming: Naming, path: WeightPath, value: np.ndarray) -> np.ndarray:
 def to_source(
     naming: Naming, path: WeightPath, value: np.ndarray
 ) -> np.ndarray:
-    """Return an array of ours with its axes in the source's order."""
+    """Return this package's array with its axes in the source's order."""
     value = _transposed(naming, path, value, (3, 2, 0, 1))
     if naming.convolutional_head and path == HEAD:
         value = value[:, :, None, None]
@@ -259,19 +259,19 @@ def to_source(
 
 
 def _transposed(naming, path, value, axes):
-    """Transpose kernels of convolutions by `axes`, and those of classifiers."""
+    """Transpose a convolution's kernel by `axes`, and a classifier's kernel."""
     if not naming.torch or path[-1] != "kernel":
         return value
     return value.transpose(axes) if value.ndim == 4 else value.T
 
 
 def channel_order(channels: Sequence[int]) -> list[np.ndarray]:
-    """Return the number that each of our channels has in akamaster's networks.
+    """Return the index in akamaster's networks of each of our channels.
 
-    In their option A, zero channels come before the old channels of a wider
-    stage and as many after them. Ours all come after. Both networks compute
-    the same if the channels between blocks are renumbered. `channels` are those
-    of the stem's output and of each stage's.
+    In a wider stage, their option A puts half of the zero channels before the
+    old channels and half after them. Ours puts all of them after. Both
+    networks compute the same if the channels between blocks are reordered.
+    `channels` are the numbers of channels after the stem and each stage.
     """
     orders = [np.arange(channels[0])]
     for before, after in itertools.pairwise(channels):

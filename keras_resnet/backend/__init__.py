@@ -1,14 +1,14 @@
 """Backend-specific fast operations, each with a `keras.ops` equivalent.
 
-No other package names jax, torch or tensorflow for speed. `keras_ops` has each
-operation in terms of `keras.ops`. The module of a backend has the operations
-that are faster there, with the same numbers. Layers take all others from
-`keras_ops`. An operation that only other backends need is `None`.
+Only this package imports jax, torch or tensorflow for speed. `keras_ops` has
+each operation in terms of `keras.ops`. The module of a backend has the
+operations that are faster there, with the same numbers. Layers use `keras_ops`
+for all others. An operation that only other backends need is `None`.
 
 `analysis` and `data` transform pure functions of tensors by `compiled`,
 `value_and_gradients` (by the first argument, a list of tensors) and
-`vectorized` (over the first axis of the last argument). TensorFlow lacks the
-last one, because its convolutions take one kernel at a time.
+`vectorized` (over the first axis of the last argument). TensorFlow has no
+`vectorized`, because its convolutions take one kernel at a time.
 """
 
 import functools
@@ -68,8 +68,8 @@ else:
 class Model(_Model):  # type: ignore[misc]  # one of three classes
     """`keras.Model` with the fast functions of its backend.
 
-    The callbacks of `fit` and `evaluate` get `logs.UnreadLogs`, which are read
-    from the device when a callback looks at them.
+    The callbacks of `fit` and `evaluate` get `logs.UnreadLogs`, which copy a
+    value from the device when a callback reads it.
     """
 
     @functools.wraps(keras.Model.fit)
@@ -83,7 +83,7 @@ class Model(_Model):  # type: ignore[misc]  # one of three classes
     def _with_own_callbacks(self, method, args, kwargs):
         """Call `fit` or `evaluate` with `Callbacks` in place of Keras's list.
 
-        Keras then leaves it to us to tell the callbacks model and parameters.
+        Keras then sets neither model nor parameters of the callbacks.
         """
         call = inspect.signature(method).bind(*args, **kwargs)
         call.apply_defaults()
@@ -111,9 +111,9 @@ class Model(_Model):  # type: ignore[misc]  # one of three classes
             self.__dict__.pop("_untold", None)
 
     def _tell_callbacks(self, iterator):
-        """Do for `Callbacks` what Keras would do at this place.
+        """Set model and parameters of `Callbacks`, as Keras does at this point.
 
-        Only here it is known how many batches an epoch has.
+        The number of batches in an epoch is known only here.
         """
         if iterator is not None and "_untold" in self.__dict__:
             callbacks, parameters = self.__dict__.pop("_untold")
@@ -127,7 +127,7 @@ class Model(_Model):  # type: ignore[misc]  # one of three classes
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ):
-        # TensorFlow's `fit` and `evaluate` call this one instead.
+        # On TensorFlow, `fit` and `evaluate` call this method instead.
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
         self._tell_callbacks(iterator)
 

@@ -1,9 +1,9 @@
-"""JAX: two operations in a form that XLA computes fast on a CPU.
+"""JAX: convolution and max pooling in a form that XLA computes fast on a CPU.
 
-JAX derives the kernel's gradient as a convolution of the image with a kernel
-as large as the output, which XLA computes slowly. The other operation is max
-pooling. All others are fast as they are: a normalization with a gradient
-written by hand was no faster than `keras_ops`, and needed more memory.
+JAX computes the kernel's gradient as a convolution of the image with a kernel
+as large as the output, which is slow in XLA. Other operations gain nothing: a
+normalization with a gradient written by hand was no faster than `keras_ops`,
+and needed more memory.
 """
 
 import functools
@@ -30,14 +30,14 @@ IMAGES_AT_A_TIME = 8
 batch_normalization: Callable = jax.jit(
     keras_ops.batch_normalization, static_argnames=("epsilon", "axis")
 )
-# A compiled step is of the whole batch, however many devices share it.
+# A compiled step has the whole batch, also on several devices.
 synchronized_batch_normalization = batch_normalization
 
 
 def relu(x: Tensor) -> Tensor:
     """As `keras_ops.relu`, also on a CPU.
 
-    There XLA's maximum of NaN and 0 may be 0.
+    On a CPU, XLA's maximum of NaN and 0 may be 0.
     """
     return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
@@ -65,7 +65,7 @@ def convolution(
         or 0 in x.shape
         or data_format != "channels_last"
         or x.shape[-1] != kernel.shape[-2]
-        # An export leaves sizes open.
+        # An export has symbolic sizes.
         or not all(isinstance(size, int) for size in x.shape)
     ):
         return keras_ops.convolution(
@@ -109,11 +109,11 @@ def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
     """Return the convolution of images with the tangent of a kernel.
 
     The convolution is a sum of matrix products, one for each row of the
-    kernel: the pixels that it meets times its weights. JAX transposes a
-    product to one of those pixels, channels first, with the gradient's. This
-    has a long inner dimension, which is fast. Nine products for a 3x3 kernel,
-    or a single one, are slower. A few images are taken at a time, so that they
-    stay in the processor's cache.
+    kernel: the input pixels under the row times its weights. In the backward
+    pass, JAX multiplies these pixels, channels first, by the output gradient.
+    This product has a long inner dimension, so it is fast. One product per
+    weight position, or a single one, is slower. A few images are processed at
+    a time, so that they stay in the processor's cache.
     """
     rows, columns, in_channels, _ = kernel.shape
     n, *size, out_channels = shape
@@ -129,7 +129,7 @@ def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
         for size, dilation in zip((rows, columns), dilation_rate, strict=True)
     )
 
-    # Otherwise JAX would keep all those pixels for the backward pass.
+    # Otherwise JAX would store all these pixels for the backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def some(_, x):
         x = jnp.pad(jnp.transpose(x, (3, 0, 1, 2)), [(0, 0), (0, 0), *border])
@@ -158,10 +158,9 @@ def max_pooling(
 ) -> Tensor:
     """As `keras_ops.max_pooling`, first over the rows, then over the columns.
 
-    At stride 2 this takes 6 comparisons for a 3x3 window and not 8. The windows
-    have three dimensions, because jax2onnx writes each dimension, those of
-    images and channels too, as one to be pooled, and onnxruntime pools three at
-    most.
+    At stride 2 this takes 6 comparisons for a 3x3 window instead of 8. The
+    windows have three dimensions, because jax2onnx exports every dimension as a
+    pooled one, even images and channels, and onnxruntime pools at most three.
     """
     if jax.default_backend() != "cpu":
         return keras_ops.max_pooling(x, size, strides, data_format)
@@ -197,7 +196,7 @@ def tensor_float32() -> bool:
 
 
 def be_deterministic() -> None:
-    """Let a GPU take kernels alone that give the same bits each time.
+    """Make a GPU use only kernels that give the same bits each time.
 
     Call this before JAX computes anything, because XLA reads its flags once.
     """
@@ -206,17 +205,17 @@ def be_deterministic() -> None:
 
 
 def full_float32() -> AbstractContextManager[object]:
-    """Context in which a GPU rounds no inputs of float32 operations."""
+    """Return a context in which a GPU does not round float32 inputs."""
     return jax.default_matmul_precision("highest")
 
 
 def share_memory() -> None:
-    """Let the threads of XLA share the memory that a process keeps on a CPU.
+    """Let XLA's threads share the memory that the process keeps on a CPU.
 
-    Call this before JAX computes anything, because its threads then have
-    memory of their own. With a plugin for accelerators this does nothing.
+    Call this before JAX computes anything, because running threads keep their
+    own memory. With a plugin for accelerators this does nothing.
     """
-    # `jax.devices()` would start JAX.
+    # `jax.devices()` would start JAX's threads.
     if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
         memory.share()
 
@@ -227,7 +226,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients."""
+    """Return a function that returns a scalar and its gradients."""
     return jax.jit(jax.value_and_grad(function))
 
 
@@ -237,5 +236,5 @@ def vectorized(function: Callable, arguments: int) -> Callable:
 
 
 def profiler(folder: str) -> AbstractContextManager[object]:
-    """Return a context that writes a trace of itself for TensorBoard."""
+    """Return a context that writes a profile for TensorBoard."""
     return jax.profiler.trace(folder)

@@ -1,8 +1,8 @@
 """JAX: several steps in one loop on the device.
 
 With `compile(steps_per_execution=N)` Keras calls the compiled step N times.
-On an accelerator a network of this package runs the N steps by one
-`jax.lax.scan`, so the host sends one program instead of N.
+On an accelerator, a network of this package runs the N steps in one
+`jax.lax.scan`, so the host launches one program instead of N.
 """
 
 import functools
@@ -19,7 +19,7 @@ from keras_resnet.backend.jax_ops import accelerators
 
 
 class Model(keras.Model):
-    """`keras.Model` whose `fit` and `evaluate` scan their steps."""
+    """`keras.Model` whose `fit` and `evaluate` run their steps in a scan."""
 
     def make_train_function(self, force: bool = False) -> None:
         self._make_function_that_scans("train_function", force)
@@ -36,18 +36,18 @@ class Model(keras.Model):
             and self.steps_per_execution > 1
             and self.jit_compile
             and not self.run_eagerly
-            # A CPU computes convolutions several times slower in a loop.
+            # On a CPU, convolutions in a loop are several times slower.
             and accelerators()
         ):
             setattr(self, name, _scanned(usual, self.steps_per_execution))
 
 
 def _scanned(function: Callable, steps: int) -> Callable:
-    """Return a train or test function that scans.
+    """Return a train or test function that runs its steps in a scan.
 
-    `function` is that of Keras: it takes the state and an iterator, runs as
-    many steps as the iterator has batches, at most `steps`, and returns the
-    logs of the last step and the state.
+    `function` is Keras's: it takes the state and an iterator, runs one step
+    for each batch of the iterator, at most `steps`, and returns the logs of
+    the last step and the state.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -64,7 +64,7 @@ def _scanned(function: Callable, steps: int) -> Callable:
         batches = list(itertools.islice(iterator, steps))
         if len(batches) == steps and len({*map(_kind, batches)}) == 1:
             return scan(state, batches)
-        # The end of the data. A loop of this length would be compiled for it.
+        # The last, smaller group. A scan would be compiled for its length.
         return function(state, iter(batches))
 
     return execute

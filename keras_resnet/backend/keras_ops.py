@@ -1,9 +1,9 @@
-"""The operations of the layers in terms of `keras.ops`, for any backend.
+"""The layers' operations in terms of `keras.ops`, for every backend.
 
 Images `x` are 4-D tensors in the order of `data_format`. Kernels are `(rows,
 columns, in_channels / groups, out_channels)`. Statistics, scales `gamma` and
 offsets `beta` and `bias` are `(channels,)`. The `axis` of the channels is 1, 3
-or -1. Strides, sizes, margins and dilation rates are of rows and columns.
+or -1. Strides, sizes, margins and dilation rates are pairs (rows, columns).
 """
 
 import functools
@@ -25,10 +25,10 @@ def convolution(
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
-    """Convolve an image that is padded by `margins` zeros on both sides."""
+    """Convolve images with `margins` zeros of padding on both sides."""
     padding = "valid"
     if max(strides) == 1:
-        # Here "same" pads alike on both sides, without a copy of the image.
+        # At stride 1, "same" pads both sides equally and copies no image.
         padding = "same"
     elif max(margins) > 0:
         x = ops.pad(x, border(margins, data_format))
@@ -44,7 +44,7 @@ def convolution(
 
 
 def add_bias(x: Tensor, bias: Tensor | None, data_format: str) -> Tensor:
-    """Add the offset of each channel to an image; `None` adds nothing."""
+    """Add an offset to each channel of images. `None` adds nothing."""
     if bias is None:
         return x
     if data_format == "channels_first":
@@ -63,7 +63,7 @@ def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
 def max_pooling(
     x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
 ) -> Tensor:
-    """Take the maxima in odd windows of an image, padded on both sides."""
+    """Return the maxima in odd windows of images, padded on both sides."""
     margins = [k // 2 for k in size]
     dtype = keras.backend.standardize_dtype(x.dtype)
     lowest = np.iinfo(dtype).min if "int" in dtype else -float("inf")
@@ -84,10 +84,10 @@ def batch_normalization(
     axis: int,
     synchronized: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize by the statistics of the batch, or of those of all devices.
+    """Normalize by the statistics of the batch, or of all devices' batches.
 
     Returns:
-        Tuple of the normalized image, in the dtype of `x`, and the mean and
+        Tuple of the normalized images, in the dtype of `x`, and the mean and
         the biased variance of each channel, in the dtype of `gamma`.
     """
     axes = (0, 2, 3) if axis == 1 else (0, 1, 2)
@@ -116,7 +116,7 @@ def normalization(
     epsilon: float,
     axis: int,
 ) -> Tensor:
-    """Normalize by given statistics. The image keeps its dtype."""
+    """Normalize by given statistics. The images keep their dtype."""
     y = ops.batch_normalization(
         ops.cast(x, gamma.dtype), mean, variance, axis, beta, gamma, epsilon
     )
@@ -124,17 +124,17 @@ def normalization(
 
 
 def relu(x: Tensor) -> Tensor:
-    """Return the positive part of a tensor, NaN where it is NaN."""
+    """Return the positive part of a tensor, and NaN for NaN."""
     return ops.relu(x)
 
 
 def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
-    """Return a tensor of an array, on the device of another tensor."""
+    """Return an array as a tensor on the device of `reference`."""
     return ops.convert_to_tensor(array)
 
 
 def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
-    """Return the `pad_width` of `ops.pad` for margins of rows and columns."""
+    """Return the `pad_width` of `ops.pad` for these margins."""
     rows, columns = ([margin, margin] for margin in margins)
     if data_format == "channels_last":
         return [[0, 0], rows, columns, [0, 0]]

@@ -1,9 +1,9 @@
-"""Logs of a batch that callbacks read when they look at them.
+"""Logs of a batch that are copied from the device when a callback reads them.
 
-Keras reads all logs of each batch, and each reading waits for the device: no
-step is sent to a GPU before the last one is done. If all callbacks are
-`async_safe`, Keras reads in threads of its own instead, and calls the callbacks
-there: too late to stop after an exact step, and in any order.
+Keras reads all logs after each batch, and waits for the device each time, so a
+GPU gets no step before the last one is done. If all callbacks are `async_safe`,
+Keras instead reads the logs and calls the callbacks in other threads. That is
+in any order, and too late to stop after an exact step.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ INTERVAL = 0.05
 
 
 class UnreadLogs(dict[str, Any]):
-    """A dictionary of logs, each read from the device at its first use.
+    """Dictionary of logs, each copied from the device at its first use.
 
-    As in Keras, logs within logs are flattened, and numbers are floats.
+    As in Keras, nested logs are flattened, and numbers are floats.
     """
 
     def __init__(self, logs: Mapping[str, Any] | None) -> None:
@@ -32,8 +32,8 @@ class UnreadLogs(dict[str, Any]):
             if isinstance(value, dict):
                 self._take(value)
             else:
-                # A callback may keep the logs, but not what autograd has
-                # recorded of a whole step.
+                # Otherwise logs that a callback keeps would also keep the
+                # autograd graph of the whole step.
                 if getattr(value, "requires_grad", False):
                     value = value.detach()
                 self[name] = value
@@ -72,7 +72,7 @@ class UnreadLogs(dict[str, Any]):
 class Callbacks(keras.callbacks.CallbackList):
     """Callbacks that get `UnreadLogs` after each batch of `fit` and `evaluate`.
 
-    They are called in order, in the thread that trains.
+    They are called in order, in the training thread.
     """
 
     _shown = 0.0
@@ -93,7 +93,7 @@ class Callbacks(keras.callbacks.CallbackList):
             callback.on_test_batch_end(batch, logs=self._of(callback, unread))
 
     def _of(self, callback, logs):
-        """Return no logs for a callback of Keras that would not show them."""
+        """Return the logs, or `{}` for a Keras callback that ignores them."""
         if isinstance(callback, keras.callbacks.ProgbarLogger):
             now = time.monotonic()
             if now - self._shown < INTERVAL:

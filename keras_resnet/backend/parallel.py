@@ -1,4 +1,4 @@
-"""State of a process that trains beside others, for layers and models.
+"""Global state of parallel training, for layers and models.
 
 The `scope` of `keras_resnet.devices` sets it.
 """
@@ -6,7 +6,7 @@ The `scope` of `keras_resnet.devices` sets it.
 import contextlib
 from collections.abc import Iterator
 
-# Whether normalization takes its statistics over the batches of all devices.
+# Whether normalization uses the statistics of the batches of all devices.
 synchronized = False
 # Number of processes that exchange gradients without an engine of Keras.
 processes = 1

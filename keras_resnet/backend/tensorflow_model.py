@@ -1,4 +1,4 @@
-"""TensorFlow: models that are exported with their constants."""
+"""TensorFlow: export of models with their constants."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 class Model(keras.Model):
-    """`keras.Model` whose export holds the constants of its layers."""
+    """`keras.Model` whose export includes the constants of its layers."""
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         with self._constants_as_arrays():
@@ -17,10 +17,10 @@ class Model(keras.Model):
 
     @contextlib.contextmanager
     def _constants_as_arrays(self) -> Iterator[None]:
-        """Hold arrays in place of tensors that are no variables.
+        """Replace tensors that are not variables by NumPy arrays.
 
-        `keras.layers.Normalization` has such tensors, and tf2onnx would make
-        inputs of them.
+        `keras.layers.Normalization` has such tensors, and tf2onnx would turn
+        them into inputs.
         """
         tensors = [
             (vars(layer), name, value)

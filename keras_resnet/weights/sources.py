@@ -266,7 +266,7 @@ def _transposed(naming, path, value, axes):
 
 
 def channel_order(channels: Sequence[int]) -> list[np.ndarray]:
-    """Return the index in akamaster's networks of each of our channels.
+    """Return the number of each of our channels in akamaster's networks.
 
     In a wider stage, their option A puts half of the zero channels before the
     old channels and half after them. Ours puts all of them after. Both

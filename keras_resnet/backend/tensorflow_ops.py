@@ -1,9 +1,9 @@
 """TensorFlow: fused normalization, and padding inside the convolution.
 
-Keras normalizes by `tf.nn.moments` and arithmetic, and copies an image to pad
-it for a strided convolution. On one core, with freed memory kept, a training
-step of ResNet-20, batch 128, is 1.47 times as fast as with Keras's layers, and
-inference of ResNet-50 1.12 times (docs/results/benchmarks).
+Keras normalizes by `tf.nn.moments` and several operations, and copies images to
+pad them for a strided convolution. On one core, with freed memory kept, a
+training step of ResNet-20, batch 128, is 1.47 times as fast as with Keras's
+layers, and inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
 
 import contextlib
@@ -35,17 +35,17 @@ def convolution(
             lambda x: convolution(x, kernel, bias, *geometry, "channels_last"),
             x,
         )
-    # Keras convolves groups on a CPU, and `tf.nn.conv2d` does not.
+    # On a CPU, Keras supports grouped convolutions; `tf.nn.conv2d` does not.
     if first or x.shape[-1] != kernel.shape[-2]:
         return keras_ops.convolution(x, kernel, bias, *geometry, data_format)
     if max(kernel.shape[:2]) == 1 and max(strides) > 1:
         # Subsampled first, because on a CPU the filter gradient of a strided
-        # 1x1 convolution writes beyond its memory where there are fewer than
-        # 16 channels and an odd number of images (TensorFlow 2.21).
+        # 1x1 convolution writes out of bounds with fewer than 16 channels and
+        # an odd number of images (TensorFlow 2.21).
         x = subsample(x, strides, data_format)
         strides = (1, 1)
-    # At stride 1 both are the same zeros. oneDNN does not compute gradients
-    # with explicit padding, and the other kernels can take three times as long.
+    # At stride 1, "SAME" pads the same zeros and has faster gradients: oneDNN
+    # has none for explicit padding, and other kernels can take 3 times as long.
     same = max(strides) == 1
     y = tf.nn.conv2d(
         x,
@@ -60,7 +60,7 @@ def convolution(
 def subsample(x: Tensor, strides: Sequence[int], data_format: str) -> Tensor:
     """As `keras_ops.subsample`, by average pooling of one pixel.
 
-    TensorFlow's strided slice takes several times as long.
+    A strided slice of TensorFlow takes several times as long.
     """
     if data_format == "channels_first":
         return keras_ops.subsample(x, strides, data_format)
@@ -95,7 +95,7 @@ def batch_normalization(
         data_format="NCHW" if axis == 1 else "NHWC",
         is_training=True,
     )
-    # The operation returns the unbiased variance. Keras's is biased.
+    # The operation returns the unbiased variance, but Keras uses the biased.
     n = tf.cast(tf.size(x) // tf.shape(x)[axis], variance.dtype)
     variance *= tf.maximum(n - 1, 1) / n
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
@@ -130,17 +130,17 @@ def normalization(
 def relu(x: Tensor) -> Tensor:
     """As `keras_ops.relu`, also in graphs on a CPU.
 
-    There TensorFlow 2.21 joins a ReLU with the normalization or the
-    convolution before it, and the joint operation returns 0 for NaN.
+    There TensorFlow 2.21 fuses a ReLU with the normalization or the
+    convolution before it, and the fused operation returns 0 for NaN.
     """
-    # Nothing is joined across this operation, which copies nothing.
+    # `ensure_shape` prevents this fusion, and copies nothing.
     return tf.nn.relu(tf.ensure_shape(x, x.shape))
 
 
 def _is_fused(x, gamma, axis):
-    """Return whether TensorFlow has a fused normalization for this image.
+    """Return whether TensorFlow has a fused normalization for these images.
 
-    The image may have half precision, but the weights must be float32.
+    Images may have half precision, but the weights must be float32.
     """
     return (
         x.dtype != tf.float64
@@ -150,7 +150,7 @@ def _is_fused(x, gamma, axis):
 
 
 def _has_gpu():
-    """Return whether there is a GPU. The kernels of a CPU take NHWC alone."""
+    """Return whether there is a GPU. CPU kernels support only NHWC."""
     return bool(tf.config.list_logical_devices("GPU"))
 
 
@@ -174,13 +174,13 @@ def tensor_float32() -> bool:
 
 
 def be_deterministic() -> None:
-    """Let a GPU take kernels alone that give the same bits each time."""
+    """Make a GPU use only kernels that give the same bits each time."""
     tf.config.experimental.enable_op_determinism()
 
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Context in which a GPU rounds no inputs of float32 operations."""
+    """Return a context in which a GPU does not round float32 inputs."""
     before = tensor_float32()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -195,7 +195,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients."""
+    """Return a function that returns a scalar and its gradients."""
 
     @tf.function(autograph=False)
     def run(values, *inputs):
@@ -210,5 +210,5 @@ def value_and_gradients(function: Callable) -> Callable:
 
 
 def profiler(folder: str) -> AbstractContextManager[object]:
-    """Return a context that writes a trace of itself for TensorBoard."""
+    """Return a context that writes a profile for TensorBoard."""
     return tf.profiler.experimental.Profile(folder)

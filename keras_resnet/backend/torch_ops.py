@@ -1,11 +1,11 @@
-"""PyTorch: views of images in another order of axes, without copies.
+"""PyTorch: permuted views of images in place of copies.
 
-Keras copies a channels-last image into another order before and after each
-convolution and pooling, and normalizes by a dozen operations in float32. A
-permuted view of the image has the memory format that PyTorch calls channels
-last, and PyTorch's kernels take it without a copy. With this and the replay of
-`torch.graph` a training step of ResNet-20 on one core is 1.9 times as fast as
-with Keras's layers in batches of 128, and 2.7 times in batches of 2
+Keras copies channels-last images into another order of axes before and after
+each convolution and pooling, and normalizes by a dozen operations in float32.
+A permuted view of the images has PyTorch's memory format channels last, so
+PyTorch's kernels need no copy. With this and the replay of `torch.graph`, a
+training step of ResNet-20 on one core is 1.9 times as fast as with Keras's
+layers in batches of 128, and 2.7 times in batches of 2
 (docs/results/benchmarks).
 """
 
@@ -39,8 +39,8 @@ def convolution(
     x = channels_first_view(x, last)
     kernel = kernel.permute(3, 2, 0, 1)
     if last and not torch._C._functorch.is_batchedtensor(kernel):
-        # This copies nothing after `lay_out_kernel`. The kernels of
-        # `vectorized` have no memory format.
+        # After `lay_out_kernel` this copies nothing. Under `vectorized`,
+        # kernels have no memory format.
         kernel = kernel.contiguous(memory_format=torch.channels_last)
     y = torch.nn.functional.conv2d(
         x,
@@ -73,7 +73,7 @@ def batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `keras_ops.batch_normalization`, in one fused operation."""
     last = axis != 1
-    # Unlike `torch.native_batch_norm` it takes cuDNN's on a GPU, and unlike
+    # Unlike `torch.native_batch_norm` this uses cuDNN on a GPU, and unlike
     # `torch.nn.functional.batch_norm` it returns the statistics.
     y, mean, inverse_deviation, _, _ = torch._batch_norm_impl_index(
         channels_first_view(x, last),
@@ -86,7 +86,7 @@ def batch_normalization(
         epsilon,
         torch.backends.cudnn.enabled,
     )
-    # Only a trace under mixed precision has another dtype here.
+    # The dtype differs only in a trace under mixed precision.
     mean = mean.detach().to(gamma.dtype)
     inverse_deviation = inverse_deviation.detach().to(gamma.dtype)
     variance = inverse_deviation**-2 - epsilon
@@ -129,10 +129,10 @@ def normalization(
 
 
 def lay_out_kernel(kernel: keras.Variable) -> None:
-    """Lay out a kernel in memory as PyTorch's convolutions read it.
+    """Store a kernel in the memory format that PyTorch's convolutions use.
 
-    Its shape and values stay. Otherwise `convolution` would copy the kernel at
-    every step, and its gradient would be in another order than the kernel.
+    Its shape and values stay the same. Otherwise `convolution` would copy the
+    kernel at every step, and kernel and gradient would differ in format.
     """
     with torch.no_grad():
         kernel.value.data = (
@@ -143,7 +143,7 @@ def lay_out_kernel(kernel: keras.Variable) -> None:
 
 
 def lay_out_like(variable: keras.Variable, reference: keras.Variable) -> None:
-    """Lay out a variable in memory like another one of the same shape."""
+    """Store a variable in the memory format of `reference`, of equal shape."""
     with torch.no_grad():
         variable.value.data = torch.empty_like(reference.value.data).copy_(
             variable.value.data
@@ -161,14 +161,14 @@ def sgd_step(
     decay: float,
     correction: bool,
 ) -> None:
-    """Take a step of SGD for all weights at once, see `CoupledSGD`.
+    """Take a step of SGD for all weights at once: see `CoupledSGD`.
 
-    The learning rate stays on the device, because reading it would wait for
-    the GPU.
+    The learning rate stays on the device, because the host would have to wait
+    for the GPU to read it.
     """
     if decay:
         gradients = torch._foreach_add(gradients, values, alpha=decay)
-    # With the correction, velocities sum gradients without the rate.
+    # With the correction, velocities do not include the learning rate.
     inside, outside = -learning_rate, None
     if correction:
         inside, outside = -1.0, learning_rate
@@ -189,19 +189,19 @@ def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
     """As `keras_ops.to_device`, without waiting for a GPU."""
     tensor = torch.from_numpy(array)
     if reference.device.type == "cuda":
-        # Only from pinned memory a GPU copies while the host goes on.
+        # Only copies from pinned memory run while the host continues.
         tensor = tensor.pin_memory()
     return tensor.to(reference.device, non_blocking=True)
 
 
 def channels_first_view(x: Tensor, last: bool) -> Tensor:
-    """Return a view with channels first of an image that may have them last."""
+    """Return a channels-first view of images. `last`: `x` is channels last."""
     return x.permute(0, 3, 1, 2) if last else x
 
 
 def accelerators() -> list[str]:
     """Return the names of the accelerators that Keras computes on."""
-    # `KERAS_TORCH_DEVICE`, or else the first kind that there is.
+    # The device of `KERAS_TORCH_DEVICE`, else the first kind available.
     kind = ops.zeros(()).device.type
     if kind == "cpu":
         return []
@@ -218,15 +218,15 @@ def tensor_float32() -> bool:
 
 
 def be_deterministic() -> None:
-    """Let a GPU take kernels alone that give the same bits each time."""
-    # cuBLAS reads it when it is first used.
+    """Make a GPU use only kernels that give the same bits each time."""
+    # cuBLAS reads this variable at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Context in which a GPU rounds no inputs of float32 operations."""
+    """Return a context in which a GPU does not round float32 inputs."""
     kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = [kind.fp32_precision for kind in kinds]
     try:
@@ -239,12 +239,12 @@ def full_float32() -> Iterator[None]:
 
 
 def compiled(function: Callable) -> Callable:
-    """Return a pure function of tensors that records no gradients."""
+    """Return a pure function of tensors, without autograd."""
     return torch.no_grad()(function)
 
 
 def value_and_gradients(function: Callable) -> Callable:
-    """Return a function that gives a scalar and its gradients."""
+    """Return a function that returns a scalar and its gradients."""
 
     def run(values, *inputs):
         values = [value.detach().requires_grad_() for value in values]
@@ -264,7 +264,7 @@ def vectorized(function: Callable, arguments: int) -> Callable:
 
 
 def profiler(folder: str) -> AbstractContextManager[object]:
-    """Return a context that writes a trace of itself for TensorBoard."""
+    """Return a context that writes a profile for TensorBoard."""
     return torch.profiler.profile(
         on_trace_ready=torch.profiler.tensorboard_trace_handler(folder)
     )

@@ -1,7 +1,7 @@
-"""PyTorch: the exchange between processes that train one model.
+"""PyTorch: communication between processes that train one model.
 
-`torch.nn.parallel.DistributedDataParallel` exchanges gradients, and
-`torch.distributed` the statistics of normalization and of metrics.
+`torch.nn.parallel.DistributedDataParallel` exchanges gradients.
+`torch.distributed` exchanges the statistics of normalization and metrics.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ class SynchronizedNormalization(torch.autograd.Function):
     """Normalization by the statistics of the images of all processes.
 
     `torch.nn.SyncBatchNorm` needs GPUs, and returns no statistics.
-    All processes must have equally many images.
+    All processes must have the same number of images.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the image, and mean and biased variance by channel."""
+        """Return normalized images, and each channel's mean and variance."""
         wide = x.to(gamma.dtype)
         variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
-        # A sum of squares would lose digits where the mean is large.
+        # A sum of squares would lose precision if the mean is large.
         mine = torch.stack([mean, variance])
         parts = [mine.clone() for _ in range(distributed.get_world_size())]
         distributed.all_gather(parts, mine)
@@ -49,11 +49,11 @@ class SynchronizedNormalization(torch.autograd.Function):
     def backward(
         ctx: Any, by_y: Tensor, *_: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients by the arguments of `forward`.
+        """Return the gradients with respect to the arguments of `forward`.
 
-        That by `x` is of the sum of all processes' losses, those by `gamma`
-        and `beta` of this process's loss, because `DistributedDataParallel`
-        exchanges the gradients of all weights.
+        The gradient of `x` is for the sum of all processes' losses. Those of
+        `gamma` and `beta` are for this process's loss only, because
+        `DistributedDataParallel` averages the gradients of all weights.
         """
         wide, mean, variance, gamma = ctx.saved_tensors
         shape = (1, -1, 1, 1)
@@ -73,9 +73,9 @@ class SynchronizedNormalization(torch.autograd.Function):
 
 
 class Exchange:
-    """Exchange between processes in each step of a model's training.
+    """Communication between processes in each step of a model's training.
 
-    The weights of the model become those of the first process.
+    The model's weights are overwritten by those of the first process.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -88,13 +88,13 @@ class Exchange:
             and layer.trainable
             for statistic in (layer.moving_mean, layer.moving_variance)
         ]
-        # It averages gradients. Moving statistics are not its buffers.
+        # It averages gradients, but not the moving statistics.
         self.wrapper: torch.nn.Module = (
             torch.nn.parallel.DistributedDataParallel(model)
         )
 
     def holds(self) -> bool:
-        """Return whether the same weights are still trained."""
+        """Return whether the trainable weights are still the same."""
         trained = [v.value for v in self._model.trainable_variables]
         return len(trained) == len(self._trained) and all(
             a is b for a, b in zip(trained, self._trained, strict=True)
@@ -119,7 +119,7 @@ class Exchange:
 def summed(variables: Sequence[keras.Variable]) -> Iterator[None]:
     """Return a context in which variables of metrics are sums over processes.
 
-    They have their own values again after the context.
+    After the context they have their previous values.
     """
     others = [v.path for v in variables if v.aggregation != "sum"]
     if others:

@@ -1,12 +1,13 @@
-"""Training on several devices, by the engine of each backend.
+"""Training on several devices, by each backend's own engine.
 
     devices = keras_resnet.devices.use("all")
     model = devices.model(build)
     with devices.scope():
         model.fit(...)
 
-JAX: `keras.distribution.DataParallel`, on one machine and on many.
-PyTorch: `torch.nn.parallel.DistributedDataParallel` under torchrun, likewise.
+JAX: `keras.distribution.DataParallel`, on one or several machines.
+PyTorch: `torch.nn.parallel.DistributedDataParallel`, started by torchrun, on
+one or several machines.
 TensorFlow: `tf.distribute.MirroredStrategy`, on one machine.
 """
 
@@ -30,30 +31,29 @@ def use(
 ) -> Devices:
     """Make this process train on several devices, or on one.
 
-    Call it before anything is computed. If several processes were started for
-    one run, each of them must call this, and then do the same as the others.
-    On JAX without a plugin for accelerators, all threads of this process
-    allocate from the same memory from here on (docs/performance.md).
+    Call it before anything is computed. If a run has several processes, each
+    must call this, and then do the same as the others. On JAX without a plugin
+    for accelerators, all threads of this process then share one memory arena
+    (docs/performance.md).
 
     Args:
         devices: `None` (default) for one device; `"all"`; or an integer, the
             number of devices of all processes together.
-        synchronized: Boolean, whether normalization takes its statistics over
-            the whole batch, so that the numbers are those of one device.
+        synchronized: Boolean, whether normalization uses statistics of the
+            whole batch, so that the numbers equal those of one device.
             Defaults to `True`. `False` normalizes each device's shard of a
-            batch by itself, without communication; JAX does not have it.
-        deterministic: Boolean, whether a GPU takes kernels alone that give
-            the same bits each time, which are slower. Defaults to `False`: on
-            a GPU two runs of one seed then differ by rounding. On a CPU they
-            are equal either way. `True` needs a seed on TensorFlow: call
+            batch separately, without communication; JAX does not support it.
+        deterministic: Boolean, whether a GPU uses only kernels that give the
+            same bits each time, which are slower. Defaults to `False`: on a
+            GPU, two runs with one seed then differ by rounding. On a CPU they
+            are always equal. `True` needs a seed on TensorFlow: call
             `keras.utils.set_random_seed`.
 
     Returns:
         A `Devices`.
 
     Raises:
-        DevicesError: If there are no such devices, or they cannot train
-            together.
+        DevicesError: If the devices do not exist or cannot train together.
     """
     if backend.share_memory is not None:
         backend.share_memory()

@@ -11,8 +11,8 @@ import keras
 
 from keras_resnet.blocks import BatchNormalization
 
-# The number of processes that were started for one run is in one of these:
-# Keras's own variable, torchrun's, that of Slurm's `srun`, and Open MPI's.
+# Environment variables with the number of processes of a run: of Keras,
+# torchrun, Slurm's `srun` and Open MPI.
 _LAUNCHERS = (
     "KERAS_DISTRIBUTION_NUM_PROCESSES",
     "WORLD_SIZE",
@@ -22,20 +22,20 @@ _LAUNCHERS = (
 
 
 class DevicesError(RuntimeError):
-    """The devices that were asked for cannot train together."""
+    """The requested devices cannot train together."""
 
 
 def launched() -> int:
-    """Return the number of processes that were started together, or 1."""
+    """Return the number of processes of this run, at least 1."""
     return max(int(os.environ.get(name) or 1) for name in _LAUNCHERS)
 
 
 @contextlib.contextmanager
 def undistributed() -> Iterator[None]:
-    """Context in which new variables belong to this process alone.
+    """Return a context in which new variables belong only to this process.
 
-    Keras makes an optimizer even when it saves a model, to compare with.
-    Under a distribution on JAX, all processes would have to make it.
+    Keras creates an optimizer for comparison when it saves a model. Under a
+    distribution on JAX, all processes would have to create it.
     """
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -48,15 +48,15 @@ def undistributed() -> Iterator[None]:
 class Devices:
     """One device, or several that train one model together.
 
-    This class is one device in one process. Its subclasses are engines for
-    several: every device has all weights and takes its shard of each batch.
+    This class is for one device in one process. Its subclasses are engines for
+    several devices: each has all weights, and gets its shard of each batch.
 
     Attributes:
         count: Integer, number of devices.
-        processes: Integer, number of processes that they belong to.
+        processes: Integer, number of processes with these devices.
         process: Integer, the index of this process, from 0.
-        synchronized: Boolean, whether normalization takes its statistics over
-            the whole batch, so that numbers are those of one device.
+        synchronized: Boolean, whether normalization uses statistics of the
+            whole batch, so that the numbers equal those of one device.
     """
 
     count: int = 1
@@ -66,21 +66,21 @@ class Devices:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """Whether this process is the one that writes files and prints."""
         return self.process == 0
 
     @property
     def shard(self) -> tuple[int, int]:
-        """The shard of each batch that this process feeds, `(i, k)`."""
+        """The shard of each batch for this process: `(process, processes)`."""
         return self.process, self.processes
 
     @property
     def pad_to_multiple_of(self) -> int | None:
-        """The devices that evaluation batches are padded for, or `None`."""
+        """Divisor that evaluation batches are padded to, `None` for none."""
         return None if self.count == 1 else self.count
 
     def describe(self) -> dict[str, Any]:
-        """Return the description of the devices in a run's result, for JSON."""
+        """Return a description of the devices for a run's result, for JSON."""
         normalization = "synchronized" if self.synchronized else "per device"
         return {
             "count": self.count,
@@ -89,7 +89,7 @@ class Devices:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that change a run's numbers, for JSON."""
+        """Return the settings that change a run's numbers, as JSON data."""
         if self.synchronized:
             return {}
         return {"normalization": f"per device, {self.count} devices"}
@@ -144,19 +144,19 @@ class Devices:
                 )
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
-        """Context in which a model for these devices is made and trained."""
+        """Return a context in which to build and train a model on them."""
         return contextlib.nullcontext()
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Context in which this process computes by itself."""
+        """Return a context in which this process computes by itself."""
         return undistributed()
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """Return the result of a function that the first process alone calls.
+        """Call a function in the first process, and return its result in all.
 
-        All processes must call this method, and all get the result, which must
-        be one that can be pickled. If the function fails, the first process
-        raises its error, and the others exit with status 1.
+        All processes must call this method. The result must be picklable. If
+        the function fails, the first process raises its error, and the others
+        exit with status 1.
         """
         if self.processes == 1:
             return function()
@@ -194,7 +194,7 @@ class Devices:
         build: Callable[[], keras.Model],
         load: Callable[[], keras.Model | None] = lambda: None,
     ) -> keras.Model:
-        """Make a model on these devices, the same on all of them.
+        """Build or load a model, with the same values on all devices.
 
         Only the first process calls `load`, so the others need no files.
 

@@ -1,7 +1,7 @@
 """JAX: `keras.distribution.DataParallel`, over `jax.distributed`.
 
-The compiled step is that of the whole batch, and the compiler adds the
-communication of the devices. Normalization is therefore always over the whole
+The step is compiled for the whole batch, and the compiler adds the
+communication between devices. Therefore normalization always uses the whole
 batch.
 """
 
@@ -42,7 +42,7 @@ def _join() -> None:
         if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
             keras.distribution.initialize()
         else:
-            # JAX asks Slurm, Open MPI or a Cloud TPU.
+            # JAX gets the addresses from Slurm, Open MPI or a Cloud TPU.
             jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
         raise DevicesError(
@@ -60,7 +60,7 @@ class JaxDevices(Devices):
         self.count: int = len(names)
         self.processes: int = jax.process_count()
         self.process: int = jax.process_index()
-        # Each process feeds only its own shard: see `Devices.shard`.
+        # Each process reads only its own shard: see `Devices.shard`.
         self._distribution = keras.distribution.DataParallel(
             devices=names, auto_shard_dataset=False
         )
@@ -72,7 +72,7 @@ class JaxDevices(Devices):
         from jax.experimental import multihost_utils
 
         size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
-        # Arrays must have one shape, and processes differ in their bytes.
+        # All arrays must have the same shape, so the data are resized.
         array = np.resize(np.frombuffer(data, "uint8"), int(size))
         return multihost_utils.broadcast_one_to_all(array).tobytes()
 

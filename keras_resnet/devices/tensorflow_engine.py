@@ -1,7 +1,7 @@
 """TensorFlow: `tf.distribute.MirroredStrategy`, all GPUs of one machine.
 
-Its engine for many machines, `MultiWorkerMirroredStrategy`, fails in the `fit`
-of Keras 3 (https://github.com/keras-team/keras/issues/20585).
+TensorFlow's engine for several machines, `MultiWorkerMirroredStrategy`, fails
+in `fit` of Keras 3 (https://github.com/keras-team/keras/issues/20585).
 """
 
 import contextlib

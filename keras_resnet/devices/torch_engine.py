@@ -1,7 +1,7 @@
-"""PyTorch: `DistributedDataParallel`, in the processes that torchrun starts.
+"""PyTorch: `DistributedDataParallel`, in processes started by torchrun.
 
-Each device has one process. Keras's `fit` does not support this: the `Model`
-of `keras_resnet.backend.torch.graph` adds the missing steps.
+Each device has one process. Keras's `fit` does not support this, so `Model` of
+`keras_resnet.backend.torch.graph` adds the missing steps.
 """
 
 import atexit
@@ -43,13 +43,13 @@ def start(count: int | None, synchronized: bool) -> Devices:
                 f"torchrun started more processes than the {here} GPUs of "
                 f"this machine: give it --nproc-per-node={here}"
             )
-        # Keras's "cuda" is the current device.
+        # Keras uses the current device for "cuda".
         torch.cuda.set_device(local)
     return TorchDevices(synchronized)
 
 
-# The first process may prepare a dataset for hours while the others wait.
-# PyTorch would end them after ten minutes.
+# The first process may prepare a dataset for hours while the others wait, and
+# PyTorch's own limit of ten minutes would stop them.
 TIMEOUT = datetime.timedelta(days=2)
 
 
@@ -59,7 +59,7 @@ class TorchDevices(Devices):
     def __init__(self, synchronized: bool) -> None:
         backend, device = "gloo", None
         if torch.cuda.is_available():
-            # What is pickled needs no GPU.
+            # Pickled objects are exchanged on the CPU, by Gloo.
             backend = "cpu:gloo,cuda:nccl"
             device = torch.device("cuda", torch.cuda.current_device())
         torch.distributed.init_process_group(

@@ -1,1 +1,1 @@
-"""Replay of a model's graph: `graph` traces it, `program` runs it."""
+"""Replay of a model's graph: `graph` traces it, `program` optimizes it."""

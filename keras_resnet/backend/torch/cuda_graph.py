@@ -1,9 +1,9 @@
 """PyTorch: the whole training step as one CUDA graph.
 
-A training step is hundreds of kernels, and the host needs longer to launch a
-short one than a GPU to run it. A CUDA graph records the kernels of a step, and
-the host launches them at once, without Python. They read and write the same
-memory each time.
+A training step has hundreds of kernels, and the host needs more time to launch
+a short kernel than the GPU to run it. A CUDA graph records the kernels of a
+step, and the host launches all of them at once, without Python. They read and
+write the same memory each time.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from keras_resnet.backend import parallel
 from keras_resnet.backend.torch import numbers
 from keras_resnet.types import Schedule, Tensor
 
-# Successive steps of one kind before the next one is recorded. The third is
-# traced, and the fourth lets libraries allocate what they need beside it.
+# Successive steps of one kind before one is recorded. The third is traced. The
+# fourth runs on the recording's stream, where libraries allocate workspaces.
 WARM_UP_STEPS = 4
 
 
@@ -34,7 +34,7 @@ class Recorder:
         self._stream = torch.cuda.Stream()
 
     def warm_up(self, function: Callable) -> Any:
-        """Run a function where `record` will, and return its result."""
+        """Run a function on the recording's stream, and return its result."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             result = function()
@@ -46,25 +46,25 @@ class Recorder:
         with torch.cuda.graph(
             self._graph,
             stream=self._stream,
-            # Other threads may use the GPU meanwhile, to pin batches.
+            # Other threads may use the GPU, for example to pin batches.
             capture_error_mode="thread_local",
         ):
             return function()
 
     def replay(self) -> None:
-        """Run the kernels, which write the values of the result."""
+        """Run the kernels, which overwrite the tensors of the result."""
         self._graph.replay()
 
 
 class TrainingStep:
     """A training step, recorded once and replayed if possible.
 
-    A recording holds for one kind of batch, and as long as all variables stay
-    where they are. Other batches, such as a smaller last one, run as usual.
+    A recording is valid for one kind of batch, while all variables keep their
+    memory. Other batches, such as a smaller last one, run without it.
 
     Args:
         model: A `graph.Model`.
-        replay: Its `graph.Replay`. Only what has a trace is recorded.
+        replay: Its `graph.Replay`. Only steps with a trace are recorded.
         step: Callable, Keras's `train_function` of the model.
     """
 
@@ -91,7 +91,7 @@ class TrainingStep:
                 self._refuse(reason)
         batch = tree.map_structure(self._to_device, data[0])
         if not any(v.trainable for v in self._variables):
-            # Keras then counts no step.
+            # Keras then does not increment `iterations`.
             return self._step([batch])
         with self._rate.on_device():
             return self._run(batch)
@@ -105,7 +105,7 @@ class TrainingStep:
         if kind is None or self._times < WARM_UP_STEPS:
             return self._step([batch])
         if self._times == WARM_UP_STEPS:
-            # This frees the memory of a recording of another kind.
+            # This frees the memory of the recording for another kind.
             self._recording, self._recorder = None, Recorder()
             return self._recorder.warm_up(lambda: self._step([batch]))
         try:
@@ -124,16 +124,16 @@ class TrainingStep:
         logs = self._recorder.record(lambda: self._step([buffers]))
         if self._kind(buffers) != kind:
             raise RuntimeError("its variables or its batches have moved")
-        # The kernels read these tensors, which others may drop.
+        # References that keep these tensors alive, because kernels read them.
         read = [*numbers.made(), *self._replay.traces()]
         return _Recording(kind, buffers, self._recorder, logs, read)
 
     def _kind(self, batch):
-        """Return what a recording holds for, `None` if there can be none."""
+        """Return the kind of a batch, or `None` if it cannot be recorded."""
         leaves = [leaf for leaf in tree.flatten(batch) if leaf is not None]
         values = [v._value for v in self._variables]
         if not all(type(leaf) is torch.Tensor for leaf in leaves) or any(
-            # A recording would leave out functions of the user.
+            # A recording would omit the user's hooks.
             v._backward_hooks or v._post_accumulate_grad_hooks
             for v in values
         ):
@@ -155,7 +155,7 @@ class TrainingStep:
 
     def _refuse(self, reason):
         self._refused = True
-        # The other processes would repeat the first one.
+        # Only the first process warns.
         if parallel.processes == 1 or torch.distributed.get_rank() == 0:
             warnings.warn(
                 f"{self._model.name} trains without a CUDA graph, somewhat "
@@ -165,7 +165,7 @@ class TrainingStep:
 
 
 class _Recording:
-    """A recorded step, for batches of one kind."""
+    """Recorded step, for batches of one kind."""
 
     def __init__(self, kind, buffers, recorder, logs, read):
         self.kind = kind
@@ -182,14 +182,14 @@ class _Recording:
             if buffer is not None:
                 buffer.copy_(value)
         self._recorder.replay()
-        # A callback may read them when the next step has overwritten these.
+        # Copied, because a callback may read them after the next step.
         return tree.map_structure(_copy, self._logs)
 
 
 class _Rate:
-    """A learning rate that the host computes and the device holds.
+    """Learning rate that is computed on the host and stored on the device.
 
-    Steps that are not recorded take it too, because a GPU may round a schedule
+    Steps without recording use it too, because a GPU may round a schedule
     differently, and a resumed training begins with such steps.
     """
 
@@ -201,7 +201,7 @@ class _Rate:
 
     @contextlib.contextmanager
     def on_device(self) -> Iterator[None]:
-        """Return a context of one step, in which no schedule is computed."""
+        """Return a context of one step, in which the schedule is a constant."""
         attributes = vars(self._optimizer)
         schedule = attributes["_learning_rate"]
         if isinstance(schedule, keras.Variable):
@@ -209,7 +209,7 @@ class _Rate:
             return
         counter = self._optimizer._iterations
         if counter._value._version != self._version:
-            # Somebody else has set it, such as a callback that resumes.
+            # Set from outside, for example when a training is resumed.
             self._steps = int(counter._value)
         self._compute(schedule, counter)
         self._version = None
@@ -242,7 +242,7 @@ def _copy(value):
 
 
 def _reason_against(model):
-    """Return why a model's step must not be recorded, `None` if it may be."""
+    """Return the reason against recording a model's step, or `None`."""
     optimizer = model.optimizer
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     reasons = {
@@ -262,7 +262,7 @@ def _reason_against(model):
         *((v.regularizer, v.constraint) for v in model.trainable_variables),
     ]
     for part in tree.flatten(parts):
-        # Keras wraps a function that is a loss or a metric.
+        # Keras wraps functions that are losses or metrics.
         for code in (part, getattr(part, "fn", getattr(part, "_fn", None))):
             if not isinstance(code, types.FunctionType):
                 code = type(code)

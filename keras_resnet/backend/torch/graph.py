@@ -1,8 +1,8 @@
 """PyTorch: a model's graph of operations, traced once and replayed.
 
-On small batches PyTorch waits for Python: Keras's layers call one another, and
-autograd records their operations. The operations are the same in each batch,
-so they are traced once, forward and backward, and replayed. Nothing is
+On small batches, most of the time is Python's: Keras's layers call one another,
+and autograd records their operations. The operations are the same in each
+batch, so they are traced once, forward and backward, and replayed. Nothing is
 compiled.
 """
 
@@ -22,16 +22,16 @@ from keras_resnet.backend import parallel, torch_ops, torch_parallel
 from keras_resnet.backend.torch import cuda_graph, numbers
 from keras_resnet.types import Tensor
 
-# Tracing costs as much as dozens of steps on small batches, which batches of a
-# rare shape would not earn back.
+# A shape is traced only after this many batches, because tracing takes as long
+# as dozens of steps on small batches.
 UNTRACED_BATCHES = 2
-# A model keeps so many traces, because each takes megabytes.
+# A model keeps at most this many traces, because each takes megabytes.
 TRACES = 16
 # One thread traces at a time, because PyTorch's tracing has global state.
 _TRACING = threading.RLock()
 
 _KINDS = ("train", "test", "predict")
-# Layers that run code of the user, or PyTorch modules with state of their own.
+# Layers that run the user's code, or PyTorch modules with their own state.
 _OPAQUE_LAYERS = (keras.layers.Lambda, keras.layers.TorchModuleWrapper)
 
 
@@ -46,7 +46,7 @@ class Model(keras.Model):
         **kwargs: Any,
     ) -> Any:
         replay = self.__dict__.get("_replay")
-        # The mask of several inputs has their structure.
+        # For several inputs, the mask has their structure.
         masked = any(m is not None for m in tree.flatten(mask))
         if replay is None or masked or kwargs:
             return super().call(inputs, training=training, mask=mask, **kwargs)
@@ -54,7 +54,7 @@ class Model(keras.Model):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         wrapper = self.__dict__.pop("_calls_by", None)
-        # The wrapper calls the model in turn, and waits for the gradients.
+        # The wrapper calls the model, and exchanges the gradients.
         call = super().__call__ if wrapper is None else wrapper
         return call(*args, **kwargs)
 
@@ -85,7 +85,7 @@ class Model(keras.Model):
 
     def get_metrics_result(self) -> dict[str, Any]:
         variables = self.metrics_variables
-        # They have no values while Keras makes the metrics.
+        # They have no values while Keras creates the metrics.
         summed = parallel.processes > 1 and not any(
             v._value is None for v in variables
         )
@@ -95,7 +95,7 @@ class Model(keras.Model):
             else contextlib.nullcontext()
         ):
             results = super().get_metrics_result()
-        # A callback reads them later, and the next step overwrites variables.
+        # Cloned, because a callback may read them after the next step.
         return tree.map_structure(
             lambda result: (
                 result.clone()
@@ -106,8 +106,8 @@ class Model(keras.Model):
         )
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        # `torch.export` saves weights in the order of their shape, whatever
-        # their strides are.
+        # `torch.export` ignores the strides of weights, so kernels must be
+        # contiguous.
         kernels = [v for v in self.variables if not v.value.is_contiguous()]
         for kernel in kernels:
             kernel.value.data = kernel.value.data.contiguous()
@@ -133,8 +133,8 @@ class Model(keras.Model):
         function = getattr(self, f"{kind}_function")
         if function in before or self.jit_compile or self.run_eagerly:
             return
-        # The functions of all kinds share it until they are made anew, because
-        # the model may have other layers then.
+        # The functions of all kinds share one replay. When they are recreated,
+        # it is too, because the model may have other layers.
         replay = self.__dict__.get("_replay")
         if replay is None or force or before == [None] * len(_KINDS):
             forward = super().call
@@ -167,9 +167,9 @@ class Model(keras.Model):
 class Replay:
     """Forward pass of a model, replayed from a trace of its operations.
 
-    A trace holds for one kind of batch: shape, dtype, training or not, and
-    which weights are trainable. A model with side effects that a trace would
-    miss runs layer by layer instead, and warns once.
+    A trace is valid for one kind of batch: shape, dtype, training or not, and
+    which weights are trainable. If a trace would omit a side effect, the model
+    runs layer by layer instead, and warns once.
     """
 
     def __init__(self, model: keras.Model, forward: Callable) -> None:
@@ -183,7 +183,7 @@ class Replay:
             for layer in self._layers
             for kind in kinds
         ]
-        # Tensors that are no variables are constants of a trace.
+        # Tensors that are not variables are constants of a trace.
         self._places_of_constants = [
             (vars(layer), name)
             for layer in self._layers
@@ -205,7 +205,7 @@ class Replay:
         ]
         self._seen = {}
         self._traces = {}
-        # Another thread may call the model without replay at the same time.
+        # Per thread: another one may call the model without replay.
         self._state = threading.local()
         self._enabled = True
         self._said = False
@@ -222,7 +222,7 @@ class Replay:
             self._state.active = before
 
     def refuse(self, reason: str) -> None:
-        """Run layer by layer from now on, and say why."""
+        """Run layer by layer from now on, and warn with the reason."""
         if not self._enabled:
             return
         self._enabled = False
@@ -236,7 +236,7 @@ class Replay:
         """Return the outputs, and assign the variables that change."""
         active = getattr(self._state, "active", False)
         if active and isinstance(inputs, np.ndarray):
-            # `train_on_batch` and its like pass arrays on unchanged.
+            # `train_on_batch` and similar methods pass arrays.
             inputs = keras.ops.convert_to_tensor(inputs)
         kind = self.kind(inputs, training)
         if kind is None:
@@ -247,16 +247,16 @@ class Replay:
             if self._seen[kind] <= UNTRACED_BATCHES:
                 return self._forward(inputs, training)
             with _TRACING:
-                # Another thread may have traced it meanwhile.
+                # Another thread may have traced it in the meantime.
                 trace = self._traces.get(kind)
                 if trace is None:
                     return self._traced(kind, inputs, training)
-        # Moved to the end, because the first is the next to be dropped.
+        # Moved to the end, because the first trace is dropped next.
         self._traces[kind] = self._traces.pop(kind, trace)
         return trace(inputs)
 
     def kind(self, inputs: Any, training: bool | None) -> tuple | None:
-        """Return what a trace holds for, `None` if none may be used."""
+        """Return the kind of a batch, or `None` if no trace may be used."""
         active = getattr(self._state, "active", False)
         if not (active and self._enabled and self._replayable(inputs)):
             return None
@@ -275,7 +275,7 @@ class Replay:
         )
 
     def traces(self) -> list[Callable]:
-        """Return the traces that there are."""
+        """Return all traces."""
         return list(self._traces.values())
 
     def _constants(self):
@@ -318,7 +318,7 @@ class Replay:
             kind = type(operation)
             package = kind.__module__.partition(".")[0]
             known = package in ("keras", "keras_resnet")
-            # Of the class itself, because a subclass may do more.
+            # Not inherited, because a subclass may have side effects.
             traceable = vars(kind).get("traceable", known)
             if not traceable or isinstance(operation, _OPAQUE_LAYERS):
                 self.refuse(
@@ -334,7 +334,7 @@ class Replay:
                 )
 
     def _trains_layer_by_layer(self):
-        """Return whether training does what a trace would leave out."""
+        """Return whether training cannot be traced, and warn once if so."""
         if self._random:
             reason = (
                 f"the layer {self._random[0].name} draws random numbers, and a "
@@ -373,14 +373,14 @@ class Replay:
 
 
 class _NotTraceableError(Exception):
-    """A model whose trace would compute something else."""
+    """Error for a model whose trace would compute something else."""
 
 
 class _Trace:
-    """The operations of one kind of batch."""
+    """Traced operations for one kind of batch."""
 
     def __init__(self, variables, forward, training, constants):
-        # Kept, because another tensor could get the id of a freed one.
+        # Kept alive, because a new tensor could get the id of a freed one.
         self._constants = constants
         self._variables = variables
         self._forward = forward
@@ -398,14 +398,14 @@ class _Trace:
         )
 
     def _pure(self, inputs, *values):
-        """Return the outputs and changed values, given inputs and values."""
+        """Return outputs and changed values from inputs and values."""
         mapping = zip(self._variables, values, strict=True)
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = self._forward(inputs, self._training)
         flat = tree.flatten(outputs)
         if len(flat) > 1 and torch.is_grad_enabled():
-            # A trace would give unused weights gradients of zero instead of
-            # none, and weight decay or momentum would move them.
+            # In a trace, unused weights have gradients of zero, not `None`, so
+            # that weight decay and momentum would change them.
             raise _NotTraceableError(
                 "a loss may leave out some of its several outputs"
             )
@@ -432,9 +432,9 @@ class _Trace:
 
 
 def _may_hold_tensors():
-    """Return a context in which layers may use tensors that are no variables.
+    """Return a context in which layers may use tensors besides variables.
 
-    The mean of `keras.layers.Normalization` is one, a constant of the trace.
+    They are constants, such as the mean of `keras.layers.Normalization`.
     """
     from torch._guards import TracingContext, tracing
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -1,8 +1,8 @@
-"""PyTorch: Python numbers that become tensors on an accelerator once.
+"""PyTorch: a cache of tensors of Python numbers on an accelerator.
 
-Keras makes tensors of the constants of the learning rate, the loss and the
-metrics at each step. On an accelerator each of them is a copy for which the
-host waits until all earlier operations are done.
+At each step, Keras creates tensors from the constants of the learning rate, the
+loss and the metrics. On an accelerator, each of these needs a copy, and the
+host waits for it until all earlier operations are done.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# A step needs a dozen. Numbers that differ at each step must not add up.
+# A step needs a dozen. The limit is for numbers that differ at each step.
 MOST = 256
 _tensors: dict[tuple, torch.Tensor] = {}
 
 
 def kept(device: torch.device) -> AbstractContextManager:
-    """Return a context that makes a tensor of each number once.
+    """Return a context that creates the tensor of each number only once.
 
-    On a CPU it does nothing, because there a copy needs no waiting.
+    On a CPU it does nothing, because a copy there does not wait.
     """
     if device.type == "cpu" or torch.compiler.is_compiling():
         return contextlib.nullcontext()
@@ -29,7 +29,7 @@ def kept(device: torch.device) -> AbstractContextManager:
 
 
 def made() -> list[torch.Tensor]:
-    """Return the tensors that there are."""
+    """Return the tensors in the cache."""
     return list(_tensors.values())
 
 
@@ -44,18 +44,18 @@ class _Kept(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is not torch.as_tensor or not _is_number(args[0]):
             return function(*args, **kwargs)
-        # 0.0 equals -0.0, and 1 equals True, but their texts differ.
+        # Keys are strings, because 0.0 equals -0.0 and 1 equals True.
         key = (repr(args), *sorted((k, str(v)) for k, v in kwargs.items()))
         tensor = _tensors.get(key)
         if tensor is None:
             tensor = function(*args, **kwargs)
             if type(tensor) is not torch.Tensor:
-                # While a graph is traced, a tensor may have no values.
+                # During tracing, a tensor may have no values.
                 return tensor
             if len(_tensors) >= MOST:
                 _tensors.clear()
             _tensors[key] = tensor
-        # Keras adds in place to the zero with which some sums begin.
+        # Cloned, because Keras adds in place to the initial zero of some sums.
         return tensor.clone()
 
 

@@ -1,8 +1,8 @@
 """PyTorch: a program that runs the operations of a traced graph.
 
-The operations and their order stay, with three exceptions: some results
-overwrite tensors that nothing else reads, permutations move and cancel, and
-moving averages are updated together.
+The operations and their order stay the same, with four exceptions: some results
+overwrite tensors that nothing else reads, permutations move and cancel,
+constants are computed once, and moving averages are updated together.
 """
 
 import operator
@@ -19,8 +19,8 @@ _IN_PLACE = {
     _aten.relu.default: _aten.relu_.default,
     _aten.add.Tensor: _aten.add_.Tensor,
 }
-# Operations whose results share no memory with their inputs. Their gradients
-# read such a result only if it is an output of the graph.
+# Operations whose results share no memory with their inputs. The backward graph
+# reads such a result only if it is an output of the forward graph.
 _FRESH = {
     _aten.add.Tensor,
     _aten.add_.Tensor,
@@ -69,10 +69,10 @@ def _program(graph):
 def _forget_copies(graph):
     """Remove operations that return their input."""
     for node in graph.nodes:
-        # Without autograd there is nothing to detach from.
+        # The program runs without autograd, so `detach` has no effect.
         if node.target is _aten.detach.default:
             node.replace_all_uses_with(node.args[0])
-        # A layer's first permutation undoes the last one of the layer before.
+        # A layer's first permutation reverts the last one of the layer before.
         elif _is_permuted(node, _CHANNELS_FIRST):
             before = node.args[0]
             if _is_permuted(before, _CHANNELS_LAST):
@@ -81,11 +81,11 @@ def _forget_copies(graph):
 
 
 def _fold_constants(graph):
-    """Compute once what depends on constants alone.
+    """Compute operations once if they depend only on constants.
 
-    Constants are tensors that are no variables, such as the statistics of
-    `keras.layers.Normalization`, and numbers. Numbers are on the processor, and
-    each step would copy them to an accelerator.
+    Constants are tensors that are not variables, such as the statistics of
+    `keras.layers.Normalization`, and numbers. Numbers are on the CPU, and
+    otherwise each step copies them to an accelerator.
     """
     module = graph.owning_module
     values = {}
@@ -111,7 +111,7 @@ def _fold_constants(graph):
 
 
 def _average_together(graph):
-    """Update moving averages by one operation, and so by few kernels."""
+    """Update all moving averages by one operation, which needs few kernels."""
     *_, output = graph.nodes
     groups = {}
     for node in graph.nodes:
@@ -131,7 +131,7 @@ def _average_together(graph):
 
 
 def _is_pure(node):
-    """Return whether a node is an operation that always does the same."""
+    """Return whether a node is an operation without randomness."""
     tags = getattr(node.target, "tags", ())
     return (
         node.op == "call_function"
@@ -148,7 +148,7 @@ def _is_permuted(node, order):
 
 
 def _stay_channels_first(graph):
-    """Move permutations behind elementwise operations."""
+    """Move permutations after elementwise operations, where they can cancel."""
     for node in graph.nodes:
         if node.target not in _IN_PLACE or node.kwargs:
             continue
@@ -176,7 +176,7 @@ def _stay_channels_first(graph):
 
 
 def _call(graph, target, *args):
-    """Add a call to the graph, with a value as traced calls have."""
+    """Add a call to the graph, with the metadata of a traced call."""
     node = graph.call_function(target, args)
     values = [
         x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in args
@@ -186,9 +186,9 @@ def _call(graph, target, *args):
 
 
 def _write_in_place(node):
-    """Let an operation overwrite a tensor that nothing else will read.
+    """Let an operation overwrite a tensor that no other operation reads.
 
-    This allocates much less memory, for which a CPU has to wait.
+    This saves most allocations of memory, which are slow on a CPU.
     """
     in_place = _IN_PLACE.get(node.target)
     if in_place is None or node.kwargs:
@@ -202,7 +202,7 @@ def _write_in_place(node):
         if (
             value.shape != result.shape
             or value.dtype != result.dtype
-            # The next operation may be a view that needs these strides.
+            # The next operation may be a view that requires these strides.
             or value.stride() != result.stride()
         ):
             continue

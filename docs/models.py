@@ -1,4 +1,4 @@
-"""Prints docs/models.md: every network with its size and its weights.
+"""Print docs/models.md: every network with its size and its weights.
 
 python docs/models.py > docs/models.md
 """
@@ -57,9 +57,9 @@ def page():
     return [
         "# Models",
         "",
-        "`python docs/models.py` made this page. Parameters, multiply-adds of",
-        "one image and megabytes of the float32 weights are what",
-        "`keras_resnet.complexity` computes.",
+        "`python docs/models.py` made this page. `keras_resnet.complexity`",
+        "computes the parameters and the multiply-adds of one image. MB is the",
+        "size of the parameters in float32.",
         "",
         "## ImageNet, 224x224",
         "",
@@ -92,8 +92,8 @@ def page():
         "",
         "## Speed of inference",
         "",
-        "Batches of 8, strides in the 1x1 convolution as keras.applications",
-        "has them. [Benchmarks](results/benchmarks/README.md) has the ranges.",
+        "Batches have 8 images. Strides are in the 1x1 convolution, as in",
+        "keras.applications. [All values](results/benchmarks/README.md).",
         "",
         *(
             line
@@ -108,7 +108,7 @@ def page():
         ),
         "",
         "`ResNetCIFAR(depth)` takes any depth of 6n+2, `ResNet` any depths and",
-        "widths. [Weights](weights.md) says which files fit.",
+        "widths. [Weights](weights.md) explains which files fit.",
     ]
 
 

@@ -3,7 +3,7 @@
 #
 # A deep net can compute more than a shallow one, and yet it is harder to
 # train. This notebook builds the block that solved this in ten lines of Keras,
-# finds the same in `keras_resnet`, and trains 56 layers with and without
+# compares it with that of `keras_resnet`, and trains 56 layers with and without
 # shortcuts on 1,257 handwritten digits of 8x8 pixels. It needs the extra
 # `recipes-cpu`, and downloads nothing.
 
@@ -56,8 +56,8 @@ assert np.abs(difference).max() < 1e-4
 # ## The same 56 layers, with and without shortcuts
 #
 # `residual=False` leaves the shortcuts out. They have no parameters here, so
-# that both nets have the same weights, and the same seed gives both the same
-# start and the same batches.
+# both nets have the same weights, and the same seed gives both the same initial
+# weights and the same batches.
 
 # %%
 EPOCHS, STEPS, BATCH = 4, 20, 64
@@ -99,8 +99,8 @@ for curve in curves:
     print(f"{curve['label']}: training error {error:.1f} % in the last epoch")
 
 # %% [markdown]
-# The plain net does not even learn the images that it is trained on, so this
-# is no overfitting. The paper calls it *degradation*.
+# The plain net does not even learn its training images, so this is not
+# overfitting. The paper calls it *degradation*.
 #
 # ## Exercises
 #
@@ -108,5 +108,5 @@ for curve in curves:
 #    plain net fall behind?
 # 2. Give the plain net a tenth of the rate, and ten times as many epochs. Does
 #    it catch up?
-# 3. Pass `zero_init_residual=True` to the residual net: at the start each of
-#    its blocks then copies its input. Does it learn faster?
+# 3. Pass `zero_init_residual=True` to the residual net. Then each of its blocks
+#    copies its input at the start. Does it learn faster?

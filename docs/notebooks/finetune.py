@@ -4,9 +4,9 @@
 # This notebook takes a net that has learned the digits 0 to 5, fine-tunes it
 # on a folder with a few images of 6 to 9, evaluates it, and exports it to a
 # file that needs neither Keras nor this package.
-# It needs the extra `recipes-cpu`, and downloads nothing: the images and the
-# trained net are made here. The guide "Your own images" takes weights of
-# ImageNet and a folder of yours.
+# It needs the extra `recipes-cpu`. It downloads nothing, because it makes the
+# images and the trained net itself. The guide "Your own images" uses weights of
+# ImageNet and your own folder.
 
 # %%
 import pathlib
@@ -51,7 +51,7 @@ train, validation = read("train"), read("val")
 # %% [markdown]
 # ## A trained net
 #
-# The digits 0 to 5 stand for ImageNet.
+# The digits 0 to 5 take the place of ImageNet.
 
 
 # %%
@@ -78,9 +78,9 @@ trained.save(folder / "trained.keras")
 # %% [markdown]
 # ## Fine-tune
 #
-# The file has six classes and the new net four, so its head is new. `freeze`
-# keeps the stem and two stages as they are. A second net begins with random
-# weights, for comparison.
+# The file has six classes and the new net four, so the net gets a new head.
+# `freeze` keeps the stem and two stages as they are. A second net begins with
+# random weights, for comparison.
 
 # %%
 tuned = network(classes=4, weights=str(folder / "trained.keras"))
@@ -126,7 +126,7 @@ assert np.abs(outputs - expected).max() < 1e-4
 # %% [markdown]
 # ## Exercises
 #
-# 1. Freeze nothing, the stem alone, all stages. Which net is best with ten
+# 1. Freeze nothing, only the stem, or all stages. Which net is best with ten
 #    images for each class, which with two?
 # 2. Compare the time of `predict` for the folded net and for the one that is
 #    not folded.

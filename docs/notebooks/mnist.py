@@ -1,9 +1,9 @@
 # %% [markdown]
 # # ResNet-18 and its plain twin on MNIST
 #
-# Two nets of 18 layers begin with the same weights and see the same batches;
-# one has shortcuts. This notebook counts what they cost, trains both, and then
-# checks ResNet-18 against a second implementation, written with Keras's own
+# Two nets of 18 layers begin with the same weights and see the same batches.
+# One has shortcuts. This notebook counts the cost of the shortcuts, trains both
+# nets, and checks ResNet-18 against a second implementation with Keras's own
 # layers: the same weights must give the same logits.
 # It needs the extra `recipes-cpu`. `data.load` downloads MNIST once, 11 MB.
 
@@ -30,7 +30,7 @@ train, validation = first(mnist.train, 2000), first(mnist.validation, 200)
 # %% [markdown]
 # ## Both nets, with the same weights
 #
-# The plain net lacks the projections alone.
+# The plain net only lacks the projections.
 
 
 # %%
@@ -60,8 +60,8 @@ for name, net in nets.items():
 # %% [markdown]
 # ## Another implementation
 #
-# ResNet-18 with Keras's own layers. Its weights are taken over layer by layer,
-# in the order of their making.
+# This is ResNet-18 with Keras's own layers. It takes over the weights layer by
+# layer, in the order in which they were created.
 
 # %%
 made = []
@@ -125,8 +125,8 @@ for name, color in (("ResNet-18", plots.RESIDUAL), ("plain-18", plots.PLAIN)):
 plots.step_curves(curves, "2,000 images of MNIST, batch 64, rate 0.005, seed 0")
 
 # %% [markdown]
-# At 18 layers a plain net can still be trained: the residual one learns faster
-# from the first steps on. `python recipes/mnist.py` is the whole experiment,
+# A plain net of 18 layers can still be trained, but the residual net learns
+# faster from the first steps on. `python recipes/mnist.py` is the experiment
 # with more steps, several seeds and a test of the difference.
 #
 # ## Exercises

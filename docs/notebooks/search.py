@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Search for a learning rate and a depth
 #
-# `ResNetHyperModel` is a space of networks and their training, and `Search`
-# runs its trials. This notebook searches learning rate and depth on 1,257
-# handwritten digits of 8x8 pixels, draws the trials, and trains the best net
-# again.
+# `ResNetHyperModel` is a search space of networks and their training, and
+# `Search` runs its trials. This notebook searches learning rate and depth on
+# 1,257 handwritten digits of 8x8 pixels, draws the trials, and trains the best
+# net again.
 #
 # It needs `keras_resnet` with its extra `recipes-cpu`, which has KerasTuner.
 # It downloads nothing.
@@ -67,8 +67,8 @@ plots.parallel_coordinates(columns, errors, log=["learning_rate"])
 # %% [markdown]
 # ## The best
 #
-# The trials were compared on the validation images. Only the best net, trained
-# again for longer, is tested, and once.
+# The trials were compared on the validation images. Only the best net is
+# tested, once, after it was trained again for longer.
 
 # %%
 best = tuning.best(rows)

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Shortcuts A, B and C
 #
-# Where a block halves the image and doubles the channels, its input does not
-# fit to its output. The paper compares three ways out (section 4.1, table 3).
-# This notebook looks at them, counts what they cost, and trains a short while
-# with each. It needs the extra `recipes-cpu`, and downloads nothing.
+# Where a block halves the image and doubles the channels, its input and output
+# differ in shape. The paper compares three shortcuts for this (section 4.1,
+# table 3). This notebook computes them, counts their cost, and trains a short
+# while with each. It needs the extra `recipes-cpu`, and downloads nothing.
 
 # %%
 # %matplotlib inline
@@ -21,8 +21,8 @@ from keras_resnet import data, plots
 # convolution. Where it changes, A takes every second row and column and
 # appends channels of zeros, and B and C project.
 #
-# With its last normalization at zero, a block has only its shortcut left (and
-# the last ReLU):
+# If the last normalization of a block is zero, only its shortcut and the last
+# ReLU are left:
 
 # %%
 image = np.arange(1, 17, dtype="float32").reshape(1, 4, 4, 1)
@@ -38,7 +38,7 @@ for option in "ABC":
 # %% [markdown]
 # ## What they cost
 #
-# ResNet-20 for images of 32x32 pixels.
+# The costs of ResNet-20 for images of 32x32 pixels:
 
 # %%
 for option in "ABC":
@@ -49,7 +49,7 @@ for option in "ABC":
 
 # %% [markdown]
 # A is free. B adds two projections, C adds nine. In nets for ImageNet the
-# difference is larger: there a projection has up to 2,048 channels.
+# difference is larger, because a projection has up to 2,048 channels there.
 
 # %%
 for option in "ABC":
@@ -59,7 +59,8 @@ for option in "ABC":
 # %% [markdown]
 # ## A short training with each
 #
-# 14 layers, 1,257 digits of 8x8 pixels, 60 steps, the same batches.
+# Each net has 14 layers and trains for 60 steps on the same batches, from 1,257
+# digits of 8x8 pixels.
 
 # %%
 EPOCHS, STEPS = 6, 10
@@ -98,14 +99,14 @@ plots.validation_curves(
 
 # %% [markdown]
 # One seed and 60 steps do not rank A, B and C. In the paper's table 3, of fully
-# trained nets with 34 layers, C is a little better than B and B than A; the
-# paper goes on with B, because C has more weights and no need of them.
+# trained nets with 34 layers, C is a little better than B, and B than A. The
+# paper does not use C further, because its extra weights are not essential.
 #
 # ## Exercises
 #
 # 1. Train each option with five seeds. Are the differences between the options
 #    larger than those between seeds?
-# 2. B and C begin with random projections. Which of both keeps a path without
+# 2. B and C begin with random projections. Which of them keeps a path without
 #    any layer from the input to the output of a stage?
 # 3. Write a shortcut D that takes the mean of 2x2 pixels instead of every
 #    second one. The page "Change one thing in the block" shows how.

@@ -1,11 +1,10 @@
 # %% [markdown]
 # # Why residual networks learn
 #
-# This notebook asks a residual net and its plain twin four questions: how large
-# are the gradients before training, what is missing without one block, what
-# does the loss look like around the trained weights, and which places of an
-# image speak for its class. It needs the extra `recipes-cpu`, and downloads
-# nothing.
+# This notebook compares a residual net and its plain twin in four ways: the
+# gradients before training, the error without one block, the loss around the
+# trained weights, and the parts of an image that support its class. It needs
+# the extra `recipes-cpu`, and downloads nothing.
 
 # %%
 # %matplotlib inline
@@ -42,7 +41,7 @@ def each_net(ask):
 # ## Gradients before training
 #
 # Along the shortcuts the gradient of the loss reaches every block without
-# passing a layer. In the plain net it has to pass all that come after.
+# passing a layer. In the plain net it passes all layers that follow the block.
 
 
 # %%
@@ -66,7 +65,7 @@ for net in nets.values():
 # ## Without one block
 #
 # A residual net is also a collection of many paths, short and long. Without
-# one block the paths that avoid it are still there. A plain net has one path.
+# one block the paths around it remain. A plain net has one path.
 
 # %%
 x, y = digits.test.images.astype("float32"), digits.test.labels
@@ -81,7 +80,7 @@ plots.deleted_blocks(each_net(lesions))
 # %% [markdown]
 # ## The loss around the trained weights
 #
-# A random direction, as long as the weights filter by filter (Li et al. 2018).
+# The direction is random, with the norm of each filter (Li et al. 2018).
 
 
 # %%
@@ -102,9 +101,9 @@ plots.landscape_lines(each_net(landscape))
 # %% [markdown]
 # ## What the net looks at
 #
-# Grad-CAM weights the maps of a layer by the gradient of the class's score;
-# here of the first stage, whose maps still have 8x8 places. Integrated
-# gradients say how much each pixel adds to the score.
+# Grad-CAM weights the maps of a layer by the gradient of the class's score. The
+# layer here is the first stage, whose maps still have 8x8 positions. Integrated
+# gradients measure how much each pixel adds to the score.
 
 # %%
 net = nets["ResNet-20"]
@@ -117,7 +116,7 @@ plots.explanation(x[0], places[0], values[0], f"a {y[0]}, taken for a {best}")
 # ## Exercises
 #
 # 1. Draw the gradients again after the training. What has changed?
-# 2. Which blocks cost most when they are missing? What do these do that the
-#    others do not?
+# 2. Which blocks cost most when they are missing? How do they differ from the
+#    others?
 # 3. Find a test image that the net gets wrong, and explain its score for the
 #    right class with `classes=`.

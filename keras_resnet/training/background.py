@@ -14,8 +14,8 @@ class BackgroundSaver:
 
     The thread cannot save the model itself, because each step changes its
     weights. So `save` copies all values, and the thread assigns them to a
-    model of the same configuration and saves that one. It needs as much memory
-    as the model and its optimizer, on the CPU.
+    model of the same configuration and saves that one. This second model needs
+    as much memory as the first with its optimizer, on the host.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class BackgroundSaver:
         comment: str,
         previous: PathLike | None,
     ) -> None:
-        """Do what `save_atomically` does, and return before it is done.
+        """Start a save as by `save_atomically`, and return before it ends.
 
-        If the save before is not done, wait for it.
+        If the previous save has not ended, wait for it.
         """
         self.wait()
-        # Copies, on the host.
+        # Copies on the host, because the next step changes the weights.
         values = [keras.ops.convert_to_numpy(v) for v in _variables(model)]
         check_finite(model, values[: len(model.variables)])
         config = None
@@ -49,7 +49,7 @@ class BackgroundSaver:
         with keras.device("cpu:0"):
             if config is not None:
                 self._twin = keras.saving.deserialize_keras_object(
-                    # Of this very process, so that it is safe.
+                    # Safe, because this process made the configuration.
                     config,
                     safe_mode=False,
                 )
@@ -60,18 +60,18 @@ class BackgroundSaver:
             save_atomically(self._twin, path, comment, previous)
 
     def poll(self) -> None:
-        """Raise the error of a save that has ended."""
+        """Raise the error of the save if it has ended and failed."""
         if self._job is not None and self._job.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the save that has begun, and raise its error."""
+        """Wait for the current save, and raise its error if it failed."""
         job, self._job = self._job, None
         if job is not None:
             job.result()
 
     def close(self) -> None:
-        """Wait for the save that has begun, and end the thread."""
+        """Wait for the current save, and end the thread."""
         self._pool.shutdown()
         self.wait()
 

@@ -20,11 +20,11 @@ from keras_resnet.training.checkpoints import save_atomically
 from keras_resnet.training.counting import StepCounter
 from keras_resnet.types import Logs, PathLike
 
-# Several processes agree every so many batches whether to save or to end,
-# because agreeing makes the devices wait.
+# Number of batches after which several processes agree whether to save or to
+# end. They do not agree at each batch, because that makes the devices wait.
 AGREE_EVERY = 10
-# A validation after an epoch may take long, and nothing can be saved in it.
-# So the last batch but one is saved, too, if this many seconds have passed.
+# A validation after an epoch may take long, and it cannot be interrupted by a
+# save. So a save is due before the last step if this many seconds have passed.
 BEFORE_VALIDATION = 60.0
 
 
@@ -32,25 +32,24 @@ class Backup(StepCounter):
     """Saves the state of a training at the end of epochs and within them.
 
     The state is the model with its optimizer, the metrics of the epoch so
-    far, what other callbacks have gathered so far, and the length of the
-    histories. All of it is in one `.keras` file, whose comment as an archive
-    has what is not the model's.
+    far, the states of other callbacks, and the length of the histories. One
+    `.keras` file holds all of it: its ZIP comment holds all but the model.
 
     To resume, load the model, call `read_state`, cut the histories, and call
     `fit` with `initial_epoch=batches_seen(model) // steps_per_epoch` and the
     batches from `batches_seen(model)` on. The training continues within the
-    epoch, and every later number is the same.
+    epoch, and every later number is the same as without the stop.
 
     Ctrl-C, SIGTERM and SIGHUP save the state after the current batch and then
-    raise `KeyboardInterrupt`, whose argument is the number of the signal. In
-    the last batch of an epoch and in validations nothing can be saved: the
-    state is then that of the last save.
+    raise `KeyboardInterrupt`, whose argument is the number of the signal.
+    Nothing can be saved in the last batch of an epoch and in validations. The
+    saved state is then that of the last save.
 
     A save within an epoch is written in a thread, while the training goes on.
     If it fails, its error is raised after a later batch. The other saves are
     written before anything else happens.
 
-    This callback must come after all whose results it saves.
+    This callback must come after all callbacks whose state it saves.
 
     Args:
         path: Path of the `.keras` file, or `None` for a process that does
@@ -60,19 +59,19 @@ class Backup(StepCounter):
             Defaults to `None`.
         seconds: Float, seconds between two saves within an epoch. Defaults
             to `None`.
-        previous: Path for the file that a save replaces. Defaults to `None`:
-            it is not kept.
+        previous: Path at which a save keeps the file that it replaces.
+            Defaults to `None`: the old file is not kept.
         stateful: Dictionary from names to callbacks that have methods `state`
             and `restore`. Defaults to none.
         histories: Sequence of paths of text files that other callbacks append
             to. Defaults to none.
-        state: What `read_state` returned. Defaults to `None`: the training
-            begins.
+        state: Dictionary that `read_state` returned. Defaults to `None`: the
+            training is new.
         devices: `keras_resnet.devices.Devices`. Defaults to one device.
 
     Attributes:
-        saved: Integer, the optimizer step of the last save, or at which this
-            training began.
+        saved: Integer, the optimizer step of the last save, or of the start
+            of this training.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Backup(StepCounter):
         super().on_train_begin(logs)
         self._interrupts.on_train_begin()
         self._note_save()
-        # What the callbacks gather in an epoch begins anew with it.
+        # Not later, because `on_epoch_begin` resets the values of an epoch.
         if self._state is not None and self._state["metrics"] is None:
             self._restore()
 
@@ -130,7 +129,7 @@ class Backup(StepCounter):
             variable.assign(np.asarray(value, variable.dtype))
 
     def _of_this_process(self, values):
-        """Return the metrics that this process had, or the same sum."""
+        """Return the metrics of this process, or values of the same sum."""
         if len(values) == self.devices.processes:
             return values[self.devices.process]
         sums = [np.sum(each, axis=0) for each in zip(*values, strict=True)]
@@ -145,7 +144,7 @@ class Backup(StepCounter):
         if place == 0:
             resumed = batch + 1 < self.steps_per_epoch
             if resumed and not self.model.stop_training:
-                # Ends the epoch, and `on_epoch_end` goes on with the next.
+                # Keras ends the epoch; `on_epoch_end` allows the next one.
                 self.model.stop_training = "epoch"
             return
         each = self._each * (AGREE_EVERY if self.devices.processes > 1 else 1)
@@ -153,8 +152,8 @@ class Backup(StepCounter):
             return
         votes = self.devices.gather((self._interrupts.signal, self._due(place)))
         signal = next((s for s, _ in votes if s is not None), None)
-        # Reading `self.model` makes JAX wait. Where training has ended, the
-        # end of the epoch is next.
+        # `self.model` is read last, because it makes JAX wait. If training has
+        # ended, the state is saved at the end of the epoch.
         if (signal is None and not votes[0][1]) or self.model.stop_training:
             return
         self._save(within_epoch=True, wait=signal is not None)
@@ -162,7 +161,7 @@ class Backup(StepCounter):
             raise KeyboardInterrupt(signal)
 
     def _due(self, place):
-        """Return whether it is time to save, at a place in the epoch."""
+        """Return whether a save is due at this place in the epoch."""
         if self.steps is not None and self.step - self.saved >= self.steps:
             return True
         if self.seconds is None:
@@ -189,9 +188,9 @@ class Backup(StepCounter):
         self._saver.wait()
 
     def close(self) -> None:
-        """Give the signals back, and wait for the save that has begun.
+        """Restore the signal handlers, and wait for the current save.
 
-        Keras does neither where `fit` fails.
+        If `fit` fails, Keras does not call `on_train_end`, which does both.
         """
         self._interrupts.restore_handlers()
         self._saver.close()
@@ -228,12 +227,13 @@ class Backup(StepCounter):
 
 
 def read_state(path: PathLike) -> dict[str, Any]:
-    """Return what a `Backup` has saved besides the model.
+    """Return the state that a `Backup` saved in addition to the model.
 
-    Its key `"histories"` has a pair for `cut_history` for each file name.
+    Its entry `"histories"` maps each file name to the length and the checksum
+    that `cut_history` takes.
 
     Raises:
-        ValueError: If the file is no backup.
+        ValueError: If the file is not a backup.
     """
     with zipfile.ZipFile(path) as file:
         comment = file.comment
@@ -243,10 +243,10 @@ def read_state(path: PathLike) -> dict[str, Any]:
 
 
 def _length_and_checksum(path):
-    """Return how much of a history there is, and make that stay."""
+    """Return length and CRC-32 of a history, and flush it to the disk."""
     if not os.path.exists(path):
         return 0, 0
-    # Windows flushes only what is open for writing.
+    # Windows flushes only files that are open for writing.
     with open(path, "r+b") as file:
         contents = file.read()
         os.fsync(file.fileno())
@@ -254,7 +254,7 @@ def _length_and_checksum(path):
 
 
 def cut_history(path: PathLike, length: int, checksum: int) -> None:
-    """Remove the end of a history, which a backup has not seen.
+    """Remove the lines of a history that were written after a backup.
 
     The backup has seen `length` bytes, whose CRC-32 is `checksum`.
 

@@ -21,8 +21,8 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
     rate itself belongs to the optimizer and is saved with it.
 
     Args:
-        history: Function that returns the logs of earlier epochs, a
-            dictionary of lists with those of `monitor` (see `read_history`).
+        history: Function that returns the logs of earlier epochs: a
+            dictionary of lists that contains `monitor` (see `read_history`).
         **kwargs: Arguments of `keras.callbacks.ReduceLROnPlateau`.
     """
 
@@ -36,9 +36,9 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
         super().on_train_begin(logs)
         model, verbose = self.model, self.verbose
         past = self._history().get(self.monitor, [])
-        # The past is replayed on an unused optimizer with an infinite rate. On
-        # the current rate, `min_lr` would prevent divisions that took place. A
-        # division that it did prevent does not matter: none came after it.
+        # Earlier epochs are replayed on an unused optimizer of infinite rate,
+        # because from the current rate `min_lr` would prevent divisions. If it
+        # did prevent one, replaying it is harmless: no division followed.
         stand_in = keras.Sequential()
         stand_in.optimizer = keras.optimizers.SGD(math.inf)
         self.verbose: int = 0
@@ -53,14 +53,14 @@ class PlateauDivision(keras.callbacks.ReduceLROnPlateau):
 class Profile(keras.callbacks.Callback):
     """Writes a trace of some batches, for TensorBoard's profiler.
 
-    The profiler of the backend makes it. PyTorch's trace is a JSON file, which
-    Chrome can show, and TensorBoard with the plugin torch-tb-profiler.
+    The profiler of the backend makes it. PyTorch's trace is a JSON file.
+    Chrome shows it, and so does TensorBoard with the plugin torch-tb-profiler.
 
     Args:
         folder: Path of TensorBoard's folder.
         first: Integer, batches before the trace begins. Defaults to `5`,
             because the first batches compile.
-        batches: Integer, batches in the trace, fewer if the epoch ends before.
+        batches: Integer, batches in the trace, fewer if the epoch ends first.
             Defaults to `5`.
     """
 
@@ -78,7 +78,7 @@ class Profile(keras.callbacks.Callback):
         self._before = self._seen
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        # The end of the previous batch may be the end of the epoch.
+        # Not after the previous batch, which may be the last of its epoch.
         if self._trace is None and self._seen >= self.first:
             self._trace = profiler(self.folder)
             self._trace.__enter__()
@@ -104,10 +104,10 @@ class Throughput(keras.callbacks.Callback):
     - `iterations`: optimizer steps so far;
     - `error` and `val_error`: one minus the accuracies;
     - `seconds`: duration of the epoch with its validation;
-    - `images_per_second`: throughput of the training steps, evaluations
-      between them included, without the first step, which compiles, unless it
-      is the only one. In an epoch that was resumed it is that of the steps
-      since.
+    - `images_per_second`: throughput of the training steps, including
+      evaluations between them. The first step does not count, because it
+      compiles, unless it is the only one. In a resumed epoch only the steps
+      after the resume count.
 
     This callback must come before those that write the logs.
 
@@ -126,11 +126,11 @@ class Throughput(keras.callbacks.Callback):
         self._unread: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
-        """Return what a training that is resumed must know, for JSON."""
+        """Return the values that a resumed training needs, for JSON."""
         return {"seconds": self._seconds()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the `state` of a training that was stopped."""
+        """Restore the `state` of a stopped training."""
         self._before = state["seconds"]
 
     def _seconds(self):
@@ -147,9 +147,9 @@ class Throughput(keras.callbacks.Callback):
         self._wait()
 
     def _wait(self) -> None:
-        """Count the time until the device has done the last step."""
+        """Add the time until the device has finished the last step."""
         begin = time.perf_counter()
-        # Reading the logs waits for it.
+        # Reading the logs waits for the device.
         dict(self._unread)
         self._unread = {}
         self._last += time.perf_counter() - begin
@@ -166,7 +166,7 @@ class Throughput(keras.callbacks.Callback):
         logs["images_per_second"] = steps * self.batch_size / elapsed
 
 
-# What ends a process in good order. Windows has no SIGHUP.
+# Signals that ask a process to end. Windows has no SIGHUP.
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -178,10 +178,10 @@ class Interruptible(keras.callbacks.Callback):
     """Makes Ctrl-C, SIGTERM and SIGHUP end training after the current batch.
 
     They raise `KeyboardInterrupt`, whose argument is the number of the signal.
-    Python raises it anywhere, and ignores it in a destructor, such as
-    TensorFlow's: a Ctrl-C would sometimes be lost. A second signal acts at
-    once. A signal that the process ignores is left alone. Training must run in
-    the main thread, as signal handlers do.
+    Without this callback Python may raise it in a destructor, such as
+    TensorFlow's, and ignore it there: a Ctrl-C would sometimes be lost. A
+    second signal acts at once. Signals that the process ignores stay ignored.
+    Training must run in the main thread, because Python handles signals there.
 
     Attributes:
         signal: Number of the signal that has come, or `None`.
@@ -206,7 +206,7 @@ class Interruptible(keras.callbacks.Callback):
         self.restore_handlers()
 
     def restore_handlers(self) -> None:
-        """Give the signals back. Keras does not, where `fit` fails."""
+        """Restore the old handlers. Keras does not do it if `fit` fails."""
         while self._previous:
             signal.signal(*self._previous.popitem())
 

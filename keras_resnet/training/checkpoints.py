@@ -1,4 +1,4 @@
-"""Models saved whole, while they are trained."""
+"""Callbacks that save whole models during training."""
 
 import math
 import os
@@ -23,8 +23,8 @@ def save_atomically(
     """Save a model so that `path` holds the old file or the new one.
 
     Keras writes in place, so a process that is killed leaves a broken file.
-    `comment`, at most 65,535 bytes, is that of the file as an archive. The
-    file that is replaced is kept as `previous`, if that is given.
+    `comment`, at most 65,535 bytes, becomes the ZIP comment of the file. If
+    `previous` is given, the replaced file is kept under that name.
 
     Raises:
         DivergenceError: If a weight is not a finite number. The old file
@@ -40,7 +40,7 @@ def save_atomically(
                 try:
                     os.link(path, copy)
                 except OSError:
-                    # Some file systems have no links.
+                    # Some file systems have no hard links.
                     shutil.copyfile(path, copy)
 
 
@@ -70,7 +70,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _save(self, logs: dict) -> None:
         if self.monitor is not None:
             value = logs[self.monitor]
-            # A model whose loss is not a number may have a low error.
+            # A model whose loss is NaN may still have a low error.
             finite = all(math.isfinite(x) for x in logs.values())
             if not (finite and value < self.best):
                 return
@@ -82,9 +82,9 @@ class Checkpoint(keras.callbacks.Callback):
 class AverageCheckpoint(Checkpoint):
     """Saves the model with the average of its weights, after validations.
 
-    During a validation `keras.callbacks.SwapEMAWeights` has replaced the
-    weights by their average. This callback must come before that one, because
-    swapping the weights once more would need all processes of a run.
+    `keras.callbacks.SwapEMAWeights` replaces the weights by their average
+    during a validation. This callback must come before it, because swapping
+    the weights again for the save would need all processes of a run.
 
     Args: see `Checkpoint`.
     """

@@ -1,4 +1,4 @@
-"""Callbacks that count the steps of a training, or end it at one."""
+"""Callbacks that count training steps, or end training at one of them."""
 
 import keras
 
@@ -27,13 +27,13 @@ def batches_per_step(model: keras.Model) -> int:
 class StepCounter(keras.callbacks.Callback):
     """Counts the optimizer steps while a model is trained.
 
-    Keras passes a callback the batch of the epoch, which is not the step: with
-    `steps_per_execution` it is the last of several batches, an optimizer that
-    accumulates gradients makes one step of several batches, and a resumed
-    training has made steps before.
+    Keras passes a callback the batch of the epoch, which is not the step. With
+    `steps_per_execution` it is the last of several batches. An optimizer that
+    accumulates gradients makes one step of several batches. A resumed training
+    has made steps before.
 
     Attributes:
-        batches: Integer, batches so far, those before a resume included.
+        batches: Integer, batches so far, including those before a resume.
         step: Integer, optimizer steps so far.
     """
 
@@ -57,9 +57,9 @@ class StopAt(StepCounter):
     """Ends training after an exact number of steps, within an epoch too.
 
     Args:
-        steps: Integer, batches in all, those before a resume included, a
-            multiple of `steps_per_execution`. They are optimizer steps, unless
-            the optimizer accumulates gradients.
+        steps: Integer, batches in all, including those before a resume; a
+            multiple of `steps_per_execution`. A batch is an optimizer step,
+            unless the optimizer accumulates gradients.
     """
 
     def __init__(self, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A training that diverges ends with an error that says where."""
+"""Errors that end a training that diverges and name the step."""
 
 import math
 from collections.abc import Iterable
@@ -35,14 +35,14 @@ def check_finite(model: keras.Model, values: Iterable[np.ndarray]) -> None:
 class FailOnDivergence(StepCounter):
     """Raises `DivergenceError` with the first step whose loss is not finite.
 
-    It looks every so many batches, when an epoch ends, and before a validation,
-    because reading the loss after each batch would make a GPU wait.
-    `keras.callbacks.TerminateOnNaN` ends training without an error. This
-    callback must come before those that save the model. It may also be one of
-    those of a `StepEvaluation`.
+    It checks the losses every `every` batches, at the end of an epoch and
+    before a validation, because reading the loss after each batch would make a
+    GPU wait. `keras.callbacks.TerminateOnNaN` ends training without an error.
+    This callback must come before those that save the model. It may also be
+    one of the `callbacks` of a `StepEvaluation`.
 
     Args:
-        every: Integer, batches between two looks. Defaults to `100`.
+        every: Integer, batches between two checks. Defaults to `100`.
     """
 
     def __init__(self, every: int = 100) -> None:
@@ -67,7 +67,7 @@ class FailOnDivergence(StepCounter):
 
     def _check(self) -> None:
         unread, self._unread = self._unread, []
-        # Keras's mean over the epoch stays without a number from then on.
+        # Keras logs the mean of the epoch, not finite if one loss is not.
         if not unread or math.isfinite(unread[-1][1]["loss"]):
             return
         for step, logs in unread:

@@ -1,7 +1,7 @@
 """Evaluation as in the paper: one crop, 10-crop, fully convolutional.
 
-Each of `one_crop`, `ten_crop` and `multi_scale` returns a function from a list
-of images, of any sizes, to their probabilities, which `evaluate` takes.
+`one_crop`, `ten_crop` and `multi_scale` each return a function for `evaluate`:
+from a list of images, of any sizes, to their probabilities.
 """
 
 import collections
@@ -65,19 +65,19 @@ def fully_convolutional(
     The global average pooling is replaced by an average pooling with stride 1,
     whose window is the size of the feature maps of `size` x `size` images. The
     classifier reads every position, and the probabilities are averaged. Images
-    of `size` x `size` have one position, and the probabilities of `model`. The
-    new network shares its layers with `model`.
+    of `size` x `size` have one position, so both networks give them the same
+    probabilities. The new network shares its layers with `model`.
 
-    If `model` normalizes each pixel by statistics of its own, which images of
-    other sizes do not have, they are replaced by their averages over all
-    pixels. The two networks then differ for images of `size` x `size` too.
+    If `model` normalizes each pixel by its own mean and variance, their
+    averages over all pixels replace them, because images of other sizes have
+    other pixels. The networks then differ for images of `size` x `size` too.
 
     The paper does not say whether scores are averaged before or after the
-    softmax. Here they are averaged after it, as those of crops are.
+    softmax. This function averages them after it, as `ten_crop` does.
 
     Args:
         model: A network of this package with its top, for square images; it
-            may be folded. Layers that it is built on must take any size.
+            may be folded. Layers before it must take images of any size.
         size: Integer, the size of images that it was trained for. Defaults to
             that of `model.preprocessing`, else to that of the model's input.
 
@@ -105,7 +105,7 @@ def fully_convolutional(
     def rebuilt(rows, call):
         shape = (channels, rows, rows) if first else (rows, rows, channels)
         image = layers.Input(shape, name="image")
-        # A plain `keras.Model`: a trace for each of many sizes costs more.
+        # A plain `keras.Model`, because tracing many sizes costs more.
         clone = keras.models.clone_model(
             keras.Model(model.inputs[0], model.outputs[0]),
             input_tensors=image,
@@ -124,7 +124,7 @@ def fully_convolutional(
     def everywhere(layer, *args, **kwargs):
         normalizes = isinstance(layer, layers.Normalization)
         if normalizes and np.size(layer.axis) > 1:
-            # By a mean that differs by pixel.
+            # Its mean differs by pixel.
             return _averaged_over_pixels(layer, 1 if first else -1)(args[0])
         if layer.name == "avg_pool":
             x = layers.Permute((2, 3, 1))(args[0]) if first else args[0]
@@ -154,7 +154,7 @@ def one_crop(
     *,
     batch_size: int = BATCH_SIZE,
 ) -> Score:
-    """Return a function that scores images by their centre.
+    """Return a function that scores images by their centre crop.
 
     Args:
         model: A network whose output is probabilities or logits of classes.
@@ -189,7 +189,7 @@ def ten_crop(
 ) -> Score:
     """Return a function that scores images by ten crops.
 
-    The probabilities (the softmax) of `ten_crops` are averaged.
+    It averages the probabilities (after the softmax) of `ten_crops`.
 
     Args, returns and raises: see `one_crop`; `batch_size` counts crops.
 
@@ -223,10 +223,10 @@ def multi_scale(
 ) -> Score:
     """Return a function that scores whole images at several scales.
 
-    At each scale images are resized to that shorter side, and nothing is cut
-    off: see `fully_convolutional`. The probabilities of the scales are
-    averaged. Images of one shape are computed together. JAX compiles the
-    network for every shape.
+    At each scale the shorter side of an image is resized to the scale, and
+    nothing is cut off: see `fully_convolutional`. The probabilities of all
+    scales are averaged. Images of one shape are computed together. JAX
+    compiles the network for every shape.
 
     Args:
         model: A network as `fully_convolutional` takes.
@@ -234,8 +234,8 @@ def multi_scale(
         scales: Sequence of integers, shorter sides in pixels, at least the
             size of images that the network was trained for. Defaults to the
             paper's, `(224, 256, 384, 480, 640)`.
-        batch_size: Integer, images of the trained size at once; of larger
-            images the batch has fewer, in proportion. Defaults to `32`.
+        batch_size: Integer, images of the trained size at once. A batch of
+            larger images has fewer, in proportion. Defaults to `32`.
 
     Returns:
         See `one_crop`.
@@ -280,7 +280,7 @@ def in_top(
 ) -> np.ndarray:
     """Return for each image whether its class is among the `k` best.
 
-    `scores` are `(images, classes)`. Among equal ones the class with the
+    `scores` are `(images, classes)`. Of classes with equal scores the one of
     lower index is better, as in `decode_predictions`, so that a network with
     equal scores for all classes is right only by chance.
 
@@ -308,7 +308,7 @@ def evaluate(
     *,
     on_batch: Callable[[int, dict[str, float]], object] | None = None,
 ) -> dict[str, float]:
-    """Count how often the right class is the best, and among the best five.
+    """Return the top-1 and top-5 accuracies of a function that scores images.
 
     Args:
         score: Function from images to probabilities, as `one_crop` returns.
@@ -318,8 +318,9 @@ def evaluate(
             its images and the result so far. Defaults to `None`.
 
     Returns:
-        A dictionary: `"images"`, their number, `"top1"` and `"top5"`, shares
-        of them. Below ten classes `"top5"` says little and is left out.
+        A dictionary: `"images"`, their number; `"top1"` and `"top5"`, the
+        shares of them whose right class is the best, or among the best five.
+        Below ten classes `"top5"` says little and is left out.
 
     Raises:
         EvaluationError: If there are no images, and as `in_top`.
@@ -345,9 +346,8 @@ def evaluate(
 def channels_first(model: keras.Model) -> bool:
     """Return whether a model takes images with their channels first.
 
-    Its first layer with a data format says so. Keras's setting counts only for
-    a model without such a layer, because a model keeps the format in which it
-    was built.
+    The first layer with a data format decides, because a model keeps the
+    format in which it was built. Without such a layer Keras's setting decides.
     """
     for layer in model._flatten_layers():
         data_format = getattr(layer, "data_format", None)
@@ -374,7 +374,7 @@ def _input_size(model: keras.Model) -> int:
 def _averaged_over_pixels(
     layer: layers.Normalization, axis: int
 ) -> layers.Normalization:
-    """Return a normalization by the averages of the layer's statistics."""
+    """Return a normalization by a layer's statistics, averaged over pixels."""
     mean, variance = (
         np.moveaxis(ops.convert_to_numpy(value), axis, -1).mean(axis=(0, 1, 2))
         for value in (layer.mean, layer.variance)
@@ -406,12 +406,12 @@ def _gives_logits(model: keras.Model) -> bool:
 def _resize(
     image: np.ndarray | Tensor, side: int, how: images_before.Preprocessing
 ) -> np.ndarray:
-    """Return an image of that shorter side, as a float32 array."""
+    """Return an image with the shorter side `side`, as a float32 array."""
     if min(image.shape[:2]) != side:
         image = images_before.resize_shorter_side(
             image, side, how.interpolation
         )
-    # The image is of NumPy, TensorFlow or the backend.
+    # It is a NumPy array, or a tensor of TensorFlow or of the backend.
     if ops.is_tensor(image):
         image = ops.convert_to_numpy(image)
     return np.asarray(image).astype("float32")
@@ -420,14 +420,14 @@ def _resize(
 def centre(
     image: np.ndarray | Tensor, how: images_before.Preprocessing
 ) -> np.ndarray:
-    """Return the centre of an image, which one crop is, of 0 to 255."""
+    """Return the centre crop of an image, of 0 to 255, for `one_crop`."""
     return images_before.center_crop(_resize(image, how.resize, how), how.size)
 
 
 def prepared(
     images: np.ndarray, model: keras.Model, how: images_before.Preprocessing
 ) -> np.ndarray:
-    """Return images of 0 to 255, channels last, as a model takes them."""
+    """Preprocess images of 0 to 255, channels last, for a model."""
     x = images_before.preprocess_input(images, how, data_format="channels_last")
     if channels_first(model):
         x = x.transpose(0, 3, 1, 2)

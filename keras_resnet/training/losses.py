@@ -36,7 +36,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         labels = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
         # Keras casts the labels to the dtype of the loss.
         labels = keras.ops.cast(labels, "int32")
-        # On PyTorch `keras.ops.one_hot` reads the labels, for a check.
+        # Not `one_hot`, which on PyTorch waits for the labels to check them.
         classes = keras.ops.arange(y_pred.shape[-1], dtype="int32")
         one_hot = keras.ops.equal(labels[..., None], classes)
         return keras.losses.categorical_crossentropy(

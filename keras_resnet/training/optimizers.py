@@ -11,13 +11,13 @@ from keras_resnet.types import Config, Schedule, Tensor
 
 
 class _Optimizer(keras.optimizers.Optimizer):
-    """Clipping and weight averages by whole batches and steps; a quick start.
+    """Optimizer that corrects clipping and weight averages, and starts faster.
 
     On several TensorFlow devices Keras clips the gradient of each shard before
     it sums them, but the norm of a shard is not that of the batch. If gradients
     of several batches are accumulated, Keras averages the weights after each
     batch, although they change only after the last one. On JAX Keras compiles
-    a program for the zeros of each shape, which NumPy makes at once.
+    a program for the zeros of each shape; here NumPy makes them.
     """
 
     def add_variable_from_reference(
@@ -40,7 +40,7 @@ class _Optimizer(keras.optimizers.Optimizer):
         return super()._clip_gradients(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        # Keras calls it after clipping, which has summed them already.
+        # Keras calls it after `_clip_gradients`, which has summed them.
         return grads_and_vars
 
     def _update_model_variables_moving_average(
@@ -105,7 +105,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
     Args:
         learning_rate: Float or schedule. Defaults to `0.1`.
         momentum: Float in [0, 1]. Defaults to `0.9`.
-        nesterov: Boolean, whether to look ahead. Defaults to `False`.
+        nesterov: Boolean, whether to use Nesterov's rule. Defaults to `False`.
         coupled_decay: Float, the paper's weight decay. Defaults to `1e-4`.
         decay_norm_and_bias: Boolean, whether weights of one dimension, those
             of normalizations and biases, decay too. Defaults to `True`.
@@ -218,8 +218,8 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
 class Lamb(_Optimizer, keras.optimizers.Lamb):
     """LAMB with weight decay as in its paper.
 
-    Each step, decay included, is scaled to the norm of its weights times the
-    learning rate. Weights of one dimension, those of normalizations and
+    Each step, including the decay, is scaled to the norm of its weights times
+    the learning rate. Weights of one dimension, those of normalizations and
     biases, do not decay, and their steps are not scaled, as in the
     implementations of timm and NVIDIA. Keras's own LAMB scales them too, so
     that weights that begin at zero hardly move, and its `weight_decay` is

@@ -1,4 +1,4 @@
-"""Learning rates, as Keras schedules: functions of the step alone."""
+"""Learning rate schedules, which depend on the step alone."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def step_decay(
         learning_rate: Float, the rate before the first division.
         steps: Integer, steps in all.
         divisions: Increasing shares of `steps`. Defaults to `(1/2, 3/4)`.
-        warmup_steps: Integer, first steps, which have `warmup_rate`; fewer
+        warmup_steps: Integer, number of first steps with `warmup_rate`, fewer
             than the steps before the first division. Defaults to `0`.
         warmup_rate: Float. Defaults to a tenth of `learning_rate`.
 
@@ -40,7 +40,7 @@ def step_decay(
     boundaries = [max(0, round(share * steps) - 1) for share in divisions]
     rates = [learning_rate / 10**i for i in range(len(divisions) + 1)]
     if warmup_steps:
-        # Keras adds up the rates of boundaries that are not in order.
+        # Keras adds up the rates if the boundaries are not in order.
         if warmup_steps > boundaries[0]:
             raise ValueError(
                 f"`warmup_steps` must be fewer than {boundaries[0] + 1}, the "
@@ -67,8 +67,8 @@ def one_cycle(
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
-    Reference: Smith and Topin 2017, "Super-Convergence", which lowers the
-    rate linearly, too.
+    Reference: Smith and Topin 2017, "Super-Convergence", where the rate also
+    falls linearly.
     """
     up = round(warmup * steps)
     return WarmCosineDecay(
@@ -84,7 +84,7 @@ class WarmCosineDecay(schedules.CosineDecay):
     """`keras.optimizers.schedules.CosineDecay` with a warm-up, for GPUs.
 
     On PyTorch Keras reads at each step whether the warm-up is over, and waits
-    for the GPU. This schedule computes both rates. It has the same values.
+    for the GPU. This schedule computes both rates and selects one of them.
 
     Args: those of `keras.optimizers.schedules.CosineDecay`; `warmup_target`
         must be given.
@@ -118,7 +118,7 @@ class WarmUp(Schedule):
         first: Float, the learning rate at step 0. Defaults to `0`.
 
     Reference: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section
-    2.2. timm's cosine counts the steps of its warm-up, too.
+    2.2. timm's cosine schedule also counts the steps of its warm-up.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class WarmUp(Schedule):
 
     def __call__(self, step: int | Tensor) -> Tensor:
         step = ops.cast(step, "float32")
-        # Not the schedule's rate when the warm-up ends, which may be 0.
+        # Not the schedule's rate at the end of the warm-up, which may be 0.
         peak = self.schedule(0)
         warm_up = self.first + (peak - self.first) * step / self.steps
         return ops.where(step < self.steps, warm_up, self.schedule(step))

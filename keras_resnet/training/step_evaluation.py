@@ -12,9 +12,9 @@ from keras_resnet.types import Logs
 class StepEvaluation(StepCounter):
     """Evaluates the model every so many steps, within epochs too.
 
-    It evaluates every `every` optimizer steps and after the last step. After
-    the last step means before the epoch ends if a callback before this one
-    ends training (`StopAt`), else when training ends. The values are:
+    It evaluates every `every` optimizer steps and after the last step: before
+    the end of the epoch if a callback before this one ends training (`StopAt`),
+    else at the end of training. The values are:
 
     - `iterations`: optimizer steps so far;
     - `loss` and the other metrics of the training batches since the last
@@ -24,25 +24,25 @@ class StepEvaluation(StepCounter):
     - `error` and `val_error`: one minus the accuracies, if there are any.
 
     It passes them to other callbacks as if an epoch had ended: for example to
-    `keras.callbacks.CSVLogger`, for a file of them, and to `Checkpoint` or
-    `keras.callbacks.ModelCheckpoint`, for the best model. The epoch is
-    `iterations - 1`, so that Keras's `"{epoch}"` in a file name is the step.
-    The metrics of the current epoch are not disturbed.
+    `keras.callbacks.CSVLogger`, which writes them, and to `Checkpoint` or
+    `ModelCheckpoint`, which save the best model. The epoch is `iterations - 1`,
+    so that Keras's `"{epoch}"` in a file name is the step. The metrics of the
+    current epoch do not change.
 
     Args:
         validation_data: A dataset, or a tuple of arrays `(x, y)` or
             `(x, y, sample_weight)`, as `Model.evaluate` takes.
         every: Integer, steps between two evaluations.
         callbacks: List of callbacks that get the values. Defaults to none.
-        watching: List of callbacks that see the batches of the evaluations, as
-            `callbacks` of `Model.evaluate`. Defaults to none.
+        watching: List of callbacks for the batches of the evaluations, passed
+            to `Model.evaluate` as `callbacks`. Defaults to none.
         **kwargs: Other arguments of `Model.evaluate`, such as `batch_size`.
 
     Attributes:
         history: List of the dictionaries of values so far.
     """
 
-    # The attributes that a resumed training takes over.
+    # The attributes that a resumed training restores.
     STATE = ("evaluated", "sums", "summed", "in_epoch", "epoch_batches")
 
     def __init__(
@@ -86,11 +86,11 @@ class StepEvaluation(StepCounter):
             callback.on_train_begin(logs)
 
     def state(self) -> dict[str, Any]:
-        """Return what a training that is resumed must know, for JSON."""
+        """Return the values that a resumed training needs, for JSON."""
         return {name: getattr(self, f"_{name}") for name in self.STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the `state` of a training that was stopped."""
+        """Restore the `state` of a stopped training."""
         for name in self.STATE:
             setattr(self, f"_{name}", state[name])
 
@@ -111,11 +111,11 @@ class StepEvaluation(StepCounter):
         super().on_train_batch_end(batch, logs)
         self._summed += self.batches - seen
         self._epoch_batches += self.batches - seen
-        # Not read before they are needed, because a GPU would have to wait.
+        # Read only when they are needed, because reading makes a GPU wait.
         self._unread = logs
         # The last step is evaluated before the epoch ends, because a run saves
-        # its results then. `StopAt`, which comes before, has ended training.
-        # `self.model` would make Keras hand JAX's state back.
+        # its results then. `StopAt` comes before and has ended training.
+        # Reading `self.model` would make Keras copy JAX's state back.
         last = self._model.stop_training and self.step > self._evaluated
         if last or before // self.every < self.step // self.every:
             self._read()
@@ -137,7 +137,7 @@ class StepEvaluation(StepCounter):
     def _evaluate(self) -> None:
         logs = {"iterations": self.step}
         logs |= {k: value / self._summed for k, value in self._sums.items()}
-        # Evaluation uses the metrics that the epoch is adding to.
+        # Evaluation changes the metrics of the current epoch.
         metrics = self.model.metrics_variables
         values = [keras.ops.convert_to_numpy(v).copy() for v in metrics]
         x, y, weights = keras.utils.unpack_x_y_sample_weight(
@@ -158,7 +158,7 @@ class StepEvaluation(StepCounter):
 
 
 def add_errors(logs: dict) -> None:
-    """Add one minus the accuracies to logs that have any."""
+    """Add one minus each accuracy to logs that have accuracies."""
     for prefix in ("", "val_"):
         if f"{prefix}accuracy" in logs:
             logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]

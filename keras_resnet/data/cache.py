@@ -26,12 +26,12 @@ def cached(
     unreadable: Unreadable,
     quality: int = 95,
 ) -> Records:
-    """Return smaller copies of images, because they decode faster.
+    """Return smaller copies of images, which are made at the first call.
 
     Images whose shorter side is over `side` pixels are resized to it, with
     antialiasing, and stored as JPEG. Others are stored as they are. TFRecord
-    files in `folder` hold them. A missing folder is made, under another name
-    until it is complete, and by one process at a time: others wait.
+    files in `folder` hold them. If `folder` is missing, one process makes it,
+    under another name until it is complete, and other processes wait.
 
     Args:
         source: `Folder` or `Records`.
@@ -99,7 +99,7 @@ def _write_cache(
         .with_options(untuned())
         .as_numpy_iterator()
     )
-    # A process that was killed may have left it.
+    # A killed process may have left this folder.
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

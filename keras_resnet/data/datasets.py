@@ -11,7 +11,7 @@ import numpy as np
 from keras_resnet.types import PathLike
 
 NAMES = ("cifar10", "cifar100", "digits", "mnist")
-# Training images of TensorFlow Datasets that become validation images.
+# Number of training images that become validation images.
 HELD_OUT = 5000
 
 
@@ -45,8 +45,8 @@ class ImageData:
     Attributes:
         name: Name of the dataset.
         train: `Split` to train on.
-        validation: `Split` to choose by, taken from the training images, or
-            `None`.
+        validation: `Split` to choose settings by, taken from the training
+            images, or `None`.
         test: `Split` to evaluate on once, at the end.
         class_names: Tuple of strings.
     """
@@ -71,7 +71,7 @@ def load(name: str, data_dir: PathLike | None = None) -> ImageData:
     - `"mnist"`: 55k / 5k / 10k images of 28x28x1, by TensorFlow Datasets;
     - `"digits"`: 1257 / 180 / 360 images of 8x8x1, which come with
       scikit-learn (the test set of UCI's "Optical Recognition of Handwritten
-      Digits"), split at random and the same each time.
+      Digits"), split at random, in the same way each time.
 
     The last 5,000 training images, in the order of TensorFlow Datasets, are
     the validation images.
@@ -133,7 +133,7 @@ def builder_of(name: str, data_dir: PathLike | None) -> Any:
 
 
 def _damaged(folder, reason):
-    # TensorFlow puts the place in its graph before the words, and after them.
+    # TensorFlow puts the place in its graph before and after the reason.
     words = " ".join(re.sub(r"{{.*?}}", "", reason).split())
     words = words.partition(" [")[0].rstrip(".")
     return DataUnavailableError(
@@ -175,9 +175,9 @@ def _from_tfds(name: str, data_dir: PathLike | None) -> ImageData:
 
 
 def check_download(builder: Any, instead: str = "") -> None:
-    """Raise within seconds if a download fails, which TFDS retries for minutes.
+    """Raise within seconds if a download fails: TFDS retries it for minutes.
 
-    `instead` is another remedy for the message.
+    `instead` is another remedy, to add to the message.
 
     Raises:
         DataUnavailableError: If the first URL of the dataset does not answer.

@@ -14,10 +14,10 @@ import tensorflow as tf
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.types import PathLike
 
-# More than TensorFlow decodes.
+# TensorFlow decodes no larger file.
 MAX_BYTES = 2**30
-# A longer side of more than so many shorter ones would take gigabytes when
-# the shorter one is resized to some hundred pixels.
+# Largest ratio of the longer side to the shorter one. Beyond it, an image takes
+# gigabytes when its shorter side is resized to a few hundred pixels.
 MAX_PROPORTION = 100
 PALETTE = "a BMP with a palette; convert it to PNG"
 
@@ -37,13 +37,13 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
 
     Returns:
         A dictionary from the names of classes to sorted lists of paths. The
-        classes are sorted, too: by number where their names are the integers
-        from 0 on, because 10 comes after 9 in the classes of a network.
+        classes are sorted, too: by number if their names are the integers from
+        0 on, because class 10 of a network comes after class 9.
 
     Raises:
-        DataUnavailableError: If there is no such folder, or no class with a
-            file in it, or if there is a link to a folder that contains it, or
-            something that is no file, such as a named pipe.
+        DataUnavailableError: If there is no such folder, if no class has a
+            file, if a link leads to a folder that contains it, or if an entry
+            is neither file nor folder, such as a named pipe.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -70,7 +70,7 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
 
     `above` has the real paths of the folders that the walk came through.
     """
-    # Collections of links to folders are common.
+    # Links are followed, because collections of links to folders are common.
     real = os.path.realpath(folder)
     if any(Path(path).is_relative_to(real) for path in above):
         raise DataUnavailableError(
@@ -84,7 +84,7 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
             if entry.is_dir():
                 yield from _files(Path(entry.path), (*above, real))
                 continue
-            # A link to nothing is an image that cannot be read.
+            # A broken link counts as an image that cannot be read.
             if not entry.is_file() and os.path.exists(entry.path):
                 raise DataUnavailableError(
                     f"{printable(entry.path)} is {_kind(entry.path)} and no "
@@ -94,7 +94,7 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
 
 
 def _kind(path: PathLike) -> str:
-    """Return what is at a path that is no file."""
+    """Return the kind of a path that is not a file."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a named pipe",
@@ -126,10 +126,10 @@ def read_contents(path: PathLike) -> bytes:
 
 
 def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
-    """Decode a JPEG, PNG, BMP or GIF file, by its content.
+    """Decode a JPEG, PNG, BMP or GIF file, whatever its name.
 
-    The first of several frames is taken. Transparency is ignored, and so is
-    the orientation that cameras note.
+    Of several frames the first one is decoded. Transparency and the
+    orientation that cameras note are ignored.
 
     Args:
         path: Path.
@@ -146,7 +146,7 @@ def read_image(path: PathLike, channels: int = 3) -> tf.Tensor:
 
 
 def printable(path: PathLike) -> str:
-    """Return a path as text that can be written, which not every name is."""
+    """Return a path as printable text, because it may be invalid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -202,12 +202,12 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _has_palette(contents: bytes) -> bool:
-    """Return whether the pixels of a BMP are numbers of colours."""
+    """Return whether a BMP has a palette, other than 256 shades of grey."""
     header, bits = (
         int.from_bytes(contents[i:j], "little") for i, j in ((14, 18), (28, 30))
     )
     palette = contents[14 + header :][:1024]
-    # Blue, green and red of each shade of grey, and a byte that means nothing.
+    # An entry of the palette is blue, green, red and an unused byte.
     grey = all(palette[i::4] == bytes(range(256)) for i in range(3))
     return bits < 8 or (bits == 8 and not grey)
 
@@ -233,7 +233,7 @@ def image_batches(
             have no files of their own. Defaults to `read_image`.
 
     Yields:
-        A list of images and a list of their places in `paths`. Each readable
+        A list of images and a list of their indices in `paths`. Each readable
         file comes once. A batch may be smaller than `batch_size`, or empty.
     """
     paths = list(paths)

@@ -1,4 +1,4 @@
-"""ImageNet and its like: large images, decoded when a step needs them.
+"""ImageNet and similar data: large images, decoded when a step needs them.
 
 TensorFlow decodes them on all cores, without Python's lock. Each batch is a
 function of its step.
@@ -18,7 +18,7 @@ from keras_resnet.data.records import Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
 from keras_resnet.preprocessing import center_crop, resize_shorter_side
 
-# Seeds of an image: box, flip, RandAugment, colours.
+# Number of seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
 # `mean_image` averages at most this number of images.
 MEAN_IMAGES = 10_000
@@ -29,9 +29,9 @@ def decode(
 ) -> tf.Tensor:
     """Decode a part of an image, `(rows, columns, 3)` uint8.
 
-    A JPEG file is decoded in that part alone, which is faster. Grey and CMYK
-    images become RGB. The contents tell the kind of file. `choose` is a
-    function from the size of the image, `(2,)` int32, to the part, `(4,)`
+    Only that part of a JPEG file is decoded, because that is faster. Grey and
+    CMYK images become RGB. The contents determine the file format. `choose` is
+    a function from the size of the image, `(2,)` int32, to the part, `(4,)`
     int32: first row, first column, rows, columns.
     """
 
@@ -68,13 +68,13 @@ def training_batches(
 
     Order and epochs are those of `pipeline.training_batches`. Half of the
     images are flipped. An image that cannot be decoded is replaced by the
-    image of the next place.
+    next image in the order.
 
     Args:
         source: `Folder` or `Records`.
         batch_size: Integer.
-        image_size: Integer, rows and columns, or a sequence of integers, the
-            sizes one after the other. Defaults to `224`.
+        image_size: Integer, rows and columns, or a sequence of integers,
+            sizes to use one after the other. Defaults to `224`.
         steps_per_size: Integer, steps at each of several sizes. The last size
             stays until the end. Defaults to `None`, for one size.
         box: `"inception"` (default) or `"paper"`: see `inception_box` and
@@ -141,7 +141,7 @@ def training_batches(
 
     def prepare(contents, place, size):
         # Each change of each image has its own seed, because splitting one
-        # seed takes a large share of an image's time.
+        # seed takes a large share of the time for an image.
         seeds = [(seed, place * CHANGES + i) for i in range(CHANGES)]
         for_box, *further = map(tf.stack, seeds)
         image = decode(contents, lambda x: sampling.BOXES[box](x, for_box))
@@ -149,13 +149,13 @@ def training_batches(
             image, (size, size), interpolation, antialias=True
         )
         if interpolation == "bicubic":
-            # It overshoots the range of a pixel.
+            # Bicubic resizing overshoots the range of a pixel.
             image = tf.clip_by_value(image, 0.0, 255.0)
         return sampling.augmented(image, *further, magnitude, color)
 
     def following(place, size):
         first = int(place[0]) + 1
-        # A whole epoch is among so many places.
+        # These places contain at least one whole epoch.
         for i in range(first, first + 2 * len(source)):
             yield draws[i : i + 1][0, 0]
         raise unreadable.none_left()
@@ -232,11 +232,11 @@ def evaluation_batches(
     pad_to_multiple_of: int | None = None,
     unreadable: Unreadable | None = None,
 ) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
-    """Return all images' centres, in order; the last batch may be smaller.
+    """Return the centres of all images, in order, in batches.
 
     Each image is resized to a shorter side, with antialiasing, and its centre
     is cut out, as `training.one_crop` does. Images that cannot be decoded are
-    left out.
+    left out. The last batch may be smaller.
 
     Args:
         source: `Folder` or `Records`.
@@ -246,10 +246,10 @@ def evaluation_batches(
         interpolation: `"bilinear"` (default) or `"bicubic"`.
         shard: See `pipeline.training_batches`.
         pad_to_multiple_of: Integer, the number of devices. All batches then
-            have one size, a multiple of it, and sample weights: 0 for images
-            that cannot be decoded, which add 0 to the loss, and for empty
-            places. Defaults to `None`: the number of shards; whole batches
-            are not padded.
+            have one size, a multiple of it, and sample weights. The weight is
+            0 for empty places and for images that cannot be decoded, which
+            add 0 to the loss. Defaults to `None`: the number of shards; whole
+            batches are not padded.
         unreadable: `Unreadable`. Defaults to a new one.
 
     Returns:
@@ -280,8 +280,8 @@ def evaluation_batches(
         )
         count = len(numbers) // size
     else:
-        # Unreadable images are left out, so that a small last batch could
-        # become empty, and the loss of an empty batch is not a number.
+        # A small last batch could become empty, because unreadable images are
+        # left out, and the loss of an empty batch is NaN.
         size = next(
             b for b in range(batch_size, 0, -1) if n % b == 0 or n % b >= b / 2
         )
@@ -321,7 +321,7 @@ def _centres(
     interpolation: str,
     unreadable: Unreadable,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Return a function from numbers of images to their centres."""
+    """Return a function from indices of images to their centres."""
 
     def centre(contents):
         image = folders.decode(contents)

@@ -18,8 +18,8 @@ def draw_epoch(
 ) -> np.ndarray:
     """Draw order and augmentation of one epoch of `n` images.
 
-    It returns an `(n, 4)` int32 array: for each place in the epoch the index
-    of an image, every image once, and its window (see `random_windows`).
+    It returns an `(n, 4)` int32 array. A row has the index of an image and its
+    window (see `random_windows`). Every image occurs once.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(n).astype("int32")
@@ -57,12 +57,12 @@ class Draws:
         )
 
     def places(self, step: int) -> range:
-        """Return the places in the sequence that a step's batch has."""
+        """Return the places of a step's batch in the sequence."""
         first = step * self.batch_size + self._offset
         return range(first, first + self.size)
 
     def batch(self, step: int) -> np.ndarray:
-        """Return what is drawn for a step's batch, `(size, 4)` int32."""
+        """Return the draws of a step's batch, `(size, 4)` int32."""
         places = self.places(step)
         return self[places.start : places.stop]
 
@@ -124,17 +124,17 @@ def lay_out(
     shard: tuple[int, int],
     pad_to_multiple_of: int | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Lay out `n` images by number in batches of equal size, for some devices.
+    """Lay out the indices of `n` images in equal batches, for some devices.
 
     Each device takes an equal share of each batch, so some places at the end
-    may stay empty. A mean over a batch counts every place. The weights make
-    all images together count as much as all places, so that loss and weighted
+    may stay empty. A mean over a batch counts every place. The weights of all
+    images therefore sum to the number of places, so that loss and weighted
     metrics are those of the images.
 
     Args: see `pipeline.evaluation_batches`.
 
     Returns:
-        Tuple of the number of the image in each place of this shard, 0 in an
+        Tuple of the index of the image in each place of this shard, 0 in an
         empty place; float32 weights, 0 for an empty place; and the number of
         places in a batch.
     """

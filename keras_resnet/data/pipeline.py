@@ -1,4 +1,4 @@
-"""Input by tf.data: batches are prepared on the host, beside the training."""
+"""Input by tf.data: the host prepares batches while the device trains."""
 
 import os
 
@@ -26,8 +26,8 @@ def training_batches(
     Each epoch shuffles all images anew. A batch may begin in one epoch and
     end in the next, so that every image is seen exactly once an epoch and
     none is dropped. Order and augmentation are functions of `seed`, the epoch
-    and the place in it: a run that starts again at step `start` gets the
-    batches that it would have got without the stop.
+    and the place in it: a run that resumes at step `start` gets the same
+    batches as a run without a stop.
 
     Each image is shifted by up to `padding` pixels and flipped at random. As
     in the paper, padding has the mean's colours (see `corrections`).
@@ -155,7 +155,7 @@ def untuned() -> tf.data.Options:
     """Return the options of a dataset that is not tuned while it runs.
 
     A tuned dataset ends only when its tuning thread wakes up. The thread
-    sleeps twice as long each time, so a run would end late.
+    sleeps twice as long each time, so the end of a run would be delayed.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,8 +1,8 @@
 """RandAugment, one image at a time, in tf.data.
 
-Keras's `RandAugment` (3.15) computes all of its operations, keeps two, the
-same ones for a whole batch, and ignores the seed that it is given. Here only
-the operations that were drawn are computed.
+Keras's `RandAugment` (3.15) computes all of its operations and keeps two, the
+same two for a whole batch. It also ignores the seed that it is given. This
+module computes only the operations that it draws.
 """
 
 import functools

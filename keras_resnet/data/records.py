@@ -1,4 +1,4 @@
-"""Encoded images by number: files in folders of classes, or TFRecord files.
+"""Encoded images by index: files in folders of classes, or TFRecord files.
 
 Training reads images in any order, so both can read any image directly.
 """
@@ -41,12 +41,12 @@ class Folder:
 
     Args:
         folder: Path.
-        class_names: Sequence of strings, the classes in order, for a folder
-            that need not have all of them. Defaults to the folder's own, in
-            the order of `class_folders`.
+        class_names: Sequence of strings, the classes in order. The folder may
+            lack some of them. Defaults to the folder's own, in the order of
+            `class_folders`.
 
     Raises:
-        DataUnavailableError: If there are no such images, or some of another
+        DataUnavailableError: If there are no images, or images of another
             class.
     """
 
@@ -75,11 +75,11 @@ class Folder:
         return len(self.paths)
 
     def split(self, share: float, seed: int = 0) -> tuple["Folder", "Folder"]:
-        """Put a share of each class aside, drawn by chance.
+        """Hold out a random share of each class.
 
         Args:
             share: Float above 0 and below 1. At least one image of a class is
-                put aside, and at least one stays.
+                held out, and at least one stays.
             seed: Integer. Defaults to `0`.
 
         Returns:
@@ -116,8 +116,8 @@ class Folder:
     def describe(self) -> str:
         """Return a text that identifies these images, in any folder.
 
-        It has their number, and a hash of their names and classes, not of
-        their contents.
+        The text has their number, and a hash of their names and classes, not
+        of their contents.
         """
         names = [os.path.basename(path) for path in self.paths]
         hashed = json.dumps([self.class_names, self.labels.tolist(), names])
@@ -253,7 +253,7 @@ def _places(file: str) -> np.ndarray:
 
 
 def _is_intact(data: bytes) -> bool:
-    """Return whether data end in their checksum, as TFRecord files mask it."""
+    """Return whether data end in their checksum, masked as in TFRecords."""
     crc = google_crc32c.value(data[:-FOOTER])
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return data[-FOOTER:] == struct.pack("<I", masked)
@@ -283,7 +283,7 @@ def from_tfds(
         `Records`.
 
     Raises:
-        DataUnavailableError: If the data are not prepared and cannot be.
+        DataUnavailableError: If the data cannot be prepared or read.
     """
     import tensorflow_datasets as tfds
 

@@ -1,8 +1,8 @@
 """Input that stays on the device: images go there once, before training.
 
-Once an epoch the host sends which images and windows its batches have. The
-device counts the steps and cuts the batches, so that a step sends nothing. For
-PyTorch and JAX, because TensorFlow's `fit` reads only tf.data.
+Once an epoch the host sends the images' indices and windows of all batches. The
+device counts the steps and cuts the batches, so that a step sends nothing. This
+is for PyTorch and JAX, because TensorFlow's `fit` reads only tf.data.
 """
 
 import itertools
@@ -70,8 +70,8 @@ def training_batches(
         return np.column_stack([drawn, window_index(drawn[:, 1:], padding)])
 
     at_a_time = max(1, len(split) // batch_size)
-    # A generator, because Keras lets no epoch of a `PyDataset` begin after one
-    # that a callback has ended, as a resumed training does.
+    # A generator, because a resumed training ends an epoch by a callback. After
+    # that Keras begins no other epoch of a `PyDataset`.
     return (
         batch
         for first in itertools.count(start, at_a_time)
@@ -85,7 +85,7 @@ def training_batches(
 def _cut(
     tensors: list[Tensor], drawn: np.ndarray
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of several steps, for which the host sends once."""
+    """Yield the batches of several steps, after one transfer to the device."""
     steps = len(drawn)
     drawn, place = (
         to_device(array, tensors[0]) for array in (drawn, np.zeros(1, "int32"))
@@ -158,7 +158,7 @@ def _augmented(
     images: Tensor, labels: Tensor, added: Tensor, drawn: Tensor, place: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a batch, and the place of the next one."""
-    # A place without an axis would be read by PyTorch, and a GPU waited for.
+    # PyTorch would read a place without an axis, and wait for the GPU.
     drawn = drawn[place][0]
     image, windows, window = drawn[:, 0], drawn[:, 1:4], drawn[:, 4]
     images = cut_on_device(

@@ -1,7 +1,7 @@
 """Boxes, flips, colours and mixtures: ImageNet's augmentation, in tf.data.
 
 Each function takes a seed of two integers and gives the same result for the
-same seed, so that an image of a training is a function of its place.
+same seed, so that an augmented image is a function of its place in the order.
 """
 
 import functools
@@ -32,10 +32,10 @@ def paper_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draw the part of an image that the paper crops.
 
     The paper resizes an image to a shorter side drawn from [256, 480] and
-    crops 224 x 224 anywhere. This function returns that crop in the pixels of
-    the original image, rounded to whole ones, so that nothing else must be
-    decoded or resized. For networks of other sizes it is the same share of the
-    image.
+    crops 224 x 224 anywhere. This function returns that crop in pixels of the
+    original image, rounded to whole ones, so that only the crop must be
+    decoded and resized. For networks of other sizes it is the same share of
+    the image.
 
     `size` has rows and columns, `(2,)` int32. The result is first row, first
     column, rows, columns, `(4,)` int32.
@@ -59,7 +59,7 @@ def paper_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def inception_box(size: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draw 8 to 100 % of an image's area, with proportions from 3:4 to 4:3.
 
-    If ten attempts do not fit into the image, the part is the whole image.
+    If ten attempts do not fit into the image, the result is the whole image.
 
     Args and returns: see `paper_box`.
 
@@ -82,7 +82,7 @@ BOXES = {"paper": paper_box, "inception": inception_box}
 
 
 def color_shift(seed: tf.Tensor) -> tf.Tensor:
-    """Draw red, green and blue that the paper adds to all pixels of an image.
+    """Draw the RGB value that the paper adds to all pixels of an image.
 
     It is the sum of the principal components of ImageNet's colours, each
     times its eigenvalue and a Gaussian number with deviation 0.1, for pixels
@@ -122,8 +122,8 @@ def augmented(
 class _Seeds(keras.random.SeedGenerator):
     """Seed generator for Keras's layers that counts from a given seed.
 
-    Keras's own generator has a state, which belongs to the process in
-    tf.data: a resumed training would draw other seeds.
+    Keras's own generator has a state, which tf.data keeps in the process: a
+    resumed training would draw other seeds.
     """
 
     def __init__(self, seed: tf.Tensor) -> None:
@@ -149,7 +149,7 @@ def mixer(
         mixup: Float, images are mixed in shares from Beta(mixup, mixup).
             Defaults to `0`, no mixup.
         cutmix: Float, areas are cut in shares from Beta(cutmix, cutmix).
-            Defaults to `0`, no cutmix. One of both must be above 0.
+            Defaults to `0`, no cutmix. At least one must be above 0.
 
     Returns:
         A function from images, `(batch, rows, columns, channels)` float32 of
@@ -162,7 +162,7 @@ def mixer(
     if mixup:
         layers.append(keras.layers.MixUp(mixup, data_format="channels_last"))
     if cutmix:
-        # A pair of equal numbers, because Keras draws the parameter between.
+        # Two equal numbers, because Keras draws the parameter from a range.
         layers.append(
             keras.layers.CutMix((cutmix, cutmix), data_format="channels_last")
         )

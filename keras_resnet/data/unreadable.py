@@ -14,7 +14,7 @@ from keras_resnet.data.records import Source, read_image_of
 
 # Share of the images that may be unreadable.
 MAX_UNREADABLE = 0.01
-# Images that are decoded together, because a graph's `try` costs time.
+# Images to decode together, because catching errors in a graph costs time.
 GROUP = 16
 
 
@@ -51,11 +51,11 @@ class Unreadable:
     def note(self, source: Source, i: int) -> None:
         """Note the i-th image of a source, and name it once on standard error.
 
-        The source may be another one with the same names, of smaller copies.
+        The source may be a cache of smaller copies with the same names.
 
         Raises:
-            TooManyUnreadableError: If there are too many, at every call from
-                then on: Keras throws away the iterator that is told first.
+            TooManyUnreadableError: If there are too many. Every later call
+                raises it, too, because Keras drops the iterator of the first.
         """
         name = source.name(i)
         with self._lock:
@@ -85,7 +85,7 @@ class Unreadable:
         )
 
     def none_left(self) -> TooManyUnreadableError:
-        """Return the error that none of several images can be decoded."""
+        """Return the error for images none of which can be decoded."""
         self._fail("there is none to take instead")
         return self.error
 
@@ -100,7 +100,7 @@ def reader(
     """Return a function, for tf.data, that reads and prepares some images.
 
     A graph decodes them without Python's lock. If one of them fails, Python
-    has them decoded one by one.
+    calls the graph for each of them.
 
     Args:
         source: `Folder` or `Records`.
@@ -109,11 +109,11 @@ def reader(
         spec: `tf.TensorSpec` of this tensor.
         unreadable: `Unreadable`.
         others: Function from the further scalars of an image that cannot be
-            decoded to the numbers of images to take instead, in order.
+            decoded to the indices of images to take instead, in order.
             Defaults to no other images: zeros take its place.
 
     Returns:
-        Function from the numbers of images, and as many of each further
+        Function from the indices of images, and as many of each further
         scalar, to prepared images, int32 labels, and booleans, `False` where
         zeros took an image's place.
     """
@@ -165,9 +165,9 @@ def _or_nothing(
 ) -> tuple[tf.Tensor, ...]:
     """Return a function's tensors, or tensors without rows if it fails.
 
-    A graph has no `try`, but a dataset can leave out an element that fails. A
-    `try` of Python around each call could hang the end of the process, which
-    waits for the threads of tf.data while they wait for Python.
+    A graph has no `try`, but a dataset can leave out an element that fails. If
+    Python caught the errors of each call, the process might never end: it would
+    wait for the threads of tf.data while they wait for Python.
     """
     nothing = [
         tf.zeros([n or 0 for n in x.shape], x.dtype)

@@ -84,7 +84,7 @@ class WarmCosineDecay(schedules.CosineDecay):
     """`keras.optimizers.schedules.CosineDecay` with a warm-up, for GPUs.
 
     On PyTorch Keras reads at each step whether the warm-up is over, and waits
-    for the GPU. This schedule computes both rates and selects one of them.
+    for the GPU. This schedule has the same values, but computes both rates.
 
     Args: those of `keras.optimizers.schedules.CosineDecay`; `warmup_target`
         must be given.

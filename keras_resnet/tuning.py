@@ -1,8 +1,8 @@
 """Search over hyperparameters with KerasTuner.
 
-`ResNetHyperModel` is the space of networks and their training, `Search` runs
-its trials, and `Search.rows` lists them. `keras_resnet` does not import this
-module, because `keras_tuner` is an extra.
+`ResNetHyperModel` is the search space of networks and of their training.
+`Search` runs its trials, and `Search.rows` lists them. `keras_resnet` does not
+import this module, because `keras_tuner` is an optional dependency.
 """
 
 import contextlib
@@ -53,17 +53,17 @@ class ResNetHyperModel(keras_tuner.HyperModel):
     """Search space of residual networks and of their training.
 
     An argument with one value is fixed, and an argument with several is
-    searched. A tuple is a choice, but for `learning_rate` and `weight_decay`
+    searched. A tuple lists the choices. For `learning_rate` and `weight_decay`
     it is a range, `(low, high)`, searched on a logarithmic scale and rounded
     to four digits.
 
     Each trial trains a new network from the start, with a schedule as long as
     the trial and batches of the trial's size. The objective is `val_error`,
-    the error on `data.validation` after the last epoch; trials never look at
+    the error on `data.validation` after the last epoch; trials do not use
     `data.test`. A trial that diverges or runs out of memory raises
     `keras_tuner.errors.FailedTrialError`.
 
-    `Search` is made for this class. KerasTuner's own tuners take it too, with
+    `Search` uses this class. KerasTuner's own tuners take it too, with
     `objective=keras_tuner.Objective("val_error", "min")`.
 
     Args:
@@ -95,8 +95,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         make: Callable that takes a dictionary of the trial's values and the
             number of steps, and returns a compiled model. Defaults to the
             family's builder with `CoupledSGD`, on raw pixels.
-        devices: `keras_resnet.devices.Devices` of one process, which train
-            each trial. Defaults to one device.
+        devices: `keras_resnet.devices.Devices` of one process, to train each
+            trial on. Defaults to one device.
 
     Raises:
         ValueError: For an unknown family or schedule, or an impossible depth
@@ -155,7 +155,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         _check_space(family, self._space)
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
-        """Return the values of a trial, searched and fixed, by their names."""
+        """Return the values of a trial, searched and fixed, by name."""
         chosen = dict(self._space)
         for name in self.searched():
             values = chosen[name]
@@ -171,7 +171,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         return [name for name, v in self._space.items() if _is_searched(v)]
 
     def trial_epochs(self, hp: keras_tuner.HyperParameters) -> int:
-        """Return the epochs of a trial: Hyperband's, or all."""
+        """Return the epochs of a trial, which Hyperband may choose."""
         return hp.values.get("tuner/epochs", self.epochs)
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
@@ -225,9 +225,9 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             model: Model from `build`.
             callbacks: As in `keras.Model.fit`.
             epochs: Integer. Defaults to `trial_epochs(hp)`.
-            initial_epoch: Integer, where schedule and batches begin.
-                KerasTuner's own Hyperband continues from the weights of an
-                earlier trial. Defaults to `0`.
+            initial_epoch: Integer, first epoch of schedule and batches, for
+                KerasTuner's own Hyperband, which continues from the weights of
+                an earlier trial. Defaults to `0`.
             verbose: As in `keras.Model.fit`. Defaults to `0`.
 
         Returns:
@@ -259,7 +259,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
                         self.data.validation,
                         pad_to_multiple_of=self.devices.pad_to_multiple_of,
                     ),
-                    # Only the network at the end counts.
+                    # Only the final network counts.
                     validation_freq=[epochs],
                     callbacks=[
                         interruptible,
@@ -274,7 +274,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         last = ("val_error", "val_loss", "error", "loss")
         result = {name: float(history[name][-1]) for name in last}
         if not math.isfinite(result["val_loss"]):
-            # Normalization by the batch can hide it during training.
+            # Normalization by the batch can hide divergence in training.
             raise keras_tuner.errors.FailedTrialError(
                 f"training diverged: the loss is {result['val_loss']} on the "
                 "validation images"
@@ -315,9 +315,9 @@ def _check_space(family, space):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory is used up.
+    """Return whether an exception reports that memory is used up.
 
-    It compares names and messages, because it imports no backend:
+    It compares names and messages, because it must import no backend:
     TensorFlow's `ResourceExhaustedError`, JAX's `JaxRuntimeError` of that
     status, PyTorch's `OutOfMemoryError` and, on a CPU, its `RuntimeError`
     about the allocator, and Python's `MemoryError`.
@@ -352,13 +352,13 @@ class TrialError(keras_tuner.errors.FatalError):
 
 
 class _Resumable:
-    """Mixin that lets the search of an oracle continue after a kill.
+    """Mixin for an oracle whose search continues after a kill.
 
     KerasTuner writes several files in place, and waits forever for a worker
-    that was killed. Here the state is one file, replaced whole. A trial whose
-    worker has been silent for `lost_after` seconds goes to the next worker
-    that asks. After a restart no worker has been heard from, so the trials
-    that were running go first.
+    that was killed. This class keeps its state in one file, which it replaces
+    atomically. A trial whose worker has been silent for `lost_after` seconds
+    goes to the next worker that asks. After a restart all workers count as
+    silent, so the trials that were running go first.
     """
 
     def __init__(self, file, lost_after, report, **kwargs):
@@ -379,7 +379,7 @@ class _Resumable:
             for name, trial in state["trials"].items()
         }
         super().set_state(state)
-        # KerasTuner saves that a trial has ended while it is still ongoing.
+        # KerasTuner saves an ended trial while it still counts as ongoing.
         self.ongoing_trials = {
             worker: trial
             for worker, trial in self.ongoing_trials.items()
@@ -416,7 +416,7 @@ class _Resumable:
                 f"worker {lost} is lost: trial {trial.trial_id} goes to "
                 f"{tuner_id}"
             )
-            # KerasTuner returns the trial that a worker already has.
+            # `create_trial` returns the trial that a worker already has.
             self.ongoing_trials[tuner_id] = trial
             self.tuner_ids.add(tuner_id)
         trial = super().create_trial(tuner_id)
@@ -427,7 +427,7 @@ class _Resumable:
         return trial
 
     def get_trial(self, trial_id):
-        # Workers ask for their trial now and then to show that they live.
+        # Workers ask for their trial regularly to show that they are alive.
         for worker, trial in self.ongoing_trials.items():
             if trial.trial_id == trial_id:
                 self.heard[worker] = time.monotonic()
@@ -456,7 +456,7 @@ class _Bayesian(_Resumable, keras_tuner.oracles.BayesianOptimizationOracle):
         from sklearn.exceptions import ConvergenceWarning
 
         with warnings.catch_warnings():
-            # A handful of trials does not determine the kernel's width.
+            # A few trials do not determine the width of the kernel.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return super().populate_space(trial_id)
 
@@ -469,7 +469,7 @@ ALGORITHMS: dict[str, type[keras_tuner.Oracle]] = {
 
 
 def fewest_epochs(algorithm: str, epochs: int) -> int:
-    """Return the epochs of a search's shortest trials, of at most `epochs`."""
+    """Return the epochs of the shortest trials; the longest have `epochs`."""
     if algorithm != "hyperband":
         return epochs
     hp = keras_tuner.HyperParameters()
@@ -482,9 +482,9 @@ def fewest_epochs(algorithm: str, epochs: int) -> int:
 
 
 def role() -> str | None:
-    """Return the role of this process, set by KerasTuner's variables.
+    """Return the role of this process, from KerasTuner's variables.
 
-    It is `"chief"`, `"worker"`, or `None` for a search in one process.
+    The role is `"chief"`, `"worker"`, or `None` for a search in one process.
 
     Raises:
         ValueError: If only some of the variables are set.
@@ -506,9 +506,9 @@ def role() -> str | None:
 def take_gpu() -> None:
     """Let a chief or worker see one GPU of its machine, and share its memory.
 
-    The number at the end of its ID says which: `worker0` and a chief take the
-    first. With more workers than GPUs several share one. Call it before
-    anything is computed. Where `nvidia-smi` lists no GPUs it does nothing.
+    The number at the end of its ID selects the GPU: `worker0` and a chief take
+    the first. With more workers than GPUs several share one. Call this function
+    before anything is computed. Without `nvidia-smi` it does nothing.
     """
     number = re.search(r"\d*$", os.environ.get("KERASTUNER_TUNER_ID", ""))
     lists = shutil.which("nvidia-smi")
@@ -525,7 +525,7 @@ def take_gpu() -> None:
     if gpus:
         own = gpus[int(number[0] or 0) % len(gpus)]
         os.environ["CUDA_VISIBLE_DEVICES"] = own
-    # Otherwise the first process on a GPU takes most of its memory.
+    # By default the first process on a GPU takes most of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
@@ -533,29 +533,29 @@ def take_gpu() -> None:
 class Search(keras_tuner.Tuner):
     """Tuner for a `ResNetHyperModel` that continues after kills and failures.
 
-    Its state is one file, replaced whole: the same call continues a search
-    that was killed, and repeats only the trials that were running. A failed
+    Its state is one file, replaced atomically: the same call continues a killed
+    search, and repeats only the trials that were running. A failed
     trial counts as an error of 100 %, so that Hyperband drops it and the
     Bayesian search avoids its values. Any other error raises `TrialError`
     and ends the search.
 
-    With KerasTuner's variables (see `role`) the same call is the chief or a
+    With KerasTuner's variables (see `role`) this process is the chief or a
     worker of a distributed search, and only the chief writes files. A trial
     whose worker has been silent for `lost_after` seconds goes to another
     worker.
 
-    Hyperband trains every trial from the start, with a schedule as long as
-    its round, because a schedule that has ended at zero cannot be continued.
+    Hyperband trains every trial from the start, with a schedule as long as its
+    round, because no training continues after its rate has reached zero.
 
     Args:
         hypermodel: `ResNetHyperModel`.
         algorithm: `"random"`, `"hyperband"` or `"bayesian"`.
-        max_trials: Integer, trials in all, at least 1.
+        max_trials: Integer, number of all trials, at least 1.
         folder: Path of the folder of the state.
         seed: Integer, seed of the drawn hyperparameters. Defaults to `0`.
         report: Callable that takes the `row` of each trial that has ended.
             Defaults to `None`.
-        lost_after: Float, seconds. Defaults to `60`.
+        lost_after: Float, seconds of silence, see above. Defaults to `60`.
 
     Raises:
         ValueError: For an unknown algorithm, or fewer than one trial.
@@ -579,7 +579,7 @@ class Search(keras_tuner.Tuner):
                 f"`algorithm` must be one of {', '.join(ALGORITHMS)}. "
                 f"Received: algorithm={algorithm!r}"
             )
-        if max_trials < 1:  # KerasTuner takes 0 for any number
+        if max_trials < 1:  # KerasTuner would run any number of trials for 0
             raise ValueError(
                 "`max_trials` must be at least 1. "
                 f"Received: max_trials={max_trials}"
@@ -594,18 +594,18 @@ class Search(keras_tuner.Tuner):
             "report": report and (lambda trial: report(self.row(trial))),
             "objective": keras_tuner.Objective(OBJECTIVE, "min"),
             "hyperparameters": space,
-            # KerasTuner takes 0 for none, and draws another seed each time.
+            # For 0 KerasTuner draws another seed each time.
             "seed": seed + 1,
         }
         if algorithm == "hyperband":
             options["max_epochs"] = hypermodel.epochs
             options["hyperband_iterations"] = None  # until `max_trials`
         oracle: Any = ALGORITHMS[algorithm](**options)
-        oracle.max_trials = max_trials  # Hyperband's has no such argument
+        oracle.max_trials = max_trials  # Hyperband takes no such argument
         super().__init__(
             oracle, directory=str(folder.parent), project_name=folder.name
         )
-        # KerasTuner would build a network to learn the space.
+        # Set later, because KerasTuner would build a network for the space.
         self.hypermodel = hypermodel
         self._pulse = lost_after / 10
         if oracle.file.exists():
@@ -628,7 +628,7 @@ class Search(keras_tuner.Tuner):
         """
         oracle = self.oracle
         if self.role == "chief" and len(oracle.end_order) == oracle.max_trials:
-            return  # KerasTuner would wait for a worker to ask
+            return  # KerasTuner would wait for a worker's call
         super().search(**kwargs)
 
     def pre_create_trial(self) -> None:
@@ -682,8 +682,8 @@ class Search(keras_tuner.Tuner):
         """Return a trial as a flat dictionary, for tables and figures.
 
         Its keys are `trial` (the name), `status` (`"completed"`, `"failed"`
-        or `"running"`), `epochs`, the hyperparameters, the keys of
-        `ResNetHyperModel.fit`, and `reason`, the cause of a failure.
+        or `"running"`), `epochs`, the hyperparameters, the keys of the result
+        of `ResNetHyperModel.fit`, and `reason`, the cause of a failure.
         """
         hp, metrics = trial.hyperparameters, trial.metrics.metrics
         failed = "failed" in metrics
@@ -699,7 +699,7 @@ class Search(keras_tuner.Tuner):
         return row | {"reason": reason if failed else ""}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the `row` of each trial, in the order of their starts."""
+        """Return the `row` of each trial, in the order in which they began."""
         oracle = self.oracle
         return [self.row(oracle.trials[name]) for name in oracle.start_order]
 

@@ -1,6 +1,6 @@
 """Analyses of trained networks, residual or plain, on every backend.
 
-Each takes a network of this package and returns arrays, which
+Each analysis takes a network of this package and returns arrays, which
 `keras_resnet.plots` draws.
 """
 

@@ -1,4 +1,4 @@
-"""Explanations: what in an image a class's score depends on."""
+"""Explanations: the parts of an image that a class's score depends on."""
 
 from collections.abc import Callable
 
@@ -11,20 +11,20 @@ from keras_resnet.analysis import network
 from keras_resnet.types import Numbers, Progress, Tensor
 
 BATCH_SIZE = 32
-# Of an image's pixels, in a deletion curve.
+# Shares of an image's pixels in a deletion curve.
 SHARES = tuple(i / 10 for i in range(11))
 
 
 class _Scores:
-    """The score of a class, and its gradient by what a layer puts out.
+    """The score of a class, and its gradient by the outputs of a layer.
 
-    The score is what the classifier computes before its activation: the
-    gradient of a probability vanishes where the network is sure.
+    The score is the logit, because the gradient of a probability vanishes if
+    the network is sure.
 
     Args:
         model: A classifier of this package.
-        layer: String, the layer. Defaults to none: the gradient is by the
-            image.
+        layer: String, name of the layer. Defaults to `None`: the gradient is
+            by the image.
     """
 
     def __init__(self, model: keras.Model, layer: str | None = None) -> None:
@@ -62,7 +62,7 @@ class _Scores:
         return x + ops.cast(head.bias, "float32") if head.use_bias else x
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
-        """Return what the layer puts out for some images."""
+        """Return the layer's outputs for some images."""
         if not self.below:
             return images
         return self._forward(images, values=self._values)
@@ -106,7 +106,7 @@ def _channels(model: keras.Model) -> int:
 
 
 def _batches(model, scores, images, classes, batch_size, progress):
-    """Yield what the layer puts out for some images, and their classes."""
+    """Yield batches of images, the layer's outputs, and their classes."""
     if classes is not None and len(classes) != len(images):
         raise ValueError(
             "`classes` must have a class for each image. Received: "
@@ -133,12 +133,12 @@ def grad_cam(
     batch_size: int = BATCH_SIZE,
     progress: Progress = iter,
 ) -> np.ndarray:
-    """Return for each image a map of the places that speak for a class.
+    """Return for each image a map of the places that support a class.
 
     A map is the sum of the channels of a layer, each weighted by the mean
-    gradient of the class's score, without its negative part, enlarged to the
-    image by bilinear interpolation. Maps are in units of the score; divide one
-    by its maximum to compare places.
+    gradient of the class's score. Negative values are set to zero, and
+    bilinear interpolation enlarges the map to the image. Maps are in units of
+    the score; divide one by its maximum to compare places.
 
     Args:
         model: A classifier of this package; also with layers that prepare
@@ -149,8 +149,7 @@ def grad_cam(
         classes: `(n,)` integers, the class to explain for each image.
             Defaults to the class with the highest score.
         layer: String, name of the layer to look at, such as
-            `"stage3_block6"`. Defaults to the last one that has rows and
-            columns.
+            `"stage3_block6"`. Defaults to the last one with rows and columns.
         batch_size: Integer, images at a time. Defaults to `32`.
         progress: Function that wraps the list of batches, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
@@ -198,7 +197,7 @@ def integrated_gradients(
     batch_size: int = BATCH_SIZE,
     progress: Progress = iter,
 ) -> np.ndarray:
-    """Return how much each value of an image adds to a class's score.
+    """Return how much each value of an image adds to the score of a class.
 
     The gradient of the score is integrated along the line from a baseline to
     the image, by Gauss-Legendre quadrature, and multiplied by their
@@ -210,9 +209,9 @@ def integrated_gradients(
         images: See `grad_cam`.
         classes: See `grad_cam`.
         baseline: Number or array that can be broadcast to an image, in the
-            units of the images: an image without what is to be explained.
-            Defaults to `0.0`: the mean image where images are normalized
-            before the model, black where the model takes raw pixels.
+            units of the images: an image without the object to explain.
+            Defaults to `0.0`, which is the mean image if images are normalized
+            before the model, and black if the model takes raw pixels.
         points: Integer, points on the line. Defaults to `32`.
         batch_size: Integer, images at a time. Defaults to `32`.
         progress: See `grad_cam`.
@@ -253,10 +252,10 @@ def deletion_curve(
     batch_size: int = BATCH_SIZE,
     progress: Progress = iter,
 ) -> np.ndarray:
-    """Return a class's probability while its most important pixels go.
+    """Return a class's probability as its most important pixels are removed.
 
-    A map that finds what the network looks at makes the probability fall
-    early. A random map is what to compare it with.
+    With a map that finds the important pixels the probability falls early.
+    Compare the curve with that of a random map.
 
     Args:
         model: See `grad_cam`.
@@ -266,8 +265,8 @@ def deletion_curve(
         classes: `(n,)` integers, the class of each image.
         shares: Numbers from 0 to 1, the shares of the pixels that are
             replaced. Defaults to 0, 0.1, ... 1.
-        fill: Number or array that can be broadcast to an image, what takes
-            the place of pixels. Defaults to `0.0`.
+        fill: Number or array that can be broadcast to an image, the values
+            that replace pixels. Defaults to `0.0`.
         batch_size: Integer, images at a time. Defaults to `32`.
         progress: See `grad_cam`.
 
@@ -285,7 +284,7 @@ def deletion_curve(
     ):
         part = maps[start : start + len(batch)].reshape(len(batch), -1)
         start += len(batch)
-        # 0 is the most important pixel of an image.
+        # Rank 0 is the most important pixel of an image.
         rank = (-part).argsort(axis=1, kind="stable").argsort(axis=1)
         rank = rank.reshape(len(batch), *maps.shape[1:])
         rank = np.expand_dims(rank, axis)

@@ -24,7 +24,7 @@ class GradientNorms(NamedTuple):
 
 
 def _weighted_layers(model):
-    """Return names and kernels of the layers that make a network's depth.
+    """Return names and kernels of the layers that count for the depth.
 
     Projections do not count.
     """
@@ -42,9 +42,9 @@ def _weighted_layers(model):
 
 
 class GradientFunction:
-    """The function behind `gradient_norms`, of the weights at each call.
+    """The function of `gradient_norms`, for the model's current weights.
 
-    It is compiled by the first call, once for each shape of batch.
+    It is compiled at the first call with each shape of batch.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -74,7 +74,7 @@ class GradientFunction:
     def gradients(
         self, images: np.ndarray, labels: np.ndarray
     ) -> list[np.ndarray]:
-        """Return the gradients by all kernels, by depth, as arrays."""
+        """Return the gradients by all kernels as arrays, in order of depth."""
         values = network.values_of(self.model)
         (batch,) = network.batches(images, labels, batch_size=len(images))
         _, gradients = self._run(
@@ -96,11 +96,11 @@ class GradientFunction:
 def gradient_norms(
     model: keras.Model, images: np.ndarray, labels: np.ndarray
 ) -> GradientNorms:
-    """Return the norm of the loss's gradient by each layer's kernel.
+    """Return the norm of the gradient of the loss by each layer's kernel.
 
     The loss is the mean cross-entropy of the images as one batch, normalized
-    by that batch as in training, without weight decay. The model is left as
-    it is. `GradientFlow` records the same during training.
+    by that batch as in training, without weight decay. The model does not
+    change. `GradientFlow` records the same during training.
 
     Args:
         model: A classifier of this package, residual or plain, with logits
@@ -119,22 +119,22 @@ def gradient_norms(
 
 
 class GradientFlow(StepCounter):
-    """Records the gradient norms of one batch, again and again in training.
+    """Records the gradient norms of one batch repeatedly during training.
 
-    Before the first step, then after every so many optimizer steps, and after
-    the last one, into a CSV file with the step and a column for each layer. A
-    training that is resumed, or begins again from the same weights, goes on
-    with the same file, without the rows of steps that are trained again.
+    It records before the first step, after every `every` optimizer steps and
+    after the last step. The CSV file has the step and a column for each layer.
+    A training that is resumed, or restarted from the same weights, continues
+    the file, and replaces the rows of steps that are trained again.
 
     Args:
         images: Array, the batch: see `gradient_norms`.
-        labels: Array of its classes.
+        labels: Array, the classes of the batch.
         every: Integer, steps between two records.
         path: Path of the CSV file.
 
     Raises:
-        ValueError: When training begins, if the file is of another training:
-            of other layers, or with other norms for the same step.
+        ValueError: When training begins, if the file has other layers, or
+            other norms for the same step, and so is of another training.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class GradientFlow(StepCounter):
         self._steps, self._norms = [], []
         if self.path.exists():
             self._take_up()
-        # A training that is resumed has the same steps as one that is not.
+        # A resumed training must record no other steps than one without a stop.
         if not self._steps:
             self._record()
 
     def _take_up(self):
-        """Take over the rows of an earlier training, up to this step."""
+        """Keep the rows of an earlier training, up to this step."""
         steps, names, norms = read_gradient_flow(self.path)
         kept = steps <= self.step
         same = names == self._function.names
@@ -183,7 +183,7 @@ class GradientFlow(StepCounter):
         self._record()
 
     def _compute(self):
-        # Reading `self.model` makes Keras hand JAX's state back to the
+        # Reading `self.model` makes Keras copy JAX's state back to the
         # variables. The function's own reference does not.
         self._function.model = self.model
         return self._function(self.images, self.labels).norms
@@ -205,7 +205,7 @@ class GradientFlow(StepCounter):
 def read_gradient_flow(
     path: PathLike,
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Read what `GradientFlow` has recorded.
+    """Read the records of `GradientFlow`.
 
     Args:
         path: Path of its CSV file.

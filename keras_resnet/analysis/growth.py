@@ -1,4 +1,4 @@
-"""The identity property: deeper networks that compute the same."""
+"""The identity property: deeper networks with the same outputs."""
 
 import numbers
 from collections.abc import Sequence
@@ -29,33 +29,33 @@ def grow(
     zero: bool = True,
     seed: int = 0,
 ) -> keras.Model:
-    """Return a deeper copy of a network that computes the same.
+    """Return a deeper copy of a network with the same outputs.
 
     Each stage gets new blocks at its end. Those of a residual network begin
     as their shortcut alone (`zero_init_residual`). This is the identity, so
-    that the outputs stay the same, in training mode too. (Where a backend
-    compiles the deeper graph otherwise, up to rounding.) With a subclass of
-    `ResidualBlock` it is the identity only if the block's last activation
-    leaves its own outputs unchanged, as a ReLU does.
+    that the outputs stay the same, in training mode too. (If a backend
+    compiles the deeper graph differently, they are equal up to rounding.) With
+    a subclass of `ResidualBlock` it is the identity only if the block's last
+    activation leaves its own outputs unchanged, as a ReLU does.
 
-    A plain network has no shortcut to fall back on. Its new convolutions are
-    identities by construction, as the paper argues that a deeper plain net
-    need not be worse: the outputs stay the same in inference, up to rounding.
-    In training mode they do not: normalization by the batch undoes it.
+    A plain network has no shortcuts. Its new convolutions are identities, by
+    which the paper argues that a deeper plain net need not be worse. The
+    outputs stay the same in inference, up to rounding. In training mode they
+    change, because normalization by the batch undoes the identity.
 
     Args:
         model: A network of this package, residual or plain, not folded.
-        added: Integers, as many as there are stages: blocks to add to each.
-            An integer stands for that many in each.
-        zero: Boolean. `False` leaves the new blocks with random weights, as
-            in a network that was never trained: the control. Defaults to
-            `True`.
-        seed: Integer, of the random weights. Defaults to `0`.
+        added: Integers, the number of blocks to add to each stage. A single
+            integer adds that many to each.
+        zero: Boolean, whether new blocks are identities. `False` leaves them
+            with random weights, as in an untrained network, for a control.
+            Defaults to `True`.
+        seed: Integer, seed of the random weights. Defaults to `0`.
 
     Returns:
         A `keras.Model`, not compiled, that shares nothing with `model` but
-        its `preprocessing`. Its name is that of `model` with `_grown`, those
-        of its layers are as if it had been built that deep.
+        its `preprocessing`. Its name is that of `model` with `_grown`. Its
+        layers have the names of a network built with that depth.
 
     Raises:
         ValueError: If the model is not of this package or is folded; if
@@ -122,7 +122,7 @@ def _new_block(layer, stage, number, zero, seed):
     initializer = layer.kernel_initializer
     config = initializer.get_config()
     if "seed" in config:
-        # Or else a copied initializer would draw what is there already.
+        # With its old seed the initializer would draw the same weights again.
         config["seed"] = 1_000_003 * seed + 1_009 * stage + number
     return type(layer).from_config(
         layer.get_config()
@@ -156,14 +156,14 @@ def identity_property(
     added: Sequence[int] = (1, 2, 4, 8),
     seed: int = 0,
 ) -> IdentityProperty:
-    """Compare grown networks with the one that they have grown from.
+    """Compare the outputs of grown networks with those of the original.
 
     Args:
         model: A network of this package, residual or plain, not folded.
         images: `(n, rows, columns, channels)` array of what the model takes.
         added: Sequence of integers: blocks added to each stage. Defaults to
             `(1, 2, 4, 8)`.
-        seed: Integer, of the control's random weights. Defaults to `0`.
+        seed: Integer, seed of the control's random weights. Defaults to `0`.
 
     Returns:
         `IdentityProperty` of arrays, a value for each entry of `added`:

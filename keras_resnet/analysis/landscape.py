@@ -32,9 +32,9 @@ class Landscape(NamedTuple):
 def random_direction(model: keras.Model, seed: int = 0) -> list[np.ndarray]:
     """Return a random direction in weight space, normalized by filter.
 
-    Each filter of a convolution, and the weights of each class in the head,
-    is Gaussian and has the norm of the model's filter. The direction of biases
-    and of the scales and offsets of normalization is zero.
+    Each filter of the direction is Gaussian and has the norm of the model's
+    filter, and so has each class of the head. The direction of biases and of
+    the scales and offsets of normalization is zero.
 
     Args:
         model: A built `keras.Model`.
@@ -87,21 +87,21 @@ def loss_landscape(
             changed.
         images: `(n, rows, columns, channels)` array, inputs of the model.
         labels: `(n,)` array of classes.
-        directions: One or two directions, as of `random_direction`.
-        axes: A sequence of numbers for each direction, the points along it. 0
-            is the model itself.
+        directions: One or two directions, such as those of
+            `random_direction`.
+        axes: For each direction a sequence of numbers, the points along it.
+            0 is the model itself.
         statistics: `"moving"` (default) normalizes by the moving statistics
             of the trained model at every point, as the authors' published
             code does. `"batch"` normalizes by the statistics of each batch at
-            the point itself, as training there would.
+            the point itself, as in training.
         batch_size: Integer, images at a time. Defaults to `500`.
         points_at_a_time: Integer, grid points that are evaluated in one
             vectorized call, on JAX and PyTorch. Defaults to 16 on an
             accelerator and to 1 elsewhere. TensorFlow allows only 1.
-        path: Path of an `.npz` file, which keeps the points evaluated so far.
-            If the file exists, only missing points are evaluated. Defaults to
-            `None`.
-        progress: Function that wraps the list of what is evaluated, such as
+        path: Path of an `.npz` file for the points evaluated so far. If it
+            exists, only missing points are evaluated. Defaults to `None`.
+        progress: Function that wraps the list of evaluations, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
@@ -174,7 +174,7 @@ def _check(model, directions, axes, statistics):
 def _evaluation(
     model, images, labels, directions, statistics, batch_size, size
 ):
-    """Return a function of up to `size` points: their losses and errors."""
+    """Return a function from up to `size` points to losses and errors."""
     from_logits = network.gives_logits(model)
     training = statistics == "batch"
     trainable = {id(v): i for i, v in enumerate(model.trainable_variables)}
@@ -212,7 +212,7 @@ def _evaluation(
 
     def evaluate(points):
         n = len(points)
-        # Padded, because another size would be compiled anew.
+        # Padded, because each other size would be compiled anew.
         points = np.concatenate([points, np.repeat(points[:1], size - n, 0)])
         if size == 1:
             (points,) = points
@@ -227,7 +227,7 @@ def _evaluation(
 
 
 def _key(model, *others):
-    """Return a checksum of all that determines a landscape."""
+    """Return a checksum of everything that determines a landscape."""
     digest = hashlib.sha256()
     # Different networks may have the same weights.
     layers = map(keras.saving.serialize_keras_object, network.chain(model))
@@ -266,7 +266,7 @@ def _write(path, key, axes, values):
 
 
 def read_landscape(path: PathLike) -> Landscape:
-    """Return the `Landscape` in a file that `loss_landscape` has written.
+    """Return the `Landscape` in a file of `loss_landscape`.
 
     Points that are not evaluated yet are NaN.
     """

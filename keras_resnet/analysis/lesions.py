@@ -1,4 +1,4 @@
-"""Lesions: blocks deleted or swapped at test time, and the paths left.
+"""Lesions: blocks deleted or swapped at test time, and lengths of paths.
 
 Reference: Veit et al. 2016, "Residual Networks Behave Like Ensembles of
 Relatively Shallow Networks".
@@ -18,7 +18,7 @@ from keras_resnet.types import Numbers, Progress
 
 
 class DeletedBlocks(NamedTuple):
-    """The error after deleting each block, and with all of them."""
+    """The error after deleting each block, and that of the whole network."""
 
     names: tuple[str, ...]
     error: np.ndarray
@@ -45,11 +45,10 @@ class PathGradients(NamedTuple):
 class LesionedNetwork:
     """A trained network, evaluated with blocks missing or in another order.
 
-    A deleted residual block leaves its shortcut, projection included. A
-    deleted plain block leaves nothing between the blocks beside it, so those
-    that change the shape cannot go. Blocks are swapped with blocks of the
-    same shapes alone. The model itself stays as it is, and is compiled once
-    for all lesions.
+    A deleted residual block leaves its shortcut, including a projection. A
+    deleted plain block leaves nothing, so that a plain block that changes the
+    shape cannot be deleted. Only blocks of the same shapes can be swapped.
+    The model itself does not change, and is compiled once for all lesions.
 
     Args:
         model: A classifier of this package, residual or plain.
@@ -59,7 +58,7 @@ class LesionedNetwork:
 
     Attributes:
         names: Tuple of strings, the blocks in order.
-        deletable: Integer array, the positions of those that can be deleted.
+        deletable: Integer array, positions of the blocks that can be deleted.
         reshaping: Boolean array, whether a block changes the shape.
     """
 
@@ -103,20 +102,20 @@ class LesionedNetwork:
     def error(
         self, deleted: Numbers = (), order: Numbers | None = None
     ) -> float:
-        """Return the error with some blocks deleted, or reordered.
+        """Return the error with some blocks deleted or reordered.
 
         Args:
             deleted: Integers or names, the blocks to delete. Defaults to
                 none.
-            order: Integers: `order[i]` is the block whose weights are in the
-                place of block `i`. Defaults to the order of the model.
+            order: Integers: block `i` gets the weights of block `order[i]`.
+                Defaults to the order of the model.
 
         Returns:
             Float, the share of images that are classified wrongly.
 
         Raises:
-            ValueError: If a block cannot be deleted, or cannot be where
-                `order` puts it.
+            ValueError: If a block cannot be deleted, or does not fit into its
+                place in `order`.
         """
         kept = np.ones(len(self.names), "float32")
         for block in deleted:
@@ -174,7 +173,7 @@ class LesionedNetwork:
         return reordered
 
     def swappable(self) -> list[tuple[int, int]]:
-        """Return all pairs of blocks that can be in each other's place."""
+        """Return all pairs of blocks that can be swapped."""
         return [
             (i, j)
             for i, shape in enumerate(self._shapes)
@@ -202,9 +201,9 @@ def delete_each_block(
 
     Returns:
         `DeletedBlocks` of `names`, a tuple of the blocks that can be deleted;
-        `error`, an array of the errors without each; `baseline`, the error
-        with all; and `reshaping`, a Boolean array: whether a block changes
-        the shape.
+        `error`, an array of the error without each block; `baseline`, the
+        error with all blocks; and `reshaping`, a Boolean array: whether a
+        block changes the shape.
 
     Reference: Veit et al. 2016, section 4.1, figure 3.
     """
@@ -234,19 +233,19 @@ def delete_blocks(
         labels: Integers, the class of each image.
         **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of blocks to delete.
-        trials: Integer, random choices for each. Defaults to `5`.
-        seed: Integer, of the choices. Defaults to `0`.
+        trials: Integer, random choices for each number. Defaults to `5`.
+        seed: Integer, seed of the choices. Defaults to `0`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `LesionStudy` of `counts`, an array; `error`, an array `(counts,
         trials)`; and `reshaping`, a Boolean array of that shape: whether a
-        block that changes the shape was among the deleted. Its `correlation`
-        is `None`.
+        block that changes the shape was among the deleted ones. Its
+        `correlation` is `None`.
 
     Raises:
-        ValueError: If there are fewer blocks that can be deleted.
+        ValueError: If fewer blocks can be deleted than `counts` asks for.
 
     Reference: Veit et al. 2016, section 4.2, figure 5 a.
     """
@@ -276,7 +275,7 @@ def swap_blocks(
     progress: Progress = iter,
     **kwargs: int,
 ) -> LesionStudy:
-    """Return the error after swapping random pairs of equal blocks.
+    """Return the error after swapping random pairs of blocks of one shape.
 
     Args:
         model: `keras.Model`, see `LesionedNetwork`.
@@ -284,15 +283,15 @@ def swap_blocks(
         labels: Integers, the class of each image.
         **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of swaps.
-        trials: Integer, random choices for each. Defaults to `5`.
-        seed: Integer, of the choices. Defaults to `0`.
+        trials: Integer, random choices for each number. Defaults to `5`.
+        seed: Integer, seed of the choices. Defaults to `0`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `LesionStudy` of `counts`, an array; `error`, an array `(counts,
         trials)`; and `correlation`, an array of that shape: Kendall's rank
-        correlation of the new order with the old, 1 where nothing has moved.
+        correlation of the new order with the old, 1 if nothing has moved.
 
     Raises:
         ValueError: If no two blocks have the same shapes.
@@ -324,7 +323,7 @@ def kendall_correlation(order: Numbers) -> float:
         order: Sequence of at least two different numbers.
 
     Returns:
-        Float from -1, the reverse, to 1, the same order.
+        Float from -1, the reverse order, to 1, the same order.
     """
     order = np.asarray(order)
     signs = np.sign(order[None, :] - order[:, None])
@@ -335,19 +334,19 @@ def path_lengths(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distribution of path lengths through `n` residual blocks.
 
     A path goes through the branch or the shortcut of each block, so there are
-    `2 ** n`, and their length, the number of branches, is binomial. A plain
-    network has a single one, of length `n`.
+    `2 ** n` paths. The length of a path is its number of branches, which is
+    binomial. A plain network has a single path, of length `n`.
 
     Args:
         n: Integer, number of blocks.
 
     Returns:
         Tuple of `lengths`, the integers from 0 to `n`, and `share`, an array:
-        which share of all paths has that length.
+        the share of all paths with that length.
 
     Reference: Veit et al. 2016, section 3.
     """
-    # An integer of NumPy would overflow from 63 blocks on.
+    # A NumPy integer would overflow from 63 blocks on.
     n = operator.index(n)
     lengths = np.arange(n + 1)
     # As a quotient of integers: 2 ** n may be larger than any float.
@@ -363,11 +362,11 @@ def gradient_by_path_length(
     seed: int = 0,
     progress: Progress = iter,
 ) -> PathGradients:
-    """Return how much gradient a path of each length brings to the input.
+    """Return the gradient that paths of each length bring to the input.
 
-    All images go forward through the whole network. On the way back the
-    gradient goes through the branches alone in `k` random blocks, and through
-    the shortcuts alone in all others. Normalization is as in inference.
+    The forward pass uses the whole network. In the backward pass the gradient
+    takes only the branches in `k` random blocks, and only the shortcuts in all
+    others. Normalization is as in inference.
 
     Args:
         model: A residual classifier of this package.
@@ -377,16 +376,16 @@ def gradient_by_path_length(
         lengths: Sequence of integers, path lengths. Defaults to all from 0 to
             the number of blocks.
         samples: Integer, random paths of each length. Defaults to `10`.
-        seed: Integer, of the paths. Defaults to `0`.
+        seed: Integer, seed of the paths. Defaults to `0`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
 
     Returns:
         `PathGradients` of `lengths`, an array, and `norms`, an array
         `(lengths, samples)`: the Euclidean norm of the gradient of the mean
-        cross-entropy by the images. Its mean over samples times the number of
-        paths of that length, `path_lengths(n)`, is what all of them
-        contribute.
+        cross-entropy by the images. All paths of one length together
+        contribute its mean over samples times the number of these paths (see
+        `path_lengths`).
 
     Raises:
         ValueError: If the network is plain: it has one path only.
@@ -417,9 +416,9 @@ def gradient_by_path_length(
 
 
 def _path_gradient(model, images, labels):
-    """Return a function of a path that returns its gradient by the images.
+    """Return a function from a path to its gradient by the images.
 
-    A path is 1.0 for each block whose branch it takes, 0.0 for the others.
+    A path is an array: 1.0 for a block whose branch it takes, else 0.0.
     """
     from_logits = network.gives_logits(model)
     blocks = network.blocks(model)
@@ -451,5 +450,5 @@ def _path_gradient(model, images, labels):
 
 
 def _in_gradient(x, share):
-    """Return `x`, through which `share` of the gradient goes back."""
+    """Return `x`, but pass only `share` of the gradient back."""
     return share * x + (1 - share) * ops.stop_gradient(x)

@@ -1,10 +1,10 @@
 """A network as a chain of layers, and as a function of its variables.
 
 Every analysis starts here. The networks of this package are chains: each layer
-reads the one before it, and branches are inside blocks. An analysis walks along
-the chain and replaces the part it studies. The backend compiles the result
-once, as a function of the network's variables, for any number of lesions,
-directions or training steps.
+reads the one before it, and branches are inside blocks. An analysis runs the
+chain layer by layer and replaces the part that it studies. The backend compiles
+the result once, as a function of the network's variables, for any number of
+lesions, directions or training steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def chain(model: keras.Model) -> list[keras.Layer]:
 
 
 def _in_order(model):
-    """Return the layers of a chain, or `None` if the model is none."""
+    """Return the layers of a chain, or `None` if the model is not one."""
     if len(getattr(model, "inputs", None) or ()) != 1:
         return None
     layers, tensor = [], model.inputs[0]
@@ -74,7 +74,7 @@ def blocks(model: keras.Model) -> list[ResidualBlock]:
 
 
 def changes_shape(model: keras.Model) -> np.ndarray:
-    """Return for each block whether its output has another shape."""
+    """Return for each block whether it changes the shape of its input."""
     changes = []
     shape = model.inputs[0].shape
     for layer in chain(model):
@@ -94,12 +94,12 @@ def forward(
 ) -> Tensor:
     """Run a network layer by layer, and return its outputs.
 
-    `block(i, branch, shortcut, x)` returns what block `i` outputs, given the
+    `block(i, branch, shortcut, x)` returns the output of block `i` from the
     outputs of its branch and its shortcut (`None` in a plain net) and its
     input. By default it is the block's `join`.
 
-    `observe(name, convolution, response)` is shown the response of the stem
-    and of each convolution in a branch: after normalization, before the
+    `observe(name, convolution, response)` is called with the response of the
+    stem and of each convolution in a branch: after normalization, before the
     nonlinearity.
     """
     observe = observe or (lambda *_: None)
@@ -130,10 +130,10 @@ def forward(
 
 
 def pure(model: keras.Model, function: Callable) -> Callable:
-    """Return a function of tensors as one of the model's variables, too.
+    """Return a function as one that also takes the model's variables.
 
     It takes `(values, *inputs)` and computes `function(*inputs)` with `values`
-    in place of the model's variables, of which it changes none.
+    in place of the model's variables. It changes none of these variables.
     """
     variables = model.variables
 
@@ -146,7 +146,7 @@ def pure(model: keras.Model, function: Callable) -> Callable:
 
 
 def check_weights(model: keras.Model) -> None:
-    """Raise `ValueError` if weights are not those that a network trains."""
+    """Raise `ValueError` if a layer is quantized or adapted by LoRA."""
     reason = adaptation(model)
     if reason is not None:
         raise ValueError(
@@ -158,8 +158,8 @@ def check_weights(model: keras.Model) -> None:
 def values_of(model: keras.Model) -> list[Tensor]:
     """Return the values of all variables of a model, as tensors.
 
-    Copies: on TensorFlow a variable would be one to `tf.function` too, and
-    JAX may give the memory of a variable to the next step of training.
+    They are copies, because `tf.function` would treat TensorFlow's variables as
+    variables, and JAX may reuse a variable's memory in the next training step.
     """
     return [ops.copy(v) for v in model.variables]
 
@@ -167,7 +167,7 @@ def values_of(model: keras.Model) -> list[Tensor]:
 def compiled(model: keras.Model, function: Callable) -> Callable:
     """Return `pure(model, function)`, compiled, with arrays in and out.
 
-    Without `values`, each call takes the values that the model has then.
+    Without `values`, each call uses the current values of the model.
     """
     run = backend.compiled(pure(model, function))
 
@@ -230,7 +230,7 @@ def gives_logits(model: keras.Model) -> bool:
 def cross_entropies(
     outputs: Tensor, labels: Tensor, from_logits: bool
 ) -> Tensor:
-    """Return the cross-entropy of each image, as the losses of Keras do."""
+    """Return the cross-entropy of each image, by the function of Keras."""
     return keras.losses.sparse_categorical_crossentropy(
         labels, ops.cast(outputs, "float32"), from_logits=from_logits
     )

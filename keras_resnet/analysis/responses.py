@@ -57,8 +57,8 @@ def layer_responses(
                 return
             response = ops.cast(response, "float32")
             mean = ops.mean(response)
-            # The mean is subtracted first, because a difference of two large
-            # sums would round a small deviation away.
+            # The mean is subtracted first, because in a difference of two large
+            # sums a small deviation would be lost to rounding.
             moments.append(
                 ops.stack([mean, ops.mean(ops.square(response - mean))])
             )

@@ -2,8 +2,8 @@
 
 Each analysis of `keras_resnet.analysis` has its figure here. All functions that
 draw take a `caption`, for seeds and settings, and return a
-`matplotlib.figure.Figure`. `draw` saves one
-with the numbers that it shows, and `redraw` draws it again from those.
+`matplotlib.figure.Figure`. `draw` saves a figure with the numbers that it
+shows, and `redraw` draws it again from these numbers.
 """
 
 from keras_resnet.plots.analysis import (

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def layer_responses(series: Rows, caption: str | None = None) -> Figure:
     """Draw deviations of layer responses, in order and sorted.
 
-    The title compares the lowest mean with the highest, which are dotted.
+    The means are dotted. The title compares the lowest mean with the highest.
 
     Args:
         series: List of dictionaries with `label`, `color` and `std`, an array
-            as of `keras_resnet.analysis.layer_responses`.
+            from `keras_resnet.analysis.layer_responses`.
         caption: String, optional.
 
     Reference: He et al. 2015, figure 7.
@@ -73,7 +73,7 @@ def gradient_norms(series: Rows, caption: str | None = None) -> Figure:
 
     Args:
         series: List of dictionaries with `label`, `color` and `norms`, an
-            array as of `keras_resnet.analysis.gradient_norms`.
+            array from `keras_resnet.analysis.gradient_norms`.
         caption: String, optional.
     """
     figure, [[axes]] = subplots(7, 4.2, caption)
@@ -105,12 +105,12 @@ def _gradient_axes(axes: Axes) -> None:
 def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
     """Draw the gradient norm of each layer in the course of a training.
 
-    Each network has a panel, and all panels have the same axis. The first
-    moment is dashed, the one in the middle dotted, and the last bold.
+    Each network has a panel, and all panels have the same vertical axis. The
+    first step is dashed, the middle one dotted, and the last one bold.
 
     Args:
         series: List of dictionaries with `label`, `color`, `steps` (`n`) and
-            `norms` `(n, layers)`, as of
+            `norms` `(n, layers)`, from
             `keras_resnet.analysis.read_gradient_flow`.
         caption: String, optional.
     """
@@ -150,11 +150,11 @@ def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
 def identity_property(series: Rows, caption: str | None = None) -> Figure:
     """Draw how much outputs change when a network is grown.
 
-    Lines of the first networks are wider, so that equal ones are all seen.
+    Lines of the first networks are wider, so that equal lines stay visible.
 
     Args:
         series: List of dictionaries with `label`, `color`, `added`, `zero`
-            and `random`, as of `keras_resnet.analysis.identity_property`.
+            and `random`, from `keras_resnet.analysis.identity_property`.
         caption: String, optional.
     """
     figure, [[axes]] = subplots(7, 4.2, caption)
@@ -209,7 +209,7 @@ def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
 
     Args:
         series: List of dictionaries with `label`, `color`, `names`, `error`,
-            `baseline` and `reshaping`, as of
+            `baseline` and `reshaping`, from
             `keras_resnet.analysis.delete_each_block`.
         caption: String, optional.
 
@@ -256,7 +256,7 @@ def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
     )
     axes.set_xlabel("deleted block (stage.block)")
     axes.set_ylabel("test error (%)")
-    # With room for the legend.
+    # Leave room for the legend.
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     finish(axes)
     return figure
@@ -265,12 +265,12 @@ def deleted_blocks(series: Rows, caption: str | None = None) -> Figure:
 def lesion_study(series: Rows, caption: str | None = None) -> Figure:
     """Draw the error against the blocks deleted, and against their order.
 
-    A point is a random choice of blocks, hollow where a block that changes
-    the shape is among the deleted. The line is their mean.
+    A point is a random choice of blocks. It is hollow if a deleted block
+    changes the shape. The line is the mean of the points.
 
     Args:
         series: List of dictionaries with `label`, `color`, `deleted` and
-            `swapped`, as of `keras_resnet.analysis.delete_blocks` and
+            `swapped`, from `keras_resnet.analysis.delete_blocks` and
             `swap_blocks`.
         caption: String, optional.
 
@@ -330,12 +330,12 @@ def path_lengths(
     gradients: "PathGradients",
     caption: str | None = None,
 ) -> Figure:
-    """Draw how long paths are, and how much gradient they carry.
+    """Draw the lengths of paths, and the gradients that they carry.
 
     Args:
-        lengths: Array of path lengths, as of
+        lengths: Array of path lengths, from
             `keras_resnet.analysis.path_lengths`.
-        share: Array of the share of the paths with each length, likewise.
+        share: Array of the share of paths with each length, from the same.
         gradients: `keras_resnet.analysis.PathGradients`.
         caption: String, optional.
 
@@ -375,12 +375,12 @@ def explanation(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Draw an image, and what in it speaks for a class.
+    """Draw an image, and the parts of it that support a class.
 
     Args:
         image: `(rows, columns, channels)` array of pixels, 0 to 255.
-        places: `(rows, columns)` array, of `keras_resnet.analysis.grad_cam`.
-        attributions: `(rows, columns, channels)` array, of
+        places: `(rows, columns)` array, from `keras_resnet.analysis.grad_cam`.
+        attributions: `(rows, columns, channels)` array, from
             `keras_resnet.analysis.integrated_gradients`.
         title: String, optional.
         caption: String, optional.
@@ -388,7 +388,7 @@ def explanation(
     figure, [panels] = subplots(9, 3.4, caption, columns=3)
     pixels = np.clip(np.asarray(image), 0, 255).astype("uint8").squeeze()
     sums = np.asarray(attributions).sum(axis=-1)
-    # A few pixels of edges would leave the others grey.
+    # A few extreme pixels at edges would make all others grey.
     most = np.quantile(np.abs(sums), 0.99) or 1
     for axes, name in zip(
         panels,
@@ -411,14 +411,14 @@ def explanation(
 def deletion_curves(
     shares: np.ndarray, series: Rows, caption: str | None = None
 ) -> Figure:
-    """Draw a class's probability while an image's pixels go.
+    """Draw a class's probability as an image's pixels are removed.
 
     The legend has the mean probability of each curve.
 
     Args:
-        shares: `(n,)` array, the shares of the pixels that are gone.
+        shares: `(n,)` array, the shares of the pixels that are removed.
         series: List of dictionaries with `label`, `color` and `probability`,
-            `(images, n)` as of `keras_resnet.analysis.deletion_curve`.
+            `(images, n)` from `keras_resnet.analysis.deletion_curve`.
         caption: String, optional.
 
     Reference: Petsiuk et al. 2018, "RISE", section 4.3.

@@ -50,11 +50,11 @@ def learning_curves(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Draw errors against iterations, as the paper's figure 6.
+    """Draw errors against iterations, as in the paper's figure 6.
 
     Training error is thin and dashed, validation error bold. Several seeds
-    are drawn as their mean with a band of one standard deviation. Where there
-    is one point in time, it is drawn as bars.
+    are drawn as their mean with a band of one standard deviation. If every
+    curve has a single point, the errors are drawn as bars.
 
     Args:
         curves: List of dictionaries with `label`, `iterations` (`n`), `error`
@@ -109,7 +109,7 @@ def learning_curves(
 
 
 def _error_bars(axes: Axes, curves: Rows, colors: Sequence[str]) -> None:
-    """Draw the errors of nets at one point in time, each with its number."""
+    """Draw the errors of nets at a single step as bars with their values."""
     names = []
     for curve, color in zip(curves, colors, strict=True):
         for key, what, share in (
@@ -141,8 +141,8 @@ def validation_curves(
 ) -> Figure:
     """Draw the validation errors of several nets, to compare them.
 
-    Each has its name and its last error beside its end. Several seeds are
-    drawn as their mean with a band of one standard deviation.
+    The name and the last error of a net are beside the end of its curve.
+    Several seeds are drawn as their mean with a band of one standard deviation.
 
     Args:
         curves: List of dictionaries with `label`, `color`, `iterations` (`n`)
@@ -171,8 +171,8 @@ def step_curves(curves: Rows, caption: str | None = None) -> Figure:
     """Draw loss and accuracy against the step, side by side.
 
     Training is thin and dashed, validation bold. Several seeds are drawn as
-    their mean with a band of one standard deviation. A validation loss far
-    above all losses in training is outside the picture.
+    their mean with a band of one standard deviation. The axis leaves out
+    validation losses far above all training losses.
 
     Args:
         curves: List of dictionaries with `label`, `color`, `iterations`
@@ -200,7 +200,7 @@ def step_curves(curves: Rows, caption: str | None = None) -> Figure:
         axes.set_xlim(left=0)
         finish(axes)
     panels[0].set_ylabel("cross-entropy (nats)")
-    # A validation before the moving statistics are known may give any loss.
+    # Early moving statistics are inexact, so a validation may give any loss.
     top = 1.5 * max(np.max(curve["loss"]) for curve in curves)
     if max(np.max(curve["val_loss"]) for curve in curves) < top:
         top = None
@@ -253,7 +253,7 @@ def predictions(
 
 
 def degradation(curves: Rows, caption: str | None = None) -> Figure:
-    """Draw training and validation error, plain beside residual.
+    """Draw training and validation errors, plain beside residual.
 
     As in the paper's figure 6, training error is thin and dashed and
     validation error bold. Deeper nets are darker.

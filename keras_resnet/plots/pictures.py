@@ -1,6 +1,6 @@
 """Pictures that hold the numbers they show, so that they can be drawn again.
 
-A better drawing then needs no new training.
+An improved drawing then needs no new training.
 """
 
 import collections
@@ -24,7 +24,7 @@ KEY = "keras_resnet.plots"
 def draw(
     path: PathLike, plot: Callable[..., Figure], *args: Any, **kwargs: Any
 ) -> None:
-    """Save the figure of a function of this package, and its arguments in it.
+    """Save the figure of a function of this package, with its arguments.
 
     Args:
         path: Path of the picture, a PNG file.
@@ -37,13 +37,16 @@ def draw(
 
 
 def redraw(path: PathLike) -> bool:
-    """Draw a picture again from the numbers that it holds.
+    """Draw a picture again from the numbers in its file.
 
     Args:
         path: Path of a PNG file.
 
     Returns:
-        Whether it holds them. If it does not, it is left as it is.
+        Boolean, whether the file has numbers. Without them it is unchanged.
+
+    Raises:
+        ValueError: If `keras_resnet.plots` lacks the function that drew it.
     """
     from keras_resnet import plots
 

@@ -1,4 +1,4 @@
-"""Searches: errors by learning rate, and all values in parallel."""
+"""Searches: errors by learning rate, and parallel coordinates."""
 
 import itertools
 import math
@@ -72,8 +72,8 @@ def parallel_coordinates(
 ) -> Figure:
     """Draw each trial as a line over one axis for each hyperparameter.
 
-    The last axis is the validation error. Lines with lower errors are darker,
-    and the best trial is bold, in another colour; the title has its values.
+    The last axis is the validation error. Lines with lower errors are darker.
+    The best trial is bold and in another colour, and the title has its values.
 
     Args:
         columns: Dictionary from the names of hyperparameters to lists of their
@@ -91,7 +91,7 @@ def parallel_coordinates(
         places, ticks = _axis(values, name in log, x == last)
         heights.append(places)
         axes.axvline(x, color="black", linewidth=0.8)
-        # Outside of the lines at both ends, and above them in between.
+        # Texts are outside the first and last axis, and over the lines between.
         side = 1 if x == last else -1
         for place, text in ticks:
             axes.plot([x, x + 0.02 * side], [place] * 2, color="black")
@@ -147,7 +147,7 @@ def _axis(
 ) -> tuple[list[float], list[tuple[float, str]]]:
     """Return places from 0 to 1 of values, and ticks: places and texts.
 
-    An axis ends at its lowest and its highest value. Its ticks are round.
+    An axis ends at its lowest and its highest value. Ticks are round numbers.
     """
     kinds = sorted(set(values))
     n = len(kinds)

@@ -36,8 +36,7 @@ def save(
     Args:
         figure: `matplotlib.figure.Figure`.
         path: Path of the file, with the suffix of a picture.
-        metadata: Dictionary of texts that the file holds, too. Defaults to
-            none.
+        metadata: Dictionary of texts to store in the file. Defaults to none.
     """
     with replacing(path) as partial:
         figure.savefig(partial, metadata=metadata)
@@ -49,7 +48,7 @@ def marker(i: int) -> str:
 
 
 def look(i: int, one: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how series `i` is drawn, as arguments of `Axes.plot`."""
+    """Return the style of series `i`, as arguments of `Axes.plot`."""
     return {
         "color": one["color"],
         "linestyle": STYLES[i % len(STYLES)],
@@ -94,7 +93,7 @@ def band(
     color: str | tuple[float, ...],
     **kwargs: Any,
 ) -> None:
-    """Draw the mean over the last axis and a band of one deviation."""
+    """Draw the mean over the last axis and a band of one standard deviation."""
     values = np.asarray(values, "float64").reshape(len(x), -1)
     mean = values.mean(axis=-1)
     axes.plot(x, mean, color=color, **kwargs)
@@ -109,16 +108,16 @@ def label_ends(axes: Axes, height: float = 0.065) -> None:
     """Write the label of each line beside its right end, without a legend.
 
     Labels that would overlap are moved apart, and a thin line leads to each.
-    Call it when the axes have their final limits.
+    Call this function after the limits of the axes are final.
 
     Args:
         axes: Axes whose lines have labels.
-        height: Height of a label, as a share of that of the axes.
+        height: Height of a label, as a share of the height of the axes.
     """
     lines = [x for x in axes.lines if not str(x.get_label()).startswith("_")]
     ends = [np.asarray(line.get_xydata())[-1] for line in lines]
     axes.autoscale_view()
-    # A share of the axes, whatever their scale.
+    # From data to shares of the axes, linear or logarithmic.
     to_share = axes.transScale + axes.transLimits
     wanted = np.array([to_share.transform(end)[1] for end in ends])
     order = np.argsort(wanted, kind="stable")
@@ -141,7 +140,7 @@ def label_ends(axes: Axes, height: float = 0.065) -> None:
 def _apart(wanted: np.ndarray, height: float) -> np.ndarray:
     """Return places near the wanted ones, ascending, at least `height` apart.
 
-    Neighbours that are too close form a group, centred where they want to be.
+    Neighbours that are too close form a group, centred on their wanted places.
     """
     steps = height * np.arange(len(wanted))
     groups: list[list[float]] = []

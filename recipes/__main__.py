@@ -22,7 +22,7 @@ RECIPES = (
 
 
 def main():
-    """Run the recipe that the command line names, as its file does."""
+    """Run the recipe that the command line names, as if by its file."""
     given = sys.argv[1:] or ["--help"]
     if given[0] in ("-h", "--help"):
         print(_help())

@@ -36,8 +36,8 @@ from keras_resnet_recipes.experiment import (
     shortcut_setting,
 )
 
-# The paper finds 0.1 "slightly too large to start converging" for ResNet-110,
-# which therefore begins with 0.01 for about 400 iterations.
+# The paper finds 0.1 "slightly too large to start converging" for ResNet-110.
+# That net therefore begins with 0.01 for about 400 iterations.
 WARMUP_STEPS = 400
 WARMUP_FROM_DEPTH = 110
 
@@ -51,7 +51,7 @@ GRADIENTS = "gradients.csv"
 class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
     """Settings of a run. The defaults are the paper's procedure."""
 
-    # A preset states only what differs from the paper.
+    # A preset has only the differences from the paper.
     PRESETS = {
         "fast": {
             "epochs": 16,
@@ -60,8 +60,8 @@ class Settings(NetSettings, RunSettings, ImageSettings, SeedSettings):
             "weight_decay": 5e-4,
         }
     }
-    # A flipped digit is another shape. The 1,257 images of "digits" need
-    # smaller batches, or else an epoch has few steps.
+    # Flipping would change the shape of a digit. The 1,257 images of "digits"
+    # need smaller batches, because else an epoch has few steps.
     DATASETS = {
         "mnist": {"padding": 3, "horizontal_flip": False},
         "digits": {"padding": 1, "horizontal_flip": False, "batch_size": 32},
@@ -176,8 +176,8 @@ def build(settings, data, rate):
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(POLICIES[settings.precision])
     image = keras.Input(data.train.images.shape[1:], name="image")
-    # The model subtracts the per-pixel mean itself, so whoever loads it needs
-    # no statistics. Raw pixels need float32.
+    # The model subtracts the per-pixel mean itself, so a loaded model needs no
+    # statistics. Raw pixels need float32.
     centered = keras.layers.Normalization(
         axis=(1, 2, 3),
         mean=data.mean,

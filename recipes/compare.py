@@ -50,8 +50,8 @@ def read(paths):
     """Return the result lines of a set of runs by seed.
 
     Raises:
-        UsageError: If a path holds no result, if two have the same seed, or
-            if they differ in more than the seed.
+        UsageError: If a path holds no result, if two results have the same
+            seed, or if they differ in more than the seed.
     """
     lines = {}
     for path in paths:
@@ -93,7 +93,7 @@ def result_lines(path):
 
 
 def differences(first, second):
-    """Return the settings in which two runs differ, without the seed."""
+    """Return the settings that differ between two runs, but not the seed."""
     first, second = first["settings"], second["settings"]
     return {
         name: (first[name], second[name])

@@ -40,9 +40,9 @@ from keras_resnet_recipes.experiment import (
 )
 from keras_resnet_recipes.experiment.report import percent, show
 
-# Not imported from the package: `--help` loads no Keras.
+# Not imported from the package, because `--help` must not load Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
-# Datasets of large images, which are decoded one by one.
+# Datasets of large images, whose images are decoded one by one.
 TFDS = ("imagenet2012", "imagenette")
 PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 
@@ -63,7 +63,7 @@ def parse_depth(text):
     return value if value in IMAGENET_DEPTHS else cifar_depth(text)
 
 
-# The settings of the network that the weights are for.
+# Condition for settings of the network that the weights belong to.
 NEEDS_DEPTH = (
     "--depth: a .keras file without it is taken as it is",
     lambda s: s.depth,
@@ -135,7 +135,7 @@ def check_new(path):
         )
     if not path.parent.is_dir():
         raise UsageError(f"--output: there is no folder {path.parent}")
-    # Tried now, because the work may take hours.
+    # Checked now, because the work may take hours.
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -328,7 +328,7 @@ def scorer(model, how, settings):
 
 
 def read_class_names(path, count):
-    """Read (identifier, name) of the classes, in order."""
+    """Read a file of classes: pairs of identifier and name, in order."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -347,7 +347,7 @@ def read_class_names(path, count):
 
 
 def class_names(settings, count):
-    """Return (identifier, name) of the classes, in order."""
+    """Return pairs of identifier and name of the classes, in order."""
     from keras_resnet import preprocessing, training
 
     if settings.class_names:
@@ -373,7 +373,7 @@ def class_indices(folders, settings, count):
         )
     indices = {}
     for i, (identifier, name) in enumerate(class_names(settings, count)):
-        # Without a WordNet id the identifier is the class's own number, which
+        # Without a WordNet id the identifier is the number of the class, which
         # may be the name of another class.
         for key in {name, identifier} - {i}:
             indices.setdefault(key, []).append(i)
@@ -409,7 +409,7 @@ class Reader:
         self.unreadable, self.shares = [], {}
 
     def show(self, count, result):
-        """Show the accuracy so far, from the next batch on."""
+        """Set the accuracy that the bar shows from the next batch on."""
         self.shares = {k: v for k, v in result.items() if k != "images"}
 
     def batches(self, names, read=None):
@@ -443,7 +443,7 @@ class Reader:
 def labelled_images(settings, how, count):
     """Return names of images, a function that reads one, and their labels.
 
-    The function is `None` for files. Labels are a function of the index.
+    For files the function is `None`. Labels are a function of the index.
     """
     from keras_resnet import data
 
@@ -477,7 +477,7 @@ def labelled_images(settings, how, count):
             f"{settings.dataset} has {len(source.class_names)} classes, and "
             f"the network {count}."
         )
-    # A network whose images are resized and cropped takes any size.
+    # If images are resized and cropped, a network takes images of any size.
     if side is not None and how.resize == how.size != side:
         raise Failure(
             f"{settings.dataset} has images of {side} x {side} pixels, and the "
@@ -549,7 +549,7 @@ def predict(settings, model, score, reader):
 
 
 def explain(path, model, how, image, best):
-    """Draw the parts of an image that speak for its most probable class."""
+    """Draw the parts of an image that support its most probable class."""
     import numpy as np
 
     from keras_resnet import analysis, plots

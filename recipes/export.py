@@ -72,7 +72,7 @@ def _litert(path):
 def _openvino(path):
     import openvino
 
-    # Some processors would compute in bfloat16.
+    # Or else some processors compute in bfloat16.
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.compile_model(path, "CPU", hints)
     return lambda x: compiled(x)[0]
@@ -92,15 +92,15 @@ def _pt2(path):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a kind of file is written and run.
+    """A file format: its writers and its runtime.
 
     Args:
-        suffix: String, the ending of its name.
-        keras: String, what Keras calls it.
+        suffix: String, the ending of the file's name.
+        keras: String, Keras's name of the format.
         load: Callable from a path to a function of arrays, without Keras.
         runtime: String, the package that `load` needs.
-        writers: Dictionary from backends that write it to the packages that
-            they need.
+        writers: Dictionary from backends that can write it to the packages
+            that they need.
     """
 
     suffix: str
@@ -215,7 +215,7 @@ class Settings(evaluate.NetworkSettings):
             raise UsageError("--int8 needs --calibrate")
         writers = [*kind.writers]
         if self.int8:
-            # JAX's graph has a comparison for each ReLU, which int8 lacks.
+            # JAX's graph has comparisons for ReLUs, which int8 lacks.
             writers.remove("jax")
         if backend not in writers:
             raise UsageError(
@@ -247,10 +247,10 @@ class Settings(evaluate.NetworkSettings):
 
 
 def write(model, kind, path, batch):
-    """Write a model for so many images; `None` is any number.
+    """Write a model for a batch size; `None` allows any.
 
     Args:
-        model: `keras.Model` of images whose size may be open.
+        model: `keras.Model` of images, whose size may be undefined.
         kind: `Format`.
         path: String.
         batch: Integer or `None`.
@@ -264,7 +264,7 @@ def write(model, kind, path, batch):
         options["dynamic_shapes"] = {0: torch.export.Dim("batch", min=1)}
     shape = batch, *model.inputs[0].shape[1:]
     with warnings.catch_warnings():
-        # Converters warn about changes in their own next versions.
+        # Converters warn about changes in their next versions.
         warnings.simplefilter("ignore")
         model.export(
             path,
@@ -340,8 +340,8 @@ def calibration_images(settings, how):
 def quantize(path, images, batch):
     """Replace an ONNX file of float32 by one of int8.
 
-    Activations are unsigned, because x86 multiplies those fast. Their range is
-    from the least to the largest value that the images give.
+    Activations are unsigned, because x86 multiplies unsigned integers fast.
+    Their range is from the smallest to the largest value for these images.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
@@ -385,7 +385,7 @@ def main(settings):
     kind, output = FORMATS[settings.format], settings.output
     with (
         Progress(desc="loading", total=3, unit="step") as bar,
-        # A file must be whole or not there at all.
+        # An interrupted export must not leave a partial file.
         tempfile.TemporaryDirectory(dir=output.parent, prefix=PARTIAL) as part,
     ):
         net, how = evaluate.load_network(settings)
@@ -414,7 +414,7 @@ def main(settings):
             )
         files = [p for p in Path(part).rglob("*") if p.is_file()]
         size = sum(p.stat().st_size for p in files)
-        # Of OpenVINO's two files, net.xml comes last: it describes the other.
+        # Of OpenVINO's two files, net.xml is last: it describes net.bin.
         for made in sorted(Path(part).iterdir()):
             evaluate.check_new(output.with_name(made.name))
             os.rename(made, output.with_name(made.name))

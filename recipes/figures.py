@@ -44,7 +44,7 @@ from keras_resnet_recipes.experiment import (
 )
 from keras_resnet_recipes.nets import Nets
 
-# Depths by figure: of the presets short and fast, and of the preset paper.
+# Depths by figure: for the presets short and fast, and for the preset paper.
 DEPTHS = {
     "degradation": ((20, 56), (20, 32, 44, 56)),
     "shortcuts": ((20,), (56,)),
@@ -57,8 +57,8 @@ DEPTHS = {
     "explanations": ((56,), (56,)),
 }
 SHORT_STEPS = 200
-# In 125 steps ResNet-56 (seed 0) did not begin to learn at a rate of 0.2, and
-# did at this one.
+# In 125 steps ResNet-56 (seed 0) did not begin to learn at a rate of 0.2, but
+# did at this rate.
 SHORT_RATE = 0.05
 # Evaluations of the error in a short run.
 EVALUATIONS = 8
@@ -66,7 +66,7 @@ FIGURES = {}
 
 
 def _for(*figures):
-    """Return the needs of a setting that only these figures have."""
+    """Return the `needs` of a setting for these figures only."""
     return f"the figure {' or '.join(figures)}", lambda s: s.figure in figures
 
 
@@ -224,7 +224,7 @@ def progress(title, unit="point"):
 
 
 HE = "He et al. 2015"
-# A row is a pair: the title of a net, and its runs, which differ in their seed.
+# A row is a pair: the title of a net, and its runs with different seeds.
 
 
 def curves_of(runs, *names):
@@ -240,7 +240,7 @@ def errors_of(runs, which):
 
 
 def errors_by_depth(label, color, rows, which):
-    """Return the errors of nets as a series of `plots.error_by_depth`."""
+    """Return the errors of nets as a series for `plots.error_by_depth`."""
     return {
         "label": label,
         "color": color,
@@ -273,7 +273,7 @@ def write_errors(settings, page, name, rows):
 
 
 def claim_difference(page, source, which, first, second, relation):
-    """Claim that the errors of a row are `"<"` or `">"` those of another."""
+    """Claim that the error of one row is below or above that of another."""
     from keras_resnet_recipes.experiment.statistics import paired_difference
 
     difference = paired_difference(
@@ -494,7 +494,7 @@ GROWN_RATE = 0.01
 
 
 def grown_history(settings, source, data, label):
-    """Train a grown net on, and return its history."""
+    """Continue the training of a grown net, and return its history."""
     import keras
 
     from keras_resnet import analysis, training
@@ -548,7 +548,7 @@ def grown_history(settings, source, data, label):
 
 
 VEIT = "Veit et al. 2016"
-# A deletion that costs fewer points is harmless.
+# A deletion that adds fewer points of error is harmless.
 HARMLESS = 10
 
 
@@ -613,7 +613,7 @@ def lesions(settings, nets, page):
 
 
 def claim_lesions(page, net, each, deleted, swapped):
-    """Claim what Veit et al. say of deleted and swapped blocks."""
+    """Add the claims of Veit et al. on deleted and swapped blocks."""
     from keras_resnet_recipes.experiment.statistics import rank_correlation
 
     costs = 100 * (each.error - each.baseline)
@@ -711,7 +711,7 @@ def landscape(settings, nets, page):
 
 
 def claim_landscape(page, net, line, plane):
-    """Claim what Li et al. say of the landscapes of residual nets."""
+    """Add the claims of Li et al. on landscapes of residual nets."""
     import numpy as np
 
     if net.plain:
@@ -774,7 +774,7 @@ def explanations(settings, nets, page):
     test = data.test[: settings.images]
     for (net,) in nets.by_depth():
         model, prepare = net.load()
-        # The map for the class of a quarter must peak in that quarter.
+        # The map of a quarter's class should peak in that quarter.
         mosaics, classes = mosaics_of(data.test, max(1, len(test) // 4))
         images = prepare(mosaics)
         right = []
@@ -814,10 +814,10 @@ def explanations(settings, nets, page):
 
 
 def claim_deletion(settings, page, net, model, images, test):
-    """Claim that pixels an explanation names matter more than random ones.
+    """Claim that the pixels of an explanation matter more than random ones.
 
-    A map of Grad-CAM is smooth, so random regions are the fair comparison:
-    deleted random pixels are noise to a network, wherever they are.
+    A Grad-CAM map is smooth, so random regions are the fair comparison:
+    removed random pixels act as noise, wherever they are.
     """
     import keras
     import numpy as np

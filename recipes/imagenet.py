@@ -49,14 +49,14 @@ from keras_resnet_recipes.experiment.command import flag
 
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
-# The paper does not define a plateau. Here it is PATIENCE epochs in which the
-# validation error does not fall by MIN_DELTA.
+# The paper does not define a plateau. Here a plateau is PATIENCE epochs without
+# a fall of the validation error by MIN_DELTA.
 PATIENCE, MIN_DELTA = 5, 1e-3
-# Goyal et al. divide after 30, 60 and 80 of 90 epochs.
+# Goyal et al. divide the rate after 30, 60 and 80 of 90 epochs.
 DIVISIONS = 30 / 90, 60 / 90, 80 / 90
 # Share of the rate at the end of an exponential schedule.
 EXPONENTIAL_END = 1e-3
-# For binary losses a class with a larger share counts as present, as in timm's
+# With binary losses a class counts as present above this share, as in timm's
 # recipes.
 PRESENT = 0.2
 # Share of the epochs after which growing images have their full size.
@@ -65,7 +65,7 @@ GROWN = 0.75
 # Share of each class to validate on in a folder without validation images.
 VALIDATION_SHARE = 0.2
 
-# Settings that all presets but the paper's have in common.
+# Settings of all presets but the paper's.
 LATER = {
     "bottleneck_stride": "3x3",
     "decay_norm_and_bias": False,
@@ -79,7 +79,7 @@ LATER = {
 class Settings(NetSettings, RunSettings):
     """Settings of a run. The defaults are the paper's procedure."""
 
-    # A preset states only what differs from the paper.
+    # A preset has only the differences from the paper.
     PRESETS = {
         "goyal": LATER
         | {
@@ -105,7 +105,7 @@ class Settings(NetSettings, RunSettings):
             "mixup": 0.1,
             "cutmix": 1.0,
             "image_size": 160,
-            # The centre is 0.95 of the shorter side: floor(224 / 0.95), as in
+            # The crop is 0.95 of the shorter side: floor(224 / 0.95), as in
             # timm.
             "test_resize": 235,
             "interpolation": "bicubic",
@@ -338,7 +338,7 @@ class Settings(NetSettings, RunSettings):
             rate = 0.1 * s.batch_size / 256
             s = dataclasses.replace(s, learning_rate=rate)
         if "warmup_rate" not in given:
-            # A small batch may have a rate below the preset's warm-up rate.
+            # The rate of a small batch may be below the preset's warm-up rate.
             rate = min(s.warmup_rate, s.learning_rate)
             s = dataclasses.replace(s, warmup_rate=rate)
         if s.weights and "mean" not in given:
@@ -410,7 +410,7 @@ def sizes(settings, epochs):
         return [last] * epochs
     grown = max(1, round(GROWN * epochs) - 1)
     ways = [min(1, epoch / grown) for epoch in range(epochs)]
-    # In steps of 32, the last stage's stride: a backend compiles for each size.
+    # Multiples of the stride 32, because a backend compiles for each size.
     return [
         last if way == 1 else first + round(way * (last - first) / 32) * 32
         for way in ways
@@ -493,7 +493,7 @@ def optimizer(settings, rate):
 
 
 def prepared(settings, image, mean, trained):
-    """Return the prepared image, in float32, which raw pixels need.
+    """Return the prepared image, in float32, because raw pixels need it.
 
     Args:
         settings: `Settings`.
@@ -560,11 +560,11 @@ def build(settings, classes, rate, mean=None):
     trained = None
     if settings.weights:
         trained = network(input_shape=(size, size, 3), weights=settings.weights)
-    # The model prepares images, so whoever loads it needs no statistics.
+    # The model prepares images, so a loaded model needs no statistics.
     image = keras.Input((size, size, 3), name="image")
     model = network(input_tensor=prepared(settings, image, mean, trained))
     if trained is not None:
-        # Both have the same variables: the preparation adds none.
+        # Both have the same weights, because the preparation adds none.
         model.set_weights(trained.get_weights())
     if settings.freeze is not None:
         keras_resnet.freeze(model, settings.freeze)
@@ -595,7 +595,7 @@ def build(settings, classes, rate, mean=None):
 
 
 def training_batches(settings, source, steps, per_epoch, **where):
-    """Return the training batches of a process, `where` it takes them up."""
+    """Return training batches. `where` has start, shard and `unreadable`."""
     import tensorflow as tf
 
     from keras_resnet.data import imagenet
@@ -743,16 +743,16 @@ def job(settings, devices):
 
 @contextlib.contextmanager
 def naming(unreadable):
-    """Raise the error about unreadable images in place of any other."""
+    """Raise the error about unreadable images instead of any other."""
     try:
         yield
     except Exception as error:
-        # TensorFlow hides its message among lines of its own.
+        # TensorFlow hides the message among its own lines.
         raise next((u.error for u in unreadable if u.error), error) from None
 
 
 def results(logs, sources, unreadable, devices):
-    """Return the values of a validation for the result line.
+    """Return the results of a validation for the result line.
 
     `sources` and `unreadable` are pairs, of training and of validation.
     """

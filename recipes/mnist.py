@@ -30,15 +30,15 @@ from keras_resnet_recipes.experiment import (
 
 SIZE = 32
 NETS = {"resnet": "ResNet", "plain": "plain"}
-# Test images in the picture of predictions.
+# Number of test images in the picture of predictions.
 DRAWN = 18
-# Difference of the nets' training errors, in points, that is worth a sentence.
+# Smallest difference of the nets' training errors, in points, to mention.
 FAILURE = 5
-# Training error, in percent, up to which a net has begun to learn.
+# Highest training error, in percent, of a net that has begun to learn.
 LEARNED = 40
-# The depths of table 1 with basic blocks, as CIFAR nets have them.
+# The depths of table 1 with basic blocks, like those of CIFAR nets.
 IMAGENET_DEPTHS = (18, 34)
-# Pixels of padding for images that are shifted at random, by dataset.
+# Pixels of padding for random shifts, by dataset.
 PADDING = {"mnist": 3, "digits": 4}
 
 
@@ -52,7 +52,7 @@ def imagenet_or_cifar_depth(text):
 class Settings(RunSettings, ImageSettings, SeedSettings):
     """Settings of the runs of both nets and all seeds."""
 
-    # A preset states only what differs from batch64.
+    # A preset has only the differences from batch64.
     PRESETS = {
         "batch128": {"batch_size": 128, "learning_rate": 0.01},
         "deep": {"depth": 56, "learning_rate": 0.02, "momentum": 0.9},
@@ -130,14 +130,14 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
         return [self.dataset, f"resnet{self.depth}", self.preset]
 
     def label(self, net):
-        """Return the name of a net for people."""
+        """Return the name of a net, for tables and figures."""
         return f"{NETS[net]}-{self.depth}"
 
 
 def select(settings, data):
     """Return the first images of each split, enlarged to 32x32.
 
-    Each pixel becomes a square, as large as fits, within a black border.
+    Each pixel becomes the largest possible square. A black border is added.
     """
     from keras_resnet.data import augmentation
 
@@ -243,7 +243,7 @@ def jobs(settings, devices):
 
 
 def test_best(run, build, data):
-    """Return what the best model of a run reaches on the test images."""
+    """Return the results of a run's best model on the test images."""
     import keras_resnet
     from keras_resnet_recipes.experiment import images
     from keras_resnet_recipes.experiment.run import load_model
@@ -294,7 +294,7 @@ def table(settings, lines):
 
 
 def summarize(settings, study):
-    """Leave table, verdict, result lines and pictures in the folder."""
+    """Write table, comparison, result lines and pictures to the folder."""
     from keras_resnet.devices import Devices
     from keras_resnet_recipes.experiment import images
     from keras_resnet_recipes.experiment.study import leave, result_lines
@@ -359,11 +359,11 @@ def predict(path, split):
 
 
 def difference_of_images(settings, right):
-    """Return a sentence about the test images on which one net is right.
+    """Return a sentence about the test images that only one net gets right.
 
     Args:
         settings: `Settings`.
-        right: Dictionary from net to a boolean array, whether it is right.
+        right: Dictionary from net to a boolean array: its correct images.
     """
     from scipy.stats import binomtest
 
@@ -408,7 +408,7 @@ def difference_of_seeds(settings, lines, seeds):
 
 
 def lesson(settings, histories):
-    """Return a text about how well the nets fit their training images.
+    """Return a text about the fit of the nets to their training images.
 
     Args:
         settings: `Settings`.

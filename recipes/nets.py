@@ -1,7 +1,7 @@
-"""The trained nets that figures look at: runs of cifar10.py, or files.
+"""The trained nets of the figures: runs of cifar10.py, or files.
 
-Any finished run with the same settings will do, on any backend, also one of
-several seeds. cifar10.py trains the runs that are missing.
+A net can be any finished run with the same settings, on any backend, also one
+of several seeds. cifar10.py trains the missing runs.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from pathlib import Path
 from keras_resnet_recipes import cifar10, evaluate
 from keras_resnet_recipes.experiment import Failure, files, report
 
-# How often a run records gradient norms.
+# Number of times that a run records gradient norms.
 RECORDS = 20
 
 
 @dataclasses.dataclass
 class Net:
-    """A trained net that a figure looks at."""
+    """A trained net of a figure."""
 
     depth: int
     plain: bool
-    name: str  # no other net has it
+    name: str  # unique
     # Returns the model, and a function that prepares an array of images.
     load: Callable
-    # Of a run: its folder, settings and result line.
+    # For a run: its folder, settings and result line.
     path: Path | None = None
     settings: cifar10.Settings | None = None
     result: dict | None = None
@@ -62,8 +62,8 @@ class Nets:
         settings: `figures.Settings`.
 
     Attributes:
-        used: Dictionary from names of the nets that were used to their sources
-            and errors.
+        used: Dictionary from names of the used nets to their sources and
+            errors.
     """
 
     def __init__(self, settings):
@@ -133,7 +133,7 @@ class Nets:
             env=os.environ | {"KERAS_BACKEND": backend},
         ).returncode
         if status in (129, 130, 143, -signal.SIGINT):
-            # It was interrupted, so this process ends, too.
+            # The training was interrupted, so this process ends, too.
             raise KeyboardInterrupt(abs(status) % 128)
         if status:
             raise Failure(
@@ -185,11 +185,11 @@ class Nets:
 
 
 def _has_gradients(folder):
-    """Return whether a run has, or will have, gradients from its beginning."""
+    """Return whether a run recorded gradients from its beginning."""
     from keras_resnet import analysis
 
     path = folder / cifar10.GRADIENTS
-    # A run that was resumed with `--gradients` lacks those at initialization.
+    # A run resumed with `--gradients` lacks the norms at initialization.
     return path.exists() and analysis.read_gradient_flow(path)[0][0] == 0
 
 

@@ -47,8 +47,8 @@ test images, looked at once. `python recipes/results.py` made this page from the
 lines that runs leave.
 """
 
-# The files that are kept of a run, a study of several seeds and a search, with
-# the endings of their names there. The result line comes first.
+# The files to keep of a run, a study of several seeds and a search, with the
+# endings of their new names. The result line comes first.
 FILES = {
     ".": {"result.json": ".json", "history.csv": ".csv", "curves.png": ".png"},
     "studies": {
@@ -65,11 +65,11 @@ FILES = {
         "parallel_coordinates.png": "-parallel_coordinates.png",
     },
 }
-# Title of the part that says how results were made.
+# Title of the section on the origin of results.
 MADE = "Commands, versions, machines"
-# Only the studies by mnist.py have it.
+# Only studies by mnist.py have this file.
 OPTIONAL = "predictions.png"
-# Pages by other commands, to which this page links.
+# Pages of other commands that this page links to.
 OTHERS = {
     "figures/README.md": "Why residual networks learn, in figures",
     "benchmarks/README.md": "Speed, beside the alternatives",
@@ -100,7 +100,7 @@ def page(output, lines):
 
     Args:
         output: `Path` of the folder.
-        lines: Dictionary from its folders to mappings from names to result
+        lines: Dictionary from its subfolders to mappings from names to result
             lines.
     """
     others = [
@@ -155,11 +155,11 @@ def best(lines):
 def trainings(lines):
     """Return the lines of the page about runs.
 
-    Runs that differ in their seed alone share a row.
+    Runs that differ only in their seed share a row.
     """
     sets, usual = {}, cifar10.Settings().stored()
     for name, line in lines.items():
-        # A line may be older than a setting.
+        # A line of an earlier version may lack a setting.
         key = usual | line["settings"]
         key |= {"seed": None, "steps": line["iterations"]}
         sets.setdefault(json.dumps(key, sort_keys=True), {})[name] = line
@@ -180,7 +180,7 @@ def trainings(lines):
 
 
 def row(runs):
-    """Return the row of runs that differ in their seed alone."""
+    """Return the row of runs that differ only in their seed."""
     results = list(runs.values())
     s = results[0]["settings"]
     paper = cifar10.PAPER.get(s["depth"]) if is_papers(s) else None
@@ -218,14 +218,14 @@ def errors(results, which):
 def is_papers(settings):
     """Return whether settings are the paper's, of any depth and seed."""
     usual = cifar10.Settings().stored()
-    # A run by the paper's procedure may have any of these.
+    # These may have any value in the paper's procedure.
     for name in ("depth", "seed", "every"):
         del usual[name]
     return all(settings.get(k, v) == v for k, v in usual.items())
 
 
 def made(name, line):
-    """Return how a result was made, as an item of a list."""
+    """Return command and origin of a result, as an item of a list."""
     return f"- {name}: `{line['command']}`  \n  {origin(line)}"
 
 
@@ -248,7 +248,7 @@ def evaluations(lines):
 
 def study(lines):
     """Return the text above a study's table, the lines below, and versions."""
-    # Several commands, if seeds were added later.
+    # There are several commands if seeds were added later.
     commands = dict.fromkeys(f"`{line['command']}`" for line in lines.values())
     return "  \n".join(commands), [], origin(next(iter(lines.values())))
 
@@ -280,19 +280,19 @@ def main(settings):
         place, line = output / folder / f"{name}.json", next(iter(files))
         check_place(line, place, places.setdefault(place, line))
 
-    # Imported only now, because it loads Keras.
+    # Imported late, because it loads Keras.
     from keras_resnet.atomic import replacing, write_atomically
 
     for name, folder, files in given:
         (output / folder).mkdir(parents=True, exist_ok=True)
-        # The result line, which the page is made from, comes last.
+        # The result line comes last, because the page is made from it.
         for source, suffix in reversed(files.items()):
             with replacing(output / folder / f"{name}{suffix}") as partial:
                 shutil.copyfile(source, partial)
     lines = {
         folder: {
             path.stem: read_json(path)
-            # Not what a killed process left: its name begins with a dot.
+            # A dot begins the name of a file that a killed process left.
             for path in sorted(
                 (output / folder).glob("[!.]*.json"), key=lambda p: p.stem
             )
@@ -311,7 +311,7 @@ def main(settings):
 
 
 def redraw(output):
-    """Draw the pictures below a folder again, where they hold their numbers."""
+    """Draw the pictures below a folder again, if they hold their numbers."""
     from keras_resnet import plots
 
     for path in sorted(output.rglob("*.png")):
@@ -320,14 +320,14 @@ def redraw(output):
 
 
 def kind(run):
-    """Return the folder for what a run left, and the files that are kept.
+    """Return the folder for the results of a run, and the files to keep.
 
     Returns:
-        Name of the folder, and a dictionary from paths to the endings that
-        they have there, the result line first.
+        Name of the folder, and a dictionary from paths to the endings of their
+        new names, the result line first.
 
     Raises:
-        UsageError: If it is not finished, or not whole.
+        UsageError: If the run is not finished, or if files are missing.
     """
     if run.is_file():
         try:
@@ -365,9 +365,9 @@ def kind(run):
 
 
 def check_place(line, place, first):
-    """Raise `UsageError` if another run has the name of a run.
+    """Raise `UsageError` if another run has the same name.
 
-    The run's `line` is to be copied to `place`. `first` is the first of the
+    The run's `line` will be copied to `place`. `first` is the first of the
     given lines with that place.
     """
     if first != line:
@@ -382,11 +382,11 @@ def check_place(line, place, first):
 
 
 def settings_of(path):
-    """Return what determined the run of a result line, or a study."""
+    """Return the settings of the run or the study of a result line."""
     line = read_json(path)
     if "settings" in line:
         return line["settings"]
-    # A study, to which seeds may have been added.
+    # A study may have got more seeds since, so these do not count.
     settings = next(iter(line.values()))["settings"]
     return {k: v for k, v in settings.items() if k not in ("seed", "net")}
 

@@ -37,7 +37,7 @@ from keras_resnet_recipes.experiment import (
 )
 
 FAST = cifar10.Settings.PRESETS["fast"]
-# Names of settings of a run, by those of a search.
+# Settings of a run, by the name of the setting of a search.
 SEARCHED = {
     "depths": "depth",
     "learning_rates": "learning_rate",
@@ -164,7 +164,7 @@ def command(settings, values, backend, devices):
     flags = run_settings(settings, values).flags()
     if settings.data_dir is not None:
         flags += ["--data-dir", str(settings.data_dir)]
-    if devices.settings():  # or else any number gives the same numbers
+    if devices.settings():  # else the results do not depend on the devices
         flags += ["--devices", str(devices.count)]
         flags += ["--normalization", "per-device"]
     return (
@@ -173,7 +173,7 @@ def command(settings, values, backend, devices):
 
 
 def table(rows, names):
-    """Return the trials as a Markdown table, the best ones first."""
+    """Return the trials as a Markdown table, the best first."""
     head = ["trial", *(name.replace("_", " ") for name in names), "epochs"]
     head += ["validation error", "training error", "seconds", "status"]
     body = []
@@ -200,7 +200,7 @@ def as_csv(rows):
 
 
 def tell(search, row, bar):
-    """Print lines about a trial that has ended, and remove its bar."""
+    """Print a line about a trial that has ended, and remove its bar."""
     from keras_resnet import tuning
 
     # A failed trial leaves its bar.
@@ -259,7 +259,7 @@ def check_steps(settings, images):
         )
     if "step-decay" not in settings.schedules:
         return
-    # The trial with the fewest steps, of the network that needs the most.
+    # The fewest steps of any trial, for the network that needs the most.
     values = {"schedule": "step-decay", "depth": max(settings.depths)}
     if settings.batch_sizes:
         values["batch_size"] = max(settings.batch_sizes)
@@ -315,7 +315,7 @@ def make_search(settings, data, folder, devices):
 
 
 def with_validation(data):
-    """Return data with the validation images among the training images."""
+    """Return data whose training images include the validation images."""
     import numpy as np
 
     train = type(data.train)(
@@ -371,7 +371,7 @@ def draw(study, settings, rows, names):
 
 
 def main(settings):
-    """Search, and leave everything about the search in one folder."""
+    """Search, and write all results of the search to one folder."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
     from keras_resnet_recipes.experiment import images, training

@@ -2,7 +2,7 @@
 
 A recipe is a dataclass of settings, a function that makes a `Job` of them,
 and a call of `main`. This module imports only the standard library, so that
-`--help` and an error about a flag come at once. `training`, `images` and `run`
+`--help` and errors about flags appear at once. `training`, `images` and `run`
 import Keras: import them within functions.
 """
 

@@ -9,15 +9,15 @@ import sys
 def load(name):
     """Return the class of blocks that a setting names.
 
-    The module is imported, also from the working directory, so that saved
-    models with its blocks can be loaded from then on.
+    The module is imported, also from the working directory. After that Keras
+    can load saved models with its blocks.
 
     Args:
         name: String `"MODULE:CLASS"`, or `None` for `ResidualBlock`.
 
     Raises:
-        ArgumentTypeError: If there is no such class, if it is no subclass of
-            `ResidualBlock`, or if Keras could not load it from a file.
+        ArgumentTypeError: If there is no such class, if it is not a subclass
+            of `ResidualBlock`, or if Keras could not load it from a file.
     """
     from keras.saving import get_registered_name
 
@@ -30,8 +30,8 @@ def load(name):
         raise argparse.ArgumentTypeError(
             f"{name!r} is not MODULE:CLASS, such as myblock:SwishBlock"
         )
-    # Python looks only in the folder of the recipe. This folder comes last,
-    # because a file in it must not hide another module of that name.
+    # Python looks only in the folder of the recipe. The working directory comes
+    # last, because a file in it must not hide another module of that name.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

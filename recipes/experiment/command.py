@@ -1,8 +1,8 @@
 """The command line of a recipe: errors and exit statuses.
 
 Exit status 0: done. 1: failed. 2: wrong usage. 130: interrupted by Ctrl-C. 143:
-ended by SIGTERM. 129: ended by SIGHUP. An error is one line that says what is
-wrong and what to do; `--debug` adds the traceback.
+ended by SIGTERM. 129: ended by SIGHUP. An error is one line with the cause and
+a remedy; `--debug` adds the traceback.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import sys
 
 from . import quiet
 
-# The words of an installed command, such as "keras-resnet" and "cifar10", by
-# which a recipe was called. Empty if it was called by its file.
+# The words of the installed command that called the recipe, such as
+# "keras-resnet" and "cifar10". Empty if the recipe was called by its file.
 installed = ()
 
-# The flags for the arguments that errors of `keras_resnet` name.
+# The flag for each argument that an error of `keras_resnet` names.
 FLAGS = {
     "`data_dir`": "--data-dir",
     "`manual_dir`": "--manual-dir",
@@ -32,13 +32,13 @@ FLAGS = {
 }
 
 
-# How backends and NumPy say that memory ran out.
+# Messages of backends and NumPy when memory runs out.
 NO_MEMORY = re.compile(
     "ResourceExhausted|RESOURCE_EXHAUSTED|out of memory|can't allocate memory|"
     "MemoryError",
     re.IGNORECASE,
 )
-# How a training takes less memory, by setting.
+# Ways to use less memory, by setting.
 SMALLER = {
     "batch_size": "a smaller --batch-size",
     "accumulate": "--accumulate, which computes a batch in parts",
@@ -53,7 +53,7 @@ class UsageError(Exception):
 
 
 class Failure(Exception):
-    """An error whose message needs no name of an exception before it."""
+    """An error whose message is clear without the name of an exception."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             prog=" ".join(installed) or None,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # A flag that was not given is absent: a preset may set it.
+            # A missing flag is absent, because a preset may set its value.
             argument_default=argparse.SUPPRESS,
             **kwargs,
         )
@@ -91,8 +91,8 @@ def with_flags(message):
 def interrupted_by_signals():
     """Context in which SIGTERM and SIGHUP act like Ctrl-C.
 
-    They raise `KeyboardInterrupt`, whose argument is their number. A process
-    that ignores one, as under `nohup`, goes on ignoring it.
+    They raise `KeyboardInterrupt`, whose argument is the number of the signal.
+    A process that ignores a signal, as under `nohup`, continues to ignore it.
     """
 
     def interrupt(number, frame):
@@ -114,7 +114,7 @@ def interrupted_by_signals():
 
 
 def check_backend():
-    """Raise `UsageError` if Keras is to take a backend that cannot train."""
+    """Raise `UsageError` if Keras is set to a backend that cannot train."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax", "torch"):
         raise UsageError(
@@ -123,7 +123,7 @@ def check_backend():
 
 
 def explain(error, settings):
-    """Return the line that says what failed and what to do.
+    """Return the line with the cause of an error and a remedy.
 
     Args:
         error: Exception.
@@ -174,11 +174,11 @@ def execute(settings, main, argv=None):
     quiet.hide_tensorflow_notes()
     given = vars(parser.parse_args(argv))
     debug = given.get("debug", False)
-    # TensorFlow Datasets warns of folders that it does not find. The error
-    # that follows says more.
+    # TensorFlow Datasets warns of missing folders. The error that follows says
+    # more.
     logging.getLogger("absl").setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal or a pipe may have no "±" in its encoding.
+        # The encoding of a terminal or pipe may lack "±".
         sys.stdout.reconfigure(errors="replace")
     chosen = None
     try:
@@ -192,7 +192,7 @@ def execute(settings, main, argv=None):
         if number != signal.SIGINT:
             name = signal.Signals(number).name
             message = f"{parser.prog}: ended by {name}\n"
-        # As a shell reports it.
+        # The exit status that a shell reports for a signal.
         parser.exit(128 + number, message)
     except UsageError as error:
         parser.error(str(error))

@@ -1,4 +1,4 @@
-"""The files of a run: each is checked when it is read, and named if broken."""
+"""The files of a run. They are checked when read; errors name a broken file."""
 
 import contextlib
 import csv
@@ -23,7 +23,7 @@ class BrokenFileError(Failure):
     Args:
         path: Path of the file.
         reason: String.
-        remedy: String, what to do.
+        remedy: String, advice to the user.
     """
 
     def __init__(self, path, reason, remedy=RESTORE):
@@ -33,7 +33,7 @@ class BrokenFileError(Failure):
 
 
 class RunInProgressError(Failure):
-    """Another process works in the folder of a run."""
+    """Another process uses the folder of a run."""
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def locked(folder):
             "or end that process first"
         ) from None
     try:
-        # On Windows nobody else may open a locked file.
+        # On Windows no other process may open a locked file.
         with contextlib.suppress(OSError):
             path.write_text(
                 f"process {os.getpid()} on host {socket.gethostname()}", "utf-8"
@@ -105,23 +105,23 @@ def read_json(path, remedy=RESTORE):
 
 
 def read_result(path):
-    """Return the result line of a run, a dictionary, see `read_json`."""
+    """Return the result line of a run, a dictionary: see `read_json`."""
     return read_json(
         path, "delete it, and the run's command with --resume writes it again"
     )
 
 
 def read_history(path):
-    """Read a history that a run has left, such as `history.csv`.
+    """Read a history of a run, such as `history.csv`.
 
     Args:
-        path: Path of the CSV file. There may be none yet.
+        path: Path of the CSV file, which may not exist yet.
 
     Returns:
         Dictionary of lists of floats, a value for each line.
 
     Raises:
-        BrokenFileError: If a line lacks a value, or has another than a number.
+        BrokenFileError: If a line lacks a value, or a value is not a number.
     """
     path = Path(path)
     if not path.exists():
@@ -140,7 +140,7 @@ def read_history(path):
                 )
             for name, value in zip(names, row, strict=True):
                 try:
-                    # Keras writes NA where an epoch had no validation.
+                    # Keras writes NA for an epoch without a validation.
                     columns[name].append(
                         None if value == "NA" else float(value)
                     )

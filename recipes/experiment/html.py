@@ -1,4 +1,4 @@
-"""A report of what a folder holds: one file for a browser."""
+"""A report of the results in a folder: one file for a browser."""
 
 import base64
 import html
@@ -37,7 +37,7 @@ code {{ overflow-wrap: anywhere }}
 def leave(folder, line):
     """Write `report.html` beside the files of a run, a study or a search.
 
-    It has the tables and pictures of the folder, so that it can be sent alone.
+    The file contains the tables and pictures, so that it can be sent alone.
 
     Args:
         folder: Path.

@@ -1,4 +1,4 @@
-"""Jobs that train on a small dataset in memory, and sizes that fit there."""
+"""Jobs that train on a small dataset in memory, and checks of its size."""
 
 import math
 import os
@@ -22,7 +22,7 @@ def load(settings, devices):
 
 
 def memory():
-    """Return the bytes of this machine's memory, very many if unknown."""
+    """Return the bytes of this machine's memory, `2**60` if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):
@@ -30,10 +30,10 @@ def memory():
 
 
 def check_batch(batch_size, shape, images=math.inf, processes=1):
-    """Raise `UsageError` for a batch that is too large to be trained on.
+    """Raise `UsageError` for a batch that is too large to train on.
 
-    A batch has at most the images of an epoch, and at most as many of this
-    shape as fit into the memory of the processes that share it.
+    A batch has at most all images of an epoch. Its images, of this shape, must
+    fit into the memory of the processes that share the batch.
     """
     each = 4 * math.prod(shape)
     fitting = memory() // each * processes
@@ -68,7 +68,7 @@ def check_scales(scales):
 
 
 def steps_per_epoch(images, batch_size):
-    """Return the steps of an epoch, which sees about all images once."""
+    """Return the steps of an epoch, about one pass over all images."""
     return max(1, round(images / batch_size))
 
 
@@ -80,7 +80,7 @@ def steps_in_all(settings, images):
 
 
 def batches_by(input):
-    """Return the name of the input that `--input` or the machine asks for."""
+    """Return the name of the input, by `--input` or for this machine."""
     backend = keras.backend.backend()
     if input == "device" and backend == "tensorflow":
         raise UsageError(
@@ -99,12 +99,12 @@ def job(settings, data, devices, build, *, steps, **more):
     Args:
         settings: `RunSettings` and `ImageSettings` with fields `batch_size`
             and `seed`.
-        data: `keras_resnet.data.ImageData`. Where its `validation` is `None`
+        data: `keras_resnet.data.ImageData`. If its `validation` is `None`,
             nothing is evaluated, and no best model is kept.
         devices: `keras_resnet.devices.Devices`.
         build: Callable that returns the compiled model of a new run. It takes
             raw pixels, and has the metric "accuracy".
-        steps: Integer, steps in all.
+        steps: Integer, number of all steps.
         **more: Other attributes of the `Job`, such as `report`, which
             defaults to `test` on the test images.
     """

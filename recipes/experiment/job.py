@@ -15,9 +15,9 @@ class Job:
     Attributes:
         build: Callable that returns the compiled model of a new run. Its
             metric "accuracy" becomes the errors in the histories.
-        batches: Function from the first step to endless batches from there:
-            a batch is a function of its step, so that a run can be resumed.
-        steps: Integer, batches in all.
+        batches: Function from the first step to endless batches from there.
+            A batch is a function of its step, so that a run can be resumed.
+        steps: Integer, number of all batches.
         steps_per_epoch: Integer, batches of an epoch.
         batch_size: Integer, images per batch.
         report: Function from the trained model and its `Run` to a dictionary
@@ -28,18 +28,18 @@ class Job:
         every: Integer, steps between two validations. Defaults to `None`:
             after each epoch.
         callbacks: Function from the `Run` to further callbacks.
-        average: Boolean, whether to validate and keep the average of the
-            weights that the optimizer has. Defaults to `False`.
+        average: Boolean, whether to validate and keep the optimizer's average
+            of the weights. Defaults to `False`.
         steps_per_execution: Integer, as in `keras.Model.compile`.
-        context: Function that returns a context manager, within which the
-            job is trained and reported on.
+        context: Function that returns a context manager for training and
+            report.
         label: String, the net's name in figures.
         plain: Boolean, whether it is a plain net. Defaults to `False`.
         title: String, the title of its figures.
-        folder: String, folder in that of the command. Defaults to the
-            command's own: there is one job.
-        identity: Dictionary of JSON values that determine this job, besides
-            the settings of the command.
+        folder: String, subfolder of the command's folder. Defaults to that
+            folder itself, for a single job.
+        identity: Dictionary of JSON values that determine this job, in
+            addition to the settings of the command.
     """
 
     build: Callable
@@ -62,20 +62,20 @@ class Job:
 
 
 def main(settings, jobs, summarize=None, argv=None):
-    """Train what the command line asks for, and save it all in a folder.
+    """Train the jobs of a command line, and save all results in a folder.
 
     Args:
         settings: Subclass of `RunSettings`.
         jobs: Function from the settings and the `keras_resnet.devices.Devices`
-            to a `Job`, or to a list of them that have folders of their own.
+            to a `Job`, or to a list of jobs with their own folders.
         summarize: Function of the settings and the `Run` of the command's
-            folder, called when all of several jobs are finished. Defaults to
+            folder, called after the last of several jobs. Defaults to
             `study.summarize`: a table over the seeds of one net.
         argv: List of flags. Defaults to those of this process.
     """
 
     def train(chosen):
-        # Imported after the flags are checked, because Keras takes seconds.
+        # Imported after the check of the flags, because Keras takes seconds.
         from .training import train_jobs
 
         train_jobs(chosen, jobs, summarize)

@@ -71,8 +71,8 @@ class Page:
         names: The names of all figures in the order of the page.
 
     Raises:
-        UsageError: If the folder holds another page, or this figure of other
-            settings.
+        UsageError: If the folder holds another page, or this figure with
+            other settings.
     """
 
     def __init__(self, path, name, settings, names):
@@ -101,29 +101,29 @@ class Page:
         return self.path / name
 
     def draw(self, name, plot, *args, **kwargs):
-        """Save a picture as `keras_resnet.plots.draw` does, and say where."""
+        """Save a picture by `keras_resnet.plots.draw`, and print its path."""
         path = self.file(f"{name}.png")
         plots.draw(path, plot, *args, **kwargs)
         self.pictures.append(name)
         print(path)
 
     def write(self, text, name):
-        """Save a table, and show it."""
+        """Save a table, and print it."""
         path = self.file(f"{name}.md")
         write_atomically(path, text)
         self.tables.append(name)
         show(f"\n{text}\n{path}")
 
     def claim(self, *args, **kwargs):
-        """Keep a `Claim` of these arguments."""
+        """Add a `Claim` of these arguments."""
         self.claims.append(Claim(*args, **kwargs))
 
     def finish(self, title, nets):
-        """Leave the figure's result line, and the page of all figures.
+        """Write the figure's result line, and the page of all figures.
 
         Args:
             title: String.
-            nets: Dictionary from names of nets to where they come from.
+            nets: Dictionary from names of nets to their sources and errors.
         """
         if self.claims:
             show(f"\n{claim_table(self.claims)}\n")

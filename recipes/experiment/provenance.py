@@ -27,7 +27,7 @@ DISTRIBUTIONS = {
 def commit():
     """Return the git commit of the running script, `None` outside git.
 
-    "-dirty" is appended where files differ from that commit. An installed
+    "-dirty" is appended if files differ from that commit. An installed
     command belongs to no commit.
     """
     if command.installed:
@@ -73,7 +73,7 @@ def _command():
 def device():
     """Return the names of accelerators and processor, as text.
 
-    An accelerator with TF32 rounds the inputs of float32 operations.
+    TF32 is named because it rounds the inputs of float32 operations.
     """
     names = accelerators()
     if names and tensor_float32():

@@ -1,4 +1,4 @@
-"""Keep TensorFlow's notes about its own start off the terminal.
+"""Hides the lines that TensorFlow logs when it starts.
 
 TensorFlow 2.21 logs while it is imported, before it reads
 `TF_CPP_MIN_LOG_LEVEL`. On processors with AVX-512 VNNI, every command would
@@ -12,10 +12,10 @@ import os
 import subprocess
 import sys
 
-# The filter is a process of its own: TensorFlow may end this one while it is
-# imported, and its last words must still be shown. The filter drops log lines
-# of severity INFO, the line that follows one of them, and the line that
-# announces them. It passes on everything else.
+# The filter is a separate process, because an import of TensorFlow may end this
+# one, and its last error must still be shown. The filter drops log lines of
+# severity INFO, a line that follows one of them, and the line that announces
+# them. It passes on everything else.
 _FILTER = r"""
 import re, signal, sys
 
@@ -37,7 +37,7 @@ def without_notes():
     try:
         stderr = os.dup(2)
     except OSError:
-        # There is no standard error to write to.
+        # There is no standard error.
         yield
         return
     with subprocess.Popen(
@@ -52,7 +52,7 @@ def without_notes():
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow, and makes it load without its notes."""
+    """Finds TensorFlow, and loads it without its notes."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "tensorflow":
@@ -68,7 +68,7 @@ _FINDER = _Finder()
 
 
 def hide_tensorflow_notes():
-    """Hide TensorFlow's notes when this process imports it, if it does.
+    """Hide TensorFlow's notes if this process imports it later.
 
     `TF_CPP_MIN_LOG_LEVEL=0` shows the notes.
     """

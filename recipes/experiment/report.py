@@ -21,7 +21,7 @@ def table(head, rows):
 
 
 def folded(title, text):
-    """Return Markdown that a browser shows when its title is clicked."""
+    """Return Markdown that a browser unfolds at a click on its title."""
     title = f"<summary>{title}</summary>"
     return f"<details markdown>\n{title}\n\n{text}\n\n</details>"
 
@@ -29,8 +29,8 @@ def folded(title, text):
 def show(text):
     """Print a text that may have Markdown tables.
 
-    On a terminal lines and tables have at most 80 columns: words and cells
-    go on in the next line. A file gets the text as it is.
+    On a terminal lines and tables are wrapped at 80 columns. A file gets the
+    text as it is.
     """
     if not sys.stdout.isatty():
         print(text, flush=True)
@@ -51,7 +51,7 @@ def show(text):
 
 
 def _fill(line, **options):
-    """Return a line in several lines, none of which breaks a word."""
+    """Return a line wrapped between words."""
     return textwrap.fill(
         line, WIDTH, break_long_words=False, break_on_hyphens=False, **options
     )
@@ -62,7 +62,7 @@ def _show_table(head, rows):
     columns = [*zip(head, *rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
     longest = [max(map(len, " ".join(c).split())) for c in columns]
-    # Two spaces are between columns.
+    # Two spaces separate columns.
     room = WIDTH - 2 * (len(head) - 1)
     if sum(longest) > room:
         for row in rows:

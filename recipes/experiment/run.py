@@ -1,4 +1,4 @@
-"""The folder that a training run leaves."""
+"""The folder of a training run."""
 
 import contextlib
 import json
@@ -31,12 +31,12 @@ from . import files, html, terminal, values
 from .command import Failure
 from .provenance import origin
 
-# The last checkpoint, and the one before.
+# The last checkpoint, and the one before it.
 CHECKPOINTS = ("last.keras", "previous.keras")
 
 
 class RunError(Failure):
-    """A run cannot start, or cannot go on, in the folder it was given."""
+    """A run cannot start or continue in its folder."""
 
 
 class Run:
@@ -44,8 +44,8 @@ class Run:
 
     - `settings.json`: the settings.
     - `last.keras`: the last checkpoint: the model with its optimizer, and the
-      state from which to continue within an epoch, see `Backup`.
-    - `previous.keras`: the checkpoint before.
+      state to continue from within an epoch, see `Backup`.
+    - `previous.keras`: the checkpoint before it.
     - `best.keras`: the model with the lowest validation error so far.
     - `final.keras`: the model at the end.
     - `history.csv`: a line for each epoch. `tensorboard/`: the same.
@@ -54,30 +54,30 @@ class Run:
     - `report.html`: results, curves and settings, for a browser.
     - `result.json`: one line with everything that a table needs.
 
-    Files are replaced whole or not at all, or lines are appended to them.
-    Resuming needs only `last.keras`, `history.csv` and `steps.csv`; the step
-    is the optimizer's.
+    Files are replaced atomically, or lines are appended to them. Resuming
+    needs only `last.keras`, `history.csv` and `steps.csv`; the step is that of
+    the optimizer.
 
-    It is a context manager. Until the context ends, the folder is locked: no
-    other process can work in it.
+    A `Run` is a context manager. It locks the folder until the context ends,
+    so that no other process can use it.
 
     Args:
-        path: Path of the folder. It is made if need be.
-        settings: Dictionary of JSON values, which must be the same for a run
-            to go on.
-        resume: Boolean, whether to go on with a run that is in the folder.
-            Defaults to `False`, and the folder must then be new or empty.
+        path: Path of the folder. A missing folder is made.
+        settings: Dictionary of JSON values, which must be the same when a run
+            continues.
+        resume: Boolean, whether to continue the run in the folder. Defaults
+            to `False`, and the folder must then be new or empty.
         devices: `keras_resnet.devices.Devices` that train it. Only their
-            first process reads and writes the folder, and the others need
-            none. Defaults to one device.
+            first process reads and writes the folder; the others do not need
+            it. Defaults to one device.
         save_every: `values.Interval` between two checkpoints within an epoch.
             Defaults to ten minutes.
 
     Raises:
-        RunError: If the folder holds something and `resume` is false, if it
-            holds something other than a run and `resume` is true, or a run of
-            other settings.
-        files.RunInProgressError: If another process works in the folder.
+        RunError: If the folder is not empty and `resume` is false; or if
+            `resume` is true and the folder holds no run, or a run of other
+            settings.
+        files.RunInProgressError: If another process uses the folder.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class Run:
 
     def _open(self, resume):
         stored = self / "settings.json"
-        # A folder counts as new if a process was killed in it before it wrote
-        # its settings.
+        # A folder also counts as new if a process was killed there before it
+        # wrote its settings.
         new = self.path.is_dir() and all(
             path.name == files.LOCK or path.name.startswith(PARTIAL)
             for path in self.path.iterdir()
@@ -115,7 +115,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as lock:
             lock.enter_context(files.locked(self.path))
-            # Read only now: the process that had the lock may have written it.
+            # Read under the lock: the process before may have written it.
             if stored.exists():
                 if not resume:
                     raise self._exists()
@@ -167,11 +167,11 @@ class Run:
     def load_last(self):
         """Return the model of the last checkpoint, `None` before the first.
 
-        If its file is broken, return that of the checkpoint before it.
+        If its file is broken, return the model of the checkpoint before it.
         """
         last, previous = (self / name for name in CHECKPOINTS)
         if not last.exists():
-            # Histories from before the first checkpoint are not continued.
+            # Histories without a checkpoint are not continued.
             for name in files.HISTORIES:
                 (self / name).unlink(missing_ok=True)
             return None
@@ -181,7 +181,7 @@ class Run:
             if not previous.exists():
                 raise
             model = load_model(previous)
-            # The next checkpoint must not take the place of the good one.
+            # Or else the next checkpoint would replace the good one.
             os.replace(previous, last)
             print(
                 f"{error.path} was broken ({error.reason}): the run goes on "
@@ -220,14 +220,14 @@ class Run:
             batch_size: Integer, images per step.
             steps: Integer, batches of the whole run.
             steps_per_epoch: Integer, batches of an epoch.
-            validation_data: What the best model is chosen by. Defaults to
+            validation_data: Data to choose the best model by. Defaults to
                 `None`: none is chosen, and there is no `best.keras`.
             every: Integer, steps between two evaluations on
-                `validation_data`. Defaults to `None`: `fit` evaluates, after
-                epochs.
-            average: Boolean, whether `best.keras` is to have the average of
-                the weights, which `keras.callbacks.SwapEMAWeights`, after
-                these callbacks, validates. Defaults to `False`.
+                `validation_data`. Defaults to `None`: `fit` evaluates after
+                each epoch.
+            average: Boolean, whether `best.keras` gets the average of the
+                weights, which `keras.callbacks.SwapEMAWeights` validates. That
+                callback must follow these. Defaults to `False`.
         """
         # These run in every process, so that all processes do the same.
         throughput = Throughput(batch_size)
@@ -236,7 +236,7 @@ class Run:
         callbacks = [StopAt(steps), divergence, throughput, self._bar]
         stateful = {"throughput": throughput}
         if self.devices.is_first:
-            # TensorBoard starts TensorFlow, from which this hides the GPUs.
+            # TensorBoard starts TensorFlow; this import hides the GPUs from it.
             import keras_resnet.data  # noqa: F401
 
             callbacks += [
@@ -250,7 +250,7 @@ class Run:
             if every is not None:
                 lines = terminal.Lines(self._bar)
                 best.append(lines)
-                # First, because nothing is kept of a training that diverged.
+                # First, because a training that diverged must keep nothing.
                 best.insert(0, divergence)
                 best = [StepEvaluation(validation_data, every, best, [lines])]
                 stateful["evaluation"] = best[0]
@@ -269,7 +269,7 @@ class Run:
             state=self.devices.on_first(lambda: self._state),
             devices=self.devices,
         )
-        # Last, because a checkpoint counts on the lines written before it.
+        # Last, because a checkpoint notes the lengths of the histories.
         return [*callbacks, self._backup]
 
     def _choose_best(self, every, average):
@@ -293,9 +293,9 @@ class Run:
         return 0 if self._backup is None else self._backup.saved
 
     def end_training(self):
-        """Close histories and the bar, and restore signals.
+        """Close histories and the bar, and restore signal handlers.
 
-        Keras does not do this where `fit` fails.
+        Keras does not do this if `fit` fails.
         """
         for log in self._logs:
             if log.csv_file is not None:
@@ -309,8 +309,7 @@ class Run:
 
         Args:
             model: The trained `keras.Model`.
-            **results: JSON values to put into the line, such as
-                `test_error=0.08`.
+            **results: JSON values for the line, such as `test_error=0.08`.
         """
         save_atomically(model, self / "final.keras")
         history = self.history()
@@ -324,10 +323,10 @@ class Run:
         )
 
     def conclude(self, **results):
-        """Save the result line, which ends the run, and return it.
+        """Save the result line, which marks the run as finished, and return it.
 
         Args:
-            **results: JSON values to put into the line, beside command,
+            **results: JSON values for the line, in addition to command,
                 settings, versions and device.
         """
         result = {
@@ -342,12 +341,12 @@ class Run:
 
 
 def parameters(model):
-    """Return the number of weights that are trained."""
+    """Return the number of trainable weights."""
     return sum(int(keras.ops.size(v)) for v in model.trainable_variables)
 
 
 def load_model(path):
-    """Load a model that a run has left.
+    """Load a model of a run.
 
     Raises:
         files.BrokenFileError: If its file is broken.
@@ -357,22 +356,22 @@ def load_model(path):
 
 
 def write_new(path, text):
-    """Write a text file whole, unless there is one at `path`.
+    """Write a new text file atomically.
 
     Raises:
-        RunError: If there is one.
+        RunError: If there is a file at `path`.
     """
     path = Path(path)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     write_atomically(partial, text)
     try:
         try:
-            # Unlike a renaming, a link does not replace what is there.
+            # Unlike a renaming, a link does not replace an existing file.
             os.link(partial, path)
         except FileExistsError:
             raise
         except OSError:
-            # Some file systems have no links.
+            # Some file systems have no hard links.
             with open(path, "x", encoding="utf-8") as file:
                 file.write(text)
     except FileExistsError:

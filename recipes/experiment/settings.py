@@ -4,8 +4,8 @@
     class Settings(RunSettings):
         epochs: int = setting(30, "epochs of the training images")
 
-Flags, `--help`, errors, `settings.json`, the name of the run's folder and the
-flags that give the same settings again all follow from the fields.
+The fields determine the flags, `--help`, errors, `settings.json`, the name of
+the run's folder, and the flags that give the same settings again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from .command import Parser, UsageError, flag
 REQUIRED = dataclasses.MISSING
 # Keras's dtype policies by precision of the computation.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# By type of field: the type of the flag, and its value in `--help`.
+# By type of field: the type of the flag, and its placeholder in `--help`.
 TYPES = {
     int: (values.positive_int, "N"),
     float: (values.positive_float, "X"),
@@ -45,25 +45,25 @@ def setting(
     """Return a field of settings.
 
     The flag's values are of the field's type: a Boolean takes no value, and a
-    tuple takes several. Numbers are above 0 unless `type` says otherwise.
+    tuple takes several. Numbers must be above 0, unless `type` allows others.
 
     Args:
-        default: Value of the setting where neither flag nor preset gives one,
+        default: Value of the setting if neither flag nor preset gives one,
             or `REQUIRED`.
         help: String for `--help`, which appends the defaults.
         type: Function from a text to a value. Defaults to that of the field.
         choices: Sequence of the possible values. Defaults to all.
-        metavar: String that stands for the value in `--help`.
-        positional: Boolean, whether the values stand without a flag. Defaults
-            to `False`.
+        metavar: String, placeholder of the value in `--help`.
+        positional: Boolean, whether the values are given without a flag.
+            Defaults to `False`.
         needs: Pair of a text and a function from the settings to a Boolean:
-            whether this setting has any effect. Where it has none, giving it
-            is an error that names the text, and the value is the default.
-        instead_of: Name of a field. Only one of both can be given, and then
-            the other one is `None`.
-        preset: Name of the preset that this Boolean flag stands for.
-        stored: Boolean, whether the numbers of a run depend on this setting:
-            it is then in `settings.json` and in the name of the folder.
+            whether this setting has an effect. If it has none, its value is
+            the default, and a given flag is an error that quotes the text.
+        instead_of: Name of a field. Only one of the two can be given. The
+            other one is then `None`.
+        preset: Name of the preset that this Boolean flag selects.
+        stored: Boolean, whether the numbers of a run depend on this setting.
+            If so, it is in `settings.json` and in the name of the folder.
             Defaults to `True`.
     """
     metadata = dict(locals())
@@ -72,7 +72,7 @@ def setting(
 
 
 def option(default, help, **kwargs):
-    """Return a `setting` on which no number of a run depends."""
+    """Return a `setting` that does not affect the numbers of a run."""
     return setting(default, help, stored=False, **kwargs)
 
 
@@ -82,9 +82,8 @@ class CommandSettings:
 
     Class attributes:
         PRESETS: Dictionary from the values of the field `preset` to
-            dictionaries of the settings in which they differ from the
-            defaults.
-        DATASETS: The same for the field `dataset`. It wins over presets.
+            dictionaries of the settings that differ from the defaults.
+        DATASETS: The same for the field `dataset`. It overrides presets.
         NAMED: Names of the fields that `title` contains.
     """
 
@@ -96,7 +95,7 @@ class CommandSettings:
 
     @classmethod
     def fields(cls):
-        """Return the fields by name, those of the class itself first."""
+        """Return the fields by name, the class's own fields first."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         names = [
             n
@@ -155,7 +154,7 @@ class CommandSettings:
 
     @classmethod
     def settle(cls, given):
-        """Return the settings that flags, preset and dataset add up to.
+        """Return the settings by flags, preset and dataset.
 
         Args:
             given: Dictionary of the values that were given, by field.
@@ -206,15 +205,15 @@ class CommandSettings:
         return settings.resolve(given)
 
     def applies(self, name):
-        """Return whether a setting has an effect beside the others."""
+        """Return whether a setting has an effect, given the others."""
         needs = self.fields()[name].metadata["needs"]
         return needs is None or bool(needs[1](self))
 
     def resolve(self, given):
-        """Return the settings to take, or raise `UsageError`.
+        """Return the final settings, or raise `UsageError`.
 
-        Subclasses compute here what depends on other settings, and refuse
-        what does not fit together.
+        Subclasses compute settings that depend on others here, and refuse
+        settings that do not fit together.
 
         Args:
             given: Dictionary of the values that were given, by field.
@@ -244,7 +243,7 @@ class CommandSettings:
         }
 
     def _base(self):
-        """Return preset, dataset and what is required, in this order."""
+        """Return preset, dataset and required settings, in this order."""
         fields = self.fields()
         names = [name for name in ("preset", "dataset") if name in fields]
         names += [n for n, field in fields.items() if field.default is REQUIRED]
@@ -273,8 +272,8 @@ class CommandSettings:
     def name(self, backend):
         """Return the name of a run's folder.
 
-        It has title, changed settings, backend and seed, so that runs with
-        different settings have different folders.
+        It consists of title, changed settings, backend and seed, so that runs
+        with different settings have different folders.
         """
         parts = [*self.title()]
         for name, value in self.changes().items():
@@ -317,7 +316,7 @@ def data_dir_option(*needs):
 
 
 def dataset_setting(*names):
-    """Return the field of a dataset of small images, the first by default."""
+    """Return the field of a dataset of small images, by default the first."""
     return setting(
         names[0],
         "images to train on; digits come with scikit-learn and need no "
@@ -364,7 +363,7 @@ def seed_setting(help="of weights, order and augmentation"):
 
 
 def execution_option():
-    """Return the field of the steps between two returns to Python."""
+    """Return the field of the number of steps in one call."""
     return option(
         1,
         "steps in one call of an accelerator, where more are faster; must "
@@ -416,7 +415,7 @@ class RunSettings(CommandSettings):
     A recipe may have a field for each of these attributes:
 
     Attributes:
-        steps: Integer, steps of the optimizer, else `epochs` must be a field.
+        steps: Integer, optimizer steps. Without it `epochs` must be a field.
         every: Integer, steps between two validations. Defaults to `None`:
             after each epoch.
         steps_per_execution: Integer, see `execution_option`. Defaults to `1`.

@@ -18,7 +18,7 @@ MOST_SEEDS = 10_000
 class Difference:
     """Mean difference of two sets of runs that are paired by seed.
 
-    Of one pair only the mean is known, and all else is `None`.
+    For a single pair, all values but the mean are `None`.
     """
 
     mean: float
@@ -27,7 +27,7 @@ class Difference:
     interval: tuple[float, float] | None = None
     # p-value of the two-sided paired t-test.
     p: float | None = None
-    # Pairs that would show it: see `seeds_needed`.
+    # Number of pairs that would show it: see `seeds_needed`.
     seeds_needed: int | None = None
 
 
@@ -39,7 +39,7 @@ def paired_difference(
     Both have one value for each seed, in the same order of seeds.
 
     Raises:
-        ValueError: If there is no pair, or a value without a partner.
+        ValueError: If there is no pair, or if a value has no partner.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(
@@ -53,11 +53,11 @@ def paired_difference(
     deviation = statistics.stdev(differences)
     error = deviation / math.sqrt(len(differences))
     if error == 0:
-        # Student's t would be a division by zero.
+        # Student's t would divide by zero.
         p, needed = (1.0, None) if mean == 0 else (0.0, 2)
         return Difference(mean, deviation, (mean, mean), p, needed)
-    # Not `scipy.stats.ttest_rel`, which warns of a loss of precision where
-    # all differences are the same but for rounding.
+    # Not `scipy.stats.ttest_rel`, which warns of a loss of precision if all
+    # differences are equal up to rounding.
     student = stats.t(len(differences) - 1)
     half = student.ppf((1 + CONFIDENCE) / 2) * error
     return Difference(
@@ -70,11 +70,11 @@ def paired_difference(
 
 
 def seeds_needed(effect: float) -> int | None:
-    """Return how many pairs a paired t-test needs to show an effect.
+    """Return the number of pairs that a paired t-test needs for an effect.
 
-    They are the fewest with which the two-sided test at the 5 % level has a
-    power of 80 %, or `None` if more than 10,000. The effect is the mean of the
-    differences in standard deviations.
+    It is the lowest number with which the two-sided test at the 5 % level has
+    a power of 80 %, or `None` above 10,000. The effect is the mean of the
+    differences divided by their standard deviation.
     """
 
     def power(n):
@@ -87,7 +87,7 @@ def seeds_needed(effect: float) -> int | None:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's rank correlation, 0 where one side is constant."""
+    """Return Spearman's rank correlation, 0 if one side is constant."""
     if min(len(set(first)), len(set(second))) == 1:
         return 0.0
     return float(stats.spearmanr(first, second).statistic)

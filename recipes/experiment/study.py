@@ -12,7 +12,7 @@ from .report import mean_and_deviation, percent, show, table
 
 
 def result_lines(study, nets=("",)):
-    """Return the result lines in a study, those of earlier commands too.
+    """Return the result lines in a study, including earlier commands.
 
     Args:
         study: `Run`, or path, of the study's folder.
@@ -20,8 +20,8 @@ def result_lines(study, nets=("",)):
             each seed, in the folder of the seed itself.
 
     Returns:
-        Dictionary from pairs of seed and net to result lines, of the seeds
-        that have all nets, in the order of the seeds.
+        Dictionary from pairs of seed and net to result lines, in the order of
+        the seeds. Seeds that lack a net are left out.
     """
     names = [path.name for path in (study / "").glob("seed*")]
     numbers = [name.removeprefix("seed") for name in names]
@@ -35,7 +35,7 @@ def result_lines(study, nets=("",)):
 
 
 def leave(study, lines, text):
-    """Leave a study's table and its result lines in its folder."""
+    """Write a study's table and its result lines to its folder."""
     write_atomically(study / "table.md", text)
     named = {
         f"seed{seed}-{net}".rstrip("-"): line
@@ -48,7 +48,7 @@ def leave(study, lines, text):
 def curves_over_seeds(histories, names):
     """Return histories of runs that differ in their seed, for plots.
 
-    They are stacked: an array `(iterations, seeds)` for each of the names.
+    Each of the names has an array `(iterations, seeds)`.
     """
     return {"iterations": histories[0]["iterations"]} | {
         name: np.stack([h[name] for h in histories], axis=-1) for name in names
@@ -56,7 +56,7 @@ def curves_over_seeds(histories, names):
 
 
 def summarize(settings, study):
-    """Leave table, result lines and curves of a net's runs in their `Run`."""
+    """Write table, result lines and curves of a net's runs to their `Run`."""
     lines = result_lines(study)
     seeds = [seed for seed, _ in lines]
     errors = {

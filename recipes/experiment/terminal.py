@@ -1,7 +1,7 @@
 """Progress of a task.
 
-A terminal shows a bar with the time left. A file or a log gets a line every
-30 seconds.
+A terminal shows a bar with the remaining time. A file or a log gets a line
+every 30 seconds.
 """
 
 import sys
@@ -24,7 +24,7 @@ class Progress(tqdm):
     """
 
     def __init__(self, *args, **kwargs):
-        # Standard output may be a pipe to `tee`, and the bar is no result.
+        # Standard output may be a pipe to `tee`, which must not get the bar.
         file = sys.stderr if sys.stderr.isatty() else sys.stdout
         if not file.isatty():
             kwargs |= {"mininterval": SECONDS, "delay": SECONDS}
@@ -38,7 +38,7 @@ class Progress(tqdm):
             # Some terminals report no rows.
             nrows=20,
             maxinterval=SECONDS,
-            # Looks at the clock at each step.
+            # Check the clock at each step.
             miniters=1,
             leave=False,
             **kwargs,
@@ -58,7 +58,7 @@ class Progress(tqdm):
 
     @property
     def on_terminal(self):
-        """Whether there is a bar, and not lines or nothing at all."""
+        """Whether there is a bar, instead of lines or nothing."""
         return not self.disable and self.fp.isatty()
 
     def print(self, text):
@@ -70,7 +70,7 @@ class Progress(tqdm):
             self.refresh()
 
     def tick(self):
-        """Show the same again if nothing has been shown for a while."""
+        """Repeat the display if it has not changed for a while."""
         # A disabled bar has no clock.
         if self.disable:
             return
@@ -82,7 +82,7 @@ class Progress(tqdm):
     def close(self):
         """Remove the bar."""
         if not self.disable and not self.on_terminal:
-            # As if nothing had been shown, because lines stay.
+            # Lines stay, so tell `tqdm` that nothing was shown.
             self.last_print_t = self.start_t
         super().close()
 
@@ -91,8 +91,8 @@ class TrainingBar(StepCounter):
     """Shows the steps of a training, and prints lines about it.
 
     Args:
-        steps: Integer, batches in all. Defaults to those of `fit`.
-        show: Boolean. Nothing is shown if it is false. Defaults to `True`.
+        steps: Integer, number of all batches. Defaults to those of `fit`.
+        show: Boolean, whether to show anything. Defaults to `True`.
     """
 
     def __init__(self, steps=None, show=True):
@@ -130,12 +130,12 @@ class TrainingBar(StepCounter):
         self._bar.set_description_str("training", refresh=False)
 
     def close(self):
-        """Remove the bar, which Keras does not where `fit` fails."""
+        """Remove the bar. `Run` calls this if `fit` fails."""
         if self._bar is not None:
             self._bar.close()
 
     def write(self, parts):
-        """Print a line of some parts and the time that is left."""
+        """Print a line of some parts and the remaining time."""
         if not self.show:
             return
         first, begun = self._first
@@ -151,7 +151,7 @@ class Lines(keras.callbacks.Callback):
 
     Args:
         bar: The `TrainingBar`.
-        epochs: Integer, or `None` if the lines are to have the steps.
+        epochs: Integer, number of epochs; `None` for lines with steps.
     """
 
     def __init__(self, bar, epochs=None):
@@ -179,8 +179,8 @@ class EvaluationBar(keras.callbacks.Callback):
     """Shows the steps of `evaluate` or `predict`.
 
     Args:
-        title: String, what is done.
-        show: Boolean. Nothing is shown if it is false. Defaults to `True`.
+        title: String, name of the task.
+        show: Boolean, whether to show anything. Defaults to `True`.
     """
 
     def __init__(self, title, show=True):

@@ -41,7 +41,7 @@ def train_jobs(settings, make_jobs, summarize=None):
 
 
 def _train_job(run, job, single):
-    """Train one job of a command to its end, unless it has reached it."""
+    """Train one job of a command to its end, unless it is finished."""
     if run.finished:
         if single:
             print(f"{run.path} is finished: see result.json")
@@ -56,7 +56,7 @@ def _train_job(run, job, single):
 def check_execution(job, start=0):
     """Raise `UsageError` for steps per execution that do not fit.
 
-    `start` is the step from which a job is trained.
+    `start` is the first step of this training.
     """
     each = job.steps_per_execution
     if each == 1:
@@ -86,11 +86,11 @@ def check_execution(job, start=0):
 
 
 def use_devices(settings):
-    """Return the devices that settings ask for. Call it before Keras computes.
+    """Return the devices of the settings. Call it before Keras computes.
 
-    All processes but the first are silent from here on.
+    After this call all processes but the first print nothing.
     """
-    # All images here are channels last, whatever Keras's setting is.
+    # All images of recipes are channels last, whatever Keras's setting.
     keras.config.set_image_data_format("channels_last")
     devices = devices_.use(
         settings.devices,
@@ -105,14 +105,14 @@ def use_devices(settings):
 def first_alone(devices, make):
     """Call a function in the first process, then in the others.
 
-    The others find what the first one has downloaded and prepared.
+    The others then find the data that the first one has prepared.
 
     Args:
         devices: `keras_resnet.devices.Devices`.
         make: Callable without arguments.
 
     Returns:
-        What the function returned in this process.
+        The result of the function in this process.
     """
     made = []
     devices.on_first(lambda: made.append(make()))
@@ -125,7 +125,7 @@ def open_run(settings, devices, more=()):
     Args:
         settings: `RunSettings`.
         devices: `keras_resnet.devices.Devices`.
-        more: Dictionary of JSON values that determine the run, too.
+        more: Dictionary of further JSON values that determine the run.
     """
     backend = keras.backend.backend()
     return Run(
@@ -141,7 +141,7 @@ def open_run(settings, devices, more=()):
 
 
 def job_run(folder, job):
-    """Return the `Run` of a job in its own folder, resumed if it is there."""
+    """Return the `Run` of a job in its own folder, resumed if it exists."""
     path = folder / job.folder
     return Run(
         path,
@@ -153,7 +153,7 @@ def job_run(folder, job):
 
 
 def train(run, job):
-    """Train a run to its end, from wherever it is, and return the model."""
+    """Train a run from its last checkpoint to its end; return the model."""
     devices = run.devices
     per_epoch = min(job.steps_per_epoch, job.steps)
     with job.context():
@@ -205,7 +205,7 @@ def train(run, job):
 
 
 def _introduce(run, job, model, start):
-    """Say what is trained, where, how long, and what it leaves."""
+    """Print the net, the steps, the devices and the folder of a run."""
     epochs = -(-job.steps // job.steps_per_epoch)
     resumed = f", from step {start:,}" if start else ""
     print(f"{job.label}, {parameters(model):,} parameters")
@@ -219,9 +219,9 @@ def _introduce(run, job, model, start):
 
 
 def _build_metrics(model, batches, devices):
-    """Make the variables of the metrics, whose values a run restores.
+    """Make the variables of the metrics, so that a run can restore them.
 
-    On one device TensorFlow makes them only in the first step, too late.
+    On one TensorFlow device Keras makes them in the first step, too late.
     """
     if keras.backend.backend() != "tensorflow" or devices.count > 1:
         return
@@ -231,7 +231,7 @@ def _build_metrics(model, batches, devices):
 
 
 def _last_good(run):
-    """Say which checkpoint is the last good one."""
+    """Return a text about the last good checkpoint."""
     if not run.saved:
         return "There is no checkpoint yet: begin again in another --output"
     return (
@@ -254,7 +254,7 @@ def _check_steps(model, job):
 
 
 def _say_interrupted(run, job):
-    """Say where a run stopped, and how it continues."""
+    """Draw the curves of an interrupted run, and print how to continue."""
     draw(run, job)
     report.show(
         f"\nInterrupted. {run.path} holds the run up to iteration "
@@ -263,23 +263,23 @@ def _say_interrupted(run, job):
 
 
 def _keep_average(model, finished):
-    """Leave a trained model with the average of its weights.
+    """Give a trained model the average of its weights.
 
     Args:
         model: `keras.Model`.
-        finished: Whether it was loaded as trained, not trained just now.
+        finished: Boolean, whether training had ended when it was loaded.
     """
     if finished:
-        # As `fit` does when it ends.
+        # `fit` does the same when it ends.
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    # Weights and average now share arrays, which JAX would donate with the
+    # Weights and average now share arrays. JAX would donate them with the
     # weights when it evaluates.
     for variable in model.trainable_variables:
         variable.assign(keras.ops.copy(variable))
 
 
 def finish(run, job, model):
-    """Report on a trained model, and leave its result line.
+    """Report on a trained model, and write its result line.
 
     Returns:
         The result line, `None` in all processes but the first.
@@ -297,13 +297,13 @@ def finish(run, job, model):
         best = min(history["val_error"])
         results["best_validation_error"] = round(best, 4)
     results |= tested
-    # Before the result line, because a run that has one is finished.
+    # Before the result line, because that marks the run as finished.
     draw(run, job, **{k: v for k, v in results.items() if k == "test_error"})
     return run.finish(model, **results)
 
 
 def errors(run, job):
-    """Return the history of errors: by epoch, or by `every` steps."""
+    """Return the history of errors, by epochs or by `every` steps."""
     return run.history(files.HISTORIES[bool(job.every)])
 
 

@@ -1,6 +1,6 @@
 """Types of flags: functions from a text to a value.
 
-Each raises `argparse.ArgumentTypeError`, which says what would be right.
+Each raises `argparse.ArgumentTypeError`, whose message describes valid values.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 LAST_SEED = 2**31 - 1
-# That of `keras_resnet.table1`.
+# The same as in `keras_resnet.table1`.
 MAX_DEPTH = 9998
 
 

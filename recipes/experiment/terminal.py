@@ -130,7 +130,7 @@ class TrainingBar(StepCounter):
         self._bar.set_description_str("training", refresh=False)
 
     def close(self):
-        """Remove the bar. `Run` calls this if `fit` fails."""
+        """Remove the bar, also after `fit` has failed."""
         if self._bar is not None:
             self._bar.close()
 

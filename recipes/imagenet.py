@@ -348,6 +348,10 @@ class Settings(NetSettings, RunSettings):
                 raise UsageError(message)
         return super(Settings, s).resolve(given)
 
+    def base(self):
+        folder = {} if self.folder is None else {"folder": self.folder}
+        return super().base() | folder
+
 
 def conflicts(s):
     """Yield pairs: whether settings conflict, and the error message."""

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -548,6 +549,8 @@ def test_rand_augment_is_mild_or_strong_and_sometimes_nothing():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixing_gives_labels_the_share_of_their_image(kind):
+    # The policy of the network is not that of its images.
+    keras.config.set_dtype_policy("mixed_bfloat16")
     n = 8
     # Images of one value each, so that the mean of a mixture tells shares.
     values = np.linspace(10, 240, n, dtype="float32")

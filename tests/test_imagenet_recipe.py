@@ -96,6 +96,16 @@ def test_the_default_is_the_papers_procedure():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("preset", ["finetune", "fast"])
+def test_a_run_on_a_folder_has_a_name_and_flags(preset):
+    flags = ["--preset", preset, "--dataset", "folder", "--folder", "DIR"]
+    settings = _settings(*flags, "--depth", "18")
+    name = f"folder-resnet18B-{preset}-jax-seed0"
+    assert settings.name("jax") == name
+    assert _settings(*settings.flags()) == settings
+
+
+@pytest.mark.once
 def test_goyal_scales_the_rate_with_the_batch():
     assert _settings("--preset", "goyal").learning_rate == 0.1
     s = _settings("--preset", "goyal", "--batch-size", "128")

@@ -158,14 +158,15 @@ def mixer(
 
     Reference: Zhang et al. 2017, "mixup"; Yun et al. 2019, "CutMix".
     """
+    # In float32 always, as the images are: under a policy of bfloat16 the
+    # layers would draw in bfloat16, which Keras's own sampling refuses.
+    options = {"data_format": "channels_last", "dtype": "float32"}
     layers = []
     if mixup:
-        layers.append(keras.layers.MixUp(mixup, data_format="channels_last"))
+        layers.append(keras.layers.MixUp(mixup, **options))
     if cutmix:
         # Two equal numbers, because Keras draws the parameter from a range.
-        layers.append(
-            keras.layers.CutMix((cutmix, cutmix), data_format="channels_last")
-        )
+        layers.append(keras.layers.CutMix((cutmix, cutmix), **options))
 
     def mix(images, labels, seed):
         for_choice, for_layer = tf.unstack(tf.random.split(seed, 2))

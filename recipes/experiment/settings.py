@@ -230,7 +230,7 @@ class CommandSettings:
 
     def changes(self):
         """Return the stored settings that differ from preset and dataset."""
-        usual = type(self).settle(self._base())
+        usual = type(self).settle(self.base())
         return {
             name: getattr(self, name)
             for name in self.stored()
@@ -242,7 +242,7 @@ class CommandSettings:
             )
         }
 
-    def _base(self):
+    def base(self):
         """Return preset, dataset and required settings, in this order."""
         fields = self.fields()
         names = [name for name in ("preset", "dataset") if name in fields]
@@ -251,7 +251,7 @@ class CommandSettings:
 
     def flags(self):
         """Return the flags that give these settings."""
-        values = self._base()
+        values = self.base()
         for name, field in self.fields().items():
             if field.metadata["preset"] == values.get("preset", ""):
                 del values["preset"]

@@ -65,7 +65,7 @@ def read(paths):
         different = differences(first, line)
         if different:
             raise UsageError(
-                "the runs of a set may differ in their seed alone, and those "
+                "the runs of a set may differ only in their seed, but those "
                 f"of {paths[0]} differ in {', '.join(different)}"
             )
     return lines
@@ -80,7 +80,7 @@ def result_lines(path):
     else:
         files = [path] if path.exists() else []
     if not files:
-        raise UsageError(f"{path} holds no finished run")
+        raise UsageError(f"{path} has no finished run")
     lines = []
     for file in files:
         try:
@@ -149,7 +149,7 @@ def main(settings):
     if left_out:
         show(f"Left out without a partner: {seeds(left_out)}.")
     if difference.p is None:
-        show("One pair says nothing about chance: train more --seeds.")
+        show("One pair is too few for a test: train more --seeds.")
         return
     low, high = difference.interval
     show(

@@ -65,7 +65,7 @@ def parse_depth(text):
 
 # Condition for settings of the network that the weights belong to.
 NEEDS_DEPTH = (
-    "--depth: a .keras file without it is taken as it is",
+    "--depth: without it a .keras file is used unchanged",
     lambda s: s.depth,
 )
 
@@ -110,8 +110,8 @@ class NetworkSettings(CommandSettings):
     block: str | None = block_setting()
     preprocessing: str | None = setting(
         None,
-        "how images are prepared (default: as the weights say, which files "
-        "of PyTorch do not); cifar: akamaster's networks; none: raw pixels",
+        "how images are prepared (default: stored with the weights; PyTorch "
+        "files store none); cifar: akamaster's networks; none: raw pixels",
         choices=PREPROCESSINGS,
     )
 
@@ -369,7 +369,7 @@ def class_indices(folders, settings, count):
     if not known and count != 1000:
         raise UsageError(
             f"{settings.folder} has {len(folders)} folders, and the network "
-            f"{count} classes: say which is which by --class-names"
+            f"{count} classes: give the classes' names by --class-names"
         )
     indices = {}
     for i, (identifier, name) in enumerate(class_names(settings, count)):
@@ -380,15 +380,16 @@ def class_indices(folders, settings, count):
     unknown = sorted({*folders} - {*indices})
     if unknown:
         raise UsageError(
-            f"{len(unknown)} folders of {settings.folder} are no classes of "
-            f"the network: {', '.join(unknown[:5])}"
+            f"{len(unknown)} folders of {settings.folder} are not classes "
+            f"of the network: {', '.join(unknown[:5])}"
         )
     for name in sorted(folders):
         if len(indices[name]) > 1:
             raise UsageError(
-                f"the folder {name} of {settings.folder} may be the classes "
-                f"{' and '.join(map(str, indices[name]))}, both called so: "
-                "name the folders by WordNet ids, or the classes apart"
+                f"the folder {name} of {settings.folder} matches the classes "
+                f"{' and '.join(map(str, indices[name]))}, which have the same "
+                "name: use WordNet ids as folder names, or give the classes "
+                "different names"
             )
     return {name: indices[name][0] for name in folders}
 
@@ -482,7 +483,7 @@ def labelled_images(settings, how, count):
         raise Failure(
             f"{settings.dataset} has images of {side} x {side} pixels, and the "
             f"network takes {how.size} x {how.size}: it was trained on other "
-            "images, or on these prepared in another way."
+            "images, or on the same images with other preprocessing."
         )
     return range(total), read, label
 

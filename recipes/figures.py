@@ -103,8 +103,8 @@ class Settings(ImageSettings):
     )
     preprocessing: str | None = setting(
         None,
-        "how the nets of --weights prepare images (default: as the weights "
-        "say, which files of PyTorch do not); cifar: akamaster's networks",
+        "how the nets of --weights prepare images (default: stored with the "
+        "weights; PyTorch files store none); cifar: akamaster's networks",
         choices=evaluate.PREPROCESSINGS,
         needs=("--weights", lambda s: s.weights),
     )
@@ -120,7 +120,7 @@ class Settings(ImageSettings):
     )
     images: int | None = setting(
         500,
-        "images that are looked at; none: all",
+        "number of images to use; none: all",
         needs=_for(
             "responses", "growth", "lesions", "landscape", "explanations"
         ),
@@ -254,7 +254,7 @@ def write_errors(settings, page, name, rows):
     caption = caption_of(
         settings,
         [run for _, runs in rows for run in runs],
-        "Training error is that of augmented batches while the weights move: "
+        "Training error is measured on augmented batches during training: "
         "over the last epoch, or the steps since the evaluation before.",
     )
     head = ["net", "parameters", "training error", "test error"]
@@ -619,8 +619,8 @@ def claim_lesions(page, net, each, deleted, swapped):
     costs = 100 * (each.error - each.baseline)
     if net.plain:
         page.claim(
-            f"share of the blocks of {net.label} without which it errs at "
-            f"least {HARMLESS} points more",
+            f"share of the blocks of {net.label} whose deletion raises the "
+            f"error by at least {HARMLESS} points",
             f"{VEIT}, 4.1",
             float((costs >= HARMLESS).mean()),
             "at least",
@@ -630,7 +630,7 @@ def claim_lesions(page, net, each, deleted, swapped):
     others = [not name.endswith("_block1") for name in each.names]
     page.claim(
         f"share of the blocks of {net.label}, but the first of each stage, "
-        f"without which it errs less than {HARMLESS} points more",
+        f"whose deletion raises the error by less than {HARMLESS} points",
         f"{VEIT}, 4.1",
         float((costs[others] < HARMLESS).mean()),
         "at least",
@@ -645,8 +645,8 @@ def claim_lesions(page, net, each, deleted, swapped):
         0.95,
     )
     page.claim(
-        f"rank correlation of the error of {net.label} with how far its order "
-        "is kept",
+        f"rank correlation of the error of {net.label} with the rank "
+        "correlation of its order",
         f"{VEIT}, 4.3",
         rank_correlation(swapped.correlation.ravel(), swapped.error.ravel()),
         "at most",
@@ -803,8 +803,8 @@ def explanations(settings, nets, page):
             caption,
         )
         page.claim(
-            f"share of the maps of {net.label} for one of four images that "
-            "peak in it",
+            f"share of maps of {net.label} that peak in the right image of a "
+            "mosaic of four",
             f"{SELVARAJU}, 4",
             float(np.mean(right)),
             "at least",
@@ -861,8 +861,8 @@ def claim_deletion(settings, page, net, model, images, test):
     ]
     for one, random in itertools.product(series[2:], series[:2]):
         page.claim(
-            f"probability of the class while pixels go, mean of {net.label}: "
-            f"{one['label']} minus {random['label']}",
+            "probability of the class while pixels are removed, mean of "
+            f"{net.label}: {one['label']} minus {random['label']}",
             f"{PETSIUK}, 4.3",
             float(
                 100 * (one["probability"].mean() - random["probability"].mean())
@@ -874,7 +874,7 @@ def claim_deletion(settings, page, net, model, images, test):
     caption = caption_of(
         settings,
         [net],
-        f"{len(images):,} test images; the mean colour takes a pixel's place.",
+        f"{len(images):,} test images; removed pixels get the mean colour.",
     )
     page.draw(
         f"deletion-{net.depth}", plots.deletion_curves, shares, series, caption

@@ -7,7 +7,7 @@ python recipes/imagenet.py --preset fast --depth 18
 python recipes/imagenet.py --manual-dir TARS                  # prepares it
 python recipes/imagenet.py --dataset imagenette --epochs 20
 python recipes/imagenet.py --dataset folder --folder DIR      # DIR/train, val
-python recipes/imagenet.py --preset finetune --folder DIR     # a folder a class
+python recipes/imagenet.py --preset finetune --folder DIR     # DIR/CLASS/
 
 paper     shorter sides of 256 to 480, the mean of each pixel, PCA colours, rate
           0.1 divided by 10 on plateaus
@@ -229,13 +229,12 @@ class Settings(NetSettings, RunSettings):
     )
     momentum_correction: bool = setting(
         False,
-        "a change of the rate rescales the velocity, too, as in PyTorch (SGD "
-        "only)",
+        "a new rate also rescales the velocity, as in PyTorch (SGD only)",
         needs=("--optimizer sgd", lambda s: s.optimizer == "sgd"),
     )
     loss: str = setting(
         "softmax",
-        "cross-entropy of the softmax, or of each class by itself",
+        "cross-entropy of the softmax, or binary cross-entropy of each class",
         choices=("softmax", "binary"),
     )
     label_smoothing: float = setting(
@@ -255,9 +254,8 @@ class Settings(NetSettings, RunSettings):
     )
     mean: str = setting(
         "pixel",
-        "what is subtracted: the mean of each pixel, computed first; "
-        "ImageNet's of each channel, divided by its deviation; or as for "
-        "--weights",
+        "mean to subtract: that of each pixel, computed first; ImageNet's of "
+        "each channel, divided by its deviation; or as for --weights",
         choices=("pixel", "channel", "weights"),
     )
     color: bool = setting(
@@ -282,7 +280,7 @@ class Settings(NetSettings, RunSettings):
     cache_side: int | None = setting(
         None,
         "shorter side of the copies, in pixels; for sampling like the paper's "
-        "at least 480, else 400 will do",
+        "at least 480, otherwise 400 is enough",
         needs=("--cache", lambda s: s.cache),
     )
     seed: int = seed_setting()
@@ -303,8 +301,8 @@ class Settings(NetSettings, RunSettings):
     folder: Path | None = option(
         None,
         "for --dataset folder: has folders train and val, each with a folder "
-        "of images for each class; or these folders alone, of which "
-        "--validation-share is put aside",
+        "of images for each class; or only the class folders, from which "
+        "--validation-share is held out",
         needs=("--dataset folder", lambda s: s.dataset == "folder"),
     )
     data_dir: Path | None = data_dir_option(
@@ -378,8 +376,8 @@ def conflicts(s):
     )
     yield (
         s.epochs and s.warmup_epochs >= s.epochs,
-        f"--warmup-epochs {s.warmup_epochs:g} leaves nothing of --epochs "
-        f"{s.epochs}: take fewer, or more --epochs",
+        f"--warmup-epochs {s.warmup_epochs:g} must be fewer than --epochs "
+        f"{s.epochs}",
     )
     yield (
         s.mean == "pixel" and sizes(s, 2) != [s.test_size] * 2,

@@ -117,8 +117,8 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     )
     seeds: int = option(
         1,
-        "train with so many seeds, from --seed on; the table has mean and "
-        "standard deviation over them",
+        "number of seeds to train with, starting at --seed; the table has "
+        "mean and standard deviation over them",
     )
 
     @property
@@ -146,7 +146,8 @@ def select(settings, data):
         count = getattr(settings, f"{name}_images")
         if count is not None and count > len(split):
             raise UsageError(
-                f"--{name}-images {count}: there are {len(split):,} of them"
+                f"--{name}-images {count} is too large: there are only "
+                f"{len(split):,}"
             )
         images = split.images[:count]
         factor = SIZE // images.shape[1]
@@ -331,8 +332,8 @@ def summarize(settings, study):
         net: p.argmax(1) == looked_at.labels for net, p in probabilities.items()
     }
     paragraphs = [
-        f"{caption}. Tested is the model of the best step: the first with the "
-        "highest validation accuracy.",
+        f"{caption}. The tested model is that of the best step: the first with "
+        "the highest validation accuracy.",
         difference_of_images(settings, right)
         if len(seeds) == 1
         else difference_of_seeds(settings, lines, seeds),
@@ -372,8 +373,8 @@ def difference_of_images(settings, right):
     won = int((right["resnet"] & ~right["plain"]).sum())
     lost = int((right["plain"] & ~right["resnet"]).sum())
     text = (
-        f"Of {count:,} test images {resnet} alone is right on {won:,}, "
-        f"{plain} alone on {lost:,}: a difference of {won - lost:+,} images"
+        f"Of {count:,} test images, only {resnet} is right on {won:,} and only "
+        f"{plain} on {lost:,}: a difference of {won - lost:+,} images"
     )
     if not won + lost:
         return f"{text}."
@@ -471,8 +472,8 @@ def draw(settings, study, caption, histories, probabilities, data):
             ]
             for net in NETS
         },
-        f"{caption}. The first test images, and what the best models of the "
-        "first seed take them for, with their probability.",
+        f"{caption}. The first test images, and the predictions of the best "
+        "models of the first seed, with their probability.",
     )
 
 

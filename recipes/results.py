@@ -39,12 +39,12 @@ from keras_resnet_recipes.experiment.report import (
 )
 
 EXPLANATION = """\
-A row has all runs that differ in their seed alone: the mean of their errors,
-and one standard deviation. Its last column links to the learning curves of each
-seed. Beside them NAME.json holds everything that determined a run, its speed
-too, and NAME.csv its history. Test error is that of the final weights on all
-test images, looked at once. `python recipes/results.py` made this page from the
-lines that runs leave.
+A row combines all runs that differ only in their seed: the mean of their
+errors, and one standard deviation. Its last column links to the learning curves
+of each seed. Beside them NAME.json holds everything that determined a run, its
+speed too, and NAME.csv its history. Test error is that of the final weights on
+all test images, looked at once. `python recipes/results.py` made this page from
+the lines that runs leave.
 """
 
 # The files to keep of a run, a study of several seeds and a search, with the
@@ -341,9 +341,7 @@ def kind(run):
     if (run / "results.json").exists():
         folder = "studies"
     elif not line.exists():
-        raise UsageError(
-            f"{run} holds no finished run: there is no result.json"
-        )
+        raise UsageError(f"{run} has no finished run: there is no result.json")
     else:
         folder = "searches" if (run / "trials.csv").exists() else "."
     files = {
@@ -377,7 +375,7 @@ def check_place(line, place, first):
     else:
         return
     raise UsageError(
-        f"{line.parent} has the name of another, {other}: rename its folder"
+        f"{line.parent} has the same name as {other}: rename its folder"
     )
 
 

@@ -107,8 +107,8 @@ class Settings(RunSettings, ImageSettings):
     )
     lost_after: float | None = option(
         None,
-        "seconds of silence after which another worker gets a worker's trial "
-        f"(default: {LOST_AFTER:g})",
+        "seconds of silence after which a worker's trial goes to another "
+        f"worker (default: {LOST_AFTER:g})",
     )
     resume: bool = option(
         False,
@@ -125,7 +125,7 @@ class Settings(RunSettings, ImageSettings):
             flag = f"argument --{name.replace('_', '-')}"
             if len(set(values)) < len(values):
                 raise UsageError(
-                    f"{flag}: a value is there twice: "
+                    f"{flag}: a value is given twice: "
                     f"{' '.join(map(str, values))}"
                 )
             if SEARCHED[name] in RANGES and values and values[0] > values[1]:
@@ -232,8 +232,8 @@ def use_devices(settings):
     devices = training.use_devices(settings)
     if devices.processes > 1:
         raise UsageError(
-            f"--devices: these are {devices.processes} processes, and a search "
-            "trains each trial in one; leave it out, and start workers "
+            f"there are {devices.processes} processes, but a search trains "
+            "each trial in one process; leave out --devices, and start workers "
             "(docs/tuning.md)"
         )
     usual = run_settings(settings, {}).batch_size

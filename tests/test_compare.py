@@ -125,7 +125,7 @@ def test_wrong_usage_is_one_line_and_status_2(sets, tmp_path, capsys):
         ([f"{first}/seed9", "--to", second], ["seed9", "no finished run"]),
         ([str(broken), "--to", first], ["broken.json", "no result line"]),
         ([first, f"{second}/seed0", "--to", second], ["second run", "seed 0"]),
-        ([first, str(plain), "--to", second], ["depth, plain", "seed alone"]),
+        ([first, str(plain), "--to", second], ["depth, plain", "only in"]),
         ([str(plain), "--to", second], ["no seed in common", "7 and 0, 1"]),
         ([first, "--to", second, "--error", "training"], ["no training"]),
     ):

@@ -641,5 +641,5 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     cranes = ["n02012849 crane", "n03126707 crane", "n01440764 tench"]
     actual = indices(cranes, ["n03126707", "tench"])
     assert actual == {"n03126707": 1, "tench": 2}
-    with pytest.raises(UsageError, match="0 and 1, both called so"):
+    with pytest.raises(UsageError, match="0 and 1, which have the same name"):
         indices(cranes, ["crane", "tench"])

@@ -105,7 +105,7 @@ def test_the_difference_is_counted_in_images():
     # 8 images against 2: p = 2 (1 + 10 + 45) / 1024. The interval is that of
     # Clopper and Pearson for 8 of 10, 0.4439 to 0.9748.
     assert mnist.difference_of_images(settings, right) == (
-        "Of 200 test images ResNet-18 alone is right on 8, plain-18 alone on "
+        "Of 200 test images, only ResNet-18 is right on 8 and only plain-18 on "
         "2: a difference of +6 images or +3.0 points (95 % confidence interval "
         "-0.6 to +4.7; p = 0.11, McNemar's exact test)."
     )
@@ -199,7 +199,7 @@ def test_a_run_compares_both_nets(tmp_path, capsys, monkeypatch):
     table = (folder / "table.md").read_text("utf-8")
     assert table.splitlines()[0] in printed
     words = " ".join(table.split())
-    assert "Of 30 test images ResNet-18 alone is right on" in words
+    assert "Of 30 test images, only ResNet-18 is right on" in words
     assert "At the end the training error of ResNet-18 is" in words
     lines = read_json(folder / "results.json")
     assert set(lines) == {"seed0-resnet", "seed0-plain"}

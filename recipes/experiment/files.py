@@ -107,7 +107,8 @@ def read_json(path, remedy=RESTORE):
 def read_result(path):
     """Return the result line of a run, a dictionary: see `read_json`."""
     return read_json(
-        path, "delete it, and the run's command with --resume writes it again"
+        path,
+        "delete it, then run the same command with --resume to write it again",
     )
 
 

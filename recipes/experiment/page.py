@@ -16,8 +16,8 @@ from .report import origin as where
 HEAD = """\
 # Figures
 
-Each claim is that of a paper, as a number with the bound that it must keep.
-`python recipes/figures.py` made this page from its own result lines,
+Each claim comes from a paper. It is measured as a number and must stay within
+its bound. `python recipes/figures.py` made this page from its own result lines,
 FIGURE.json, and sets the bounds, the same for all nets.
 """
 RELATIONS = {
@@ -91,8 +91,8 @@ class Page:
         for key, value in settings.items():
             if there.get(key) != value:
                 raise UsageError(
-                    f"{line} is of {key} {there.get(key)}, which would be "
-                    f"replaced by {value}: give another --output"
+                    f"{line} was made with {key} {there.get(key)}; this run "
+                    f"would replace it with {value}: give another --output"
                 )
 
     def file(self, name):

@@ -366,9 +366,8 @@ def execution_option():
     """Return the field of the number of steps in one call."""
     return option(
         1,
-        "steps in one call of an accelerator, where more are faster; must "
-        "divide the steps of an epoch and of the run; not on PyTorch, no gain "
-        "on a CPU",
+        "steps per call; more are faster on an accelerator; must divide the "
+        "steps of an epoch and of the run; not on PyTorch, no gain on a CPU",
     )
 
 
@@ -379,9 +378,9 @@ class SeedSettings(CommandSettings):
     seed: int = seed_setting()
     seeds: int | None = option(
         None,
-        "train with so many seeds, from --seed on, each in a folder of its "
-        "own, and make a table with mean and standard deviation (default: one "
-        "training)",
+        "number of seeds to train with, starting at --seed, each in a folder "
+        "of its own; makes a table with mean and standard deviation (default: "
+        "one training)",
     )
 
     def resolve(self, given):
@@ -451,8 +450,8 @@ class RunSettings(CommandSettings):
 
     output: Path | None = option(
         None,
-        "folder for what the run leaves (default: a folder in runs, whose "
-        "name tells the settings)",
+        "folder for what the run leaves (default: a folder in runs, named "
+        "after the settings)",
     )
     resume: bool = option(
         False, "continue the run in that folder from its last checkpoint"
@@ -495,9 +494,9 @@ class ImageSettings(CommandSettings):
     )
     input: str = option(
         "auto",
-        "where batches are prepared, the same ones either way: tf.data, on "
-        "the processor; device, where the network trains, not on TensorFlow; "
-        "auto: device on JAX and PyTorch with an accelerator",
+        "device that prepares the batches (the batches are the same); tf.data: "
+        "the processor; device: the one that trains, not on TensorFlow; auto: "
+        "device on JAX and PyTorch with an accelerator",
         choices=("auto", "tf.data", "device"),
     )
 

@@ -63,7 +63,7 @@ def check_execution(job, start=0):
         return
     if keras.backend.backend() == "torch":
         raise UsageError(
-            "--steps-per-execution: Keras does not know it on PyTorch; leave "
+            "--steps-per-execution: not supported by Keras on PyTorch; leave "
             "it out"
         )
     per_epoch = min(job.steps_per_epoch, job.steps)
@@ -75,8 +75,8 @@ def check_execution(job, start=0):
     these = f"these do: {', '.join(fitting[:10]) or 'none'}"
     if per_epoch % each or job.steps % each:
         raise UsageError(
-            f"--steps-per-execution {each} divides neither {per_epoch} steps "
-            f"of an epoch nor {job.steps} in all evenly; {these}"
+            f"--steps-per-execution {each} must divide both the {per_epoch} "
+            f"steps of an epoch and the {job.steps} in all; {these}"
         )
     if start % each:
         raise UsageError(
@@ -233,11 +233,13 @@ def _build_metrics(model, batches, devices):
 def _last_good(run):
     """Return a text about the last good checkpoint."""
     if not run.saved:
-        return "There is no checkpoint yet: begin again in another --output"
+        return (
+            "There is no checkpoint yet: start a new run with another --output"
+        )
     return (
         f"{run / 'last.keras'} is the last good checkpoint, of iteration "
-        f"{run.saved}; to resume there would diverge again, so begin again in "
-        "another --output"
+        f"{run.saved}; a resumed run would diverge again, so start a new run "
+        "with another --output"
     )
 
 

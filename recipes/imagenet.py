@@ -645,7 +645,6 @@ def job(settings, devices):
     from keras_resnet import data
     from keras_resnet.data import imagenet
     from keras_resnet_recipes.experiment import images, training
-    from keras_resnet_recipes.experiment.terminal import EvaluationBar
 
     check_devices(settings, devices)
     batch_size = settings.batch_size // settings.accumulate
@@ -710,13 +709,7 @@ def job(settings, devices):
     )
 
     def report(model, run):
-        with devices.scope():
-            logs = model.evaluate(
-                evaluation,
-                return_dict=True,
-                verbose=0,
-                callbacks=[EvaluationBar("validating", devices.is_first)],
-            )
+        logs = images.evaluate(model, evaluation, devices, "validating")
         return results(logs, (source(), validation), unreadable, devices)
 
     # The settings do not say which folder it is.

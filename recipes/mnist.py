@@ -17,7 +17,6 @@ from keras_resnet_recipes.experiment import (
     SeedSettings,
     UsageError,
     block_setting,
-    cifar_depth,
     dataset_setting,
     files,
     main,
@@ -27,6 +26,7 @@ from keras_resnet_recipes.experiment import (
     setting,
     share,
 )
+from keras_resnet_recipes.experiment.values import depth_among
 
 SIZE = 32
 NETS = {"resnet": "ResNet", "plain": "plain"}
@@ -40,12 +40,6 @@ LEARNED = 40
 IMAGENET_DEPTHS = (18, 34)
 # Pixels of padding for random shifts, by dataset.
 PADDING = {"mnist": 3, "digits": 4}
-
-
-def imagenet_or_cifar_depth(text):
-    """Parse the depth of a net with basic blocks."""
-    known = {str(depth): depth for depth in IMAGENET_DEPTHS}
-    return known.get(text) or cifar_depth(text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +85,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     depth: int = setting(
         18,
         "weighted layers: 18 or 34 as for ImageNet, 6n+2 as for CIFAR-10",
-        type=imagenet_or_cifar_depth,
+        type=depth_among(*IMAGENET_DEPTHS),
     )
     block: str | None = block_setting()
     train_images: int | None = setting(2000, "the first N training images")
@@ -129,7 +123,7 @@ class Settings(RunSettings, ImageSettings, SeedSettings):
     def title(self):
         return [self.dataset, f"resnet{self.depth}", self.preset]
 
-    def label(self, net):
+    def net_name(self, net):
         """Return the name of a net, for tables and figures."""
         return f"{NETS[net]}-{self.depth}"
 
@@ -234,7 +228,7 @@ def jobs(settings, devices):
             make,
             steps=steps,
             report=lambda model, run: test_best(run, make, data),
-            label=settings.label(net),
+            label=settings.net_name(net),
             plain=net == "plain",
             folder=f"seed{seed}/{net}",
             identity={"net": net, "seed": seed},
@@ -272,26 +266,25 @@ def table(settings, lines):
     """
     head = ["net", "parameters", "multiply-adds", "best step"]
     head += ["validation accuracy", "test accuracy", "test loss"]
-    rows = []
-    for net in NETS:
+
+    def row(net):
         of_net = [line for (_, name), line in lines.items() if name == net]
 
-        def mean(key, of_net=of_net, scale=1, unit=""):
+        def mean(key, scale=1, unit=""):
             values = [scale * line[key] for line in of_net]
             return report.mean_and_deviation(values, unit)
 
-        rows.append(
-            [
-                settings.label(net),
-                f"{of_net[0]['parameters']:,}",
-                f"{of_net[0]['multiply_adds']:,}",
-                ", ".join(str(line["best_step"]) for line in of_net),
-                mean("best_validation_accuracy", scale=100, unit="%"),
-                mean("test_accuracy", scale=100, unit="%"),
-                mean("test_loss"),
-            ]
-        )
-    return report.table(head, rows)
+        return [
+            settings.net_name(net),
+            f"{of_net[0]['parameters']:,}",
+            f"{of_net[0]['multiply_adds']:,}",
+            ", ".join(str(line["best_step"]) for line in of_net),
+            mean("best_validation_accuracy", scale=100, unit="%"),
+            mean("test_accuracy", scale=100, unit="%"),
+            mean("test_loss"),
+        ]
+
+    return report.table(head, map(row, NETS))
 
 
 def summarize(settings, study):
@@ -368,7 +361,7 @@ def difference_of_images(settings, right):
     """
     from scipy.stats import binomtest
 
-    resnet, plain = map(settings.label, NETS)
+    resnet, plain = map(settings.net_name, NETS)
     count = len(right["resnet"])
     won = int((right["resnet"] & ~right["plain"]).sum())
     lost = int((right["plain"] & ~right["resnet"]).sum())
@@ -400,7 +393,7 @@ def difference_of_seeds(settings, lines, seeds):
         )
     )
     low, high = difference.interval
-    resnet, plain = map(settings.label, NETS)
+    resnet, plain = map(settings.net_name, NETS)
     return (
         f"The test accuracy of {resnet} minus that of {plain}, paired by seed, "
         f"is {difference.mean:+.2f} points (95 % confidence interval {low:+.2f}"
@@ -421,8 +414,8 @@ def lesson(settings, histories):
         for net in NETS
     )
     text = (
-        f"At the end the training error of {settings.label('resnet')} is "
-        f"{resnet:.1f} %, that of {settings.label('plain')} {plain:.1f} %: "
+        f"At the end the training error of {settings.net_name('resnet')} is "
+        f"{resnet:.1f} %, that of {settings.net_name('plain')} {plain:.1f} %: "
     )
     if min(resnet, plain) > LEARNED:
         return text + (
@@ -447,14 +440,11 @@ def lesson(settings, histories):
 def draw(settings, study, caption, histories, probabilities, data):
     """Draw curves over all seeds, and predictions of the first."""
     from keras_resnet import plots
-    from keras_resnet_recipes.experiment.study import curves_over_seeds
+    from keras_resnet_recipes.experiment.study import curves_over_seeds, style
 
     names = ("loss", "val_loss", "accuracy", "val_accuracy")
     curves = [
-        {
-            "label": settings.label(net),
-            "color": plots.PLAIN if net == "plain" else plots.RESIDUAL,
-        }
+        style(settings.net_name(net), net == "plain")
         | curves_over_seeds(histories[net], names)
         for net in NETS
     ]
@@ -466,7 +456,7 @@ def draw(settings, study, caption, histories, probabilities, data):
         shown.images,
         [data.class_names[i] for i in shown.labels],
         {
-            settings.label(net): [
+            settings.net_name(net): [
                 (data.class_names[p.argmax()], float(p.max()))
                 for p in probabilities[net][: len(shown)]
             ]

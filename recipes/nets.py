@@ -44,10 +44,9 @@ class Net:
     @property
     def style(self):
         """Label and colour, for a plot."""
-        from keras_resnet import plots
+        from keras_resnet_recipes.experiment.study import style
 
-        color = plots.PLAIN if self.plain else plots.RESIDUAL
-        return {"label": self.label, "color": color}
+        return style(self.label, self.plain)
 
     def history(self):
         """Return the history of errors, a list of values for each name."""

@@ -37,6 +37,7 @@ from keras_resnet_recipes.experiment.report import (
     percent,
     table,
 )
+from keras_resnet_recipes.experiment.settings import net_label
 
 EXPLANATION = """\
 A row combines all runs that differ only in their seed: the mean of their
@@ -135,11 +136,10 @@ def best(lines):
     runs = [x for x in lines["."].values() if "test_error" in x]
     if runs:
         run = min(runs, key=lambda result: result["test_error"])
-        net, how = net_and_preset(run)
         items.append(
             "- Lowest test error of a training: "
-            f"{percent(run['test_error'])} ({net}; {how}; seed "
-            f"{run['settings']['seed']})."
+            f"{percent(run['test_error'])} ({'; '.join(net_and_preset(run))}; "
+            f"seed {run['settings']['seed']})."
         )
     if lines["evaluations"]:
         name, line = max(
@@ -200,11 +200,8 @@ def row(runs):
 def net_and_preset(result):
     """Return the network, and the preset and steps, of a run as texts."""
     s = result["settings"]
-    net = f"ResNet-{s['depth']} ({s['shortcut']})"
-    net = f"plain-{s['depth']}" if s["plain"] else net
-    net += f", {s['block']}" if s.get("block") else ""
     return (
-        f"{net}, {s['dataset']}",
+        f"{net_label(s)}, {s['dataset']}",
         f"{s['preset']}, {result['iterations']:,} steps",
     )
 

@@ -191,7 +191,7 @@ CASES = {
     "a flag without effect": (cifar10, "--plain --shortcut B"),
     "flags that exclude each other": (imagenet, "--every 5"),
     "two lengths of a training": (cifar10, "--steps 5 --epochs 5"),
-    "a value that is there twice": (tune, "--dataset digits --depths 8 8"),
+    "a value that is given twice": (tune, "--dataset digits --depths 8 8"),
     "a block that is not there": (cifar10, "--block nosuch:Block"),
     "a backend that is none": (cifar10, DIGITS, set_backend),
     "more images than there are": (

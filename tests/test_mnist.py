@@ -92,7 +92,7 @@ def test_deep_nets_are_those_of_cifar():
     for cost in costs:
         assert cost.trainable_parameters == 853_018 - 2 * 9 * 16
     assert costs[0].macs == costs[1].macs
-    assert _settings("--depth", "34").label("plain") == "plain-34"
+    assert _settings("--depth", "34").net_name("plain") == "plain-34"
 
 
 @pytest.mark.once

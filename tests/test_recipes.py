@@ -448,7 +448,7 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
                 results, [*map(str, runs), "--output", str(output)]
             ),
             capsys,
-            [*words, "the name of another"],
+            [*words, "the same name as"],
         )
     assert before == {p: p.read_bytes() for p in output.iterdir()}
     # Under another name it is a second seed of the first.

@@ -278,7 +278,7 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
 
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=step)
     job = dataclasses.replace(_job(), callbacks=lambda _: [callback])
-    every = values.Interval(minutes=2)
+    every = values.Interval(seconds=120)
     with Run(tmp_path / "run", {}, save_every=every) as run:
         train(run, job)
     # Each is seen a step later. After two minutes; in the second epoch its

@@ -80,13 +80,6 @@ def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
-def with_flags(message):
-    """Return a message of `keras_resnet` with flags in place of arguments."""
-    for argument, flag in FLAGS.items():
-        message = message.replace(argument, flag)
-    return message
-
-
 @contextlib.contextmanager
 def interrupted_by_signals():
     """Context in which SIGTERM and SIGHUP act like Ctrl-C.
@@ -134,7 +127,9 @@ def explain(error, settings):
     if isinstance(error, Failure) or type(error).__module__.startswith(
         "keras_resnet"
     ):
-        return with_flags(message)
+        for argument, shown in FLAGS.items():
+            message = message.replace(argument, shown)
+        return message
     name = type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         return (

@@ -158,19 +158,25 @@ def job(settings, data, devices, build, *, steps, **more):
     )
 
 
-def test(model, split, devices):
-    """Return `test_error`, `test_loss` and `test_images` of a model."""
+def evaluate(model, batches, devices, title):
+    """Return the loss and the metrics of a model, behind a progress bar."""
     with devices.scope():
-        logs = model.evaluate(
-            data_.evaluation_batches(
-                split,
-                shard=devices.shard,
-                pad_to_multiple_of=devices.pad_to_multiple_of,
-            ),
+        return model.evaluate(
+            batches,
             return_dict=True,
             verbose=0,
-            callbacks=[EvaluationBar("testing", show=devices.is_first)],
+            callbacks=[EvaluationBar(title, show=devices.is_first)],
         )
+
+
+def test(model, split, devices):
+    """Return `test_error`, `test_loss` and `test_images` of a model."""
+    batches = data_.evaluation_batches(
+        split,
+        shard=devices.shard,
+        pad_to_multiple_of=devices.pad_to_multiple_of,
+    )
+    logs = evaluate(model, batches, devices, "testing")
     return {
         "test_error": round(1 - logs["accuracy"], 4),
         "test_loss": round(logs["loss"], 4),

@@ -55,19 +55,16 @@ def origin():
     for name in ("numpy", *DISTRIBUTIONS[backend]):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
+    called = [*command.installed, *sys.argv[1:]]
+    if not command.installed:
+        called = ["python", *sys.argv]
     return {
-        "command": f"KERAS_BACKEND={backend} {_command()}",
+        "command": f"KERAS_BACKEND={backend} {shlex.join(called)}",
         "commit": commit(),
         "backend": backend,
         "versions": versions,
         "device": device(),
     }
-
-
-def _command():
-    if command.installed:
-        return shlex.join([*command.installed, *sys.argv[1:]])
-    return f"python {shlex.join(sys.argv)}"
 
 
 def device():

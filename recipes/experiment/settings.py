@@ -258,11 +258,10 @@ class CommandSettings:
                 values[name] = True
         flags = []
         for name, value in (values | self.changes()).items():
-            several = value if isinstance(value, tuple) else (value,)
             if isinstance(value, bool):
                 flags.append(flag(name if value else f"no_{name}"))
             else:
-                flags += [flag(name), *map(str, several)]
+                flags += [flag(name), *_texts(value)]
         return flags
 
     def title(self):
@@ -278,13 +277,16 @@ class CommandSettings:
         parts = [*self.title()]
         for name, value in self.changes().items():
             if name not in (*self.NAMED, "seed"):
-                several = value if isinstance(value, tuple) else (value,)
-                text = name.replace("_", "") + "_".join(map(str, several))
+                text = name.replace("_", "") + "_".join(_texts(value))
                 parts.append(text.replace(":", "."))
         parts.append(backend)
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")
         return "-".join(map(str, parts))
+
+
+def _texts(value):
+    return [*map(str, value if isinstance(value, tuple) else (value,))]
 
 
 def _as_json(value):
@@ -296,9 +298,7 @@ def _as_json(value):
 def _shown(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, tuple):
-        value = " ".join(map(str, value)) or None
-    return "none" if value is None else value
+    return "none" if value in (None, ()) else " ".join(_texts(value))
 
 
 # The datasets that `keras_resnet.data.load` takes.
@@ -411,17 +411,9 @@ class SeedSettings(CommandSettings):
 class RunSettings(CommandSettings):
     """Settings of a training in a folder of its own.
 
-    A recipe may have a field for each of these attributes:
-
-    Attributes:
-        steps: Integer, optimizer steps. Without it `epochs` must be a field.
-        every: Integer, steps between two validations. Defaults to `None`:
-            after each epoch.
-        steps_per_execution: Integer, see `execution_option`. Defaults to `1`.
-        padding: Integer, pixels of padding for the random crop.
-        horizontal_flip: Boolean, whether half of the images are flipped.
-        plain: Boolean, whether it is a plain net.
-        label: String, the net's name in figures.
+    A recipe may have a field for each of the attributes below, which `Job` and
+    `keras_resnet.data.training_batches` describe. Without `steps`, `epochs`
+    must be a field.
     """
 
     steps = None
@@ -501,6 +493,14 @@ class ImageSettings(CommandSettings):
     )
 
 
+def net_label(settings):
+    """Return a net's name in figures, by the dictionary of its settings."""
+    net = f"ResNet-{settings['depth']} ({settings['shortcut']})"
+    net = f"plain-{settings['depth']}" if settings["plain"] else net
+    block = settings.get("block")
+    return f"{net}, {block}" if block else net
+
+
 class NetSettings:
     """Names of a net, for settings with `depth`, `shortcut` and `plain`.
 
@@ -514,9 +514,7 @@ class NetSettings:
     @property
     def label(self):
         """The net's name in figures."""
-        net = f"ResNet-{self.depth} ({self.shortcut})"
-        net = f"plain-{self.depth}" if self.plain else net
-        return f"{net}, {self.block}" if self.block else net
+        return net_label(vars(self))
 
     def title(self):
         net = f"resnet{self.depth}{self.shortcut}"

@@ -22,7 +22,6 @@ class Difference:
     """
 
     mean: float
-    deviation: float | None = None
     # 95 % confidence interval of the mean, by Student's t distribution.
     interval: tuple[float, float] | None = None
     # p-value of the two-sided paired t-test.
@@ -55,14 +54,13 @@ def paired_difference(
     if error == 0:
         # Student's t would divide by zero.
         p, needed = (1.0, None) if mean == 0 else (0.0, 2)
-        return Difference(mean, deviation, (mean, mean), p, needed)
+        return Difference(mean, (mean, mean), p, needed)
     # Not `scipy.stats.ttest_rel`, which warns of a loss of precision if all
     # differences are equal up to rounding.
     student = stats.t(len(differences) - 1)
     half = student.ppf((1 + CONFIDENCE) / 2) * error
     return Difference(
         mean,
-        deviation,
         (float(mean - half), float(mean + half)),
         float(2 * student.sf(abs(mean) / error)),
         seeds_needed(mean / deviation),

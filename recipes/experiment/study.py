@@ -45,6 +45,11 @@ def leave(study, lines, text):
     show(f"\n{text}Everything is in {study / ''}")
 
 
+def style(label, plain):
+    """Return label and colour of a net, for plots."""
+    return {"label": label, "color": plots.PLAIN if plain else plots.RESIDUAL}
+
+
 def curves_over_seeds(histories, names):
     """Return histories of runs that differ in their seed, for plots.
 
@@ -82,10 +87,7 @@ def summarize(settings, study):
         study / "curves.png",
         plots.learning_curves,
         [
-            {
-                "label": settings.label,
-                "color": plots.PLAIN if settings.plain else plots.RESIDUAL,
-            }
+            style(settings.label, settings.plain)
             | curves_over_seeds(histories, ("error", "val_error"))
         ],
         caption=f"{caption} Mean and one standard deviation.",

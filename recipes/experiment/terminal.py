@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from keras_resnet.training.counting import StepCounter
 
-WIDTH = 80
+from .report import WIDTH
+
 SECONDS = 30
 
 

@@ -39,18 +39,28 @@ seed = _number(
 )
 
 
-def cifar_depth(text):
-    """Parse a depth of the paper's CIFAR-10 nets."""
-    depth = positive_int(text)
-    if depth < 8 or depth % 6 != 2:
-        raise argparse.ArgumentTypeError(
-            f"{depth} is not 6n+2: 8, 14, 20, 26, 32, ..."
-        )
-    if depth > MAX_DEPTH:
-        raise argparse.ArgumentTypeError(
-            f"{depth} layers could not be built: take at most {MAX_DEPTH}"
-        )
-    return depth
+def depth_among(*imagenet):
+    """Return the parser of a depth: one of these, or one for CIFAR-10."""
+    others = f"none of {', '.join(map(str, imagenet))} and " if imagenet else ""
+
+    def parse(text):
+        depth = positive_int(text)
+        if depth in imagenet:
+            return depth
+        if depth < 8 or depth % 6 != 2:
+            raise argparse.ArgumentTypeError(
+                f"{depth} is {others}not 6n+2: 8, 14, 20, 26, 32, ..."
+            )
+        if depth > MAX_DEPTH:
+            raise argparse.ArgumentTypeError(
+                f"{depth} layers could not be built: take at most {MAX_DEPTH}"
+            )
+        return depth
+
+    return parse
+
+
+cifar_depth = depth_among()
 
 
 def path(text):
@@ -65,33 +75,23 @@ def device_count(text):
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number of steps, or of minutes.
-
-    Attributes:
-        steps: Integer, or `None`.
-        minutes: Float, or `None`.
-    """
+    """A number of steps, or of seconds."""
 
     steps: int | None = None
-    minutes: float | None = None
-
-    @property
-    def seconds(self):
-        """The interval in seconds, `None` for one in steps."""
-        return None if self.minutes is None else 60 * self.minutes
+    seconds: float | None = None
 
     def __str__(self):
-        return str(self.steps) if self.steps else f"{self.minutes:g}m"
+        return str(self.steps) if self.steps else f"{self.seconds / 60:g}m"
 
 
-SAVE_EVERY = Interval(minutes=10)
+SAVE_EVERY = Interval(seconds=600)
 
 
 def interval(text):
     """Parse a number of steps, or of minutes with an "m" behind it."""
     try:
         if text.endswith("m"):
-            return Interval(minutes=positive_float(text[:-1]))
+            return Interval(seconds=60 * positive_float(text[:-1]))
         return Interval(steps=positive_int(text))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(

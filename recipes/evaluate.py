@@ -13,7 +13,6 @@ and left out; every other image counts once. For each image file the folder WHY
 gets a picture of the parts that speak for its most probable class.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -31,7 +30,6 @@ from keras_resnet_recipes.experiment import (
     Failure,
     UsageError,
     block_setting,
-    cifar_depth,
     data_dir_option,
     execute,
     option,
@@ -39,6 +37,7 @@ from keras_resnet_recipes.experiment import (
     setting,
 )
 from keras_resnet_recipes.experiment.report import percent, show
+from keras_resnet_recipes.experiment.values import depth_among
 
 # Not imported from the package, because `--help` must not load Keras.
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
@@ -50,17 +49,6 @@ PREPROCESSINGS = ("imagenet", "keras", "cifar", "none")
 def parse_scales(text):
     """Parse whole numbers with commas between them."""
     return tuple(positive_int(part) for part in text.split(","))
-
-
-def parse_depth(text):
-    """Parse the depth of a net for ImageNet or for CIFAR-10."""
-    value = positive_int(text)
-    if value not in IMAGENET_DEPTHS and (value < 8 or value % 6 != 2):
-        raise argparse.ArgumentTypeError(
-            f"{value} is none of {', '.join(map(str, IMAGENET_DEPTHS))} and "
-            "not 6n+2"
-        )
-    return value if value in IMAGENET_DEPTHS else cifar_depth(text)
 
 
 # Condition for settings of the network that the weights belong to.
@@ -87,7 +75,7 @@ class NetworkSettings(CommandSettings):
         "the network that the weights are for: "
         f"{', '.join(map(str, IMAGENET_DEPTHS))} for ImageNet, other 6n+2 for "
         "CIFAR-10",
-        type=parse_depth,
+        type=depth_among(*IMAGENET_DEPTHS),
     )
     shortcut: str | None = setting(
         None,
@@ -569,10 +557,10 @@ def explain(path, model, how, image, best):
 
 def main(settings):
     """Evaluate, or predict, and write the result."""
-
     from keras_resnet import devices
+    from keras_resnet.atomic import write_atomically
     from keras_resnet_recipes.experiment.provenance import origin
-    from keras_resnet_recipes.experiment.run import parameters, write_new
+    from keras_resnet_recipes.experiment.run import parameters
 
     devices.use()  # before anything is computed
     model, how = load_network(settings)
@@ -599,7 +587,8 @@ def main(settings):
             **result,
             "unreadable": reader.unreadable,
         }
-        write_new(settings.output, json.dumps(line) + "\n")
+        check_new(settings.output)
+        write_atomically(settings.output, json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

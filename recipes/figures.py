@@ -501,7 +501,7 @@ def grown_history(settings, source, data, label):
     from keras_resnet.devices import Devices
     from keras_resnet_recipes.experiment import images
     from keras_resnet_recipes.experiment.run import Run
-    from keras_resnet_recipes.experiment.training import finish, train
+    from keras_resnet_recipes.experiment.training import finish
 
     start = source.result["iterations"]
     steps = max(1, start // 2)
@@ -541,7 +541,7 @@ def grown_history(settings, source, data, label):
                 every=every,
                 label=label,
             )
-            finish(run, job, train(run, job))
+            finish(run, job)
         history = run.history("steps.csv")
     history["iterations"] = [start + i for i in history["iterations"]]
     return history

@@ -35,6 +35,7 @@ from keras_resnet_recipes.experiment import (
     setting,
     share,
 )
+from keras_resnet_recipes.experiment.command import flag
 
 FAST = cifar10.Settings.PRESETS["fast"]
 # Settings of a run, by the name of the setting of a search.
@@ -47,7 +48,6 @@ SEARCHED = {
     "label_smoothings": "label_smoothing",
     "schedules": "schedule",
 }
-RANGES = ("learning_rate", "weight_decay")
 TESTED = ("test_error", "test_loss", "test_images")
 LOST_AFTER = 60.0
 
@@ -122,15 +122,16 @@ class Settings(RunSettings, ImageSettings):
     def resolve(self, given):
         for name in SEARCHED:
             values = getattr(self, name)
-            flag = f"argument --{name.replace('_', '-')}"
             if len(set(values)) < len(values):
                 raise UsageError(
-                    f"{flag}: a value is given twice: "
+                    f"argument {flag(name)}: a value is given twice: "
                     f"{' '.join(map(str, values))}"
                 )
-            if SEARCHED[name] in RANGES and values and values[0] > values[1]:
+            is_range = name in ("learning_rates", "weight_decays")
+            if is_range and values and values[0] > values[1]:
                 raise UsageError(
-                    f"{flag}: the low end comes first: {values[1]} {values[0]}"
+                    f"argument {flag(name)}: the low end comes first: "
+                    f"{values[1]} {values[0]}"
                 )
         return self
 
@@ -281,8 +282,8 @@ def check_steps(settings, images):
         ) from error
 
 
-def make_search(settings, data, folder, devices):
-    """Return the `Search` of these settings, and its bar, a callback."""
+def run_search(settings, data, folder, devices):
+    """Run the trials of these settings, and return their `Search`."""
     from keras_resnet import data as image_data
     from keras_resnet import tuning
     from keras_resnet_recipes.experiment import images
@@ -311,7 +312,8 @@ def make_search(settings, data, folder, devices):
         report=lambda row: tell(search, row, bar),
         lost_after=settings.lost_after or LOST_AFTER,
     )
-    return search, bar
+    search.search(callbacks=[bar])
+    return search
 
 
 def with_validation(data):
@@ -343,12 +345,12 @@ def train_again(settings, values, data, study):
         identity=chosen.stored() | {"images": "training and validation"},
     )
     with training.job_run(study, job) as run:
-        return training.finish(run, job, training.train(run, job))
+        return training.finish(run, job)
 
 
 def draw(study, settings, rows, names):
     """Draw the trials into the folder of a search."""
-    from keras_resnet import plots
+    from keras_resnet import plots, tuning
 
     caption = (
         f"{settings.dataset}: {settings.tuner} search, {len(rows)} trials, "
@@ -365,7 +367,7 @@ def draw(study, settings, rows, names):
             plots.parallel_coordinates,
             {name: [row[name] for row in done] for name in names},
             [row["val_error"] for row in done],
-            log=[name for name in names if name in RANGES],
+            log=[name for name in names if name in tuning.RANGES],
             caption=caption,
         )
 
@@ -393,8 +395,7 @@ def main(settings):
     check_steps(settings, len(data.train))
     if role == "worker":
         with tempfile.TemporaryDirectory() as empty:
-            search, bar = make_search(settings, data, empty, devices)
-            search.search(callbacks=[bar])
+            run_search(settings, data, empty, devices)
         print("the search is over: the chief has its results")
         return
     with training.open_run(settings, devices) as study:
@@ -402,8 +403,7 @@ def main(settings):
             print(f"{study.path} is finished: see result.json")
             return
         try:
-            search, bar = make_search(settings, data, study / "search", devices)
-            search.search(callbacks=[bar])
+            search = run_search(settings, data, study / "search", devices)
             finish(study, settings, search)
         except KeyboardInterrupt:
             print(

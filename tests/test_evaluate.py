@@ -15,7 +15,6 @@ import keras_resnet
 from keras_resnet import preprocessing, training
 from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
-from keras_resnet_recipes.experiment.run import RunError, write_new
 
 
 def decodes(test):
@@ -382,22 +381,6 @@ def test_class_folders(tmp_path):
         data.class_folders(tmp_path / "none")
 
 
-@pytest.mark.once
-@pytest.mark.parametrize("links", [True, False])
-def test_a_result_is_not_overwritten(tmp_path, monkeypatch, links):
-    def fail(*_):
-        raise OSError(95, "Operation not supported")
-
-    if not links:
-        monkeypatch.setattr("os.link", fail)
-    path = tmp_path / "result.json"
-    write_new(path, "1")
-    with pytest.raises(RunError, match="exists already"):
-        write_new(path, "2")
-    assert path.read_text("utf-8") == "1"
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
-
-
 # The recipe. In this process, which has loaded its backend already.
 
 
@@ -460,6 +443,25 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
     # A second time it would be overwritten.
     assert recipe(*flags, "--output", output) == 1
     assert read_json(output) == result
+
+
+@decodes
+def test_a_result_that_appears_meanwhile_is_kept(
+    saved, folder, tmp_path, monkeypatch, capsys
+):
+    from keras_resnet_recipes import evaluate
+
+    output, load = tmp_path / "result.json", evaluate.load_network
+
+    def slow_load(settings):
+        output.write_text("1", "utf-8")
+        return load(settings)
+
+    monkeypatch.setattr(evaluate, "load_network", slow_load)
+    flags = ["--weights", saved, "--folder", folder, "--output", output]
+    assert recipe(*flags) == 1
+    assert "result.json exists already" in capsys.readouterr().err
+    assert output.read_text("utf-8") == "1"
 
 
 @decodes
@@ -611,7 +613,7 @@ def test_classes_that_do_not_fit(saved, folder, tmp_path, capsys):
     names = ["--class-names", tmp_path / "names.txt"]
     for kind, n, words in (
         ("class", 11, "11 classes"),
-        ("kind", 12, "no classes of the network"),
+        ("kind", 12, "not classes of the network"),
     ):
         lines = "\n".join(f"{kind}{i:02}" for i in range(n))
         names[1].write_text(lines, "utf-8")

@@ -10,6 +10,7 @@ from networks import small
 
 from keras_resnet import training
 from keras_resnet.backend import logs as logs_
+from keras_resnet_recipes.experiment import Job
 from keras_resnet_recipes.experiment.run import Run
 
 N, BATCH = 48, 4
@@ -56,7 +57,15 @@ def test_no_step_of_a_run_reads_a_value(readings, tmp_path, every):
     for steps, every_ in ((6, every), (12, every and 2 * every)):
         run = Run(tmp_path / f"{steps}", {})
         callbacks = run.callbacks(
-            BATCH, training.steps_done(model) + 2 * steps, steps, (x, y), every_
+            Job(
+                build=None,
+                batches=None,
+                steps=training.steps_done(model) + 2 * steps,
+                steps_per_epoch=steps,
+                batch_size=BATCH,
+                validation=(x, y),
+                every=every_,
+            )
         )
         with run:
             readings.clear()

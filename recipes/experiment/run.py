@@ -157,12 +157,10 @@ class Run:
     @property
     def finished(self):
         """Whether the run has reached its end."""
-
-        def is_finished():
-            path = self / "result.json"
-            return path.exists() and bool(files.read_result(path))
-
-        return self.devices.on_first(is_finished)
+        path = self / "result.json"
+        return self.devices.on_first(
+            lambda: path.exists() and bool(files.read_result(path))
+        )
 
     def load_last(self):
         """Return the model of the last checkpoint, `None` before the first.
@@ -205,35 +203,18 @@ class Run:
         """
         return files.read_history(self / name)
 
-    def callbacks(
-        self,
-        batch_size,
-        steps,
-        steps_per_epoch,
-        validation_data=None,
-        every=None,
-        average=False,
-    ):
+    def callbacks(self, job):
         """Return the callbacks that keep this folder up to date, in order.
 
         Args:
-            batch_size: Integer, images per step.
-            steps: Integer, batches of the whole run.
-            steps_per_epoch: Integer, batches of an epoch.
-            validation_data: Data to choose the best model by. Defaults to
-                `None`: none is chosen, and there is no `best.keras`.
-            every: Integer, steps between two evaluations on
-                `validation_data`. Defaults to `None`: `fit` evaluates after
-                each epoch.
-            average: Boolean, whether `best.keras` gets the average of the
-                weights, which `keras.callbacks.SwapEMAWeights` validates. That
-                callback must follow these. Defaults to `False`.
+            job: `Job` that this run trains.
         """
+        per_epoch = min(job.steps_per_epoch, job.steps)
         # These run in every process, so that all processes do the same.
-        throughput = Throughput(batch_size)
-        self._bar = terminal.TrainingBar(steps, show=self.devices.is_first)
+        throughput = Throughput(job.batch_size)
+        self._bar = terminal.TrainingBar(job.steps, show=self.devices.is_first)
         divergence = FailOnDivergence()
-        callbacks = [StopAt(steps), divergence, throughput, self._bar]
+        callbacks = [StopAt(job.steps), divergence, throughput, self._bar]
         stateful = {"throughput": throughput}
         if self.devices.is_first:
             # TensorBoard starts TensorFlow; this import hides the GPUs from it.
@@ -245,22 +226,24 @@ class Run:
                     str(self / "tensorboard"), write_graph=False
                 ),
             ]
-        if validation_data is not None:
-            best = self._choose_best(every, average)
-            if every is not None:
+        if job.validation is not None:
+            best = self._choose_best(job.every, job.average)
+            if job.every is not None:
                 lines = terminal.Lines(self._bar)
                 best.append(lines)
                 # First, because a training that diverged must keep nothing.
                 best.insert(0, divergence)
-                best = [StepEvaluation(validation_data, every, best, [lines])]
+                best = [
+                    StepEvaluation(job.validation, job.every, best, [lines])
+                ]
                 stateful["evaluation"] = best[0]
             callbacks += best
-        if every is None:
-            epochs = -(-steps // steps_per_epoch)
+        if job.every is None:
+            epochs = -(-job.steps // per_epoch)
             callbacks.append(terminal.Lines(self._bar, epochs))
         self._backup = Backup(
             self / CHECKPOINTS[0] if self.devices.is_first else None,
-            steps_per_epoch,
+            per_epoch,
             steps=self.save_every.steps,
             seconds=self.save_every.seconds,
             previous=self / CHECKPOINTS[1],
@@ -269,8 +252,13 @@ class Run:
             state=self.devices.on_first(lambda: self._state),
             devices=self.devices,
         )
-        # Last, because a checkpoint notes the lengths of the histories.
-        return [*callbacks, self._backup]
+        # After the histories, because a checkpoint notes their lengths.
+        callbacks.append(self._backup)
+        # After `AverageCheckpoint`, which saves the average before this
+        # callback puts the weights back.
+        if job.average:
+            callbacks.append(keras.callbacks.SwapEMAWeights())
+        return callbacks
 
     def _choose_best(self, every, average):
         """Return the callbacks that keep the best model."""
@@ -353,30 +341,3 @@ def load_model(path):
     """
     files.check_model(path)
     return keras.models.load_model(path)
-
-
-def write_new(path, text):
-    """Write a new text file atomically.
-
-    Raises:
-        RunError: If there is a file at `path`.
-    """
-    path = Path(path)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    write_atomically(partial, text)
-    try:
-        try:
-            # Unlike a renaming, a link does not replace an existing file.
-            os.link(partial, path)
-        except FileExistsError:
-            raise
-        except OSError:
-            # Some file systems have no hard links.
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(text)
-    except FileExistsError:
-        raise RunError(
-            f"{path} exists already, and is not overwritten"
-        ) from None
-    finally:
-        partial.unlink()

@@ -6,7 +6,6 @@ import sys
 import textwrap
 
 import keras
-from keras.callbacks import SwapEMAWeights
 
 from keras_resnet import devices as devices_
 from keras_resnet import plots, training
@@ -46,7 +45,7 @@ def _train_job(run, job, single):
         if single:
             print(f"{run.path} is finished: see result.json")
         return
-    result = finish(run, job, train(run, job))
+    result = finish(run, job)
     if result is not None:
         report.show(f"{sentence(result)}\neverything is in {run.path}\n")
     if not single:
@@ -174,18 +173,7 @@ def train(run, job):
                         initial_epoch=start // per_epoch,
                         epochs=-(-job.steps // per_epoch),
                         validation_data=None if job.every else job.validation,
-                        callbacks=[
-                            *job.callbacks(run),
-                            *run.callbacks(
-                                job.batch_size,
-                                job.steps,
-                                per_epoch,
-                                job.validation,
-                                job.every,
-                                job.average,
-                            ),
-                            *([SwapEMAWeights()] if job.average else []),
-                        ],
+                        callbacks=[*job.callbacks(run), *run.callbacks(job)],
                         verbose=0,
                     )
             except KeyboardInterrupt:
@@ -280,12 +268,13 @@ def _keep_average(model, finished):
         variable.assign(keras.ops.copy(variable))
 
 
-def finish(run, job, model):
-    """Report on a trained model, and write its result line.
+def finish(run, job):
+    """Train a run to its end, report on its model, and write its result line.
 
     Returns:
         The result line, `None` in all processes but the first.
     """
+    model = train(run, job)
     with job.context():
         tested = job.report(model, run)
     if not run.devices.is_first:
@@ -314,8 +303,7 @@ def draw(run, job, **point):
     history = errors(run, job)
     if not history.get("val_error"):
         return
-    color = plots.PLAIN if job.plain else plots.RESIDUAL
-    curve = {"label": job.label, "color": color} | history | point
+    curve = study.style(job.label, job.plain) | history | point
     path = run / "curves.png"
     plots.draw(path, plots.learning_curves, [curve], title=job.title)
 

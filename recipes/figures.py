@@ -759,10 +759,6 @@ def mosaics_of(split, count):
     return np.concatenate([top, bottom], 1), classes
 
 
-QUARTERS = "top left", "top right", "bottom left", "bottom right"
-SELVARAJU, PETSIUK = "Selvaraju et al. 2017", "Petsiuk et al. 2018"
-
-
 @figure
 def explanations(settings, nets, page):
     """Where a net looks: a pointing game, and pixels taken away."""
@@ -799,13 +795,13 @@ def explanations(settings, nets, page):
             mosaics[0],
             analysis.grad_cam(model, images[:1], asked)[0],
             analysis.integrated_gradients(model, images[:1], asked)[0],
-            f"{data.class_names[asked[0]]}, {QUARTERS[0]}: {net.label}",
+            f"{data.class_names[asked[0]]}, top left: {net.label}",
             caption,
         )
         page.claim(
             f"share of maps of {net.label} that peak in the right image of a "
             "mosaic of four",
-            f"{SELVARAJU}, 4",
+            "Selvaraju et al. 2017, 4",
             float(np.mean(right)),
             "at least",
             0.75,
@@ -863,7 +859,7 @@ def claim_deletion(settings, page, net, model, images, test):
         page.claim(
             "probability of the class while pixels are removed, mean of "
             f"{net.label}: {one['label']} minus {random['label']}",
-            f"{PETSIUK}, 4.3",
+            "Petsiuk et al. 2018, 4.3",
             float(
                 100 * (one["probability"].mean() - random["probability"].mean())
             ),

@@ -48,7 +48,6 @@ SEARCHED = {
     "label_smoothings": "label_smoothing",
     "schedules": "schedule",
 }
-TESTED = ("test_error", "test_loss", "test_images")
 LOST_AFTER = 60.0
 
 
@@ -446,7 +445,9 @@ def finish(study, settings, search):
         seconds=round(
             sum(row.get("seconds", 0) for row in rows) + tested["seconds"], 1
         ),
-        **{key: tested[key] for key in TESTED},
+        test_error=tested["test_error"],
+        test_loss=tested["test_loss"],
+        test_images=tested["test_images"],
     )
     report.show(
         f"test error {report.percent(tested['test_error'])} "

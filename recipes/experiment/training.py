@@ -202,7 +202,7 @@ def _introduce(run, job, model, start):
         f"{'s' if epochs > 1 else ''}{resumed}"
     )
     where = f"{keras.backend.backend()} on {provenance.device()}"
-    print(textwrap.fill(where, 80))
+    print(textwrap.fill(where, report.WIDTH))
     print(f"folder {run.path}", flush=True)
 
 

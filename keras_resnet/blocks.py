@@ -410,8 +410,8 @@ class ResidualBlock(keras.layers.Layer):
         self.dilation: tuple[int, int] = _pair(dilation)
         if min(self.dilation) < 1 or (stride > 1 and self.dilation[0] > 1):
             raise ValueError(
-                "`dilation` must be positive, and up to the convolution that "
-                "strides 1. "
+                "`dilation` must be positive. With `stride` above 1 its first "
+                "entry must be 1. "
                 f"Received: dilation={dilation!r}, stride={stride}"
             )
         self.zero_init_residual = zero_init_residual
@@ -525,10 +525,9 @@ class ResidualBlock(keras.layers.Layer):
             self._add_pair(geometry, "shortcut_conv", "shortcut_bn")
         elif self.residual and in_channels > self.out_channels:
             raise ValueError(
-                "Shortcut 'A' can only add channels, and this block would "
-                f"drop some: it gets {in_channels} and outputs "
-                f"{self.out_channels}. Use shortcut 'B' or 'C', or more "
-                "filters."
+                "Shortcut 'A' cannot reduce channels: the block has "
+                f"{in_channels} input and {self.out_channels} output channels. "
+                "Use shortcut 'B' or 'C', or more filters."
             )
         self._configure_sublayers()
         self._configured = {}

@@ -112,8 +112,8 @@ def _stages(model):
     if not last:
         name = getattr(model, "name", model)
         raise ValueError(
-            f"Model {name!r} has no layers 'stage1_block1' and so on: it is no "
-            "network of this package, or contains one as a layer."
+            f"Model {name!r} has no layers 'stage1_block1' and so on: it is "
+            "not a network of this package, or it has one nested as a layer."
         )
     return last
 

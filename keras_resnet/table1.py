@@ -28,7 +28,7 @@ def imagenet_spec(depth: int) -> tuple[bool, tuple[int, ...]]:
         raise ValueError(
             "An ImageNet network has "
             f"{', '.join(map(str, IMAGENET_SPECS))} layers. "
-            f"Received: depth={depth!r}. `ResNet` builds others."
+            f"Received: depth={depth!r}. Use `ResNet` for other depths."
         )
     return IMAGENET_SPECS[depth]
 

@@ -555,7 +555,7 @@ REFUSED = {
     "batch_size=0": lambda: analysis.layer_responses(_net("A"), IMAGES, 0),
     r"2 stages. Received: added=\(1,\)": lambda: analysis.grow(_net("B"), (1,)),
     "is folded": lambda: analysis.grow(fold_batch_norm(_net("B")), 1),
-    "none can be the identity": lambda: analysis.grow(
+    "cannot be made the identity": lambda: analysis.grow(
         _net("plain", bottleneck=True), 1
     ),
     "stage2_block1.*changes the shape": lambda: _lesioned().error(

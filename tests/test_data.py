@@ -275,7 +275,7 @@ def test_damaged_data_are_named_with_a_remedy(monkeypatch):
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: Damaged())
     with pytest.raises(data.DataUnavailableError) as caught:
         data.load("cifar10")
-    for words in ("data/cifar10/3.0.2", "truncated record at 7", "anew"):
+    for words in ("data/cifar10/3.0.2", "truncated record at 7", "again"):
         assert words in str(caught.value)
 
 

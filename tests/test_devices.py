@@ -387,8 +387,8 @@ def test_several_processes_need_the_flag(monkeypatch, launcher):
 @pytest.mark.usefixtures("_launched_alone")
 def test_devices_that_are_not_there(monkeypatch):
     match = {
-        "tensorflow": "99 devices were asked for, and TensorFlow has",
-        "jax": "99 devices were asked for, and JAX has",
+        "tensorflow": "99 devices were requested, but TensorFlow has",
+        "jax": "99 devices were requested, but JAX has",
         "torch": "torchrun --standalone --nproc-per-node=99",
     }[BACKEND]
     with pytest.raises(devices.DevicesError, match=match):

@@ -361,7 +361,7 @@ def test_without_a_readable_image_there_is_an_end(tmp_path, capsys):
     error = _refused(
         imagenet.training_batches(rest, 4, unreadable=unreadable, **SMALL)
     )
-    assert "there is none to take instead" in error
+    assert "no other image can replace it" in error
 
 
 def test_an_image_far_longer_than_wide_is_named(tmp_path, capsys):

@@ -666,5 +666,5 @@ def test_output_strides_of_the_papers_networks():
         assert shape[1:3] == (224 // output_stride,) * 2
     with pytest.raises(ValueError, match="4, 8, 16, 32.*output_stride=12"):
         keras_resnet.ResNet50(output_stride=12)
-    with pytest.raises(ValueError, match="that strides 1"):
+    with pytest.raises(ValueError, match="first entry must be 1"):
         keras_resnet.ResidualBlock(16, stride=2, dilation=2)

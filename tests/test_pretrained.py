@@ -178,7 +178,7 @@ def test_the_card_states_what_the_result_line_does(tmp_path):
         (
             lambda: imagenet(shortcut="C"),
             {"format": "transformers"},
-            "has not shortcut B",
+            "does not use shortcut B",
         ),
         (
             lambda: imagenet(residual=False),
@@ -243,7 +243,7 @@ def test_a_folder_with_something_missing(tmp_path):
         keras_resnet.ResNetCIFAR(8, weights=folder)
     (folder / "config").rename(folder / "config.json")
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(WeightsError, match="no whole safetensors"):
+    with pytest.raises(WeightsError, match="not a complete safetensors"):
         keras_resnet.ResNetCIFAR(8, weights=folder)
     # Another network's tensors.
     save_pretrained(keras_resnet.ResNetCIFAR(14), tmp_path / "other")

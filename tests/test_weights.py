@@ -322,8 +322,8 @@ def test_preactivation_must_be_the_sources():
     usual, other = small(), small(**PREACTIVATED)
     v1, v2 = state_of(usual), state_of(other, "timm_v2")
     for model, state, words in (
-        (usual, v2, r"before its.*Build it with block=.*PreactivationBlock\."),
-        (other, v1, r"after its.*Build it with block=.*ResidualBlock\."),
+        (usual, v2, r"blocks with pre.*with block=.*PreactivationBlock\."),
+        (other, v1, r"blocks without pre.*with block=.*ResidualBlock\."),
         # Names that are both networks': the normalizations tell.
         (usual, state_of(other, "keras_hub"), "left over: .*post_bn"),
         (other, state_of(usual, "keras_hub"), "missing: .*pre_activation_bn"),
@@ -343,7 +343,7 @@ def test_preactivation_must_be_the_sources():
             load_torch_weights(model, state)
     pytest.importorskip("torch")
     for model, naming in ((usual, "timm_v2"), (other, "torchvision")):
-        with pytest.raises(WeightsError, match="naming='timm_v2' alone"):
+        with pytest.raises(WeightsError, match="naming='timm_v2' is only"):
             to_torch_state_dict(model, naming)
     state = to_torch_state_dict(other, "timm_v2")
     assert state["stages.0.blocks.0.norm1.num_batches_tracked"] == 0
@@ -411,8 +411,8 @@ MISFITS = {
     r"does not name its tensors.*torchvision.*: a\.": lambda s: {
         "a": np.zeros(3)
     },
-    r"blocks per stage: \(2, 2\).*model's: \(1, 2\)": other(depths=[2, 2]),
-    r"projections: none.*\[0, 1\] by stage": other(shortcut="A"),
+    r"Blocks per stage: \(2, 2\) in the source, \(1, 2\)": other(depths=[2, 2]),
+    r"Projections: none.*\[0, 1\] by stage in the model": other(shortcut="A"),
     r"\[1, 2\] by stage.*\[0, 1\] by stage.*'C'": other(shortcut="C"),
     "convolutions per block: 3.*model's: 2": other(bottleneck=True),
     r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True": other(classes=9),
@@ -482,7 +482,7 @@ def test_safetensors(tmp_path):
 
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with refused(model, "no whole safetensors file"):
+    with refused(model, "not a complete safetensors file"):
         load_torch_weights(model, path)
 
 
@@ -521,8 +521,8 @@ def test_broken_files_of_pytorch(tmp_path):
     whole = path.read_bytes()
     contents = {
         "is empty": b"",
-        "a.pth is no whole file of PyTorch": b"These are no weights.\n",
-        "no whole file of PyTorch": whole[: len(whole) // 2],
+        "a.pth is not a complete PyTorch file": b"These are no weights.\n",
+        "not a complete PyTorch file": whole[: len(whole) // 2],
         "could run code": pickle.dumps(RunsCode(tmp_path / "ran"), 2),
     }
     for message, content in contents.items():
@@ -548,7 +548,7 @@ def test_broken_files_of_keras(tmp_path):
     for name in ("text.h5", "model.weights.h5", "model.keras"):
         (tmp_path / name).write_text("whatever is in it", "utf-8")
     for path, words in (
-        ("text.h5", "no whole HDF5 file"),
+        ("text.h5", "not a complete HDF5 file"),
         ("empty.h5", "names no layers"),
         ("saved.h5", "this package.*saving.load_model"),
         ("model.weights.h5", "model.weights.h5'.*load_weights"),
@@ -559,7 +559,7 @@ def test_broken_files_of_keras(tmp_path):
     ):
         with refused(model, words):
             load_torch_weights(model, tmp_path / path)
-    with pytest.raises(WeightsError, match="no whole .keras file"):
+    with pytest.raises(WeightsError, match="not a complete .keras file"):
         small(weights=tmp_path / "model.keras")
 
 
@@ -763,7 +763,7 @@ def test_layers_before_the_network_get_their_weights(tmp_path, same_name):
 def test_a_file_that_prepares_images_is_not_for_a_bare_network(tmp_path):
     path = tmp_path / "model.keras"
     on_normalization(np.ones(3), classes=10)[1].save(path)
-    with pytest.raises(WeightsError, match="prepares images.*load_model"):
+    with pytest.raises(WeightsError, match="preprocessing layers.*load_model"):
         small(classes=2, weights=path)
     on_normalization(np.zeros(3), classes=2, weights=path)
 

@@ -87,8 +87,8 @@ def grow(
     ):
         raise ValueError(
             f"{model.name!r} is a plain network of bottlenecks, which drop "
-            "channels, or of a subclass of `ResidualBlock`, which may compute "
-            "anything: none can be the identity."
+            "channels, or of a subclass of `ResidualBlock`, whose output is "
+            "unknown. Such blocks cannot be made the identity."
         )
     pairs, new = [], []
     source = model.inputs[0]

@@ -138,7 +138,8 @@ class LesionedNetwork:
         if i not in self.deletable:
             raise ValueError(
                 f"Block {self.names[i]!r} of a plain network changes the "
-                "shape: without it nothing would fit together."
+                "shape, so it cannot be deleted: the blocks beside it do not "
+                "fit together."
             )
         return i
 
@@ -195,9 +196,9 @@ def delete_each_block(
         model: `keras.Model`, see `LesionedNetwork`.
         images: Array of images, see `LesionedNetwork`.
         labels: Integers, the class of each image.
-        **kwargs: See `LesionedNetwork`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
+        **kwargs: See `LesionedNetwork`.
 
     Returns:
         `DeletedBlocks` of `names`, a tuple of the blocks that can be deleted;
@@ -231,12 +232,12 @@ def delete_blocks(
         model: `keras.Model`, see `LesionedNetwork`.
         images: Array of images, see `LesionedNetwork`.
         labels: Integers, the class of each image.
-        **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of blocks to delete.
         trials: Integer, random choices for each number. Defaults to `5`.
         seed: Integer, seed of the choices. Defaults to `0`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
+        **kwargs: See `LesionedNetwork`.
 
     Returns:
         `LesionStudy` of `counts`, an array; `error`, an array `(counts,
@@ -253,7 +254,7 @@ def delete_blocks(
     if max(counts) > len(net.deletable):
         raise ValueError(
             f"{max(counts)} blocks cannot be deleted: {model.name!r} has "
-            f"{len(net.deletable)} that can be."
+            f"only {len(net.deletable)} deletable blocks."
         )
     rng = np.random.default_rng(seed)
     error = np.zeros((len(counts), trials))
@@ -281,12 +282,12 @@ def swap_blocks(
         model: `keras.Model`, see `LesionedNetwork`.
         images: Array of images, see `LesionedNetwork`.
         labels: Integers, the class of each image.
-        **kwargs: See `LesionedNetwork`.
         counts: Sequence of integers, numbers of swaps.
         trials: Integer, random choices for each number. Defaults to `5`.
         seed: Integer, seed of the choices. Defaults to `0`.
         progress: Function that wraps the list of what is evaluated, such as
             `tqdm.tqdm`. Defaults to one that shows nothing.
+        **kwargs: See `LesionedNetwork`.
 
     Returns:
         `LesionStudy` of `counts`, an array; `error`, an array `(counts,

@@ -16,8 +16,8 @@ def _hide_gpus():
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError:
         warnings.warn(
-            "TensorFlow has computed before `keras_resnet.data` was imported, "
-            "and keeps the memory of the GPUs: import it first.",
+            "TensorFlow ran before `keras_resnet.data` was imported and keeps "
+            "the GPUs' memory. Import `keras_resnet.data` first.",
             stacklevel=3,
         )
 

@@ -137,7 +137,7 @@ def _damaged(folder, reason):
     words = " ".join(re.sub(r"{{.*?}}", "", reason).split())
     words = words.partition(" [")[0].rstrip(".")
     return DataUnavailableError(
-        f"{folder} is damaged ({words}): move it away, and prepare it anew."
+        f"{folder} is damaged ({words}): move it away and prepare it again."
     )
 
 

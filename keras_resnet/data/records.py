@@ -58,8 +58,8 @@ class Folder:
         unknown = sorted({*by_class} - {*self.class_names})
         if unknown:
             raise DataUnavailableError(
-                f"{folder} has {len(unknown)} folders of other classes than "
-                f"the training images: {', '.join(unknown[:5])}"
+                f"{folder} has class folders that the training images lack: "
+                f"{', '.join(unknown[:5])}{', ...' * (len(unknown) > 5)}"
             )
         self.paths: list[str] = [
             str(file) for files in by_class.values() for file in files
@@ -237,7 +237,7 @@ def _places(file: str) -> np.ndarray:
                     raise DataUnavailableError(
                         f"{file} is damaged at byte {offset}, or is not a "
                         "TFRecord file: the length of a record does not match "
-                        "its checksum. Prepare it anew."
+                        "its checksum. Prepare it again."
                     )
                 (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\xff"))
                 places.append((offset + HEADER, length))
@@ -294,8 +294,8 @@ def from_tfds(
     if split not in info.splits:
         raise DataUnavailableError(
             f"{builder.data_path} has no images of the split {split!r}, only "
-            f"{', '.join(map(repr, info.splits))}. Move the folder away, and "
-            "prepare it anew with all tar files."
+            f"{', '.join(map(repr, info.splits))}. Move the folder away and "
+            "prepare it again with all tar files."
         )
     if info.file_format != tfds.core.FileFormat.TFRECORD:
         raise DataUnavailableError(
@@ -310,7 +310,7 @@ def from_tfds(
         raise DataUnavailableError(
             f"{builder.data_path} has {len(records):,} images of the split "
             f"{split!r} and should have "
-            f"{info.splits[split].num_examples:,}: prepare it anew."
+            f"{info.splits[split].num_examples:,}: prepare it again."
         )
     return records
 

@@ -86,7 +86,7 @@ class Unreadable:
 
     def none_left(self) -> TooManyUnreadableError:
         """Return the error for images none of which can be decoded."""
-        self._fail("there is none to take instead")
+        self._fail("no other image can replace it")
         return self.error
 
 

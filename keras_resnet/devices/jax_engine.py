@@ -30,7 +30,7 @@ def start(count: int | None, synchronized: bool) -> Devices:
         count = len(names)
     if count > len(names) or (processes > 1 and count != len(names)):
         raise DevicesError(
-            f"{count} devices were asked for, and JAX has {len(names)} in "
+            f"{count} devices were requested, but JAX has {len(names)} in "
             f"{processes} process{'es' if processes > 1 else ''}: "
             f"{', '.join(names[:16])}"
         )

@@ -25,7 +25,7 @@ def start(count: int | None, synchronized: bool) -> Devices:
         count = len(names)
     if count > len(names):
         raise DevicesError(
-            f"{count} devices were asked for, and TensorFlow has "
+            f"{count} devices were requested, but TensorFlow has "
             f"{len(names)}: {', '.join(names)}"
         )
     if count == 1:

@@ -30,7 +30,7 @@ def start(count: int | None, synchronized: bool) -> Devices:
     world = int(os.environ["WORLD_SIZE"])
     if count not in (None, world):
         raise DevicesError(
-            f"{count} devices were asked for, and torchrun started {world} "
+            f"{count} devices were requested, but torchrun started {world} "
             "processes, one for each device: start as many, or take "
             '`devices="all"`'
         )

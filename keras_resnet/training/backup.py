@@ -238,7 +238,7 @@ def read_state(path: PathLike) -> dict[str, Any]:
     with zipfile.ZipFile(path) as file:
         comment = file.comment
     if not comment:
-        raise ValueError(f"{path} has a model, and no state of a training")
+        raise ValueError(f"{path} holds a model but no training state")
     return json.loads(comment)
 
 

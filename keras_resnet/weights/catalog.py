@@ -35,8 +35,8 @@ WEIGHTS = tuple(
 def list_weights() -> tuple[PublishedWeights, ...]:
     """Return the published weights that `weights=` loads by name.
 
-    `weights=` also loads repositories of the Hugging Face hub that timm or
-    transformers wrote.
+    `weights=` also loads repositories of the Hugging Face hub that timm,
+    transformers or `save_pretrained` wrote.
 
     Returns:
         Tuple of `PublishedWeights` with fields `network`, such as `"ResNet50"`;

@@ -29,8 +29,8 @@ def check(path: PathLike) -> Path:
     """Return the `Path` of a file of weights.
 
     Raises:
-        WeightsError: If the file does not exist, has an unknown ending, or is
-            empty.
+        WeightsError: If it does not exist, is a folder, a pipe, a device or
+            an empty file, or has an unknown ending.
     """
     path = Path(path)
     if path.is_dir():
@@ -38,7 +38,7 @@ def check(path: PathLike) -> Path:
     if not path.exists():
         raise WeightsError(f"There is no file {str(path)!r}.")
     if not path.is_file():
-        raise WeightsError(f"{path} is a pipe or a device, and no file.")
+        raise WeightsError(f"{path} is a pipe or a device, not a file.")
     if not path.name.endswith(ENDINGS):
         raise WeightsError(
             f"{path}: the name of a file of weights ends in "
@@ -85,11 +85,11 @@ def _safetensors(path):
         return load_file(path)
     except safetensors.SafetensorError as error:
         raise WeightsError(
-            f"{path} is no whole safetensors file: {error}"
+            f"{path} is not a complete safetensors file: {error}"
         ) from None
     except (KeyError, TypeError) as error:
         raise WeightsError(
-            f"{path} holds numbers of a type that NumPy does not know: {error}"
+            f"{path} has a dtype that NumPy does not support: {error}"
         ) from None
 
 
@@ -120,7 +120,7 @@ def _torch(path):
                 f"{path} holds more than tensors{what}, which could run code. "
                 "It is not read."
             ) from None
-        raise WeightsError(f"{path} is no whole file of PyTorch.") from None
+        raise WeightsError(f"{path} is not a complete PyTorch file.") from None
     if not hasattr(content, "items"):
         raise WeightsError(
             f"{path} holds no state dict but {type(content).__name__}."
@@ -160,7 +160,9 @@ def _legacy_h5(path):
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise WeightsError(f"{path} is no whole HDF5 file: {error}") from None
+        raise WeightsError(
+            f"{path} is not a complete HDF5 file: {error}"
+        ) from None
     with file:
         root = file
         if "model_weights" in file:
@@ -202,7 +204,7 @@ def _names(path, group, attribute):
         ]
         for name in names:
             if not isinstance(name, str):
-                raise TypeError(f"{name!r} is no text")
+                raise TypeError(f"{name!r} is not a string")
         return names
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise WeightsError(
@@ -255,8 +257,8 @@ def read_model(path: PathLike) -> keras.Model:
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         # Keras would report that the file does not exist.
         raise WeightsError(
-            f"{path} is no whole .keras file: it is cut off, or in another "
-            "format."
+            f"{path} is not a complete .keras file: it is cut off, or in "
+            "another format."
         )
     _check_archive(path)
     return _deserialized(

@@ -36,6 +36,7 @@ def repository_file(repository: str, name: str) -> Path:
     Raises:
         DownloadError: If the file is missing, cannot be downloaded or
             written, or differs from the hub's checksum.
+        WeightsError: If the folder has no such file.
     """
     if os.path.isdir(repository):
         path = Path(repository, name)
@@ -81,7 +82,7 @@ def read_json(repository: str, name: str) -> Config:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise DownloadError(
-            f"{name} of {repository} is no JSON: {error}"
+            f"{name} of {repository} is not JSON: {error}"
         ) from None
 
 
@@ -147,7 +148,7 @@ def _checksum(path, like):
     """
     kinds = {64: "sha256", 40: "sha1", 32: "md5"}
     if len(like) not in kinds:
-        raise ValueError(f"the hub states {like!r}, which is no checksum")
+        raise ValueError(f"{like!r} from the hub is not a checksum")
     with open(path, "rb") as content:
         if len(like) == 40:
             data = content.read()

@@ -119,8 +119,8 @@ def targets(model: keras.Model) -> dict[WeightPath, keras.Variable]:
         or any(block.folded for block in blocks.residual_blocks(model))
     ):
         raise WeightsError(
-            f"Model {model.name!r} is no network of this package, or it is "
-            "folded. Load the weights first, then fold or build on it."
+            f"Model {model.name!r} is not a network of this package, or it "
+            "is folded. Load the weights first, then fold or build on it."
         )
     return variables
 
@@ -269,12 +269,11 @@ def _check_zero_channels(model, origin):
     order = _orders(model)[-1]
     if (order != np.arange(len(order))).any():
         raise WeightsError(
-            f"{origin} names its tensors as torchvision and akamaster both "
-            "do, and only akamaster's option A has zero channels on both "
-            f"sides of the others; model {model.name!r} has option A. Give "
-            "`load_torch_weights` a `naming`, 'torchvision' or 'akamaster', or "
-            "leave the classifier in the source, whose names tell; "
-            "`new_head=True` and a model without top do not take it."
+            f"{origin}: the tensor names fit both torchvision and akamaster, "
+            f"whose option A differs, and model {model.name!r} has option A. "
+            "Set `naming` of `load_torch_weights` to 'torchvision' or "
+            "'akamaster', or keep the classifier in the source, because its "
+            "name distinguishes them."
         )
 
 
@@ -409,12 +408,12 @@ def _check_preactivation(model, scheme, origin):
     """Raise `WeightsError` if only one of both has pre-activation."""
     ours = is_preactivated(model)
     if scheme.preactivated not in (None, ours):
-        kind = "PreactivationBlock" if scheme.preactivated else "ResidualBlock"
+        having, kind = "with", "PreactivationBlock"
+        if not scheme.preactivated:
+            having, kind = "without", "ResidualBlock"
         raise WeightsError(
-            f"{origin} is of a network that normalizes and activates "
-            f"{'before' if scheme.preactivated else 'after'} its convolutions, "
-            f"and model {model.name!r} does not. Build it with "
-            f"block=keras_resnet.{kind}."
+            f"{origin} has blocks {having} pre-activation, unlike model "
+            f"{model.name!r}. Build the model with block=keras_resnet.{kind}."
         )
 
 
@@ -429,8 +428,8 @@ def _check_architecture(arrays, weights, origin):
                 "every block."
             )
             raise WeightsError(
-                f"{origin} is of another network. Its {words}: {theirs}; the "
-                f"model's: {ours[words]}."
+                f"{origin} does not match the model. {words.capitalize()}: "
+                f"{theirs} in the source, {ours[words]} in the model."
                 + (remedy if words == "projections" else "")
             )
 
@@ -610,10 +609,9 @@ def to_torch_state_dict(
     scheme = sources.NAMINGS[naming]
     if scheme.preactivated != is_preactivated(model):
         raise WeightsError(
-            f"Model {model.name!r} is "
-            + ("no" if scheme.preactivated else "a")
-            + " network of `PreactivationBlock`s, which naming='timm_v2' alone "
-            f"is for. Received: naming={naming!r}"
+            f"Model {model.name!r}: naming='timm_v2' is only for networks of "
+            "`PreactivationBlock`, and all others need another naming. "
+            f"Received: naming={naming!r}"
         )
     expected = scheme.bottleneck_stride
     if expected is not None and stride_of(model) not in (None, expected):

@@ -238,10 +238,10 @@ def _imagenet_block(model, format):
         "is a plain network": not all(b.residual for b in residual),
         "has another stem than ImageNet's networks": "stem_pool" not in names,
         "has no classifier": "head" not in names,
-        "prepares images by layers of its own": any(
+        "has its own preprocessing layers": any(
             isinstance(layer, published.PREPARING) for layer in model.layers
         ),
-        "has not shortcut B": changes != wanted,
+        "does not use shortcut B": changes != wanted,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -188,7 +188,8 @@ def describe(
             return _describe_transformers(repository, config)
         if re.fullmatch(r"resnet(v2_)?\d+", config.get("architecture", "")):
             _check_timm(repository, config)
-            return _describe_timm(config.get("pretrained_cfg", config)), "3x3"
+            images = config.get("pretrained_cfg", config)
+            return _describe_timm(repository, images), "3x3"
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise WeightsError(
             f"{repository}: its configuration is not understood: "
@@ -218,12 +219,12 @@ def _check_timm(repository, config):
         )
 
 
-def _describe_timm(config):
+def _describe_timm(repository, config):
     size = config["input_size"][-1]
     if config.get("crop_mode", "center") != "center":
         raise WeightsError(
-            f"Images are cropped by crop_mode={config['crop_mode']!r}, which "
-            "is not supported."
+            f"{repository} crops images by crop_mode={config['crop_mode']!r}, "
+            "which is not supported."
         )
     return preprocessing.Preprocessing(
         mean=config["mean"],
@@ -273,8 +274,8 @@ def _load_keras_weights(model, path):
         known = len(model.variables)
         if stored > known:
             raise WeightsError(
-                f"{path} holds {stored} arrays, and model {model.name!r} has "
-                f"{known}: it is of another network."
+                f"{path} does not match model {model.name!r}: {stored} arrays "
+                f"in the file, {known} in the model."
             )
         model.load_weights(path)
         _check_finite(model, path)
@@ -368,7 +369,7 @@ def _check_preparation(model, stored, path):
     if theirs and not ours:
         names = ", ".join(f"{x.name} ({type(x).__name__})" for x in theirs)
         raise WeightsError(
-            f"{path} prepares images by layers of its own, {names}, and model "
+            f"{path} has its own preprocessing layers, {names}, and model "
             f"{model.name!r} has none. Build it on such layers "
             "(`input_tensor`), or take the whole file by "
             "`keras.saving.load_model`."
@@ -406,8 +407,9 @@ def _check_shortcuts(model, stored, path):
         for m in (stored, model)
     )
     if theirs != ours:
-        kinds = {True: "a residual", False: "a plain"}
+        residual = theirs.pop()
         raise WeightsError(
-            f"{path} is of {kinds[theirs.pop()]} network, and model "
-            f"{model.name!r} is not: residual={ours.pop()}."
+            f"{path} is of a {'residual' if residual else 'plain'} network, "
+            f"and model {model.name!r} is not. Build the model with "
+            f"residual={residual}."
         )

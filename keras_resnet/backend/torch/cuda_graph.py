@@ -271,7 +271,7 @@ def _reason_against(model):
             if not vars(code).get("traceable", known):
                 return (
                     f"{code.__qualname__} may do more than compute tensors, "
-                    "and a replay would leave that out. Give it the attribute "
+                    "and a replay would skip it. Give it the attribute "
                     "`traceable = True` if it does nothing else"
                 )
     return None

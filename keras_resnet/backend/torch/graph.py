@@ -324,7 +324,7 @@ class Replay:
                 self.refuse(
                     f"the layer {operation.name} is of class {kind.__name__}, "
                     "which may do more than compute its outputs from inputs "
-                    "and weights, and a replay would leave that out. Write "
+                    "and weights, and a replay would skip it. Write "
                     "`traceable = True` in a class of your own that does "
                     "nothing else"
                 )

@@ -86,7 +86,7 @@ class Convolution(keras.layers.Conv2D):
             self.kernel,
             self.bias if self.use_bias else None,
             strides=self.strides,
-            margins=[size // 2 * dilation for size, dilation in windows],
+            padding=[size // 2 * dilation for size, dilation in windows],
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )

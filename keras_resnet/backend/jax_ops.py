@@ -47,7 +47,7 @@ def convolution(
     kernel: Tensor,
     bias: Tensor | None,
     strides: Sequence[int],
-    margins: Sequence[int],
+    padding: Sequence[int],
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
@@ -69,29 +69,29 @@ def convolution(
         or not all(isinstance(size, int) for size in x.shape)
     ):
         return keras_ops.convolution(
-            x, kernel, bias, strides, margins, dilation_rate, data_format
+            x, kernel, bias, strides, padding, dilation_rate, data_format
         )
     y = _traced_once(
-        x, kernel, tuple(strides), tuple(margins), tuple(dilation_rate)
+        x, kernel, tuple(strides), tuple(padding), tuple(dilation_rate)
     )
     return keras_ops.add_bias(y, bias, data_format)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _convolution(x, kernel, strides, margins, dilation_rate):
+def _convolution(x, kernel, strides, padding, dilation_rate):
     return lax.conv_general_dilated(
         x,
         kernel,
         strides,
-        [(margin, margin) for margin in margins],
+        [(n, n) for n in padding],
         rhs_dilation=dilation_rate,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 @functools.partial(_convolution.defjvp, symbolic_zeros=True)
-def _convolution_tangent(strides, margins, dilation_rate, primals, tangents):
-    geometry = strides, margins, dilation_rate
+def _convolution_tangent(strides, padding, dilation_rate, primals, tangents):
+    geometry = strides, padding, dilation_rate
     (x, kernel), (by_x, by_kernel) = primals, tangents
     y = _convolution(x, kernel, *geometry)
     tangent = jnp.zeros_like(y)
@@ -105,7 +105,7 @@ def _convolution_tangent(strides, margins, dilation_rate, primals, tangents):
 _traced_once = jax.jit(_convolution, static_argnums=(2, 3, 4))
 
 
-def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
+def _tangent_by_kernel(x, kernel, shape, strides, padding, dilation_rate):
     """Return the convolution of images with the tangent of a kernel.
 
     The convolution is a sum of matrix products, one for each row of the
@@ -120,7 +120,7 @@ def _tangent_by_kernel(x, kernel, shape, strides, margins, dilation_rate):
     extent = [
         (n - 1) * stride + 1 for n, stride in zip(size, strides, strict=True)
     ]
-    border = [(margin, margin) for margin in margins]
+    border = [(n, n) for n in padding]
     # The sum of many products needs float32 at least.
     dtype = jnp.promote_types(x.dtype, "float32")
     weights = kernel.astype(dtype).reshape(rows, -1, out_channels)

@@ -3,7 +3,7 @@
 Images `x` are 4-D tensors in the order of `data_format`. Kernels are `(rows,
 columns, in_channels / groups, out_channels)`. Statistics, scales `gamma` and
 offsets `beta` and `bias` are `(channels,)`. The `axis` of the channels is 1, 3
-or -1. Strides, sizes, margins and dilation rates are pairs (rows, columns).
+or -1. Strides, sizes, padding and dilation rates are pairs (rows, columns).
 """
 
 import functools
@@ -21,22 +21,22 @@ def convolution(
     kernel: Tensor,
     bias: Tensor | None,
     strides: Sequence[int],
-    margins: Sequence[int],
+    padding: Sequence[int],
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
-    """Convolve images with `margins` zeros of padding on both sides."""
-    padding = "valid"
+    """Convolve images with `padding` zeros on both sides."""
+    mode = "valid"
     if max(strides) == 1:
         # At stride 1, "same" pads both sides equally and copies no image.
-        padding = "same"
-    elif max(margins) > 0:
-        x = ops.pad(x, border(margins, data_format))
+        mode = "same"
+    elif max(padding) > 0:
+        x = ops.pad(x, border(padding, data_format))
     y = ops.conv(
         x,
         kernel,
         strides=list(strides),
-        padding=padding,
+        padding=mode,
         dilation_rate=dilation_rate,
         data_format=data_format,
     )
@@ -64,11 +64,11 @@ def max_pooling(
     x: Tensor, size: Sequence[int], strides: Sequence[int], data_format: str
 ) -> Tensor:
     """Return the maxima in odd windows of images, padded on both sides."""
-    margins = [k // 2 for k in size]
+    padding = [k // 2 for k in size]
     dtype = keras.backend.standardize_dtype(x.dtype)
     lowest = np.iinfo(dtype).min if "int" in dtype else -float("inf")
     return ops.max_pool(
-        ops.pad(x, border(margins, data_format), constant_values=lowest),
+        ops.pad(x, border(padding, data_format), constant_values=lowest),
         size,
         strides=strides,
         padding="valid",
@@ -133,9 +133,9 @@ def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
     return ops.convert_to_tensor(array)
 
 
-def border(margins: Sequence[int], data_format: str) -> list[list[int]]:
-    """Return the `pad_width` of `ops.pad` for these margins."""
-    rows, columns = ([margin, margin] for margin in margins)
+def border(padding: Sequence[int], data_format: str) -> list[list[int]]:
+    """Return the `pad_width` of `ops.pad` for this padding."""
+    rows, columns = ([n, n] for n in padding)
     if data_format == "channels_last":
         return [[0, 0], rows, columns, [0, 0]]
     return [[0, 0], [0, 0], rows, columns]

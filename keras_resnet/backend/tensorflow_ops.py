@@ -22,13 +22,13 @@ def convolution(
     kernel: Tensor,
     bias: Tensor | None,
     strides: Sequence[int],
-    margins: Sequence[int],
+    padding: Sequence[int],
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
     """As `keras_ops.convolution`, also with channels first on a CPU."""
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
-    geometry = strides, margins, dilation_rate
+    geometry = strides, padding, dilation_rate
     first = data_format == "channels_first"
     if first and not _has_gpu():
         return _by_channels_last(
@@ -51,7 +51,7 @@ def convolution(
         x,
         kernel,
         strides=tuple(strides),
-        padding="SAME" if same else keras_ops.border(margins, data_format),
+        padding="SAME" if same else keras_ops.border(padding, data_format),
         dilations=tuple(dilation_rate),
     )
     return y if bias is None else tf.nn.bias_add(y, ops.convert_to_tensor(bias))

@@ -29,7 +29,7 @@ def convolution(
     kernel: Tensor,
     bias: Tensor | None,
     strides: Sequence[int],
-    margins: Sequence[int],
+    padding: Sequence[int],
     dilation_rate: Sequence[int],
     data_format: str,
 ) -> Tensor:
@@ -47,7 +47,7 @@ def convolution(
         kernel,
         None if bias is None else ops.convert_to_tensor(bias),
         stride=tuple(strides),
-        padding=tuple(margins),
+        padding=tuple(padding),
         dilation=tuple(dilation_rate),
         groups=x.shape[1] // kernel.shape[1],
     )

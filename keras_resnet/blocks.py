@@ -135,7 +135,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"Received: epsilon={epsilon!r}"
             )
         if axis is None:
-            axis = channel_axis(keras.config.image_data_format())
+            axis = backend.channel_axis(keras.config.image_data_format())
         super().__init__(
             axis=axis, momentum=momentum, epsilon=epsilon, **kwargs
         )
@@ -254,11 +254,6 @@ def _check_window(layer, argument, size, padding):
             f"'same' and `{argument}` odd. Received: padding={padding!r}, "
             f"{argument}={size!r}"
         )
-
-
-def channel_axis(data_format: str) -> int:
-    """Return the axis of the channels: -1, or 1 for channels first."""
-    return -1 if data_format == "channels_last" else 1
 
 
 def own_initializer(identifier: Initializer) -> Callable:
@@ -478,7 +473,7 @@ class ResidualBlock(keras.layers.Layer):
     ) -> keras.Layer | None:
         """Return a normalization of this block, `None` for none."""
         return BatchNormalization(
-            axis=channel_axis(self.data_format),
+            axis=backend.channel_axis(self.data_format),
             momentum=self.momentum,
             epsilon=self.epsilon,
             gamma_initializer=gamma_initializer,
@@ -511,7 +506,7 @@ class ResidualBlock(keras.layers.Layer):
         return [(self.shortcut_conv, self.shortcut_bn)]
 
     def build(self, input_shape: Shape) -> None:
-        in_channels = input_shape[channel_axis(self.data_format)]
+        in_channels = input_shape[backend.channel_axis(self.data_format)]
         projects = self.residual and shortcuts.projects(
             self.shortcut,
             in_channels,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_resnet import blocks
+from keras_resnet import backend, blocks
 from keras_resnet.resnet import ResidualNetwork, StemConvolution
 from keras_resnet.steps import pairs, parts
 
@@ -169,7 +169,7 @@ def _fits(conv, bn):
         type(conv) in CONVOLUTIONS
         and type(bn) in NORMALIZATIONS
         and conv.activation is keras.activations.linear
-        and bn.axis % 4 == blocks.channel_axis(conv.data_format) % 4
+        and bn.axis % 4 == backend.channel_axis(conv.data_format) % 4
     )
 
 

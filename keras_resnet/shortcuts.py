@@ -48,12 +48,12 @@ def zero_padding_shortcut(
         stride: Integer, the step in rows and columns.
         data_format: `"channels_last"` or `"channels_first"`.
     """
-    channel_axis = -1 if data_format == "channels_last" else 1
+    axis = backend.channel_axis(data_format)
     if stride != 1:
         x = backend.subsample(x, (stride, stride), data_format)
-    missing = out_channels - x.shape[channel_axis]
+    missing = out_channels - x.shape[axis]
     if missing:
         padding = [[0, 0]] * 4
-        padding[channel_axis] = [0, missing]
+        padding[axis] = [0, missing]
         x = ops.pad(x, padding)
     return x

@@ -101,8 +101,7 @@ def _last_feature_map(model: keras.Model) -> str:
 
 def _channels(model: keras.Model) -> int:
     """Return the axis of the channels of a model's images."""
-    first = network.blocks(model)[0].data_format == "channels_first"
-    return 1 if first else -1
+    return backend.channel_axis(network.blocks(model)[0].data_format)
 
 
 def _batches(model, scores, images, classes, batch_size, progress):

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 
 from keras_resnet.backend import keras_ops, memory, parallel  # noqa: F401
+from keras_resnet.backend.keras_ops import channel_axis  # noqa: F401
 from keras_resnet.backend.logs import Callbacks
 
 _own = importlib.import_module(

@@ -16,6 +16,11 @@ from keras import ops
 from keras_resnet.types import Tensor
 
 
+def channel_axis(data_format: str) -> int:
+    """Return the axis of the channels: -1, or 1 for channels first."""
+    return -1 if data_format == "channels_last" else 1
+
+
 def convolution(
     x: Tensor,
     kernel: Tensor,

@@ -1,8 +1,6 @@
 """Steps: the list of operations of a residual block.
 
-`analysis` and folding read this list too. A step is a layer with a
-`compute_output_shape`, a function of a tensor that keeps its shape, a pair of
-a convolution and its normalization, or `None`, which does nothing.
+`ResidualBlock` says what a step is. `analysis` and folding read the list too.
 """
 
 from collections.abc import Callable, Iterable, Iterator

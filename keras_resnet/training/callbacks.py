@@ -9,8 +9,7 @@ from typing import Any
 import keras
 
 from keras_resnet.backend import profiler
-from keras_resnet.training.counting import steps_done
-from keras_resnet.training.step_evaluation import add_errors
+from keras_resnet.training.counting import add_errors, steps_done
 from keras_resnet.types import Logs, PathLike
 
 

@@ -9,8 +9,8 @@ import keras
 
 from keras_resnet.atomic import replacing
 from keras_resnet.devices.engine import undistributed
+from keras_resnet.training.counting import add_errors
 from keras_resnet.training.divergence import check_finite
-from keras_resnet.training.step_evaluation import add_errors
 from keras_resnet.types import Logs, PathLike
 
 

@@ -1,4 +1,4 @@
-"""Callbacks that count training steps, or end training at one of them."""
+"""Steps and errors of a training, counted for callbacks."""
 
 import keras
 
@@ -22,6 +22,13 @@ def batches_seen(model: keras.Model) -> int:
 def batches_per_step(model: keras.Model) -> int:
     """Return the number of batches whose gradients make one step."""
     return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+
+
+def add_errors(logs: dict) -> None:
+    """Add one minus each accuracy to logs that have accuracies."""
+    for prefix in ("", "val_"):
+        if f"{prefix}accuracy" in logs:
+            logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]
 
 
 class StepCounter(keras.callbacks.Callback):

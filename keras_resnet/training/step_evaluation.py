@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.training.counting import StepCounter
+from keras_resnet.training.counting import StepCounter, add_errors
 from keras_resnet.types import Logs
 
 
@@ -155,10 +155,3 @@ class StepEvaluation(StepCounter):
         self.history.append(logs)
         for callback in self.callbacks:
             callback.on_epoch_end(self.step - 1, dict(logs))
-
-
-def add_errors(logs: dict) -> None:
-    """Add one minus each accuracy to logs that have accuracies."""
-    for prefix in ("", "val_"):
-        if f"{prefix}accuracy" in logs:
-            logs[f"{prefix}error"] = 1 - logs[f"{prefix}accuracy"]

@@ -268,7 +268,7 @@ def test_wrong_argument(arguments, allowed, seen):
 
 def test_option_a_cannot_drop_channels():
     block = ResidualBlock(8, shortcut="A")
-    with pytest.raises(ValueError, match="gets 24 and outputs 8.*'B' or 'C'"):
+    with pytest.raises(ValueError, match="24 input and 8 output.*'B' or 'C'"):
         block.build((2, 6, 6, 24))
     assert ResidualBlock(8).compute_output_shape((2, 6, 6, 24)) == (2, 6, 6, 8)
 

@@ -285,5 +285,5 @@ def test_tensorflow_that_has_a_gpu_already_is_a_warning(monkeypatch):
         raise RuntimeError("Visible devices cannot be modified")
 
     monkeypatch.setattr("tensorflow.config.set_visible_devices", fail)
-    with pytest.warns(UserWarning, match="import it first"):
+    with pytest.warns(UserWarning, match="`keras_resnet.data` first"):
         data._hide_gpus()

@@ -461,7 +461,7 @@ def test_transformers_repository(server):
                 "pretrained_cfg": TIMM["pretrained_cfg"]
                 | {"crop_mode": "squash"},
             },
-            "crop_mode='squash'",
+            "owner/net .*crop_mode='squash'",
         ),
     ],
 )

@@ -335,7 +335,7 @@ def test_a_step_in_half_precision_alone(policy):
         # Basic blocks of fewer filters than the stage before.
         (
             lambda: ResNet([1, 1], [16, 8], shortcut="A"),
-            "gets 16 and outputs 8.*'B' or 'C'",
+            "16 input and 8 output.*'B' or 'C'",
         ),
     ],
 )

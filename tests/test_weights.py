@@ -414,7 +414,7 @@ MISFITS = {
     r"Blocks per stage: \(2, 2\) in the source, \(1, 2\)": other(depths=[2, 2]),
     r"Projections: none.*\[0, 1\] by stage in the model": other(shortcut="A"),
     r"\[1, 2\] by stage.*\[0, 1\] by stage.*'C'": other(shortcut="C"),
-    "convolutions per block: 3.*model's: 2": other(bottleneck=True),
+    "Convolutions per block: 3 in the source, 2": other(bottleneck=True),
     r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True": other(classes=9),
     "16x1x3x3.*adapt_input=True": other(input_shape=(16, 16, 1)),
     r"conv1\.weight 16x3x7x7 for 16x3x3x3": other(stem="imagenet"),
@@ -453,7 +453,7 @@ def test_other_arguments_are_checked():
     state = state_of(model)
     with pytest.raises(WeightsError, match="folded"):
         load_torch_weights(keras_resnet.fold_batch_norm(model), state)
-    with pytest.raises(WeightsError, match="no network of this package"):
+    with pytest.raises(WeightsError, match="not a network of this package"):
         load_torch_weights(keras.Sequential([keras.layers.Dense(2)]), state)
 
 
@@ -592,7 +592,7 @@ def _link(group, name, link):
         (lambda f, g: g.attrs.pop("weight_names"), "weight_names"),
         (lambda f, g: g.pop("conv1_conv"), "no dataset /conv1_conv/conv1_conv"),
         (lambda f, g: f.attrs.update(layer_names=5.0), "layer_names"),
-        (lambda f, g: f.attrs.update(layer_names=[1, 2]), "no text"),
+        (lambda f, g: f.attrs.update(layer_names=[1, 2]), "not a string"),
         # A link to itself.
         (
             lambda f, g: _link(f, "conv1_conv", h5py.SoftLink("/conv1_conv")),

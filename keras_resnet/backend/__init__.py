@@ -9,6 +9,9 @@ for all others. An operation that only other backends need is `None`.
 `value_and_gradients` (by the first argument, a list of tensors) and
 `vectorized` (over the first axis of the last argument). TensorFlow has no
 `vectorized`, because its convolutions take one kernel at a time.
+
+`be_deterministic` must be called before anything is computed, because JAX and
+PyTorch read its settings once.
 """
 
 import functools

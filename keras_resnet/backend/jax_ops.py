@@ -196,10 +196,8 @@ def tensor_float32() -> bool:
 
 
 def be_deterministic() -> None:
-    """Make a GPU use only kernels that give the same bits each time.
-
-    Call this before JAX computes anything, because XLA reads its flags once.
-    """
+    """Make a GPU use only kernels that give the same bits each time."""
+    # XLA reads its flags once.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 

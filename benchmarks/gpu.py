@@ -6,7 +6,7 @@
 
 It needs PyTorch or JAX, Keras and NumPy, and no dataset. Each part runs in a
 process of its own with a time-out, and each number is printed as soon as it is
-there. A table beside the goals comes last. No GPU has run this yet.
+there. A table beside the goals comes last.
 """
 
 import contextlib

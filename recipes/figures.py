@@ -3,7 +3,8 @@
 python recipes/figures.py degradation                  # minutes on two cores
 python recipes/figures.py degradation --preset fast --seeds 3
 python recipes/figures.py lesions --preset paper       # the paper's size
-python recipes/figures.py lesions --weights resnet56.th --depths 56
+python recipes/figures.py lesions --weights resnet56.th --depths 56 \\
+    --preprocessing cifar
 
 degradation  plain and residual nets of growing depth (figures 1 and 6)
 shortcuts    options A, B and C (table 3)

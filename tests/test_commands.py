@@ -46,8 +46,12 @@ def _commands():
         # A recipe's docstring has two backslashes where a line goes on.
         text = page.read_text("utf-8").replace("\\\\\n", "\\\n")
         for match in COMMAND.finditer(text):
-            recipe, flags = match[1] or match[2], match[3]
-            yield pytest.param(recipe, flags, id=f"{page.stem}: {match[0]}")
+            flags = tuple(shlex.split(match[3].replace("\\\n", " ")))
+            yield pytest.param(
+                match[1] or match[2],
+                flags,
+                id=f"{page.stem}: {' '.join(match[0].split())}",
+            )
 
 
 def _write_own_block(folder):
@@ -68,7 +72,6 @@ def own_block(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("recipe", "flags"), list(_commands()))
 def test_a_command_is_one_that_its_parser_takes(recipe, flags):
     module = importlib.import_module(f"keras_resnet_recipes.{recipe}")
-    flags = shlex.split(flags.replace("\\\n", " "))
     if "--help" in flags:
         return
     try:
@@ -79,29 +82,34 @@ def test_a_command_is_one_that_its_parser_takes(recipe, flags):
             raise
 
 
-def _short(recipe, flags):
-    """Return the flags of a command, and those that shorten it.
+# A later flag takes the place of an earlier one.
+SHORTER = {
+    "cifar10": "--depth 8 --steps 2 --batch-size 8 --every 2",
+    "mnist": "--depth 8 --epochs 1 --train-images 32 --batch-size 8 "
+    "--validation-images 8 --test-images 8 --every 4",
+    "imagenet": "--epochs 1 --batch-size 4 "
+    "--image-size 32 --first-size 32 --test-size 32 --test-resize 36",
+    "tune": "--max-trials 1 --epochs 1 --depths 8 --batch-sizes 8",
+}
+# The same, where a command has a word.
+SHORTER_WITH = {
+    ("figures", "lesions"): "--images 8",
+    ("figures", "landscape"): "--images 8 --points 3",
+    ("figures", "--seeds"): "--seeds 2",
+    **{
+        ("imagenet", preset): "--warmup-epochs 0"
+        for preset in ("goyal", "a3", "fast", "finetune")
+    },
+}
 
-    A later flag takes the place of an earlier one.
-    """
-    more = {
-        "cifar10": "--depth 8 --steps 2 --batch-size 8 --every 2",
-        "mnist": "--depth 8 --epochs 1 --train-images 32 --batch-size 8 "
-        "--validation-images 8 --test-images 8 --every 4",
-        "imagenet": "--epochs 1 --batch-size 4 "
-        "--image-size 32 --first-size 32 --test-size 32 --test-resize 36",
-        "tune": "--max-trials 1 --epochs 1 --depths 8 --batch-sizes 8",
-        "figures": "--images 8 --seeds 2"
-        if "--seeds" in flags
-        else "--images 8",
-    }.get(recipe, "")
+
+def _short(recipe, flags):
+    """Return the flags of a command, and those that shorten it."""
+    more = [SHORTER.get(recipe, "")]
+    more += [SHORTER_WITH.get((recipe, word), "") for word in flags]
     if recipe == "figures" and "--weights" not in flags:
-        more += " --depths 14 --steps 8"
-    if "landscape" in flags:
-        more += " --points 3"
-    if {"goyal", "a3", "fast", "finetune"} & {*flags} and recipe == "imagenet":
-        more += " --warmup-epochs 0"
-    return [*flags, *more.split()]
+        more.append("--depths 14 --steps 8")
+    return [*flags, *" ".join(more).split()]
 
 
 def _drawn(name, data_dir=None):
@@ -109,8 +117,8 @@ def _drawn(name, data_dir=None):
     rng = np.random.default_rng(0)
     shape = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}.get(name, (32, 32, 3))
     classes = 100 if name == "cifar100" else 10
-    images = rng.integers(256, size=(64, *shape)).astype("uint8")
-    split = data.Split(images, np.arange(64) % classes)
+    images = rng.integers(256, size=(256, *shape)).astype("uint8")
+    split = data.Split(images, np.arange(256) % classes)
     names = tuple(f"class {i}" for i in range(classes))
     return data.ImageData(name, split, split[:16], split[:16], names)
 
@@ -216,7 +224,6 @@ def test_a_command_runs(
 ):
     if any(word in request.node.name for word in ELSEWHERE):
         pytest.skip("tests of data, searches and devices run it")
-    flags = shlex.split(flags.replace("\\\n", " "))
     if {"--help", "--resume"} & {*flags}:
         pytest.skip("tests of settings and of searches run it")
     for source in scene.iterdir():

@@ -37,7 +37,7 @@ GRAPHS = ["torch.compile, reduce-overhead"]
 
 
 class Size(NamedTuple):
-    """How much is measured."""
+    """Sizes of the measurements."""
 
     depth: int  # of the small network
     batch: int
@@ -128,7 +128,7 @@ def resnet20(size):
     batches = on_device(network, 8 * size.batch, size.batch, steps)
 
     def measure(implementation):
-        # What compiles is in the first epoch.
+        # The first epoch compiles.
         seconds = implementation.train_epochs(batches, epochs)[1:]
         return 1e3 * statistics.median(seconds) / steps, "ms per step"
 

@@ -267,7 +267,7 @@ def _hook(model):
     kernel.register_hook(lambda gradient: gradient * 2)
 
 
-# What a callback does between two steps, and the recordings that follow.
+# Changes by a callback between two steps, and the recordings that follow.
 CHANGES = {
     _assign: [14],
     _set_steps: [14],

@@ -101,7 +101,7 @@ def test_augmented_batch_is_the_papers(batches):
         padded = np.pad(centered, ((2, 2), (2, 2), (0, 0)))
         window = padded[row : row + 6, column : column + 5]
         window = window[:, ::-1] if flipped else window
-        # What the model sees once it has subtracted the mean itself.
+        # The input of the first layer, after the model subtracted the mean.
         np.testing.assert_allclose(image - mean, window, atol=1e-3)
 
 

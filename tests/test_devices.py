@@ -211,7 +211,8 @@ def test_recipe(tmp_path):
     assert result["test_images"] == 360
     history = read_history(folder / "steps.csv")
     assert history["iterations"] == [15, 30]
-    # What was saved is what was evaluated, on all devices and on one.
+    # The saved model gives the results of the evaluation, on all devices and on
+    # one.
     model = keras.models.load_model(folder / "final.keras")
     digits = data.load("digits")
     for split, error in (

@@ -347,7 +347,7 @@ def test_a_row_says_what_is_said(title, tmp_path, monkeypatch, capfd):
     (said,) = (line for line in lines if ": error:" in line)
     pattern = ".+".join(map(re.escape, message.split("...")))
     assert re.fullmatch(rf"\S+: error: {pattern}( \(--.+\))?", said), said
-    # What was there is as it was.
+    # The files that were there are unchanged.
     assert before.items() <= contents(tmp_path).items()
 
 

@@ -92,7 +92,7 @@ def test_one_crop_is_the_prepared_centre(net):
     actual = training.one_crop(net)(images)
     assert expected.std() > 0.05
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    # What is not of that size is resized first.
+    # An image of another size is resized first.
     large = picture(60, 90)
     resized = resize_shorter_side(large, 40)
     assert resized.shape == (40, 60, 3)

@@ -235,7 +235,7 @@ def test_no_network(server, monkeypatch):
     small(weights="owner/net")
     address = f"http://127.0.0.1:{free_port()}"
     point_to(monkeypatch, address)
-    # What was downloaded once is there.
+    # A downloaded file is kept.
     assert_equal(small(weights="owner/net"), source)
     with one_line(f"{address}.* cannot be downloaded: .*refused"):
         small(weights="owner/other")

@@ -90,7 +90,7 @@ def test_a_part_is_that_of_the_whole_image(kind, mode):
         image = np.repeat(grey[..., None], 3, axis=-1)
     expected = image[9:42, 20:60].astype(int)
     assert actual.shape == (33, 40, 3)
-    # What JPEG loses at quality 95 of a smooth image.
+    # The loss of JPEG at quality 95 in a smooth image.
     assert abs(actual - expected).mean() < (0.01 if kind == "PNG" else 2)
     # And exactly what the whole image has there, but for its edges, where
     # the colours of neighbours take part.

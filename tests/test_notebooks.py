@@ -12,7 +12,7 @@ FOLDER = ROOT / "docs/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 EXAMPLE = FOLDER / "keras_io/block.py"
 
-# What must hold after a notebook.
+# Checks after a notebook has run.
 HOLDS = {
     "block": lambda names: (
         names["curves"][0]["accuracy"][-1] > 0.9

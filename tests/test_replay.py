@@ -729,7 +729,7 @@ def test_threads_train_models_of_their_own():
     for model in models:
         assert _traces(model) == (1, 0)
         _same_weights(model, expected, atol=1e-5)
-    # What tracing leaves in the process is as it was.
+    # Tracing changed no global state of PyTorch.
     compiled = torch.compile(lambda x: 2 * x + 1, backend="eager")
     assert compiled(torch.ones(2)).tolist() == [3, 3]
 

@@ -29,7 +29,7 @@ from keras_resnet_recipes.experiment.run import Run, RunError
 from keras_resnet_recipes.experiment.training import train
 
 EPOCH, STEPS = 5, 13
-# What differs between two runs of the same settings.
+# Values that differ between two runs of the same settings.
 CLOCK = ("seconds", "images_per_second")
 
 

@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SAVED = re.compile(r"Save this as `(\w+\.py)`")
 SAMPLE = re.compile(r"```(python|py)\n(.*?)\n```", re.DOTALL)
 
-# What must hold after a sample, by its page and number.
+# Checks after a sample, by its page and number.
 HOLDS = {
     "README-1": lambda names: names["features"].shape[-1] == 1024,
     "block-1": lambda names: names["model"].count_params() == 4736,

@@ -410,7 +410,7 @@ def test_lamb_by_hand():
             if g.ndim > 1:
                 update += 0.2 * values[i]
                 length = np.linalg.norm(values[i])
-                # What begins at zero moves by the step itself.
+                # A weight that begins at zero moves by the step itself.
                 update *= length / np.linalg.norm(update) if length else 1
             values[i] = values[i] - 0.1 * update
             np.testing.assert_allclose(

@@ -16,7 +16,7 @@ from keras_resnet.types import Numbers
 
 
 class IdentityProperty(NamedTuple):
-    """How much growing a network changes its outputs."""
+    """Change of the outputs of a network by growing it."""
 
     added: np.ndarray
     zero: np.ndarray

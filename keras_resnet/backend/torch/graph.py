@@ -399,8 +399,11 @@ class _Trace:
 
     def _pure(self, inputs, *values):
         """Return outputs and changed values from inputs and values."""
-        mapping = zip(self._variables, values, strict=True)
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with keras.StatelessScope() as scope:
+            # Not as the scope's `state_mapping`, which would convert values to
+            # the dtype that the network computes in, and later assign these.
+            for update in zip(self._variables, values, strict=True):
+                scope.add_update(update)
             outputs = self._forward(inputs, self._training)
         flat = tree.flatten(outputs)
         if len(flat) > 1 and torch.is_grad_enabled():

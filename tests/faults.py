@@ -43,8 +43,8 @@ RESULTS = ROOT / "docs/results/faults"
 WAYS = ("moment", "write", "SIGTERM")
 # A process that has no checkpoint by then hangs.
 SECONDS = 600
-# Values that differ between two runs of the same settings. The log that this script leaves
-# makes the checkout differ from its commit.
+# Values that differ between two runs of the same settings. The log that this
+# script leaves makes the checkout differ from its commit.
 CLOCK = {"seconds", "images_per_second", "command", "commit"}
 
 RECIPES = {

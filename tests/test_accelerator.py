@@ -156,6 +156,24 @@ def test_moving_statistics_are_updated_together(monkeypatch, precision):
 
 
 @only("torch")
+def test_weights_and_gradients_are_converted_together(monkeypatch):
+    """By one operation each in a step, with the same numbers."""
+    from keras_resnet.backend.torch import program
+
+    arguments = (0.1, 0.0, "mixed_bfloat16")
+    weights, logs, counts = _train(*arguments)
+    monkeypatch.setattr(program, "_convert_together", lambda graph: None)
+    same_weights, same_logs, apart = _train(*arguments)
+    steps = STEPS - FIRST
+    one, many = "aten::_to_copy", "aten::_foreach_copy_"
+    # Three kernels, forward and backward; the head computes in float32.
+    assert apart[one] - counts[one] == 6 * steps
+    assert counts[many] - apart[many] == 2 * steps
+    np.testing.assert_equal(weights, same_weights)
+    assert logs == same_logs
+
+
+@only("torch")
 def test_numbers_are_kept_as_they_were():
     import torch
 

@@ -1,8 +1,9 @@
 """PyTorch: a program that runs the operations of a traced graph.
 
-The operations and their order stay the same, with four exceptions: some results
+The operations and their order stay the same, with five exceptions: some results
 overwrite tensors that nothing else reads, permutations move and cancel,
-constants are computed once, and moving averages are updated together.
+constants are computed once, moving averages are updated together, and so are
+weights and gradients converted under mixed precision.
 """
 
 import operator
@@ -44,6 +45,7 @@ def training_program(
     _forget_copies(graph)
     _fold_constants(graph)
     _average_together(graph)
+    _convert_together(graph)
     return _program(graph)
 
 
@@ -56,6 +58,7 @@ def inference_program(
     _fold_constants(graph)
     _stay_channels_first(graph)
     _forget_copies(graph)
+    _convert_together(graph)
     return _program(graph)
 
 
@@ -128,6 +131,33 @@ def _average_together(graph):
                 average.meta = node.meta
                 node.replace_all_uses_with(average)
                 graph.erase_node(node)
+
+
+def _convert_together(graph):
+    """Convert all weights by one operation, and all gradients by another."""
+    *_, output = graph.nodes
+    groups = {}
+    for node in graph.nodes:
+        if node.target is _aten._to_copy.default:
+            value, dtype = node.args[0], node.kwargs["dtype"]
+            if value.op == "placeholder":
+                groups.setdefault((dtype, None), []).append(node)
+            elif set(node.users) == {output}:
+                groups.setdefault((dtype, output), []).append(node)
+    for (dtype, end), nodes in groups.items():
+        values = [node.args[0] for node in nodes]
+        with graph.inserting_before(end or nodes[0]):
+            copies = [
+                graph.call_function(
+                    _aten.empty_like.default, (value,), {"dtype": dtype}
+                )
+                for value in values
+            ]
+            graph.call_function(_aten._foreach_copy_.default, (copies, values))
+        for node, copy in zip(nodes, copies, strict=True):
+            copy.meta = node.meta
+            node.replace_all_uses_with(copy)
+            graph.erase_node(node)
 
 
 def _is_pure(node):

@@ -336,6 +336,36 @@ def test_normalization_loaded_between_batches():
     )
 
 
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        lambda model: model.get_layer("head").enable_lora(2),
+        lambda model: model.get_layer("stage1_block1").conv1.enable_lora(2),
+        lambda model: model.get_layer("head").quantize("int8"),
+    ],
+    ids=["lora", "lora in a block", "int8"],
+)
+def test_layers_adapted_between_predictions(adapt):
+    model = _net()
+    # LoRA freezes the kernel, and this alone would ask for another trace.
+    model.trainable = False
+
+    def predict():
+        return model.predict(IMAGES, batch_size=8, verbose=0)
+
+    before = predict()
+    adapt(model)
+    # The first time by layers, the second time by a new trace.
+    for _ in range(2):
+        for variable in model.weights:
+            if "lora" in variable.name or "scale" in variable.name:
+                variable.assign(_rng.normal(size=variable.shape))
+        predicted = predict()
+        called = ops.convert_to_numpy(model(IMAGES))
+        np.testing.assert_allclose(predicted, called, atol=1e-5)
+        assert np.abs(predicted - before).max() > 1e-3
+
+
 def test_weights_assigned_between_batches(tmp_path):
     path = tmp_path / "w.weights.h5"
     other = _compile(_net(), True)

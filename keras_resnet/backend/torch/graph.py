@@ -168,15 +168,14 @@ class Replay:
     """Forward pass of a model, replayed from a trace of its operations.
 
     A trace is valid for one kind of batch: shape, dtype, training or not, and
-    which weights are trainable. If a trace would omit a side effect, the model
-    runs layer by layer instead, and warns once.
+    which weights there are and are trainable. If a trace would omit a side
+    effect, the model runs layer by layer instead, and warns once.
     """
 
     def __init__(self, model: keras.Model, forward: Callable) -> None:
         self._model = model
         self._forward = forward
         self._layers = list(model._flatten_layers())
-        self._variables = model.variables
         kinds = ("forward", "forward_pre", "backward", "backward_pre")
         self._hooks = [
             getattr(layer, f"_{kind}_hooks")
@@ -269,7 +268,7 @@ class Replay:
             inputs.device,
             training,
             torch.is_grad_enabled(),
-            tuple(v._value.requires_grad for v in self._variables),
+            tuple((id(v), v._value.requires_grad) for v in self._weights()),
             tuple(layer.trainable for layer in self._layers),
             tuple(map(id, self._constants())),
         )
@@ -277,6 +276,18 @@ class Replay:
     def traces(self) -> list[Callable]:
         """Return all traces."""
         return list(self._traces.values())
+
+    def _weights(self):
+        """Return the layers' variables, of which LoRA and int8 make others."""
+        return [
+            variable
+            for layer in self._layers
+            for variables in (
+                layer._trainable_variables,
+                layer._non_trainable_variables,
+            )
+            for variable in variables
+        ]
 
     def _constants(self):
         return [
@@ -287,7 +298,7 @@ class Replay:
     def _traced(self, key, inputs, training):
         """Trace the forward pass, keep the trace, and return the outputs."""
         trace = _Trace(
-            self._variables, self._forward, training, self._constants()
+            self._model.variables, self._forward, training, self._constants()
         )
         try:
             with _may_hold_tensors():
@@ -380,7 +391,7 @@ class _Trace:
     """Traced operations for one kind of batch."""
 
     def __init__(self, variables, forward, training, constants):
-        # Kept alive, because a new tensor could get the id of a freed one.
+        # Kept alive, because a new object could get the id of a freed one.
         self._constants = constants
         self._variables = variables
         self._forward = forward

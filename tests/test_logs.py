@@ -186,6 +186,18 @@ def test_logs_are_a_dictionary_that_reads_what_is_used(readings):
     assert isinstance(some, dict)
     for whole in (dict, lambda x: {**x}, lambda x: x | {}, lambda x: x.copy()):
         assert list(whole(logs()).items()) == list(values.items())
+    for take in (
+        lambda x: x.pop("a"),
+        lambda x: x.setdefault("a", 0.0),
+        lambda x: (x.pop("text"), x.pop("c"), x.popitem()[1])[-1],
+    ):
+        assert type(take(logs())) is float
+    assert logs().pop("z", None) is None
+    assert logs().setdefault("z", 2.0) == 2.0
+    with pytest.raises(KeyError):
+        logs().pop("z")
+    with pytest.raises(KeyError):
+        logs_.UnreadLogs(None).popitem()
     assert logs() == values
     assert json.loads(json.dumps(logs())) == values
     assert repr(logs()) == repr(values)

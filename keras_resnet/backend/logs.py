@@ -56,6 +56,21 @@ class UnreadLogs(dict[str, Any]):
             return self[name]
         return default
 
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def pop(self, name: str, *default: Any) -> Any:
+        if name in self:
+            # Read first.
+            self[name]
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        name = next(reversed(self), None)
+        return super().popitem() if name is None else (name, self.pop(name))
+
     def items(self) -> Any:
         return dict(self).items()
 

@@ -317,10 +317,17 @@ def test_step_evaluation_averages_training_over_its_steps():
         training.StepEvaluation(_batch(5), 0)
 
 
-def test_step_evaluation_counts_steps_of_the_optimizer():
+@pytest.mark.parametrize("scaled", [False, True])
+def test_step_evaluation_counts_steps_of_the_optimizer(scaled):
     x, y = _batch(8)
     evaluation = training.StepEvaluation((x, y), 2)
-    model = _model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    if scaled:
+        # As Keras does for float16.
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer, initial_scale=2.0
+        )
+    model = _model(optimizer)
     model.fit(x, y, batch_size=1, verbose=0, callbacks=[evaluation])
     assert [row["iterations"] for row in evaluation.history] == [2, 4]
     assert int(model.optimizer.iterations) == 4
@@ -529,6 +536,16 @@ def test_several_steps_per_execution_are_counted():
     assert int(model.optimizer.iterations) == 9
     assert history["iterations"] == [6, 9]
     assert all(rate > 0 for rate in history["images_per_second"])
+
+
+@only("tensorflow", "jax")
+def test_a_smaller_last_execution_is_counted():
+    model = _model(training.CoupledSGD(0.01))
+    model.steps_per_execution = 3
+    evaluation = training.StepEvaluation(_batch(8), 2)
+    _fit(model, [evaluation], epochs=2, steps=5)
+    assert int(model.optimizer.iterations) == 10
+    assert [row["iterations"] for row in evaluation.history] == [3, 5, 8, 10]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Steps and errors of a training, counted for callbacks."""
 
+import math
+
 import keras
 
 from keras_resnet.types import Logs
@@ -21,7 +23,9 @@ def batches_seen(model: keras.Model) -> int:
 
 def batches_per_step(model: keras.Model) -> int:
     """Return the number of batches whose gradients make one step."""
-    return getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+    # An optimizer that scales the loss, as for float16, has another in it.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
 def add_errors(logs: dict) -> None:
@@ -53,7 +57,9 @@ class StepCounter(keras.callbacks.Callback):
         self._before = self.batches
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self.batches = self._before + batch + 1
+        # Keras counts a last, smaller group of batches like a full one.
+        in_epoch = (self.params or {}).get("steps") or math.inf
+        self.batches = self._before + min(batch + 1, in_epoch)
 
     @property
     def step(self) -> int:

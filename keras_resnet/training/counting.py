@@ -1,7 +1,5 @@
 """Steps and errors of a training, counted for callbacks."""
 
-import math
-
 import keras
 
 from keras_resnet.types import Logs
@@ -58,8 +56,9 @@ class StepCounter(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         # Keras counts a last, smaller group of batches like a full one.
-        in_epoch = (self.params or {}).get("steps") or math.inf
-        self.batches = self._before + min(batch + 1, in_epoch)
+        steps = (self.params or {}).get("steps")
+        done = min(batch + 1, steps) if steps else batch + 1
+        self.batches = self._before + done
 
     @property
     def step(self) -> int:

@@ -167,9 +167,9 @@ class Model(keras.Model):
 class Replay:
     """Forward pass of a model, replayed from a trace of its operations.
 
-    A trace is valid for one kind of batch: shape, dtype, training or not, and
-    which weights there are and are trainable. If a trace would omit a side
-    effect, the model runs layer by layer instead, and warns once.
+    A trace is valid for one kind of batch (shape, dtype, training or not) and
+    for the same weights, of which the same are trainable. If a trace would omit
+    a side effect, the model runs layer by layer instead, and warns once.
     """
 
     def __init__(self, model: keras.Model, forward: Callable) -> None:

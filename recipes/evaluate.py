@@ -558,9 +558,8 @@ def explain(path, model, how, image, best):
 def main(settings):
     """Evaluate, or predict, and write the result."""
     from keras_resnet import devices
-    from keras_resnet.atomic import write_atomically
     from keras_resnet_recipes.experiment.provenance import origin
-    from keras_resnet_recipes.experiment.run import parameters
+    from keras_resnet_recipes.experiment.run import parameters, write_new
 
     devices.use()  # before anything is computed
     model, how = load_network(settings)
@@ -587,8 +586,7 @@ def main(settings):
             **result,
             "unreadable": reader.unreadable,
         }
-        check_new(settings.output)
-        write_atomically(settings.output, json.dumps(line) + "\n")
+        write_new(settings.output, json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,11 +33,9 @@ COMMAND = re.compile(
     r"((?:[^\n`#\\]|\\\n)*)",
     re.MULTILINE,
 )
-
-
 # These need a download, several processes, or several devices of a process.
 ELSEWHERE = "imagenette", "KERASTUNER_TUNER_ID", "XLA_FLAGS"
-# ImageNet's ids of some classes, and a name for each.
+# ImageNet's ids of some classes.
 IDS = "n01440764", "n01443537", "n01484850", "n01491361"
 
 
@@ -123,7 +121,7 @@ def _drawn(name, data_dir=None):
     return data.ImageData(name, split, split[:16], split[:16], names)
 
 
-def _draw_published(model, repository, options):
+def _draw_published(model, *_):
     draw_weights(model, 0)
     model.preprocessing = preprocessing.PREPROCESSINGS["imagenet"]
 
@@ -149,8 +147,7 @@ def _without_internet(patch):
 
 
 def _save(model, folder):
-    draw_weights(model, 0)
-    model.preprocessing = preprocessing.PREPROCESSINGS["imagenet"]
+    _draw_published(model)
     folder.mkdir(parents=True)
     for name in ("best.keras", "final.keras"):
         model.save(folder / name)

@@ -458,6 +458,9 @@ def test_tensorflow_does_not_accumulate_on_two(tmp_path, monkeypatch, capsys):
     devices.Devices().check_model(model)
     with pytest.raises(devices.DevicesError, match="accumulation_steps=2"):
         two.check_model(model)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer), "mse")
+    with pytest.raises(devices.DevicesError, match="accumulation_steps=2"):
+        two.check_model(model)
     monkeypatch.setattr(devices, "use", lambda *_, **__: two)
     flags = ["--dataset", "folder", "--folder", str(tmp_path), "--devices", "2"]
     flags += ["--accumulate", "2", "--output", str(tmp_path / "run")]

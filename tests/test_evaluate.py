@@ -15,6 +15,7 @@ import keras_resnet
 from keras_resnet import preprocessing, training
 from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
+from keras_resnet_recipes.experiment.run import RunError, write_new
 
 
 def decodes(test):
@@ -379,6 +380,22 @@ def test_class_folders(tmp_path):
         data.class_folders(tmp_path / "cat/x")
     with pytest.raises(data.DataUnavailableError, match="no folder '.*none'"):
         data.class_folders(tmp_path / "none")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("links", [True, False])
+def test_a_result_is_not_overwritten(tmp_path, monkeypatch, links):
+    def fail(*_):
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr("os.link", fail)
+    path = tmp_path / "result.json"
+    write_new(path, "1")
+    with pytest.raises(RunError, match="exists already"):
+        write_new(path, "2")
+    assert path.read_text("utf-8") == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 # The recipe. In this process, which has loaded its backend already.

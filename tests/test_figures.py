@@ -129,8 +129,11 @@ def test_only_an_earlier_state_of_a_figure_is_replaced(tmp_path):
     page().finish("Title", {})
     page().finish("Title", {})
     for flags, words in (
-        (("--seeds", "2"), ("degradation.json", "seeds 1", "with 2")),
-        (("--dataset", "mnist"), ("digits", "mnist", "--output")),
+        (
+            ("--seeds", "2"),
+            ("degradation.json", "seeds 1", "with 2", "--output"),
+        ),
+        (("--dataset", "mnist"), ("degradation.json", "digits", "mnist")),
     ):
         with pytest.raises(UsageError) as caught:
             page(*flags)

@@ -165,6 +165,22 @@ def test_mixed_precision_keeps_the_weights_in_float32(policy):
             np.testing.assert_allclose(now, old, atol=1e-4, rtol=0)
 
 
+class _OtherLayout(layers.Layer):
+    traceable = True
+
+    def call(self, x):
+        y = x.to(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        # A view, which only this layout allows.
+        return y.view(len(x), -1).view(y.shape).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_layer_that_copies_its_input_into_another_layout(policy):
+    """The copy is no conversion of a weight."""
+    keras.config.set_dtype_policy(policy)
+    _same_training(lambda: _behind(_OtherLayout()))
+
+
 def test_without_top_and_written_into_views():
     """A layer after a sum written in place may view it as one row."""
 

@@ -45,6 +45,13 @@ def undistributed() -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
+def batches_per_step(model: keras.Model) -> int:
+    """Return the number of batches whose gradients make one step."""
+    # An optimizer that scales the loss, as for float16, has another in it.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
 class Devices:
     """One device, or several that train one model together.
 
@@ -121,8 +128,8 @@ class Devices:
                 "images of weight 0: compile the model with "
                 "`weighted_metrics`, not `metrics`"
             )
-        steps = getattr(model.optimizer, "gradient_accumulation_steps", None)
-        if steps and keras.backend.backend() == "tensorflow":
+        steps = batches_per_step(model)
+        if steps > 1 and keras.backend.backend() == "tensorflow":
             raise DevicesError(
                 "Keras cannot accumulate gradients on several TensorFlow "
                 "devices, and the optimizer has "

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_resnet.devices.engine import batches_per_step
 from keras_resnet.types import Logs
 
 
@@ -17,13 +18,6 @@ def batches_seen(model: keras.Model) -> int:
     It is the number of steps, unless the optimizer accumulates gradients.
     """
     return steps_done(model) * batches_per_step(model)
-
-
-def batches_per_step(model: keras.Model) -> int:
-    """Return the number of batches whose gradients make one step."""
-    # An optimizer that scales the loss, as for float16, has another in it.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
 def add_errors(logs: dict) -> None:

@@ -341,3 +341,30 @@ def load_model(path):
     """
     files.check_model(path)
     return keras.models.load_model(path)
+
+
+def write_new(path, text):
+    """Write a text file whole, unless there is one at `path`.
+
+    Raises:
+        RunError: If there is one.
+    """
+    path = Path(path)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    write_atomically(partial, text)
+    try:
+        try:
+            # Unlike a renaming, a link does not replace what is there.
+            os.link(partial, path)
+        except FileExistsError:
+            raise
+        except OSError:
+            # Some file systems have no links.
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError:
+        raise RunError(
+            f"{path} exists already, and is not overwritten"
+        ) from None
+    finally:
+        partial.unlink()

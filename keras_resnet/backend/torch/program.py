@@ -138,7 +138,7 @@ def _convert_together(graph):
     *_, output = graph.nodes
     groups = {}
     for node in graph.nodes:
-        if node.target is _aten._to_copy.default:
+        if _changes_dtype_alone(node):
             value, dtype = node.args[0], node.kwargs["dtype"]
             if value.op == "placeholder":
                 groups.setdefault((dtype, None), []).append(node)
@@ -158,6 +158,18 @@ def _convert_together(graph):
             copy.meta = node.meta
             node.replace_all_uses_with(copy)
             graph.erase_node(node)
+
+
+def _changes_dtype_alone(node):
+    """Return whether a node copies a tensor in its layout and on its device."""
+    if node.target is not _aten._to_copy.default:
+        return False
+    before, after = node.args[0].meta["val"], node.meta["val"]
+    return (
+        before.dtype != after.dtype
+        and before.device == after.device
+        and before.stride() == after.stride()
+    )
 
 
 def _is_pure(node):

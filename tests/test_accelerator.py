@@ -139,7 +139,7 @@ def test_a_step_makes_no_tensors_of_numbers_and_reads_none(monkeypatch, case):
 @only("torch")
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_moving_statistics_are_updated_together(monkeypatch, precision):
-    """By one operation in each step, with the same numbers."""
+    """By three operations in each step, with the same numbers."""
     from keras_resnet.backend.torch import program
 
     arguments = (0.1, 0.0, precision)
@@ -147,10 +147,15 @@ def test_moving_statistics_are_updated_together(monkeypatch, precision):
     monkeypatch.setattr(program, "_average_together", lambda graph: None)
     same_weights, same_logs, apart = _train(*arguments)
     steps = STEPS - FIRST
-    one, many = "aten::lerp.Scalar", "aten::_foreach_lerp.Scalar"
-    # Mean and variance of three normalizations.
-    assert (apart[one], apart[many]) == (6 * steps, 0)
-    assert (counts[one], counts[many]) == (0, steps)
+    for one, many, n in (
+        # Means and variances of three normalizations.
+        ("aten::lerp.Scalar", "aten::_foreach_lerp.Scalar", 6),
+        # Variances are computed from inverse deviations.
+        ("aten::pow.Tensor_Scalar", "aten::_foreach_pow.Scalar", 3),
+        ("aten::sub.Tensor", "aten::_foreach_sub.Scalar", 3),
+    ):
+        assert apart[one] - counts[one] == n * steps
+        assert counts[many] - apart[many] == steps
     np.testing.assert_equal(weights, same_weights)
     assert logs == same_logs
 

@@ -2,7 +2,7 @@
 
 The operations and their order stay the same, with five exceptions: some results
 overwrite tensors that nothing else reads, permutations move and cancel,
-constants are computed once, moving averages are updated together, and so are
+constants are computed once, moving statistics are updated together, and so are
 weights and gradients converted under mixed precision.
 """
 
@@ -19,6 +19,13 @@ _CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _IN_PLACE = {
     _aten.relu.default: _aten.relu_.default,
     _aten.add.Tensor: _aten.add_.Tensor,
+}
+# The operations that compute moving statistics, from the last to the first, and
+# those that do the same for lists of tensors. A number is their last argument.
+_STATISTICS = {
+    _aten.lerp.Scalar: _aten._foreach_lerp.Scalar,
+    _aten.sub.Tensor: _aten._foreach_sub.Scalar,
+    _aten.pow.Tensor_Scalar: _aten._foreach_pow.Scalar,
 }
 # Operations whose results share no memory with their inputs. The backward graph
 # reads such a result only if it is an output of the forward graph.
@@ -114,23 +121,32 @@ def _fold_constants(graph):
 
 
 def _average_together(graph):
-    """Update all moving averages by one operation, which needs few kernels."""
-    *_, output = graph.nodes
-    groups = {}
-    for node in graph.nodes:
-        if node.target is _aten.lerp.Scalar and set(node.users) == {output}:
-            groups.setdefault(node.args[2], []).append(node)
-    for weight, nodes in groups.items():
-        averages, values = ([n.args[i] for n in nodes] for i in range(2))
-        with graph.inserting_before(output):
-            together = graph.call_function(
-                _aten._foreach_lerp.Scalar, (averages, values, weight)
-            )
-            for i, node in enumerate(nodes):
-                average = graph.call_function(operator.getitem, (together, i))
-                average.meta = node.meta
-                node.replace_all_uses_with(average)
-                graph.erase_node(node)
+    """Update all moving statistics by a few operations, not a few for each.
+
+    A statistic that nothing else in the graph reads can wait for the others.
+    """
+    *_, end = graph.nodes
+    readers = [end]
+    # From the last operation of a statistic to its first.
+    for target, together in _STATISTICS.items():
+        groups = {}
+        for node in graph.nodes:
+            if node.target is target and set(node.users) <= set(readers):
+                *tensors, number = node.args
+                groups.setdefault(number, []).append((node, tensors))
+        readers = []
+        for number, group in groups.items():
+            nodes, tensors = zip(*group, strict=True)
+            lists = [list(values) for values in zip(*tensors, strict=True)]
+            with graph.inserting_before(end):
+                results = graph.call_function(together, (*lists, number))
+                for i, node in enumerate(nodes):
+                    result = graph.call_function(operator.getitem, (results, i))
+                    result.meta = node.meta
+                    node.replace_all_uses_with(result)
+                    graph.erase_node(node)
+            readers.append(results)
+        end = readers[0] if readers else end
 
 
 def _convert_together(graph):

@@ -529,11 +529,19 @@ OPAQUE = {
         )
     ),
 }
+
+
+def _recomputed():
+    with keras.RematScope("full"):
+        return _net()
+
+
 # These train layer by layer, and are evaluated by replay.
-RANDOM = {
+EVALUATED = {
     "stochastic": lambda: _net(block=keras_resnet.StochasticDepthBlock),
     "dropout": lambda: _before(layers.Dropout(0.5, seed=1)),
     "flip": lambda: _behind(layers.RandomFlip(seed=1)),
+    "recomputed": _recomputed,
 }
 
 
@@ -551,12 +559,13 @@ def _warned(words, *args, **kwargs):
     return fit
 
 
-@pytest.mark.parametrize("name", [*OPAQUE, *RANDOM])
+@pytest.mark.parametrize("name", [*OPAQUE, *EVALUATED])
 def test_what_is_not_replayed_says_so_once(name):
-    random = name in RANDOM
-    words = "draws random numbers" if random else "runs layer by layer"
+    evaluated = name in EVALUATED
+    words = "draws random numbers" if evaluated else "runs layer by layer"
+    words = "RematScope" if name == "recomputed" else words
     fit = _warned(words, validation_data=(IMAGES, LABELS))
-    _same_training((OPAQUE | RANDOM)[name], fit, traces=(0, int(random)))
+    _same_training((OPAQUE | EVALUATED)[name], fit, traces=(0, int(evaluated)))
 
 
 def test_dict_inputs():

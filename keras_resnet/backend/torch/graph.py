@@ -202,6 +202,9 @@ class Replay:
                 for value in vars(layer).values()
             )
         ]
+        self._recomputes = any(
+            getattr(layer, "_remat_mode", None) for layer in self._layers
+        )
         self._seen = {}
         self._traces = {}
         # Per thread: another one may call the model without replay.
@@ -351,6 +354,11 @@ class Replay:
                 f"the layer {self._random[0].name} draws random numbers, and a "
                 "replay would draw the same ones again. JAX and TensorFlow "
                 "compile such layers"
+            )
+        elif self._recomputes:
+            reason = (
+                "it was made in a `keras.RematScope`, which computes "
+                "activations again to save memory, and a replay keeps them"
             )
         elif parallel.processes > 1 and (
             parallel.synchronized or self._synchronized

@@ -325,6 +325,29 @@ def test_normalization_is_its_twin(shape, training, axis, dtype):
         )
 
 
+@only("tensorflow")
+@pytest.mark.parametrize("gpu", [False, True])
+def test_inference_has_a_deterministic_gradient(gpu, monkeypatch):
+    """On a GPU, TensorFlow raises an error for the fused gradient."""
+    import tensorflow as tf
+
+    from keras_resnet.backend import tensorflow_ops
+
+    monkeypatch.setattr(tensorflow_ops, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(
+        tensorflow_ops.config, "is_op_determinism_enabled", lambda: True
+    )
+    layer = keras_resnet.BatchNormalization()
+
+    @tf.function
+    def gradient(x):
+        return tf.gradients(layer(x, training=False), x)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec((2, 4, 4, 3))).graph
+    fused = [op for op in graph.get_operations() if "FusedBatch" in op.type]
+    assert bool(fused) is not gpu
+
+
 @only("jax")
 def test_equal_layers_are_lowered_once():
     import jax

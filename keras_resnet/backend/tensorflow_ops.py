@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.framework import config
 
 from keras_resnet.backend import keras_ops
 from keras_resnet.types import Tensor
@@ -111,7 +112,10 @@ def normalization(
     axis: int,
 ) -> Tensor:
     """As `keras_ops.normalization`, in one fused operation."""
-    if not _is_fused(x, gamma, axis):
+    # On a GPU, TensorFlow has no deterministic gradient of the fused operation,
+    # and raises an error.
+    deterministic = config.is_op_determinism_enabled() and _has_gpu()
+    if deterministic or not _is_fused(x, gamma, axis):
         return keras_ops.normalization(
             x, mean, variance, gamma, beta, epsilon, axis
         )

@@ -13,6 +13,7 @@ from networks import assert_close, only
 import keras_resnet
 from keras_resnet import backend
 from keras_resnet.backend import keras_ops
+from keras_resnet.training import CoupledSGD
 
 
 def _weighted(y):
@@ -386,8 +387,6 @@ def test_equal_layers_are_lowered_once():
 def test_sgd_step_is_pytorchs(momentum, nesterov):
     import torch
 
-    from keras_resnet.training import CoupledSGD
-
     class Twin(CoupledSGD):
         def _backend_update_step(self, grads, trainable_variables, rate):
             for g, v in zip(grads, trainable_variables, strict=True):
@@ -421,6 +420,19 @@ def test_sgd_step_is_pytorchs(momentum, nesterov):
         expected = w.detach().numpy()
         np.testing.assert_allclose(np.asarray(ours), expected, rtol=1e-5)
         np.testing.assert_allclose(np.asarray(twin), expected, rtol=1e-5)
+
+
+@only("torch")
+def test_sgd_step_is_as_exact_as_keras_in_float64():
+    keras.config.set_floatx("float64")
+    ends = []
+    for kind in (keras.optimizers.SGD, CoupledSGD):
+        optimizer = kind(0.1, 0.9, **{"coupled_decay": 0} if ends else {})
+        variable = keras.Variable(np.ones(3))
+        optimizer.build([variable])
+        optimizer.apply([ops.convert_to_tensor(np.ones(3))], [variable])
+        ends.append(np.asarray(variable))
+    np.testing.assert_allclose(*ends, rtol=1e-15)
 
 
 @only("torch")

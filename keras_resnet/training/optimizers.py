@@ -179,7 +179,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
                 [v._value for v in variables],
                 gradients,
                 velocities,
-                ops.cast(learning_rate, "float32"),
+                ops.convert_to_tensor(learning_rate),
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 decay=decay,

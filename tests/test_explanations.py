@@ -47,6 +47,19 @@ def test_the_last_map_gives_class_activation_mapping():
     np.testing.assert_allclose(actual, large, atol=1e-5 * large.max())
 
 
+def test_half_precision_is_summed_in_float32():
+    """In bfloat16 a sum of 1,024 equal numbers stays at that of 256."""
+    images = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
+    maps = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        model = small((1,), (8,), size=(32, 32))
+        draw_weights(model, seed=0)
+        maps.append(analysis.grad_cam(model, images, classes=[1, 2]))
+    exact, half = maps
+    np.testing.assert_allclose(half, exact, rtol=0, atol=0.05 * exact.max())
+
+
 def test_probabilities_are_explained_as_their_logits():
     images = _images()
     for explain in (analysis.grad_cam, analysis.integrated_gradients):

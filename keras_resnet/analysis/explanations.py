@@ -173,13 +173,15 @@ def grad_cam(
                 f"`layer` must have rows and columns. Received: layer={layer!r}"
             )
         gradient = scores.gradient(outputs, chosen)
+        # NumPy would sum in half precision.
         outputs, gradient, image = (
-            np.moveaxis(x, axis, -1) for x in (outputs, gradient, batch)
+            np.moveaxis(x, axis, -1).astype("float32")
+            for x in (outputs, gradient, batch)
         )
         weights = gradient.mean(axis=(1, 2), keepdims=True)
         small = np.maximum((outputs * weights).sum(axis=-1, keepdims=True), 0)
         large = ops.image.resize(
-            ops.convert_to_tensor(small.astype("float32")),
+            ops.convert_to_tensor(small),
             image.shape[1:3],
             data_format="channels_last",
         )

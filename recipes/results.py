@@ -232,10 +232,12 @@ def evaluations(lines):
     rows = [
         [
             f"[{name}](evaluations/{name}.json)",
-            f"{line['images']:,} of {line['settings']['dataset']}",
+            f"{line['images']:,} of "
+            f"{line['settings']['dataset'] or line['settings']['folder']}",
             line["backend"],
             percent(1 - line["top1"]),
-            percent(1 - line["top5"]),
+            # Below ten classes there is no top-5 accuracy.
+            percent(1 - line["top5"]) if "top5" in line else "",
         ]
         for name, line in lines.items()
     ]
@@ -328,11 +330,11 @@ def kind(run):
     """
     if run.is_file():
         try:
-            known = "top1" in read_json(run)
-        except BrokenFileError:
-            known = False
-        if not known:
-            raise UsageError(f"{run} is no result line of evaluate.py")
+            evaluations({run.stem: read_json(run)})
+        except (BrokenFileError, KeyError, TypeError):
+            raise UsageError(
+                f"{run} is no result line of evaluate.py"
+            ) from None
         return "evaluations", {run: ".json"}
     line = run / "result.json"
     if (run / "results.json").exists():

@@ -480,7 +480,13 @@ def test_evaluations_are_results(finished, tmp_path, capsys):
     assert "8.27 %" in page
     copy = output / "evaluations/resnet20.json"
     assert copy.read_bytes() == path.read_bytes()
-    for text in ("{}", "no JSON"):
+    # On a folder of two classes.
+    del line["top5"]
+    line["settings"] |= {"dataset": None, "folder": "pets/val"}
+    (tmp_path / "pets.json").write_text(json.dumps(line), "utf-8")
+    run_recipe(results, [tmp_path / "pets.json", "--output", output])
+    assert "10,000 of pets/val" in (output / "README.md").read_text("utf-8")
+    for text in ("{}", "no JSON", '{"top1": 0.5}'):
         path.write_text(text, "utf-8")
         check_refused(
             lambda: run_recipe(results, [path, "--output", output]),

@@ -161,6 +161,11 @@ def test_names_tell_changes():
     s = _settle("--steps", "7", "--sizes", "3", "4", "--folder", "x")
     assert s.changes() == {"steps": 7, "sizes": (3, 4)}
     assert s.name("jax") == "settings-steps7-sizes3_4-jax"
+    # One folder, also for paths, and for repositories of the hub.
+    flags = ["--preset", "finetune", "--folder", "x"]
+    flags += ["--weights", "../y/a:b.keras"]
+    name = settings_of(imagenet, flags).name("jax")
+    assert name == "folder-resnet50B-finetune-weights...y.a.b.keras-jax-seed0"
     stored = {"preset": "long", "dataset": "large", "steps": 7, "epochs": None}
     stored |= {"rate": None, "kind": "a", "fast": False, "color": True}
     assert s.stored() == stored | {"sizes": [3, 4], "ends": []}

@@ -10,6 +10,7 @@ the run's folder, and the flags that give the same settings again.
 
 import argparse
 import dataclasses
+import re
 import sys
 import typing
 from pathlib import Path
@@ -278,7 +279,8 @@ class CommandSettings:
         for name, value in self.changes().items():
             if name not in (*self.NAMED, "seed"):
                 text = name.replace("_", "") + "_".join(_texts(value))
-                parts.append(text.replace(":", "."))
+                # A path must not become folders in the folder of runs.
+                parts.append(re.sub(r"[/\\:]", ".", text))
         parts.append(backend)
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")

@@ -485,7 +485,8 @@ def test_a_result_that_appears_meanwhile_is_kept(
 def test_recipe_explains_files(saved, folder, tmp_path, capsys):
     files = folder / "class03/a.png", folder / "class03/b.png"
     names = tmp_path / "names.txt"
-    names.write_text("".join(f"thing {i}\n" for i in range(12)), "utf-8")
+    # No formulas.
+    names.write_text("".join(f"a$b_{i}_c$\n" for i in range(12)), "utf-8")
     flags = [*files, "--weights", saved, "--class-names", names]
     flags += ["--explain", tmp_path / "why"]
     assert recipe(*flags) == 0

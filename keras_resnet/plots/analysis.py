@@ -404,7 +404,8 @@ def explanation(
     panels[1].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
     panels[2].imshow(sums, cmap="RdBu", vmin=-most, vmax=most)
     if title:
-        figure.suptitle(title, fontsize=11)
+        # A "$" in the name of a class begins no formula.
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 

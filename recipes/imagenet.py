@@ -46,6 +46,7 @@ from keras_resnet_recipes.experiment import (
     shortcut_setting,
 )
 from keras_resnet_recipes.experiment.command import flag
+from keras_resnet_recipes.experiment.report import show
 
 # From this depth on blocks are bottlenecks.
 BOTTLENECKS = 50
@@ -427,7 +428,9 @@ def load(settings):
         folder, share = settings.folder, settings.validation_share
         train, val = folder / "train", folder / "val"
         if not val.is_dir():
-            whole = data.Folder(train if train.is_dir() else folder)
+            # "train" without folders is a class, beside "bus" and "car".
+            apart = any(path.is_dir() for path in train.glob("[!.]*"))
+            whole = data.Folder(train if apart else folder)
             return whole.split(share or VALIDATION_SHARE)
         if share is not None:
             raise UsageError(
@@ -715,6 +718,7 @@ def job(settings, devices):
     # The settings do not say which folder it is.
     folders = {}
     if settings.dataset == "folder":
+        show(sentence(train, validation))
         folders = {"train": train.describe(), "val": validation.describe()}
     return Job(
         build=make,
@@ -733,6 +737,16 @@ def job(settings, devices):
         plain=settings.plain,
         title=settings.caption(settings.seed),
         identity=folders,
+    )
+
+
+def sentence(train, validation):
+    """Return a text about images of folders, which shows a mistaken folder."""
+    names = train.class_names
+    some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+    return (
+        f"{len(train):,} training and {len(validation):,} validation images of "
+        f"{len(names):,} classes: {some}"
     )
 
 

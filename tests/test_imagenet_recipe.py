@@ -28,6 +28,7 @@ from imagenet_files import (
     imagenet_tars,
     jpeg,
     picture,
+    write,
 )
 from networks import call, only
 from test_export import EXPORT_WARNS, PROGRAM
@@ -258,6 +259,10 @@ def test_a_run_leaves_everything(finished):
     assert len(result["unreadable"]) == 2
     assert errors.count("skipped: ") == 2
     assert "2 images could not be decoded" in printed
+    assert (
+        "24 training and 12 validation images of 4 classes: class0, class1"
+        in printed
+    )
     history = read_rows(path / "history.csv")
     assert [int(row["iterations"]) for row in history] == [3, 6]
     assert result["validation_error"] == pytest.approx(
@@ -271,6 +276,19 @@ def test_a_share_needs_a_folder_without_validation_images(folder, capsys):
     flags = _from(folder, "--epochs", "1", "--validation-share", "0.5")
     words = ["--validation-share", "val has the validation images"]
     check_refused(lambda: run_recipe(imagenet, flags), capsys, words)
+
+
+@pytest.mark.once
+def test_train_may_be_a_class(tmp_path):
+    for name in ("bus", "train"):
+        for i in range(4):
+            write(tmp_path / "vehicles" / name / f"{i}.jpg", jpeg(i))
+    image_folder(tmp_path / "kinds/train", each=4)
+    image_folder(tmp_path / "kinds/test", each=2)
+    for folder, count in (("vehicles", 2), ("kinds", 4)):
+        flags = _from(tmp_path / folder, *LATER, "--epochs", "1")
+        train, _ = imagenet.load(_settings(*flags))
+        assert len(train.class_names) == count
 
 
 @pytest.mark.usefixtures("_shallow")

@@ -171,9 +171,10 @@ class Settings(NetworkSettings):
     )
     class_names: Path | None = setting(
         None,
-        "a line for each class, in order: its name, or WordNet id and name "
-        "(default: ImageNet's, if there are 1000 classes)",
-        metavar="FILE",
+        "the folder of class folders that the network was trained on; or a "
+        "file with a line for each class, in order: its name, or WordNet id "
+        "and name (default: ImageNet's, if there are 1000 classes)",
+        metavar="DIR|FILE",
         needs=("image files or --folder", lambda s: s.dataset is None),
     )
     top: int = setting(
@@ -316,9 +317,16 @@ def scorer(model, how, settings):
 
 
 def read_class_names(path, count):
-    """Read a file of classes: pairs of identifier and name, in order."""
+    """Read a folder or file of classes: pairs of identifier and name."""
+    from keras_resnet import data
+
     try:
-        lines = path.read_text("utf-8").splitlines()
+        if path.is_dir():
+            # Their order is not that of `ls`.
+            lines = [*data.class_folders(path)]
+        else:
+            # Windows may begin a file with a mark.
+            lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--class-names {path}: {error}") from None
     lines = [line.strip() for line in lines if line.strip()]
@@ -345,7 +353,7 @@ def class_names(settings, count):
     try:
         return preprocessing.imagenet_classes()
     except ValueError as error:
-        message = str(error).replace("`class_names`", "--class-names FILE")
+        message = str(error).replace("`class_names`", "--class-names")
         raise training.EvaluationError(message) from None
 
 
@@ -482,7 +490,7 @@ def labelled_files(settings, count):
 
     folders = data.class_folders(settings.folder)
     indices = class_indices(folders, settings, count)
-    loose = sum(p.is_file() for p in settings.folder.iterdir())
+    loose = sum(p.is_file() for p in settings.folder.glob("[!.]*"))
     if loose:
         print(
             f"{loose} files in {settings.folder} itself, in no folder of a "

@@ -166,7 +166,6 @@ def scene(tmp_path_factory):
         image_folder(folder / name)
     for number, wnid in enumerate(IDS):
         (folder / f"val/class{number}").rename(folder / "val" / wnid)
-    write(folder / "names.txt", b"class0\nclass1\nclass2\nclass3\n")
     images = {wnid: {f"{wnid}_1.JPEG": jpeg(1)} for wnid in IDS}
     imagenet_tars(folder / "TARS", images, 3)
     for depth in (20, 56):

@@ -380,6 +380,10 @@ def test_class_folders(tmp_path):
         data.class_folders(tmp_path / "cat/x")
     with pytest.raises(data.DataUnavailableError, match="no folder '.*none'"):
         data.class_folders(tmp_path / "none")
+    for name in ("train", "val"):
+        write_image(tmp_path / f"both/{name}/cat/1.png", picture(8, 8))
+    with pytest.raises(data.DataUnavailableError, match="take .*val"):
+        data.class_folders(tmp_path / "both")
 
 
 @pytest.mark.once
@@ -655,7 +659,15 @@ def test_folders_are_found_by_id_or_name(tmp_path):
         names.write_text("\n".join(lines), "utf-8")
         return evaluate.class_indices(folders, arguments, len(lines))
 
-    # Not the number of a line.
+    # The order of a folder of classes is not that of `ls`.
+    arguments.class_names = tmp_path / "classes"
+    for i in range(11):
+        (tmp_path / f"classes/{i}").mkdir(parents=True)
+        (tmp_path / f"classes/{i}/1.jpg").touch()
+    assert evaluate.class_indices(["10", "2"], arguments, 11)["10"] == 10
+    arguments.class_names = names
+    # A mark of Windows, and not the number of a line.
+    assert indices(["\ufeffcat", "dog"], ["cat", "dog"]) == {"cat": 0, "dog": 1}
     numbers = sorted(map(str, range(12)))
     assert indices(numbers, ["10", "2"]) == {"10": 2, "2": 4}
     cranes = ["n02012849 crane", "n03126707 crane", "n01440764 tench"]

@@ -42,8 +42,9 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
 
     Raises:
         DataUnavailableError: If there is no such folder, if no class has a
-            file, if a link leads to a folder that contains it, or if an entry
-            is neither file nor folder, such as a named pipe.
+            file, if the folder has folders `train` and `val` instead of
+            classes, if a link leads to a folder that contains it, or if an
+            entry is neither file nor folder, such as a named pipe.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -53,6 +54,11 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
         for entry in folder.iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
     )
+    if {"train", "val"} <= {*names}:
+        raise DataUnavailableError(
+            f"{folder} has folders train and val, which are no classes: take "
+            f"{folder / 'train'} or {folder / 'val'}."
+        )
     if set(names) == {str(i) for i in range(len(names))}:
         names.sort(key=int)
     above = (os.path.realpath(folder),)

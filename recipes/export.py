@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import importlib.util
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -314,6 +315,7 @@ def calibration_images(settings, how):
     import numpy as np
 
     from keras_resnet import data
+    from keras_resnet.data.folders import files_in
     from keras_resnet.training import evaluation
 
     channels = len(how.mean)
@@ -326,14 +328,22 @@ def calibration_images(settings, how):
                 f"and the network takes {how.size}"
             )
         return images.repeat(channels // images.shape[-1], axis=-1)
-    files = sorted(p for p in Path(settings.calibrate).rglob("*.*"))
+    files = sorted(files_in(settings.calibrate))
     some = np.linspace(0, len(files) - 1, min(len(files), CALIBRATION_IMAGES))
-    images = [
-        evaluation.centre(data.read_image(files[i], channels), how)
-        for i in some.astype(int)
-    ]
-    if not images:
-        raise Failure(f"--calibrate: {settings.calibrate} has no image files")
+    images = []
+    for i in some.astype(int):
+        try:
+            image = data.read_image(files[i], channels)
+        except data.UnreadableImageError as error:
+            print(f"not used: {error}", file=sys.stderr)
+        else:
+            images.append(evaluation.centre(image, how))
+    least = settings.batch or 1
+    if len(images) < least:
+        raise Failure(
+            f"--calibrate: {settings.calibrate} has {len(images)} readable "
+            f"images, and at least {least} are needed"
+        )
     return np.stack(images)
 
 
@@ -348,7 +358,7 @@ def quantize(path, images, batch):
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self):
-            size = batch or 32
+            size = batch or min(32, len(images))
             whole = len(images) // size * size
             self.batches = iter(
                 {"image": images[i : i + size]} for i in range(0, whole, size)

@@ -1,5 +1,6 @@
 """Exported networks, loaded where there is no Keras, give the same outputs."""
 
+import argparse
 import importlib.util
 
 import keras
@@ -12,6 +13,7 @@ from test_folding import images, randomize, small
 import keras_resnet
 from keras_resnet import fold_batch_norm
 from keras_resnet_recipes import export
+from keras_resnet_recipes.experiment import Failure
 from keras_resnet_recipes.export import FORMATS
 
 BACKEND = keras.backend.backend()
@@ -241,6 +243,24 @@ def test_int8_is_calibrated_and_close(tmp_path, capsys):
     run_recipe(export, flags)
     line = capsys.readouterr().out.splitlines()[-1]
     assert 0 < float(line.rpartition(" ")[2]) < 0.1
+
+
+@pytest.mark.once
+def test_calibration_takes_the_images_of_a_folder(tmp_path, capsys):
+    pytest.importorskip("tensorflow", reason="TensorFlow decodes files")
+    from imagenet_files import jpeg, write
+
+    for name in ("v1.0/a.JPG", "v1.0/b", "._a.jpg", ".DS_Store", "Thumbs.db"):
+        good = name.startswith("v1.0")
+        write(tmp_path / name, jpeg(1) if good else b"no image")
+    settings = argparse.Namespace(calibrate=str(tmp_path), batch=None)
+    how = keras_resnet.Preprocessing((0.0,) * 3, (1.0,) * 3, size=8, resize=8)
+    images = export.calibration_images(settings, how)
+    assert images.shape == (2, 8, 8, 3)
+    assert "not used: " in capsys.readouterr().err
+    settings.batch = 3
+    with pytest.raises(Failure, match="2 readable images, and at least 3"):
+        export.calibration_images(settings, how)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -62,7 +62,7 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     if set(names) == {str(i) for i in range(len(names))}:
         names.sort(key=int)
     above = (os.path.realpath(folder),)
-    files = {name: sorted(_files(folder / name, above)) for name in names}
+    files = {name: sorted(files_in(folder / name, above)) for name in names}
     if not any(files.values()):
         raise DataUnavailableError(
             f"{folder} has no files in folders of classes, such as "
@@ -71,7 +71,7 @@ def class_folders(folder: PathLike) -> dict[str, list[Path]]:
     return files
 
 
-def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
+def files_in(folder: PathLike, above: Sequence[str] = ()) -> Iterator[Path]:
     """Yield all files below a folder, except hidden ones.
 
     `above` has the real paths of the folders that the walk came through.
@@ -88,7 +88,7 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[Path]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _files(Path(entry.path), (*above, real))
+                yield from files_in(entry.path, (*above, real))
                 continue
             # A broken link counts as an image that cannot be read.
             if not entry.is_file() and os.path.exists(entry.path):

@@ -750,6 +750,11 @@ def test_a_cache_has_smaller_images_once(tmp_path):
         data.cached(source, tmp_path / "train", 60, unreadable)
     info = read_json(tmp_path / "cache" / "cache.json")
     assert info["side"] == 68
+    # As many images, and others.
+    (tmp_path / "train/class1/0.JPEG").rename(tmp_path / "train/class1/9.JPEG")
+    source = data.Folder(tmp_path / "train")
+    with pytest.raises(data.DataUnavailableError, match="of other images"):
+        data.cached(source, tmp_path / "cache", 68, unreadable)
 
 
 @pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="no images of ImageNet")

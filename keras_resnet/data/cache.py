@@ -11,7 +11,7 @@ from keras_resnet.atomic import locked
 from keras_resnet.data.datasets import DataUnavailableError
 from keras_resnet.data.folders import decode
 from keras_resnet.data.pipeline import cores, untuned
-from keras_resnet.data.records import Records, Source
+from keras_resnet.data.records import Folder, Records, Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
 from keras_resnet.types import PathLike
 
@@ -48,6 +48,9 @@ def cached(
     """
     folder = Path(folder)
     asked = {"side": side, "quality": quality, "images": len(source)}
+    if isinstance(source, Folder):
+        # A changed folder may have as many images as before.
+        asked["names"] = source.describe()
     if not folder.exists():
         with locked(folder):
             if not folder.exists():

@@ -30,8 +30,9 @@ def replacing(path: PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        # The error for a full disk names no file.
-        if error.errno is not None and error.filename is None:
+        # The error for a full disk names no file, others name the new file.
+        unclear = error.filename in (None, str(partial))
+        if error.errno is not None and unclear:
             error.filename = str(path)
         raise
     finally:

@@ -412,6 +412,14 @@ def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.once
+def test_an_error_names_the_file_and_not_its_partial_one(tmp_path):
+    path = tmp_path / "no folder" / "x.txt"
+    with pytest.raises(FileNotFoundError) as raised:
+        training.write_atomically(path, "x")
+    assert raised.value.filename == str(path)
+
+
+@pytest.mark.once
 def test_only_files_open_for_writing_are_flushed(tmp_path, monkeypatch):
     """Windows refuses to flush others."""
     fcntl = pytest.importorskip("fcntl")

@@ -116,7 +116,8 @@ class NetworkSettings(CommandSettings):
 
 def check_new(path):
     """Raise if no new file can be written at the path of `--output`."""
-    if path.exists():
+    # A link without a target is in the way, too.
+    if os.path.lexists(path):
         raise Failure(
             f"{path} exists already, and is not overwritten: choose another "
             "--output"

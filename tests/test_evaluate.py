@@ -620,13 +620,17 @@ def test_usage_errors(flags, words, capsys):
 
 @pytest.mark.once
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="there is no /proc")
-def test_output_is_tried_before_the_evaluation(capsys):
+def test_output_is_tried_before_the_evaluation(tmp_path, capsys):
     # There is no such file of weights: it is not looked for.
     flags = ["--weights", "x.keras", "a.png", "--output", "/proc/x.json"]
     assert recipe(*flags) == 1
     message = capsys.readouterr().err
     assert "no file can be written to /proc: " in message
     assert message.count("\n") == 1
+    link = tmp_path / "x.json"
+    link.symlink_to(tmp_path / "nothing")
+    assert recipe(*flags[:-1], link) == 1
+    assert f"{link} exists already" in capsys.readouterr().err
 
 
 @decodes

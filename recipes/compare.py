@@ -13,6 +13,7 @@ difference of this size at the 5 % level in 80 % of experiments.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from keras_resnet_recipes import cifar10
@@ -30,6 +31,8 @@ from keras_resnet_recipes.experiment.report import (
     table,
 )
 
+ERRORS = ("test", "validation", "training")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(CommandSettings):
@@ -41,9 +44,7 @@ class Settings(CommandSettings):
     to: tuple[Path, ...] = option(
         REQUIRED, "the second set, which is subtracted", metavar="RUN"
     )
-    error: str = option(
-        "test", "error to compare", choices=("test", "validation", "training")
-    )
+    error: str = option("test", "error to compare", choices=ERRORS)
 
 
 def read(paths):
@@ -60,6 +61,8 @@ def read(paths):
             if seed in lines:
                 raise UsageError(f"{path} is a second run with seed {seed}")
             lines[seed] = line
+    if not lines:
+        raise UsageError(f"{paths[0]} has no finished run")
     first, *others = lines.values()
     for line in others:
         different = differences(first, line)
@@ -103,6 +106,12 @@ def differences(first, second):
     }
 
 
+def is_number(line, error):
+    """Return whether a result line has a number as this error."""
+    value = line.get(f"{error}_error")
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def paper(line):
     """Return the paper's test error of a run's net in percent, or `None`."""
     s = line["settings"]
@@ -123,9 +132,14 @@ def main(settings):
             "the sets have no seed in common: "
             + " and ".join(", ".join(map(str, sorted(s))) for s in sets)
         )
+    every = [line for lines in sets for line in lines.values()]
+    there = [e for e in ERRORS if all(is_number(x, e) for x in every)]
+    if settings.error not in there:
+        raise UsageError(
+            f"a run has no {settings.error} error; these all runs have: "
+            f"{', '.join(f'--error {e}' for e in there) or 'none'}"
+        )
     key = f"{settings.error}_error"
-    if not all(key in line for lines in sets for line in lines.values()):
-        raise UsageError(f"a run has no {settings.error} error")
     values = [[100 * lines[seed][key] for seed in common] for lines in sets]
     firsts = [lines[common[0]] for lines in sets]
     changed = differences(*firsts)

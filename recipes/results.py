@@ -331,7 +331,7 @@ def kind(run):
     if run.is_file():
         try:
             evaluations({run.stem: read_json(run)})
-        except (BrokenFileError, KeyError, TypeError):
+        except (BrokenFileError, KeyError, TypeError, AttributeError):
             raise UsageError(
                 f"{run} is no result line of evaluate.py"
             ) from None
@@ -356,8 +356,10 @@ def kind(run):
     if folder == ".":
         try:
             trainings({run.name: read_json(line)})
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise BrokenFileError(line, f"it lacks {error}") from None
+        except (TypeError, AttributeError) as error:
+            raise BrokenFileError(line, f"wrong value: {error}") from None
     return folder, files
 
 

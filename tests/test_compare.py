@@ -117,6 +117,9 @@ def test_wrong_usage_is_one_line_and_status_2(sets, tmp_path, capsys):
     broken = tmp_path / "broken.json"
     broken.write_text('{"settings": {}}', "utf-8")
     plain = _write(tmp_path / "plain", _line(7, 0.1, plain=True))
+    hurt = _write(tmp_path / "hurt", _line(0, float("nan")))
+    study = tmp_path / "empty.json"
+    study.write_text("{}", "utf-8")
     for flags, words in (
         ([first], ["--to"]),
         (["--to", first], ["RUN"]),
@@ -126,7 +129,12 @@ def test_wrong_usage_is_one_line_and_status_2(sets, tmp_path, capsys):
         ([first, f"{second}/seed0", "--to", second], ["second run", "seed 0"]),
         ([first, str(plain), "--to", second], ["depth, plain", "only in"]),
         ([str(plain), "--to", second], ["no seed in common", "7 and 0, 1"]),
-        ([first, "--to", second, "--error", "training"], ["no training"]),
+        ([str(study), "--to", first], ["empty.json", "no finished run"]),
+        (
+            [first, "--to", second, "--error", "training"],
+            ["no training error", "--error test"],
+        ),
+        ([str(hurt), "--to", second], ["no test error", "none"]),
     ):
         check_refused(
             lambda flags=flags: run_recipe(compare, flags), capsys, words

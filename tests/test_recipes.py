@@ -34,6 +34,7 @@ from keras_resnet import data, table1
 from keras_resnet_recipes import cifar10, experiment
 from keras_resnet_recipes.experiment import UsageError, images, values
 from keras_resnet_recipes.experiment.command import FLAGS
+from keras_resnet_recipes.experiment.files import BrokenFileError
 
 RECIPE = "recipes/cifar10.py"
 # Eight layers on the digits: seconds on any backend.
@@ -463,6 +464,10 @@ def test_results_are_made_from_the_lines_of_runs(finished, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"curves\.png is missing"):
         results.kind(folder)
     (tmp_path / "curves.png").rename(folder / "curves.png")
+    line["versions"] = 3
+    (twin / "result.json").write_text(json.dumps(line), "utf-8")
+    with pytest.raises(BrokenFileError, match=r"result\.json .*: wrong value"):
+        results.kind(twin)
 
 
 @pytest.mark.once

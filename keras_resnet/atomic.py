@@ -40,9 +40,12 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def write_atomically(path: PathLike, text: str) -> None:
-    """Write a text file so that `path` holds the old text or the new one."""
+    """Write a text file so that `path` holds the old text or the new one.
+
+    Paths in the text may hold bytes that are no UTF-8. They are escaped.
+    """
     with replacing(path) as partial:
-        partial.write_text(text, "utf-8")
+        partial.write_text(text, "utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The report of a folder."""
 
 import html.parser
+import os
 import re
 import shutil
 import subprocess
@@ -77,6 +78,12 @@ def test_a_report_is_one_file(folder):
     assert LINE["command"] in cells
     assert "keras 3.15.1; a processor" in "".join(cells)
     assert "unreadable" not in cells
+
+
+def test_a_path_need_not_be_utf_8(folder):
+    command = os.fsdecode(b"python recipes/imagenet.py --folder caf\xe9")
+    report.leave(folder, LINE | {"command": command})
+    assert "--folder caf" in (folder / "report.html").read_text("utf-8")
 
 
 @pytest.mark.once

@@ -560,7 +560,9 @@ def explain(path, model, how, image, best):
     if evaluation.channels_first(model):
         values = np.moveaxis(values, 0, -1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{best['name']}, {percent(best['probability'])}"
+    # The name of a folder may hold bytes that are no UTF-8.
+    name = best["name"].encode("utf-8", "replace").decode("utf-8")
+    title = f"{name}, {percent(best['probability'])}"
     plots.save(plots.explanation(centre, places, values, title), path)
 
 

@@ -504,6 +504,21 @@ def test_recipe_explains_files(saved, folder, tmp_path, capsys):
 
 
 @decodes
+def test_names_of_classes_need_not_be_utf_8(saved, folder, tmp_path):
+    for i in range(12):
+        path = tmp_path / "classes" / os.fsdecode(b"\xff%d" % i)
+        try:
+            path.mkdir(parents=True)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names alone")
+        (path / "1.jpg").touch()
+    flags = ["--weights", saved, "--class-names", tmp_path / "classes"]
+    flags += ["--explain", tmp_path / "why", "--output", tmp_path / "x.json"]
+    assert recipe(folder / "class03/a.png", *flags) == 0
+    assert (tmp_path / "why/1-a.png").exists()
+
+
+@decodes
 def test_recipe_names_classes_of_files(net, saved, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text(

@@ -204,6 +204,19 @@ def test_output_adapts_to_the_encoding_of_the_terminal(monkeypatch):
     assert written.getvalue() == b"1 ? 2\n"
 
 
+@pytest.mark.once
+def test_standard_output_may_be_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def use(_):
+        for stream in (sys.stdout, sys.stderr):
+            assert not stream.isatty()
+            stream.close()
+
+    experiment.execute(cifar10.Settings, use, [])
+
+
 def _run(*flags):
     """Run the recipe in this process, which has loaded its backend."""
     with pytest.MonkeyPatch.context() as patch:

@@ -172,6 +172,11 @@ def execute(settings, main, argv=None):
     # TensorFlow Datasets warns of missing folders. The error that follows says
     # more.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("stdout", "stderr"):
+        # The caller may have closed it.
+        if getattr(sys, name) is None:
+            nothing = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nothing)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The encoding of a terminal or pipe may lack "±".
         sys.stdout.reconfigure(errors="replace")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -47,7 +48,8 @@ def cached(
         DataUnavailableError: If `folder` holds something else.
     """
     folder = Path(folder)
-    asked = {"side": side, "quality": quality, "images": len(source)}
+    asked: dict[str, Any] = {"side": side, "quality": quality}
+    asked["images"] = len(source)
     if isinstance(source, Folder):
         # A changed folder may have as many images as before.
         asked["names"] = source.describe()

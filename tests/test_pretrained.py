@@ -191,6 +191,11 @@ def test_the_card_states_what_the_result_line_does(tmp_path):
             "strides in the 1x1",
         ),
         (
+            lambda: imagenet(output_stride=16),
+            {"format": "transformers"},
+            "dilates convolutions",
+        ),
+        (
             lambda: imagenet(block=keras_resnet.StochasticDepthBlock),
             {"format": "timm"},
             "class StochasticDepthBlock",

@@ -236,6 +236,10 @@ def _imagenet_block(model, format):
     reasons = {
         f"has blocks of class {', '.join(k.__name__ for k in own)}": own,
         "is a plain network": not all(b.residual for b in residual),
+        # The tensors do not show it, and the other library would stride.
+        "dilates convolutions (`output_stride`)": any(
+            max(b.dilation) > 1 for b in residual
+        ),
         "has another stem than ImageNet's networks": "stem_pool" not in names,
         "has no classifier": "head" not in names,
         "has its own preprocessing layers": any(

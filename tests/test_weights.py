@@ -417,7 +417,8 @@ MISFITS = {
     "Convolutions per block: 3 in the source, 2": other(bottleneck=True),
     r"fc\.weight 9x32 for 7x32.*classes=9.*new_head=True": other(classes=9),
     "16x1x3x3.*adapt_input=True": other(input_shape=(16, 16, 1)),
-    r"conv1\.weight 16x3x7x7 for 16x3x3x3": other(stem="imagenet"),
+    # Another stem is no matter of channels.
+    r"conv1\.weight 16x3x7x7 for 16x3x3x3\.$": other(stem="imagenet"),
     "26 of another shape.*and 20 more": other(widths=[16, 48]),
 }
 

@@ -259,9 +259,16 @@ def _misfit(arrays, weights, leftover, scheme):
             )
         else:
             problems.append("Keep the model's own head by `new_head=True`.")
-    elif differ == {STEM}:
+    elif differ == {STEM} and (
+        _but_channels(arrays[STEM]) == _but_channels(weights[STEM])
+    ):
         problems.append("Adapt the first convolution by `adapt_input=True`.")
     return " ".join(problems)
+
+
+def _but_channels(kernel):
+    """Return the shape of a kernel without the number of input channels."""
+    return (*kernel.shape[:2], *kernel.shape[3:])
 
 
 def _check_zero_channels(model, origin):

@@ -1,5 +1,6 @@
 """Folders to share: what they hold, and who can read them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -31,10 +32,12 @@ def build(depth=18, **options):
     )
 
 
-def imagenet(depth=18, **options):
+def imagenet(depth=18, size=64, **options):
     model = build(depth, **options)
     draw_weights(model, seed=0)
-    model.preprocessing = IMAGES
+    model.preprocessing = dataclasses.replace(
+        IMAGES, size=size, resize=size + 9
+    )
     return model
 
 
@@ -194,6 +197,11 @@ def test_the_card_states_what_the_result_line_does(tmp_path):
             lambda: imagenet(output_stride=16),
             {"format": "transformers"},
             "dilates convolutions",
+        ),
+        (
+            lambda: imagenet(size=384),
+            {"format": "transformers"},
+            "crops only below 384",
         ),
         (
             lambda: imagenet(block=keras_resnet.StochasticDepthBlock),

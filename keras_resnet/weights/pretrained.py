@@ -163,6 +163,12 @@ def _transformers(model):
     if _imagenet_block(model, "transformers") is not blocks.ResidualBlock:
         raise _cannot(model, "transformers", "activates before convolutions")
     images = _images(model, "transformers")
+    if images.size >= published.UNCROPPED:
+        raise WeightsError(
+            f"Model {model.name!r} crops images to {images.size} pixels, and "
+            f"transformers crops only below {published.UNCROPPED}. The other "
+            "formats hold every size."
+        )
     residual = blocks.residual_blocks(model)
     depths = table1.depths_of(block.name for block in residual)
     sizes = {

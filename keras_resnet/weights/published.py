@@ -37,6 +37,8 @@ KERAS_MD5 = {
 }
 # Pillow's numbers of interpolations, which the files of transformers use.
 PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+# The size from which on transformers' image processor does not crop.
+UNCROPPED = 384
 # Arguments of timm's networks that are allowed: they change nothing in
 # inference, or the tensors show the change.
 TIMM_ARGUMENTS = {
@@ -249,9 +251,8 @@ def _describe_transformers(repository, config):
     size = images["size"]
     if isinstance(size, dict):
         size = size["shortest_edge"]
-    # As in its image processor for ConvNeXT, which crops only for sizes below
-    # 384 pixels.
-    share = images.get("crop_pct", 224 / 256) if size < 384 else 1
+    # As in its image processor for ConvNeXT.
+    share = images.get("crop_pct", 224 / 256) if size < UNCROPPED else 1
     return (
         preprocessing.Preprocessing(
             mean=images["image_mean"],

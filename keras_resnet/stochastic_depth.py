@@ -73,7 +73,11 @@ class StochasticDepthBlock(blocks.ResidualBlock):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if self.rate:
-            self.seed_generator = keras.random.SeedGenerator(self.seed)
+            seed = self.seed
+            if seed is not None:
+                # Blocks of one seed must not drop the same images.
+                seed = (seed + 1_000_003 * self.place[0]) % 2**31
+            self.seed_generator = keras.random.SeedGenerator(seed)
 
     def join(
         self,

@@ -51,6 +51,19 @@ def join(block, branch, shortcut):
     )
 
 
+def test_blocks_of_one_seed_drop_different_images():
+    dropped = []
+    for number in (1, 2):
+        # The same rate in both places.
+        block = StochasticDepthBlock(
+            4, drop_rate=0.8 / number, place=(number, 2), seed=0
+        )
+        block.build((None, 2, 2, 4))
+        ones = np.ones((64, 2, 2, 4), "float32")
+        dropped.append(join(block, ones, 0 * ones)[:, 0, 0, 0] == 0)
+    assert (dropped[0] != dropped[1]).any()
+
+
 def test_an_image_keeps_its_whole_branch_or_none_and_the_mean_stays():
     n, rate = 2000, 0.3
     block = StochasticDepthBlock(4, drop_rate=rate, seed=0)

@@ -231,6 +231,15 @@ def test_a_grown_network_computes_the_same(kind):
         np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
+def test_a_grown_network_keeps_its_dilation():
+    model = _net("B", depths=(1, 1), output_stride=1)
+    images, _ = _data(8)
+    grown = analysis.grow(model, 1)
+    assert grown.get_layer("stage2_block2").dilation == (2, 2)
+    outputs = [_outputs(m, images) for m in (model, grown)]
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+
+
 def test_a_grown_network_trains_on():
     model = _net("B")
     images, labels = _data(16)

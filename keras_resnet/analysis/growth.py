@@ -129,6 +129,8 @@ def _new_block(layer, stage, number, zero, seed):
         | {
             "name": table1.block_name(stage, number),
             "stride": 1,
+            # Another first dilation stands for a stride.
+            "dilation": layer.dilation[1],
             # A projection would not be the identity.
             "shortcut": "B" if layer.shortcut == "C" else layer.shortcut,
             "zero_init_residual": zero,

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -157,10 +158,15 @@ class Nets:
         )
         weight_files.check(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        source = f"weights {path.name}, sha256 {digest[:16]}"
-        self.used[path.name] = {"source": source}
+        name = path.name
+        if [file.name for file in s.weights].count(name) > 1:
+            # Files of the hub are all called model.safetensors. The name is
+            # also a part of names of files, where it must not become folders.
+            name = re.sub(r"[/\\:]", ".", str(path))
+        source = f"weights {name}, sha256 {digest[:16]}"
+        self.used[name] = {"source": source}
         load = functools.partial(_load_file, chosen)
-        return Net(depth, False, path.name, load)
+        return Net(depth, False, name, load)
 
     def all_seeds(self, depth, **options):
         """Return the title of a net, and its runs with all seeds."""

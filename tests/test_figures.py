@@ -313,6 +313,27 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
         assert claim["value"] == pytest.approx(1)
 
 
+def test_files_of_one_name_are_different_nets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        files.append(Path(folder, "model.safetensors"))
+        files[-1].write_bytes(folder.encode())
+    settings = figures.Settings.settle(
+        {
+            "figure": "responses",
+            "weights": files,
+            "depths": [14, 20],
+            "preprocessing": "cifar",
+        }
+    )
+    each = nets.Nets(settings)
+    names = [net.name for (net,) in each.by_depth()]
+    assert names == ["a.model.safetensors", "b.model.safetensors"]
+    assert list(each.used) == names
+
+
 def test_mosaics_are_of_four_classes():
     images = data.load("digits").test
     mosaics, classes = figures.mosaics_of(images, 3)

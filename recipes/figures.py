@@ -463,8 +463,8 @@ def growth(settings, nets, page):
         series.append(style | changes._asdict())
         if not net.plain:
             page.claim(
-                f"change of the logits of {net.label} by zero-initialized "
-                "blocks, relative",
+                f"largest change of a logit of {net.label} by zero-initialized "
+                "blocks",
                 f"{HE}, 1: a deeper net can compute the same",
                 float(max(changes.zero)),
                 "at most",

@@ -139,6 +139,12 @@ class Settings(ImageSettings):
                 f"--weights needs --depths with a depth for each of its "
                 f"{len(s.weights)} files, in order: there are {len(s.depths)}"
             )
+        if s.figure != "responses" and len({*s.depths}) < len(s.weights):
+            raise UsageError(
+                f"the pictures of {s.figure} are named by depth, and a depth "
+                "is given twice: give one file of --weights for each depth, "
+                "and the others with another --output"
+            )
         if s.figure == "explanations" and not s.weights:
             raise UsageError(
                 "explanations need larger images than runs have: give "

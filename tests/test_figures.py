@@ -75,6 +75,10 @@ def test_presets():
             ["lesions", "--weights", "x.th", "--depths", "20", "--steps", "1"],
             ["--steps", "no --weights"],
         ),
+        (
+            ["lesions", "--weights", "x.th", "y.th", "--depths", "20", "20"],
+            ["a depth is given twice"],
+        ),
         (["lesions", "--dataset", "digits", "--data-dir", "x"], ["--data-dir"]),
     ],
 )
@@ -284,7 +288,7 @@ def test_figures_are_drawn_and_nothing_is_trained_twice(
     "name", ["responses", "lesions", "landscape", "explanations"]
 )
 def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
-    """Two nets in files, one of PyTorch and one of Keras."""
+    """A net in a file of PyTorch, and for responses in one of Keras, too."""
     keras.utils.set_random_seed(3)
     net = keras_resnet.ResNetCIFAR(14, classifier_activation=None)
     file = tmp_path / "resnet14.safetensors"
@@ -297,12 +301,13 @@ def test_published_weights_need_no_training(tmp_path, name, monkeypatch):
     test = data.Split(images, digits.test.labels)
     coloured = dataclasses.replace(digits, train=test, test=test)
     monkeypatch.setattr(figures, "data_of", lambda settings: coloured)
-    flags = ["--weights", file, whole, "--depths", "14", "14"]
+    files = [file, whole] if name == "responses" else [file]
+    flags = ["--weights", *files, "--depths", *["14"] * len(files)]
     flags += ["--preprocessing", "cifar", "--images", "8"]
     flags += ["--points", "3"] if name == "landscape" else []
     run_recipe(figures, [name, *flags, "--output", tmp_path / "out"])
     line = read_json(tmp_path / f"out/{name}.json")
-    assert set(line["nets"]) == {file.name, whole.name}
+    assert set(line["nets"]) == {path.name for path in files}
     assert line["claims"]
     page = (tmp_path / "out/README.md").read_text("utf-8")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

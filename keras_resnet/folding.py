@@ -92,8 +92,12 @@ def _folded(model):
     graph = getattr(model, "_functional", model)
     # Rebuilt from its graph, because a clone of a compiled model would be
     # compiled too, and have the optimizer's slot variables.
-    ours = isinstance(model, ResidualNetwork)
-    kind = ResidualNetwork if ours else keras.Model
+    kind = keras.Model
+    if isinstance(model, ResidualNetwork):
+        # A `FeatureExtractor` stays one. The arguments of other subclasses are
+        # unknown.
+        usual = type(model).__init__ is ResidualNetwork.__init__
+        kind = type(model) if usual else ResidualNetwork
     graph = kind(graph._inputs_struct, graph._outputs_struct, name=model.name)
     nodes = [node for level in graph._nodes_by_depth.values() for node in level]
     in_training = {

@@ -165,6 +165,19 @@ def test_maps_are_the_networks_own(tmp_path):
         np.testing.assert_allclose(value, actual[name], atol=1e-5)
 
 
+def test_folded_features_are_features():
+    model = small()
+    draw_weights(model, seed=0)
+    extractor = features(model, [1, 2])
+    folded = keras_resnet.fold_batch_norm(extractor)
+    assert folded.strides == extractor.strides
+    assert folded.channels == extractor.channels
+    x = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype("float32")
+    expected = extractor.predict(x, verbose=0)
+    for name, value in folded.predict(x, verbose=0).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-5)
+
+
 @pytest.mark.parametrize("stages", [(), (2, 1), (1, 1), (1, 2, 3), (0,)])
 def test_stages_of_features_are_checked(stages):
     with pytest.raises(ValueError, match="has 1, 2. Received: stages="):

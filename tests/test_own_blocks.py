@@ -95,6 +95,37 @@ def test_it_is_saved_folded_and_counted(own, tmp_path):
     assert {x.name for x in usual.layers if x.macs} <= own_layers
 
 
+@pytest.mark.parametrize("kind", ["SEBlock", "biased"])
+def test_its_weights_are_loaded_for_other_classes(samples, kind, tmp_path):
+    def build(classes, **options):
+        block = samples.SEBlock if kind == "SEBlock" else Biased
+        return small(classes=classes, block=block, **options)
+
+    model = build(5)
+    draw_weights(model, seed=1)
+    model.save(tmp_path / "net.keras")
+    again = build(6, weights=tmp_path / "net.keras")
+    for a, b in zip(model.weights, again.weights, strict=True):
+        if not a.path.startswith("head"):
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+    state = keras_resnet.weights.loading.to_arrays(small(), "torchvision")
+    missing = r"missing: layer1\.0\." + (
+        "squeeze" if kind == "SEBlock" else r"conv1\.bias"
+    )
+    with pytest.raises(keras_resnet.WeightsError, match=missing):
+        keras_resnet.load_torch_weights(model, state)
+
+
+@keras.saving.register_keras_serializable("own_blocks")
+class Biased(keras_resnet.ResidualBlock):
+    """Residual block whose convolutions have biases, too."""
+
+    def make_convolution(self, *args):
+        conv = super().make_convolution(*args)
+        conv.use_bias = True
+        return conv
+
+
 FRESH = """
 import sys
 import keras, numpy as np

@@ -156,7 +156,7 @@ def convert(
     # Checked before the head is removed, because the head may be damaged.
     _check_finite(arrays, scheme, origin)
     arrays, weights = _without_head(arrays, weights, new_head)
-    _fold_biases(arrays)
+    _fold_biases(arrays, weights)
     _check_architecture(arrays, weights, origin)
     if adapt_input:
         _adapt_stem(arrays, weights, adapt_input)
@@ -449,7 +449,9 @@ def _description(paths):
         if weight == "kernel" and table1.stage_and_block(layer)
     ]
     depths = table1.depths_of({layer for layer, _ in kernels})
-    numbers = [int(part[-1]) for _, part in kernels if part != "shortcut_conv"]
+    # A block of the user's own may have other parts.
+    matches = [re.fullmatch(r"conv(\d)", part) for _, part in kernels]
+    numbers = [int(match[1]) for match in matches if match]
     projecting = [
         table1.stage_and_block(layer)[0]
         for layer, part in kernels
@@ -463,14 +465,15 @@ def _description(paths):
     }
 
 
-def _fold_biases(arrays):
+def _fold_biases(arrays, weights):
     """Move the biases of convolutions into the normalizations after them.
 
-    `y + bias - mean` is `y - (mean - bias)`.
+    `y + bias - mean` is `y - (mean - bias)`. A bias that the model has, too,
+    by a block of the user's own, stays.
     """
     for path in list(arrays):
         layer, part, weight = path
-        if weight != "bias" or layer == "head":
+        if weight != "bias" or layer == "head" or path in weights:
             continue
         after = (
             ("stem_bn", "", "moving_mean")

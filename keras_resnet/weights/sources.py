@@ -218,6 +218,16 @@ def _meanings(naming, names):
         layer = table1.block_name(stage, block)
         exists = sum(collect(layer, *part) for part in parts) > 0
         block += exists
+    if naming is NAMINGS["keras_resnet"]:
+        # A custom block has parts of other names.
+        for name in names:
+            path = tuple(str(name).split("/"))
+            if (
+                len(path) == 3
+                and table1.stage_and_block(path[0])
+                and path[-1] in TORCH_WEIGHTS
+            ):
+                meanings[name] = path
     return meanings
 
 

@@ -425,6 +425,24 @@ def test_lamb_by_hand():
             )
 
 
+@pytest.mark.parametrize("kind", [training.CoupledSGD, training.Lamb])
+@pytest.mark.parametrize("how", ["name", "variable"])
+def test_excluded_weights_do_not_decay(kind, how):
+    kernel, other = (
+        keras.Variable(np.ones((2, 2), "float32"), name=name)
+        for name in ("kernel", "other")
+    )
+    optimizer = kind(0.1, coupled_decay=0.2)
+    if how == "name":
+        optimizer.exclude_from_weight_decay(var_names=["other"])
+    else:
+        optimizer.exclude_from_weight_decay(var_list=[other])
+    optimizer.build([kernel, other])
+    optimizer.apply(2 * [ops.zeros((2, 2))], [kernel, other])
+    assert (ops.convert_to_numpy(kernel) < 1).all()
+    assert (ops.convert_to_numpy(other) == 1).all()
+
+
 @only("jax")
 def test_optimizers_compile_nothing_to_begin(caplog):
     import jax

@@ -98,9 +98,9 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
     earlier gradients at once, because the momentum sums gradients, not moves.
 
     Either way the gradient is that of `loss + d / 2 * sum(w ** 2)` for every
-    trainable weight, normalization and biases included. Keras's own
-    `SGD(weight_decay=)` differs: it shrinks the weights separately from the
-    gradient and the momentum.
+    trainable weight, normalization and biases included, except those that
+    `exclude_from_weight_decay` names. Keras's own `SGD(weight_decay=)` differs:
+    it shrinks the weights separately from the gradient and the momentum.
 
     Args:
         learning_rate: Float or schedule. Defaults to `0.1`.
@@ -142,6 +142,7 @@ class CoupledSGD(_Optimizer, keras.optimizers.SGD):
 
     def _decay_of(self, variable: keras.Variable) -> float:
         decays = self.decay_norm_and_bias or len(variable.shape) > 1
+        decays = decays and self._use_weight_decay(variable)
         return self.coupled_decay if decays else 0
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -261,7 +262,8 @@ class Lamb(_Optimizer, keras.optimizers.Lamb):
         deviation = ops.sqrt(v / (1 - ops.power(self.beta_2, step)))
         update = mean / (deviation + self.epsilon)
         if len(variable.shape) > 1:
-            update = update + self.coupled_decay * variable
+            if self._use_weight_decay(variable):
+                update = update + self.coupled_decay * variable
             weight = ops.sqrt(ops.sum(ops.square(variable)))
             length = ops.sqrt(ops.sum(ops.square(update)))
             usable = ops.logical_and(weight > 0, length > 0)

@@ -146,7 +146,7 @@ def best(lines):
             lines["evaluations"].items(), key=lambda item: item[1]["top1"]
         )
         items.append(
-            f"- Lowest error of published weights: {percent(1 - line['top1'])} "
+            f"- Lowest error of evaluated weights: {percent(1 - line['top1'])} "
             f"({name})."
         )
     return items

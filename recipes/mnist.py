@@ -210,10 +210,15 @@ def build(settings, data, steps, net, seed):
 
 def jobs(settings, devices):
     """Return the jobs of both nets with each seed."""
+    import numpy as np
+
     from keras_resnet_recipes.experiment import images
 
     data = select(settings, images.load(settings, devices))
     steps = images.steps_in_all(settings, len(data.train))
+    # Padding is black, as the border is. The nets subtract one number, so the
+    # mean of each pixel would leave its own shape in a shifted image.
+    black = np.zeros(data.train.images.shape[1:])
 
     def job(net, settings):
         seed = settings.seed
@@ -227,6 +232,7 @@ def jobs(settings, devices):
             devices,
             make,
             steps=steps,
+            mean=black,
             report=lambda model, run: test_best(run, make, data),
             label=settings.net_name(net),
             plain=net == "plain",

@@ -18,6 +18,7 @@ from conftest import SHALLOW, check_refused, read_json, run_recipe, settings_of
 
 import keras_resnet
 from keras_resnet import data, table1
+from keras_resnet.devices import Devices
 from keras_resnet_recipes import mnist, results
 
 
@@ -154,6 +155,26 @@ def test_images_are_enlarged_by_whole_pixels():
     actual = mnist.select(settings, small).train.images
     np.testing.assert_array_equal(actual[:, 2:-2, 2:-2], images)
     assert actual.sum(dtype="int64") == images.sum(dtype="int64")
+
+
+@pytest.mark.once
+def test_shifted_images_are_nothing_but_shifted():
+    settings = _settings("--dataset", "digits", "--augment")
+    digits = mnist.select(settings, data.load("digits")).train
+    job, _ = mnist.jobs(settings, Devices())
+    images, labels = next(iter(job.batches(0)))
+    drawn = data.draw_epoch(
+        len(digits), 0, padding=4, horizontal_flip=False, seed=0
+    )[: settings.batch_size]
+    assert len({*map(tuple, drawn[:, 1:3])}) > 10
+    black = [(0, 0), (4, 4), (4, 4), (0, 0)]
+    padded = np.pad(digits.images, black)[drawn[:, 0]]
+    expected = [
+        data.cut(image, window, (32, 32))
+        for image, window in zip(padded, drawn[:, 1:], strict=True)
+    ]
+    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(labels, digits.labels[drawn[:, 0]])
 
 
 def test_the_twins_begin_alike():

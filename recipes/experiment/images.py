@@ -93,7 +93,7 @@ def batches_by(input):
     return "device" if on_device else "tf.data"
 
 
-def job(settings, data, devices, build, *, steps, **more):
+def job(settings, data, devices, build, *, steps, mean=None, **more):
     """Return the `Job` of training on a dataset in memory.
 
     Args:
@@ -105,6 +105,9 @@ def job(settings, data, devices, build, *, steps, **more):
         build: Callable that returns the compiled model of a new run. It takes
             raw pixels, and has the metric "accuracy".
         steps: Integer, number of all steps.
+        mean: Array of the shape of an image, the mean of each pixel that the
+            model subtracts: the colours of padding. Defaults to the mean of
+            the training images.
         **more: Other attributes of the `Job`, such as `report`, which
             defaults to `test` on the test images.
     """
@@ -129,7 +132,7 @@ def job(settings, data, devices, build, *, steps, **more):
         return source.training_batches(
             data.train,
             settings.batch_size,
-            mean=data.mean,
+            mean=data.mean if mean is None else mean,
             padding=settings.padding,
             horizontal_flip=settings.horizontal_flip,
             seed=settings.seed,

@@ -49,7 +49,7 @@ class PreactivationBlock(blocks.ResidualBlock):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.preact_bn: keras.Layer | None = super().make_normalization(
+        self.preact_bn: keras.Layer | None = self.make_normalization(
             "preact_bn"
         )
         self._configure_sublayers()

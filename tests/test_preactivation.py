@@ -134,6 +134,16 @@ def test_what_is_set_on_the_first_normalization_is_kept():
     assert PreactivationBlock.from_config(config).preact_bn.momentum == 0.5
 
 
+def test_a_subclass_makes_every_normalization():
+    class Grouped(PreactivationBlock):
+        def make_normalization(self, name, gamma_initializer="ones"):
+            return keras.layers.GroupNormalization(4, name=name)
+
+    block = Grouped(8)
+    block.build((None, 8, 8, 8))
+    assert isinstance(block.preact_bn, keras.layers.GroupNormalization)
+
+
 @pytest.mark.parametrize("name", ["A", "C", "plain", "bottleneck"])
 def test_the_normalizations_between_convolutions_are_folded(name):
     model = preactivated(**VARIANTS[name])

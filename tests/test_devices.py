@@ -400,6 +400,13 @@ def test_devices_that_are_not_there(monkeypatch):
             _use("--devices", "3")
 
 
+@pytest.mark.usefixtures("_launched_alone")
+@pytest.mark.parametrize("count", [0, -1, "2"])
+def test_no_number_of_devices(count):
+    with pytest.raises(ValueError, match="`devices` must be None"):
+        devices.use(count)
+
+
 @only("tensorflow")
 @pytest.mark.usefixtures("_launched_alone")
 def test_tensorflow_says_that_it_trains_in_one_process(monkeypatch):

@@ -54,7 +54,15 @@ def use(
 
     Raises:
         DevicesError: If the devices do not exist or cannot train together.
+        ValueError: If `devices` is none of the above.
     """
+    number = isinstance(devices, int) and devices >= 1
+    if devices not in (None, ALL) and not number:
+        # Elsewhere -1 means all devices; here it would be one, or all but one.
+        raise ValueError(
+            '`devices` must be None, "all" or a positive integer. '
+            f"Received: devices={devices!r}"
+        )
     if backend.share_memory is not None:
         backend.share_memory()
     if deterministic:

@@ -346,7 +346,8 @@ class ResidualBlock(keras.layers.Layer):
         preactivated: Boolean. `True`: the block normalizes and activates its
             input, and `ResNet` does so after the last block, not in the stem.
         place: Pair of integers, set by `ResNet`: the block's number, from 1,
-            and the number of blocks in the network.
+            and the number of blocks in the network. Files do not store it: a
+            subclass that reads it does, as `StochasticDepthBlock` shows.
 
     Raises:
         ValueError: For an unknown shortcut or stride placement, and if the

@@ -111,6 +111,8 @@ def test_the_network_normalizes_before_each_convolution_but_the_stem(
 
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_zero_initialization_is_the_identity_and_can_be_trained(bottleneck):
+    # Of a few channels, an unlucky draw leaves some without a gradient.
+    keras.utils.set_random_seed(0)
     model = preactivated(zero_init_residual=True, bottleneck=bottleneck)
     block = model.get_layer("stage2_block2")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, block.out_channels))

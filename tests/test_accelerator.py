@@ -161,6 +161,31 @@ def test_moving_statistics_are_updated_together(monkeypatch, precision):
 
 
 @only("torch")
+def test_statistics_of_an_own_layer_stay_the_same():
+    """Differences of two tensors, or of a multiple, are no constant shifts."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from keras_resnet.backend.torch import program
+
+    def statistics(average, x, y):
+        return (
+            torch.lerp(average, x - y, 0.1),
+            torch.lerp(average, torch.sub(x, 2.0, alpha=3.0), 0.1),
+            torch.lerp(average, torch.pow(x, 2) - 0.5, 0.1),
+        )
+
+    tensors = [torch.arange(4.0) + i for i in range(3)]
+    module = make_fx(statistics)(*tensors)
+    program._average_together(module.graph)
+    module.recompile()
+    for actual, expected in zip(
+        module(*tensors), statistics(*tensors), strict=True
+    ):
+        assert torch.equal(actual, expected)
+
+
+@only("torch")
 def test_weights_and_gradients_are_converted_together(monkeypatch):
     """By one operation each in a step, with the same numbers."""
     from keras_resnet.backend.torch import program

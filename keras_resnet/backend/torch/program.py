@@ -133,7 +133,9 @@ def _average_together(graph):
         for node in graph.nodes:
             if node.target is target and set(node.users) <= set(readers):
                 *tensors, number = node.args
-                groups.setdefault(number, []).append((node, tensors))
+                # A layer may also subtract a tensor, or a multiple.
+                if not isinstance(number, torch.fx.Node) and not node.kwargs:
+                    groups.setdefault(number, []).append((node, tensors))
         readers = []
         for number, group in groups.items():
             nodes, tensors = zip(*group, strict=True)

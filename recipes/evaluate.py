@@ -319,10 +319,10 @@ def scorer(model, how, settings):
 
 def read_class_names(path, count):
     """Read a folder or file of classes: pairs of identifier and name."""
-    from keras_resnet import data
-
     try:
         if path.is_dir():
+            from keras_resnet import data
+
             # Their order is not that of `ls`.
             lines = [*data.class_folders(path)]
         else:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -160,9 +159,8 @@ class Nets:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         name = path.name
         if [file.name for file in s.weights].count(name) > 1:
-            # Files of the hub are all called model.safetensors. The name is
-            # also a part of names of files, where it must not become folders.
-            name = re.sub(r"[/\\:]", ".", str(path))
+            # Files of the hub are all called model.safetensors.
+            name = files.as_name(str(path))
         source = f"weights {name}, sha256 {digest[:16]}"
         self.used[name] = {"source": source}
         load = functools.partial(_load_file, chosen)

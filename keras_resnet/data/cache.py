@@ -48,8 +48,11 @@ def cached(
         DataUnavailableError: If `folder` holds something else.
     """
     folder = Path(folder)
-    asked: dict[str, Any] = {"side": side, "quality": quality}
-    asked["images"] = len(source)
+    asked: dict[str, Any] = {
+        "side": side,
+        "quality": quality,
+        "images": len(source),
+    }
     if isinstance(source, Folder):
         # A changed folder may have as many images as before.
         asked["names"] = source.describe()

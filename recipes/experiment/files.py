@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import socket
 import zipfile
 from pathlib import Path
@@ -34,6 +35,11 @@ class BrokenFileError(Failure):
 
 class RunInProgressError(Failure):
     """Another process uses the folder of a run."""
+
+
+def as_name(text):
+    """Return a text without what would make folders of a file's name."""
+    return re.sub(r"[/\\:]", ".", text)
 
 
 @contextlib.contextmanager

@@ -10,12 +10,11 @@ the run's folder, and the flags that give the same settings again.
 
 import argparse
 import dataclasses
-import re
 import sys
 import typing
 from pathlib import Path
 
-from . import block, report, values
+from . import block, files, report, values
 from .command import Parser, UsageError, flag
 
 REQUIRED = dataclasses.MISSING
@@ -279,8 +278,7 @@ class CommandSettings:
         for name, value in self.changes().items():
             if name not in (*self.NAMED, "seed"):
                 text = name.replace("_", "") + "_".join(_texts(value))
-                # A path must not become folders in the folder of runs.
-                parts.append(re.sub(r"[/\\:]", ".", text))
+                parts.append(files.as_name(text))
         parts.append(backend)
         if "seed" in self.stored():
             parts.append(f"seed{self.seed}")

@@ -607,16 +607,27 @@ def lesions(settings, nets, page):
         lengths = analysis.path_lengths(gradients.lengths[-1])
         name = f"paths-{depth}"
         page.draw(name, plots.path_lengths, *lengths, gradients, caption)
-        contributed = lengths[1] * gradients.norms.mean(axis=1)
-        half = lengths[0] <= len(lengths[0]) // 2
         page.claim(
             f"share of the gradient of {net.label} from paths through at most "
             "half of its blocks",
             f"{VEIT}, 5",
-            float(contributed[half].sum() / contributed.sum()),
+            share_of_short_paths(*lengths, gradients.norms),
             "at least",
             0.9,
         )
+
+
+def share_of_short_paths(lengths, share, norms):
+    """Return the share of the gradient from paths through half of the blocks.
+
+    Args:
+        lengths: Array of the lengths of paths, from 0 to the number of blocks.
+        share: Array, which share of all paths has each length.
+        norms: Array of gradient norms, a row for each length.
+    """
+    contributed = share * norms.mean(axis=1)
+    short = lengths <= lengths[-1] / 2
+    return float(contributed[short].sum() / contributed.sum())
 
 
 def claim_lesions(page, net, each, deleted, swapped):

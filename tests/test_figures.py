@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="the recipes feed by tf.data")
@@ -365,3 +366,9 @@ def test_failures_are_one_line(tmp_path, capfd, monkeypatch):
         _draw((tmp_path, tmp_path), "responses")
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert "exit status 2" in last
+
+
+def test_half_of_nine_blocks_are_at_most_four():
+    lengths, share = np.arange(10), np.full(10, 0.1)
+    short = figures.share_of_short_paths(lengths, share, np.ones([10, 3]))
+    assert short == pytest.approx(0.5)

@@ -2,7 +2,7 @@
 
 Keras normalizes by `tf.nn.moments` and several operations, and copies images to
 pad them for a strided convolution. On one core, with freed memory kept, a
-training step of ResNet-20, batch 128, is 1.47 times as fast as with Keras's
+training step of ResNet-20, batch 128, is 1.4 times as fast as with Keras's
 layers, and inference of ResNet-50 1.12 times (docs/results/benchmarks).
 """
 

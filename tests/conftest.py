@@ -184,6 +184,42 @@ def _global_settings():
 
 
 @pytest.fixture
+def no_text_is_cut(monkeypatch):
+    """Draw all figures of a test, and look for text outside the canvas."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    from keras_resnet.plots import style
+
+    figures, drawn = [], []
+
+    class Recorded(Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            figures.append(self)
+
+    draw = Text.draw
+
+    def record(text, renderer):
+        draw(text, renderer)
+        if text.get_visible() and text.get_text():
+            drawn.append((text.get_text(), text.get_window_extent(renderer)))
+
+    monkeypatch.setattr(style, "Figure", Recorded)
+    yield
+    monkeypatch.setattr(Text, "draw", record)
+    for figure in figures:
+        drawn.clear()
+        FigureCanvasAgg(figure).draw()
+        for text, box in drawn:
+            assert box.x0 > -1, text
+            assert box.y0 > -1, text
+            assert box.x1 < figure.bbox.x1 + 1, text
+            assert box.y1 < figure.bbox.y1 + 1, text
+
+
+@pytest.fixture
 def interrupt_after(monkeypatch):
     """Press Ctrl-C once, after so many batches of runs of this process."""
 

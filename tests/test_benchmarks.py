@@ -148,6 +148,7 @@ def run(*flags):
 
 
 @pytest.mark.once
+@pytest.mark.usefixtures("no_text_is_cut")
 def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
 

@@ -237,6 +237,7 @@ def _as_if_trained(runs, **changed):
 
 
 @pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.usefixtures("no_text_is_cut")
 def test_figures_are_drawn_and_nothing_is_trained_twice(
     folders, name, capfd, monkeypatch
 ):

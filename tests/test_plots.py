@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("matplotlib", reason="an extra: recipes")
 
 from matplotlib import colors
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -17,37 +16,7 @@ from PIL import Image
 from keras_resnet import analysis, plots
 from keras_resnet.plots import style
 
-pytestmark = pytest.mark.once
-
-
-@pytest.fixture(autouse=True)
-def _no_text_is_cut(monkeypatch):
-    """Draw all figures of a test, and look for text outside the canvas."""
-    figures, drawn = [], []
-
-    class Recorded(Figure):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            figures.append(self)
-
-    draw = Text.draw
-
-    def record(text, renderer):
-        draw(text, renderer)
-        if text.get_visible() and text.get_text():
-            drawn.append((text.get_text(), text.get_window_extent(renderer)))
-
-    monkeypatch.setattr(style, "Figure", Recorded)
-    yield
-    monkeypatch.setattr(Text, "draw", record)
-    for figure in figures:
-        drawn.clear()
-        FigureCanvasAgg(figure).draw()
-        for text, box in drawn:
-            assert box.x0 > -1, text
-            assert box.y0 > -1, text
-            assert box.x1 < figure.bbox.x1 + 1, text
-            assert box.y1 < figure.bbox.y1 + 1, text
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("no_text_is_cut")]
 
 
 def test_learning_curves_are_in_percent():
@@ -247,6 +216,7 @@ def test_degradation_has_plain_and_residual_apart():
         assert colors.to_hex(axes.lines[-1].get_color()).upper() == color
         ends = [line.get_ydata()[-1] for line in axes.lines]
         assert ends == pytest.approx([20, 40, 30, 40])
+        assert "20.0 % with 2 layers, 30.0 % with 3" in axes.get_title()
 
 
 def test_error_by_depth_has_deviations():
@@ -296,7 +266,24 @@ def test_gradients_are_by_layer():
     assert [line.get_linestyle() for line in axes.lines] == ["--", ":", "-"]
     assert list(axes.lines[-1].get_ydata()) == [17, 18]
     # The norms are 1 and 2 at first, and 17 and 18 at the end.
-    assert "2-fold between layers at first, 1-fold" in axes.get_title()
+    assert "2.0-fold between layers at first,\n1.1-fold" in axes.get_title()
+
+
+def test_long_names_and_large_numbers_fit():
+    errors = {"iterations": [352], "error": [0.5], "val_error": [0.4]}
+    label = "ResNet-20 (A), keras_resnet:PreactivationBlock"
+    plots.learning_curves([{"label": label} | errors])
+    rows = [
+        {"label": f"ResNet-110 ({option})", "color": plots.PLAIN}
+        | {"iterations": [1, 2], "val_error": [0.9, 0.115]}
+        for option in "ABC"
+    ]
+    title = "; ".join(f"{row['label']} 11.5 %" for row in rows)
+    title = f"test error: plain-110 14.7 %; {title}"
+    plots.validation_curves(rows, title)
+    flow = {"label": "plain-110", "color": plots.PLAIN, "steps": [0, 1]}
+    norms = np.geomspace(3.3e6, 1, 110) * np.ones((2, 1))
+    plots.gradient_flow([flow | {"norms": norms}] * 2)
 
 
 def test_growth_shows_an_exact_zero():

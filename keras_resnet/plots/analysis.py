@@ -137,9 +137,10 @@ def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
             )
         _gradient_axes(axes)
         first, end = (_spread(one["norms"][i]) for i in (0, last))
+        first, end = (f"{x:,.{int(x < 10)}f}" for x in (first, end))
         axes.set_title(
-            f"{one['label']}: {first:,.0f}-fold between layers at first, "
-            f"{end:,.0f}-fold at the end",
+            f"{one['label']}: {first}-fold between layers at first,\n"
+            f"{end}-fold at the end",
             fontsize=9.5,
         )
         axes.tick_params(labelleft=True)
@@ -320,7 +321,8 @@ def lesion_study(series: Rows, caption: str | None = None) -> Figure:
     for axes in panels:
         axes.tick_params(labelleft=True)
         axes.set_ylim(bottom=0)
-        finish(axes)
+        # The dot of a lone entry would look like one of the points.
+        finish(axes, legend=axes is panels[0] or len(series) > 1)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Learning curves, errors by depth, and predicted classes."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,8 @@ def _error_bars(axes: Axes, curves: Rows, colors: Sequence[str]) -> None:
                     f" {error:.1f} %",
                     verticalalignment="center",
                 )
-                names.append(f"{curve['label']}, {what}")
+                name = f"{curve['label']}, {what}"
+                names.append(textwrap.fill(name, 32))
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -161,7 +163,9 @@ def validation_curves(
     axes.set_xlabel("iterations (optimizer steps)")
     axes.set_ylabel("validation error (%)")
     axes.set_xlim(left=0)
-    axes.set_title(title or "", fontsize=10)
+    if title:
+        # Above the labels, too, because the axes alone may be too narrow.
+        figure.suptitle(title, fontsize=10)
     finish(axes, legend=False)
     label_ends(axes)
     return figure
@@ -202,8 +206,14 @@ def step_curves(curves: Rows, caption: str | None = None) -> Figure:
     panels[0].set_ylabel("cross-entropy (nats)")
     # Early moving statistics are inexact, so a validation may give any loss.
     top = 1.5 * max(np.max(curve["loss"]) for curve in curves)
-    if max(np.max(curve["val_loss"]) for curve in curves) < top:
+    most = max(np.max(curve["val_loss"]) for curve in curves)
+    if most < top:
         top = None
+    else:
+        panels[0].set_title(
+            f"validation losses up to {most:.3g} are above the axis",
+            fontsize=9.5,
+        )
     panels[0].set_ylim(0, top)
     panels[1].set_ylabel("accuracy (%)")
     return figure
@@ -228,7 +238,7 @@ def predictions(
     """
     columns = 6
     rows = -(-len(images) // columns)
-    height = rows * (1.8 + 0.15 * len(predicted)) + 0.4
+    height = rows * (1.95 + 0.15 * len(predicted)) + 0.4
     figure, grid = subplots(1.7 * columns, height, caption, rows, columns)
     for axes in grid.flat:
         axes.axis("off")
@@ -256,7 +266,8 @@ def degradation(curves: Rows, caption: str | None = None) -> Figure:
     """Draw training and validation errors, plain beside residual.
 
     As in the paper's figure 6, training error is thin and dashed and
-    validation error bold. Deeper nets are darker.
+    validation error bold. Deeper nets are darker. The titles have the last
+    training errors.
 
     Args:
         curves: List of dictionaries with `depth`, `plain` (boolean),
@@ -268,9 +279,12 @@ def degradation(curves: Rows, caption: str | None = None) -> Figure:
     """
     figure, [panels] = subplots(9, 4.4, caption, columns=2, sharey=True)
     depths = sorted({curve["depth"] for curve in curves})
+    ends: tuple[list[str], list[str]] = [], []
     for curve in sorted(curves, key=lambda c: c["depth"]):
         plain, depth = curve["plain"], curve["depth"]
         rank = depths.index(depth)
+        end = 100 * np.mean(np.asarray(curve["error"])[-1])
+        ends[0 if plain else 1].append(f"{end:.1f} % with {depth} layers")
         _training_and_validation(
             panels[0 if plain else 1],
             curve,
@@ -281,10 +295,11 @@ def degradation(curves: Rows, caption: str | None = None) -> Figure:
             marker=marker(rank) if len(curve["iterations"]) < 40 else "",
             markersize=4,
         )
-    panels[0].set_title("plain", fontsize=10)
-    panels[1].set_title("residual", fontsize=10)
     panels[0].set_ylabel("error (%)")
-    for axes in panels:
+    kinds = "plain", "residual"
+    for axes, kind, end in zip(panels, kinds, ends, strict=True):
+        errors = textwrap.fill(", ".join(end), 60)
+        axes.set_title(f"{kind}: training error\n{errors}", fontsize=10)
         axes.set_xlabel("iterations (steps of the optimizer)")
         axes.tick_params(labelleft=True)
         finish(axes, legend=bool(axes.lines))
@@ -313,12 +328,16 @@ def error_by_depth(
         axes.errorbar(
             one["depths"],
             [e.mean() for e in errors],
-            [e.std(ddof=1) if len(e) > 1 else 0 for e in errors],
+            # A single seed has no deviation, so it gets no bar.
+            [e.std(ddof=1) if len(e) > 1 else 0 for e in errors]
+            if any(len(e) > 1 for e in errors)
+            else None,
             capsize=3,
             **look(i, one),
         )
     axes.set_xlabel("depth (weighted layers)")
     axes.set_ylabel(ylabel)
     axes.set_xticks(sorted({d for one in series for d in one["depths"]}))
+    axes.set_ylim(bottom=0)
     finish(axes)
     return figure

@@ -4,13 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from networks import call, draw_weights, only, small
 
 import keras_resnet
 from keras_resnet import save_pretrained
-from keras_resnet.weights import WeightsError
+from keras_resnet.weights import WeightsError, files
 
 SIZE = 64, 64, 3
 RESULT = Path(__file__).parents[1] / (
@@ -255,6 +256,22 @@ def test_a_folder_with_something_missing(tmp_path):
     with pytest.raises(WeightsError, match=r"has no config\.json"):
         keras_resnet.ResNetCIFAR(8, weights=folder)
     (folder / "config").rename(folder / "config.json")
+    text = (folder / "config.json").read_text("utf-8")
+    config = json.loads(text)
+    dense = keras.saving.serialize_keras_object(keras.layers.Dense(1))
+    for content, message in (
+        (config | {"variables": None}, "different networks"),
+        (config | {"variables": [[1]]}, "different networks"),
+        (config | {"model": dense}, "different networks"),
+        (config | {"model": None}, "cannot be loaded"),
+        ("[" * 10**5, "is not JSON"),
+        (" " * (files.MAX_CONFIG_BYTES + 1), "configuration of 33,554,433 b"),
+    ):
+        content = content if isinstance(content, str) else json.dumps(content)
+        (folder / "config.json").write_text(content, "utf-8")
+        with pytest.raises(WeightsError, match=message):
+            keras_resnet.ResNetCIFAR(8, weights=folder)
+    (folder / "config.json").write_text(text, "utf-8")
     (folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(WeightsError, match="not a complete safetensors"):
         keras_resnet.ResNetCIFAR(8, weights=folder)

@@ -136,15 +136,17 @@ def _check_archive(path):
         members = archive.infolist()
     _check_size(path, sum(member.file_size for member in members))
     for member in members:
-        if (
-            member.filename == "config.json"
-            and member.file_size > MAX_CONFIG_BYTES
-        ):
-            raise WeightsError(
-                f"{path} holds a configuration of {member.file_size:,} bytes, "
-                f"and one of a network has at most {MAX_CONFIG_BYTES:,}. It is "
-                "not read."
-            )
+        if member.filename == "config.json":
+            check_config(path, member.file_size)
+
+
+def check_config(origin: PathLike, size: int) -> None:
+    """Raise `WeightsError` if a configuration has too many bytes."""
+    if size > MAX_CONFIG_BYTES:
+        raise WeightsError(
+            f"{origin} holds a configuration of {size:,} bytes, and one of a "
+            f"network has at most {MAX_CONFIG_BYTES:,}. It is not read."
+        )
 
 
 def _check_size(path, size):
@@ -285,10 +287,16 @@ def rebuild(
         return keras.saving.deserialize_keras_object(dict(config["model"]))
 
     model = _deserialized(origin, build)
-    names = config.get("variables", ())
+    # A damaged file may have anything here.
+    names = config.get("variables")
+    names = [str(n) for n in names] if isinstance(names, list) else []
     arrays = [tensors[name] for name in names if name in tensors]
     shapes = [tuple(v.shape) for v in getattr(model, "variables", ())]
-    if [a.shape for a in arrays] != shapes or len(tensors) != len(names):
+    if (
+        not isinstance(model, keras.Model)
+        or [a.shape for a in arrays] != shapes
+        or len(tensors) != len(names)
+    ):
         raise WeightsError(
             f"{origin}: configuration and tensors are of different networks."
         )

@@ -16,6 +16,7 @@ import keras
 
 from keras_resnet.atomic import locked
 from keras_resnet.types import Config
+from keras_resnet.weights import files
 from keras_resnet.weights.errors import DownloadError, WeightsError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -76,11 +77,13 @@ def read_json(repository: str, name: str) -> Config:
 
     Raises:
         DownloadError: See `repository_file`; and if the file is not JSON.
+        WeightsError: See `repository_file`; and if the file is too large.
     """
     path = repository_file(repository, name)
+    files.check_config(path, path.stat().st_size)
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise DownloadError(
             f"{name} of {repository} is not JSON: {error}"
         ) from None

@@ -156,7 +156,8 @@ def test_the_card_states_what_the_result_line_does(tmp_path):
         model, tmp_path / "net", result=RESULT, license="apache-2.0"
     )
     card = (tmp_path / "net/README.md").read_text("utf-8")
-    assert card.startswith("---\nlibrary_name: keras\nlicense: apache-2.0\n")
+    head = "---\nlibrary_name: keras_resnet\nlicense: apache-2.0\n"
+    assert card.startswith(head)
     for words in (
         "- cifar10",
         "# ResNet-20",
@@ -258,12 +259,16 @@ def test_a_folder_with_something_missing(tmp_path):
     (folder / "config").rename(folder / "config.json")
     text = (folder / "config.json").read_text("utf-8")
     config = json.loads(text)
-    dense = keras.saving.serialize_keras_object(keras.layers.Dense(1))
+    dense, code = map(
+        keras.saving.serialize_keras_object,
+        (keras.layers.Dense(1), keras.layers.Lambda(lambda x: x)),
+    )
     for content, message in (
         (config | {"variables": None}, "different networks"),
         (config | {"variables": [[1]]}, "different networks"),
         (config | {"model": dense}, "different networks"),
         (config | {"model": None}, "cannot be loaded"),
+        (config | {"model": code}, "holds code"),
         ("[" * 10**5, "is not JSON"),
         (" " * (files.MAX_CONFIG_BYTES + 1), "configuration of 33,554,433 b"),
     ):

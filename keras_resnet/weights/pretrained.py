@@ -277,7 +277,8 @@ def _card(model, format, result, license):
     """Return the text of the model card, with the result of the run."""
     settings: Config = dict(result.get("settings", {}))
     data = settings.get("dataset")
-    head = {"library_name": "keras" if format == "keras_resnet" else format}
+    # The hub shows how this library loads a repository.
+    head = {"library_name": format}
     head |= {"license": license} if license else {}
     head |= {"pipeline_tag": "image-classification"}
     lines = ["---", *(f"{k}: {v}" for k, v in head.items())]

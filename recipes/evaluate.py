@@ -53,7 +53,7 @@ def parse_scales(text):
 
 # Condition for settings of the network that the weights belong to.
 NEEDS_DEPTH = (
-    "--depth: without it a .keras file is used unchanged",
+    "--depth: without it a whole model is used unchanged",
     lambda s: s.depth,
 )
 
@@ -66,7 +66,8 @@ class NetworkSettings(CommandSettings):
         REQUIRED,
         "imagenet (torchvision's), keras (keras.applications'), a repository "
         "of the Hugging Face hub such as timm/resnet50.a1_in1k, or a file; "
-        "without --depth, a .keras file with a whole model",
+        "without --depth, a whole model: a .keras file, or a folder of "
+        "save_pretrained",
         type=os.path.expanduser,
         metavar="W",
     )
@@ -104,14 +105,26 @@ class NetworkSettings(CommandSettings):
     )
 
     def resolve(self, given):
-        if self.depth is None and not self.weights.endswith(".keras"):
+        if self.depth is None and not holds_model(self.weights):
             raise UsageError(
-                f"--weights {self.weights} needs --depth: only a .keras file "
-                "holds a whole model"
+                f"--weights {self.weights} needs --depth: only a .keras file, "
+                "or a folder of save_pretrained in its own format, holds a "
+                "whole model"
             )
         if self.output is not None:
             check_new(self.output)
         return super().resolve(given)
+
+
+def holds_model(weights):
+    """Return whether a file or folder holds a whole model."""
+    if not os.path.isdir(weights):
+        return weights.endswith(".keras")
+    try:
+        config = json.loads(Path(weights, "config.json").read_text("utf-8"))
+        return config["library"] == "keras_resnet"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def check_new(path):
@@ -230,7 +243,9 @@ def load_network(settings):
     from keras_resnet_recipes.experiment import block
 
     if settings.depth is None:
-        model = files.read_model(settings.weights)
+        folder = os.path.isdir(settings.weights)
+        read = keras_resnet.load_pretrained if folder else files.read_model
+        model = read(settings.weights)
         if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
             raise keras_resnet.WeightsError(
                 f"{settings.weights} holds no network from images to classes."

@@ -568,6 +568,10 @@ def test_recipe_takes_what_training_left(tmp_path, capsys):
     assert (
         result["top1"] == (logits.argmax(axis=1) == digits.test.labels).mean()
     )
+    keras_resnet.save_pretrained(model, tmp_path / "share")
+    shared = ["--weights", tmp_path / "share", *flags[2:]]
+    assert recipe(*shared, "--output", tmp_path / "share.json") == 0
+    assert read_json(tmp_path / "share.json")["top1"] == result["top1"]
     assert recipe(*flags, "--preprocessing", "cifar") == 2
     assert "takes raw pixels" in capsys.readouterr().err
     # A mean of each pixel, which at other sizes there is not.
@@ -613,6 +617,7 @@ def test_recipe_loads_weights_by_depth(tmp_path, capsys, monkeypatch):
         ([], "image files, --folder or --dataset"),
         (["a.png", "--dataset", "digits"], "one of them"),
         (["a.png", "--weights", "imagenet"], "needs --depth"),
+        (["a.png", "--weights", "."], "needs --depth"),
         (["a.png", "--depth", "19"], "--depth: 19"),
         (["a.png", "--shortcut", "A"], "--shortcut needs --depth"),
         (

@@ -82,6 +82,42 @@ def test_our_own_format_holds_every_network(options, tmp_path):
         small(weights=tmp_path / "net", **options | other)
 
 
+def test_a_network_that_prepares_its_images_comes_back_whole(tmp_path):
+    adapted = keras.layers.Normalization(name="adapted")
+    rng = np.random.default_rng(1)
+    adapted.adapt(rng.normal(100, 50, (8, 16, 16, 3)))
+    image = keras.Input((16, 16, 3))
+    # A layer within a model, too.
+    x = keras.Sequential([adapted])(keras.layers.Rescaling(0.5)(image))
+    model = small(input_tensor=x, name="own", shortcut="A")
+    model.preprocessing = "cifar"
+    folder = tmp_path / "net"
+    save_pretrained(model, folder)
+    again = keras_resnet.load_pretrained(folder)
+    assert again.name == "own"
+    assert again.preprocessing == model.preprocessing
+    x = 100 + 50 * images(model)
+    expected = call(model, x, training=False)
+    np.testing.assert_array_equal(call(again, x, training=False), expected)
+    assert np.ptp(expected) > 1e-3
+    # For a network without preparation there is one way, and it is named.
+    with pytest.raises(WeightsError, match=r"`keras_resnet\.load_pretrained`"):
+        small(weights=folder, shortcut="A")
+
+
+@pytest.mark.once
+def test_what_holds_no_whole_network(tmp_path):
+    save_pretrained(imagenet(), tmp_path / "net", format="timm")
+    (tmp_path / "file").touch()
+    for name, message in (
+        ("net", "another library, .*weights='.*net'"),
+        ("file", "`repository` must be a folder .*file'"),
+        ("no such", "`repository` must be a folder .*no such'"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            keras_resnet.load_pretrained(tmp_path / name)
+
+
 @pytest.mark.parametrize("block", ["ResidualBlock", "PreactivationBlock"])
 def test_timms_format(block, tmp_path):
     model = imagenet(block=getattr(keras_resnet, block))
@@ -166,6 +202,7 @@ def test_the_card_states_what_the_result_line_does(tmp_path):
         "recipes/cifar10.py --preset fast`",
         "learning_rate 0.2",
         "keras 3.15.1",
+        "`keras_resnet.load_pretrained`",
     ):
         assert words in card
     save_pretrained(model, tmp_path / "other")

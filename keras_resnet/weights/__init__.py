@@ -12,12 +12,14 @@ from keras_resnet.weights.loading import (
     to_torch_state_dict,
 )
 from keras_resnet.weights.pretrained import save_pretrained
+from keras_resnet.weights.published import load_pretrained
 
 __all__ = [
     "DownloadError",
     "PublishedWeights",
     "WeightsError",
     "list_weights",
+    "load_pretrained",
     "load_torch_weights",
     "save_pretrained",
     "to_torch_state_dict",

@@ -302,7 +302,16 @@ def rebuild(
         )
     for variable, array in zip(model.variables, arrays, strict=True):
         variable.assign(array)
+    finalize(model)
     return model
+
+
+def finalize(model: keras.Model) -> None:
+    """Let layers compute with weights that were assigned to them."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            # It computes with tensors derived from its weights.
+            layer.finalize_state()
 
 
 def _deserialized(origin, load):

@@ -38,14 +38,15 @@ def save_pretrained(
 
     The folder has the files of a repository on the Hugging Face hub:
     `model.safetensors`, `config.json` and `README.md`. `weights=FOLDER` reads
-    it, and so does the library in `format`. To upload it, call
-    `huggingface_hub.upload_folder(repo_id=..., folder_path=...)`.
+    it, and so does the library in `format`: here `load_pretrained`. To upload
+    it, call `huggingface_hub.upload_folder(repo_id=..., folder_path=...)`.
 
     Args:
         model: A network of this package.
         folder: Path of a folder that does not exist yet.
         format: `"keras_resnet"` (default) for any network of this package,
-            also with a block of your own; `"timm"` or `"transformers"` for
+            also with a block of your own or layers that prepare images;
+            `"timm"` or `"transformers"` for
             ImageNet networks with a classifier that the library also has.
             These two need `model.preprocessing`.
         result: Result of the run that trained the network, a dictionary or the
@@ -278,7 +279,7 @@ def _card(model, format, result, license):
     settings: Config = dict(result.get("settings", {}))
     data = settings.get("dataset")
     # The hub shows how this library loads a repository.
-    head = {"library_name": format}
+    head, own = {"library_name": format}, format == "keras_resnet"
     head |= {"license": license} if license else {}
     head |= {"pipeline_tag": "image-classification"}
     lines = ["---", *(f"{k}: {v}" for k, v in head.items())]
@@ -313,6 +314,7 @@ def _card(model, format, result, license):
         "A residual network of He et al. 2015, [arXiv:1512.03385]"
         "(https://arxiv.org/abs/1512.03385), written by `keras_resnet`, whose "
         "networks take this folder as `weights=`.",
+        *(["`keras_resnet.load_pretrained` returns it whole."] if own else []),
         "",
     ]
     return "\n".join(lines)

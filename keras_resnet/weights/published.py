@@ -153,9 +153,8 @@ def _load_keras(model, options):
 
 def _load_repository(model, repository, options):
     config = hub.read_json(repository, "config.json")
-    if isinstance(config, dict) and config.get("library") == "keras_resnet":
-        path = hub.repository_file(repository, "model.safetensors")
-        stored = files.rebuild(config, files.read(path), repository)
+    stored = _whole(repository, config)
+    if stored is not None:
         _load_model(model, stored, repository, options)
         return
     images, stride = describe(repository, config)
@@ -163,6 +162,52 @@ def _load_repository(model, repository, options):
     path = hub.repository_file(repository, "model.safetensors")
     _convert(model, files.read(path), repository, options)
     _prepare(model, images)
+
+
+def load_pretrained(repository: PathLike) -> keras.Model:
+    """Return the whole network that `save_pretrained` wrote.
+
+    The network has its own blocks and head, `preprocessing` and the layers
+    that prepare images, and gives the outputs that it gave when it was saved.
+    A class of blocks of your own must be registered with Keras. No code in the
+    repository is run.
+
+    Args:
+        repository: Path of a folder, or a repository of the Hugging Face hub,
+            `"owner/name"` or `"owner/name@revision"`, in the format
+            `"keras_resnet"`.
+
+    Returns:
+        `keras.Model`, not compiled.
+
+    Raises:
+        WeightsError: A `ValueError`, if there is no such repository, if it is
+            damaged, or if it has the format of another library.
+    """
+    name = os.fspath(repository)
+    if not os.path.isdir(name) and (
+        os.path.exists(name) or not hub.REPOSITORY.fullmatch(name)
+    ):
+        raise WeightsError(
+            "`repository` must be a folder that `save_pretrained` wrote, or a "
+            "repository of the Hugging Face hub such as 'owner/name'. "
+            f"Received: repository={name!r}"
+        )
+    model = _whole(name, hub.read_json(name, "config.json"))
+    if model is None:
+        raise WeightsError(
+            f"{name} holds weights in the format of another library, and no "
+            f"whole network. Build the network with weights={name!r}."
+        )
+    return model
+
+
+def _whole(repository, config):
+    """Return the network in a repository, or `None` if it holds weights."""
+    if not isinstance(config, dict) or config.get("library") != "keras_resnet":
+        return None
+    path = hub.repository_file(repository, "model.safetensors")
+    return files.rebuild(config, files.read(path), repository)
 
 
 def _prepare(model, images):
@@ -338,10 +383,7 @@ def _load_model(model, stored, path, options):
             ours.assign(theirs)
     if own:
         _shift_variances(model, stored)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            # It computes with tensors derived from its weights.
-            layer.finalize_state()
+    files.finalize(model)
     if images is not None:
         _prepare(model, images)
 
@@ -372,9 +414,14 @@ def _check_preparation(model, stored, path):
         raise WeightsError(
             f"{path} has its own preprocessing layers, {names}, and model "
             f"{model.name!r} has none. Build it on such layers "
-            "(`input_tensor`), or take the whole file by "
-            "`keras.saving.load_model`."
+            f"(`input_tensor`), or {_take_whole(path)}."
         )
+
+
+def _take_whole(path):
+    if str(path).endswith(".keras"):
+        return "take the whole file by `keras.saving.load_model`"
+    return "take the whole network by `keras_resnet.load_pretrained`"
 
 
 def _pair_others(model, stored, path):
@@ -390,8 +437,7 @@ def _pair_others(model, stored, path):
             f"{path} has weights before or after the network, {names}, and "
             f"those of model {model.name!r} are "
             f"{', '.join(map(str, shapes[0])) or 'none'}. Build it with the "
-            "same layers (`input_tensor`), or take the whole file by "
-            "`keras.saving.load_model`."
+            f"same layers (`input_tensor`), or {_take_whole(path)}."
         )
     return list(zip(ours, theirs, strict=True)) if theirs else []
 

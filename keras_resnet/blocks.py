@@ -665,13 +665,16 @@ def follows_steps(block: ResidualBlock) -> bool:
     )
 
 
-def adaptation(model: keras.Model) -> str | None:
-    """Return a text that names a quantized or LoRA layer, or `None`."""
+def adaptation(model: keras.Model, lora: bool = True) -> str | None:
+    """Return a text that names a quantized or LoRA layer, or `None`.
+
+    `lora=False` allows LoRA, with which `kernel` is the sum that counts.
+    """
     for layer in model._flatten_layers():
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:
             what = f"is quantized ({mode})"
-        elif getattr(layer, "lora_enabled", False):
+        elif lora and getattr(layer, "lora_enabled", False):
             what = "is adapted by LoRA"
         else:
             continue

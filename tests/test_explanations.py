@@ -186,12 +186,39 @@ def test_pixels_are_deleted_from_the_most_important_on():
         )
 
 
+def test_adapted_networks_are_explained_and_quantized_ones_refused():
+    model, images = _net(), _images(2)
+    head = model.get_layer("head")
+    head.enable_lora(2)
+    head.lora_kernel_b.assign(np.ones((2, CLASSES)))
+    plain = _net()
+    plain.get_layer("head").kernel.assign(head.kernel)
+    explains = analysis.grad_cam, analysis.integrated_gradients
+    for explain in explains:
+        expected, actual = explain(plain, images), explain(model, images)
+        np.testing.assert_allclose(
+            actual, expected, rtol=0, atol=1e-5 * expected.max()
+        )
+        assert abs(explain(_net(), images) - actual).max() > 1e-3
+    plain.get_layer("head").quantize("int8")
+    for explain in explains:
+        with pytest.raises(ValueError, match="'head'.*quantized .int8"):
+            explain(plain, images)
+    with pytest.raises(ValueError, match="'head'.*quantized .int8"):
+        analysis.deletion_curve(plain, images, images[..., 0], [0, 1])
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (lambda m, x: analysis.grad_cam(m, x, layer="stage9"), "stage2_block2"),
         (lambda m, x: analysis.grad_cam(m, x, layer="avg_pool"), "rows and"),
         (lambda m, x: analysis.grad_cam(m, x, [1]), "1 classes, 5 images"),
+        (lambda m, x: analysis.grad_cam(m, x[:1], [-1]), "0 to 4.*: -1$"),
+        (
+            lambda m, x: analysis.integrated_gradients(m, x[:2], [1, 5]),
+            "0 to 4.*: 5$",
+        ),
         (
             lambda m, x: analysis.integrated_gradients(m, x, points=0),
             "points=0",

@@ -29,6 +29,8 @@ class _Scores:
 
     def __init__(self, model: keras.Model, layer: str | None = None) -> None:
         layers = network.chain(model)
+        # A quantized kernel lacks its scales, and has no gradient.
+        network.check_weights(model, lora=True)
         if not isinstance(layers[-1], keras.layers.Dense):
             raise ValueError(
                 "An explanation needs a classifier: a network that ends in a "
@@ -111,6 +113,13 @@ def _batches(model, scores, images, classes, batch_size, progress):
             "`classes` must have a class for each image. Received: "
             f"{len(classes)} classes, {len(images)} images"
         )
+    count = scores.above[-1].units
+    for chosen in () if classes is None else classes:
+        if not 0 <= chosen < count:
+            raise ValueError(
+                f"`classes` must be from 0 to {count - 1}, the classes of "
+                f"{model.name!r}. Received: {chosen}"
+            )
     batches = network.batches(images, batch_size=batch_size)
     start = 0
     for (batch,) in progress(list(batches)):
@@ -157,8 +166,8 @@ def grad_cam(
         `(n, rows, columns)` float32 array, zero or positive.
 
     Raises:
-        ValueError: If the model is not a classifier of this package, or has
-            no such layer.
+        ValueError: If the model is not a classifier of this package, is
+            quantized, or has no such layer or class.
 
     Reference: Selvaraju et al. 2017, "Grad-CAM", section 3.
     """
@@ -221,7 +230,8 @@ def integrated_gradients(
         float32 array of the shape of `images`.
 
     Raises:
-        ValueError: If the model is not a classifier of this package.
+        ValueError: If the model is not a classifier of this package, is
+            quantized, or has no such class.
 
     Reference: Sundararajan et al. 2017, "Axiomatic Attribution for Deep
     Networks", section 3.
@@ -273,6 +283,10 @@ def deletion_curve(
 
     Returns:
         `(n, len(shares))` float32 array of probabilities.
+
+    Raises:
+        ValueError: If the model is not a classifier of this package, is
+            quantized, or has no such class.
 
     Reference: Petsiuk et al. 2018, "RISE", section 4.3.
     """

@@ -145,13 +145,16 @@ def pure(model: keras.Model, function: Callable) -> Callable:
     return stateless
 
 
-def check_weights(model: keras.Model) -> None:
-    """Raise `ValueError` if a layer is quantized or adapted by LoRA."""
-    reason = adaptation(model)
+def check_weights(model: keras.Model, lora: bool = False) -> None:
+    """Raise `ValueError` if a layer is quantized, or adapted by LoRA.
+
+    `lora=True` allows LoRA.
+    """
+    reason = adaptation(model, not lora)
     if reason is not None:
         raise ValueError(
             f"{reason}. This analysis needs a network whose weights are all "
-            "float and its own."
+            f"float{'' if lora else ' and its own'}."
         )
 
 

@@ -537,7 +537,7 @@ def predict(settings, model, score, reader):
     pictures = settings.pictures()
     predictions = {}
     for images, places in reader.batches(settings.images):
-        for image, i, row in zip(images, places, score(images), strict=True):
+        for i, row in zip(places, score(images), strict=True):
             best = (-row).argsort(kind="stable")[: settings.top]
             predictions[str(settings.images[i])] = [
                 {
@@ -548,9 +548,10 @@ def predict(settings, model, score, reader):
                 }
                 for k in best
             ]
-            if pictures:
-                first, *_ = predictions[str(settings.images[i])]
-                explain(pictures[i], model, reader.how, image, first)
+        if pictures:
+            firsts = [predictions[str(settings.images[i])][0] for i in places]
+            paths = [pictures[i] for i in places]
+            explain(paths, model, reader.how, images, firsts)
     for path, best in predictions.items():
         print(path)
         for p in best:
@@ -561,24 +562,28 @@ def predict(settings, model, score, reader):
     return {"predictions": predictions}
 
 
-def explain(path, model, how, image, best):
-    """Draw the parts of an image that support its most probable class."""
+def explain(paths, model, how, images, best):
+    """Draw the parts of each image that support its most probable class."""
     import numpy as np
 
     from keras_resnet import analysis, plots
     from keras_resnet.training import evaluation
 
-    centre = evaluation.centre(image, how)
-    x = evaluation.prepared(centre[None], model, how)
-    (places,) = analysis.grad_cam(model, x, [best["class"]])
-    (values,) = analysis.integrated_gradients(model, x, [best["class"]])
+    # Together, because each call compiles the network.
+    centres = np.stack([evaluation.centre(image, how) for image in images])
+    x = evaluation.prepared(centres, model, how)
+    options = {"classes": [b["class"] for b in best], "batch_size": len(x)}
+    places = analysis.grad_cam(model, x, **options)
+    values = analysis.integrated_gradients(model, x, **options)
     if evaluation.channels_first(model):
-        values = np.moveaxis(values, 0, -1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The name of a folder may hold bytes that are no UTF-8.
-    name = best["name"].encode("utf-8", "replace").decode("utf-8")
-    title = f"{name}, {percent(best['probability'])}"
-    plots.save(plots.explanation(centre, places, values, title), path)
+        values = np.moveaxis(values, 1, -1)
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The name of a folder may hold bytes that are no UTF-8.
+        name = best[i]["name"].encode("utf-8", "replace").decode("utf-8")
+        title = f"{name}, {percent(best[i]['probability'])}"
+        figure = plots.explanation(centres[i], places[i], values[i], title)
+        plots.save(figure, path)
 
 
 def main(settings):

@@ -486,7 +486,16 @@ def test_a_result_that_appears_meanwhile_is_kept(
 
 
 @decodes
-def test_recipe_explains_files(saved, folder, tmp_path, capsys):
+def test_recipe_explains_files(saved, folder, tmp_path, capsys, monkeypatch):
+    from keras_resnet import analysis
+
+    calls, usual = [], analysis.grad_cam
+
+    def counted(model, images, *args, **kwargs):
+        calls.append(len(images))
+        return usual(model, images, *args, **kwargs)
+
+    monkeypatch.setattr(analysis, "grad_cam", counted)
     files = folder / "class03/a.png", folder / "class03/b.png"
     names = tmp_path / "names.txt"
     # No formulas.
@@ -499,6 +508,7 @@ def test_recipe_explains_files(saved, folder, tmp_path, capsys):
     for path in pictures:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert str(path) in printed
+    assert calls == [2]  # because each call compiles the network
     assert recipe(*flags) == 1
     assert "1-a.png exists already" in capsys.readouterr().err
 

@@ -382,8 +382,6 @@ def quantize(path, images, batch):
 
 def main(settings):
     """Write the file, and run it."""
-    # An accelerator gains nothing here, and its kernels may not be portable.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import numpy as np
 
     import keras_resnet
@@ -432,4 +430,8 @@ def main(settings):
 
 
 if __name__ == "__main__":
+    # An accelerator gains nothing here, and its kernels may not be portable.
+    # Set before the flags are parsed, because --block imports the backend.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
     execute(Settings, main)

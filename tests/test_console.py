@@ -1,6 +1,7 @@
 """The installed command `keras-resnet`, which runs the recipes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,20 @@ def test_a_mistake_is_named(argv, words, monkeypatch, capsys):
     # Other tests have imported it.
     monkeypatch.delitem(sys.modules, "keras_resnet_recipes.cifar10", False)
     check_refused(console.main, capsys, words)
+
+
+def test_an_export_computes_on_the_processor(monkeypatch):
+    names = "JAX_PLATFORMS", "KERAS_TORCH_DEVICE"
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["keras-resnet", "export", "--help"])
+    monkeypatch.setattr(command, "installed", ())
+    monkeypatch.delitem(sys.modules, "keras_resnet_recipes.export", False)
+    # It ends while flags are parsed, and --block imports the backend later.
+    with pytest.raises(SystemExit):
+        console.main()
+    assert [os.environ[name] for name in names] == ["cpu", "cpu"]
 
 
 def test_a_run_says_how_it_was_called(tmp_path):

@@ -453,6 +453,18 @@ class Reader:
             )
 
 
+def with_channels(images, channels, name):
+    """Return a dataset's images with the channels that a network takes."""
+    if images.shape[-1] == 1:
+        return images.repeat(channels, axis=-1)
+    if images.shape[-1] != channels:
+        raise Failure(
+            f"{name} has images of {images.shape[-1]} channels, and the "
+            f"network takes {channels}."
+        )
+    return images
+
+
 def labelled_images(settings, how, count):
     """Return names of images, a function that reads one, and their labels.
 
@@ -473,18 +485,9 @@ def labelled_images(settings, how, count):
     else:
         source = data.load(settings.dataset, settings.data_dir)
         images, labels = source.test.images, source.test.labels
+        images = with_channels(images, len(how.mean), settings.dataset)
         total, label = len(labels), labels.__getitem__
-        channels, side = len(how.mean), images.shape[1]
-        repeats = channels if images.shape[-1] == 1 else 1
-
-        def read(i):
-            return images[i].repeat(repeats, axis=-1)
-
-        if images.shape[-1] * repeats != channels:
-            raise Failure(
-                f"{settings.dataset} has images of {images.shape[-1]} "
-                f"channels, and the network takes {channels}."
-            )
+        side, read = images.shape[1], images.__getitem__
     if len(source.class_names) != count:
         raise Failure(
             f"{settings.dataset} has {len(source.class_names)} classes, and "

@@ -214,6 +214,12 @@ class Settings(evaluate.NetworkSettings):
             )
         if self.int8 and self.calibrate is None:
             raise UsageError("--int8 needs --calibrate")
+        if self.int8 and self.batch and self.batch > CALIBRATION_IMAGES:
+            raise UsageError(
+                f"--batch {self.batch} is too large for --int8, which measures "
+                f"activations on {CALIBRATION_IMAGES} images: take at most "
+                f"{CALIBRATION_IMAGES}"
+            )
         writers = [*kind.writers]
         if self.int8:
             # JAX's graph has comparisons for ReLUs, which int8 lacks.
@@ -327,7 +333,7 @@ def calibration_images(settings, how):
                 f"{settings.calibrate} has images of {images.shape[1]} pixels, "
                 f"and the network takes {how.size}"
             )
-        return images.repeat(channels // images.shape[-1], axis=-1)
+        return evaluate.with_channels(images, channels, settings.calibrate)
     files = sorted(files_in(settings.calibrate))
     some = np.linspace(0, len(files) - 1, min(len(files), CALIBRATION_IMAGES))
     images = []
@@ -399,14 +405,16 @@ def main(settings):
         net, how = evaluate.load_network(settings)
         model = keras_resnet.fold_batch_norm(net) if settings.folded else net
         model = of_fixed_size(model, how, settings.raw_pixels)
+        if settings.int8:
+            # Read now, because the file takes long to write.
+            images = calibration_images(settings, how)
+            images = inputs_of(images, net, how, settings.raw_pixels)
         bar.set_description_str(f"writing {output}")
         bar.update()
         path = str(Path(part, output.name))
         write(model, kind, path, settings.batch)
         if settings.int8:
             bar.set_description_str("calibrating")
-            images = calibration_images(settings, how)
-            images = inputs_of(images, net, how, settings.raw_pixels)
             quantize(path, images, settings.batch)
         bar.set_description_str("running")
         bar.update()

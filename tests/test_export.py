@@ -263,6 +263,24 @@ def test_calibration_takes_the_images_of_a_folder(tmp_path, capsys):
         export.calibration_images(settings, how)
 
 
+@pytest.mark.once
+def test_what_int8_cannot_be_calibrated_on(tmp_path, capsys, monkeypatch):
+    flags = ["net.keras", "--format", "onnx", "--batch", "257", "--int8"]
+    flags += ["--calibrate", "digits", "--output", tmp_path / "net.onnx"]
+    words = ["--batch 257 is too large", "at most 256"]
+    check_refused(lambda: run_recipe(export, flags), capsys, words)
+    from keras_resnet import data
+
+    images = np.zeros((2, 8, 8, 3), "uint8")
+    split = data.Split(images, np.arange(2))
+    fake = data.ImageData("cifar10", split, split, split, ("a", "b"))
+    monkeypatch.setattr(data, "load", lambda *_: fake)
+    settings = argparse.Namespace(calibrate="cifar10", data_dir=None)
+    how = keras_resnet.Preprocessing((0.0,), (1.0,), size=8, resize=8)
+    with pytest.raises(Failure, match=r"3 channels, .* takes 1\.$"):
+        export.calibration_images(settings, how)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_a_backend_cannot_write_names_a_way(name, tmp_path, capsys):
     kind = FORMATS[name]

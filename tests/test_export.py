@@ -281,6 +281,42 @@ def test_what_int8_cannot_be_calibrated_on(tmp_path, capsys, monkeypatch):
         export.calibration_images(settings, how)
 
 
+@pytest.mark.once
+def test_what_fails_the_table_of_exports(monkeypatch):
+    pytest.importorskip("tensorflow", reason="the table reads images by it")
+    import exports
+
+    good = {"format": "litert", "batch": 50, "difference": 0.0, "others": 0}
+    without = {"format": "litert", "batch": None, "error": "none"}
+    for backend, row, expected in (
+        ("torch", good, False),
+        ("torch", good | {"others": 1}, True),
+        ("torch", good | {"difference": 2e-4}, True),
+        ("torch", without, False),
+        ("torch", without | {"batch": 50}, True),
+        ("torch", without | {"format": "onnx"}, True),
+        ("tensorflow", without, True),
+        ("jax", without, False),
+    ):
+        monkeypatch.setattr(exports, "BACKEND", backend)
+        assert exports.fails(row) == expected
+
+    def fails(error=0.083, size=30, speed=15):
+        float32, onnx, int8 = exports.KERAS, exports.FLOAT32, exports.INT8
+        return exports.int8_fails(
+            {
+                "test_error": {float32: 0.08, int8: error},
+                "bytes": {onnx: 100, int8: size},
+                "images_per_second": {float32: 10, int8: speed},
+            }
+        )
+
+    assert not fails()
+    assert fails(error=0.0832)
+    assert fails(size=31)
+    assert fails(speed=14.9)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_a_backend_cannot_write_names_a_way(name, tmp_path, capsys):
     kind = FORMATS[name]

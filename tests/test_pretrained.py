@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import IMAGENET_SAMPLE
 from networks import call, draw_weights, only, small
 
 import keras_resnet
@@ -136,20 +137,37 @@ def test_timms_format(block, tmp_path):
     )
 
 
+def read_by(format, folder):
+    """Return another library's network, and its logits of arrays of images."""
+    library = pytest.importorskip(format)
+    import torch
+
+    if format == "timm":
+        model = library.create_model(f"local-dir:{folder}", pretrained=True)
+    else:
+        kind = library.AutoModelForImageClassification
+        model = kind.from_pretrained(folder)
+    model.eval()
+
+    def logits(x):
+        with torch.no_grad():
+            y = model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+        return getattr(y, "logits", y).numpy()
+
+    return model, logits
+
+
 def test_timm_reads_the_folder(tmp_path):
     timm = pytest.importorskip("timm")
-    import torch
 
     for depth in (18, 50):
         model = imagenet(depth)
         folder = tmp_path / f"net{depth}"
         save_pretrained(model, folder, format="timm")
-        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        theirs, logits = read_by("timm", folder)
         x = images(model)
-        with torch.no_grad():
-            actual = theirs.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2)))
         expected = call(model, x, training=False)
-        np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(logits(x), expected, atol=1e-5)
         data = timm.data.resolve_model_data_config(theirs)
         assert data["mean"] == IMAGES.mean
         assert int(64 / data["crop_pct"]) == IMAGES.resize
@@ -158,19 +176,36 @@ def test_timm_reads_the_folder(tmp_path):
 @only("torch")
 @pytest.mark.parametrize("options", [{}, {"bottleneck_stride": "1x1"}])
 def test_transformers_reads_the_folder(options, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    import torch
-
     model = imagenet(50 if options else 18, **options)
     save_pretrained(model, tmp_path / "net", format="transformers")
-    theirs = transformers.AutoModelForImageClassification.from_pretrained(
-        tmp_path / "net"
-    )
+    _, logits = read_by("transformers", tmp_path / "net")
     x = images(model)
-    with torch.no_grad():
-        actual = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     expected = call(model, x, training=False)
-    np.testing.assert_allclose(actual.logits.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(logits(x), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@only("torch")
+@pytest.mark.skipif(IMAGENET_SAMPLE is None, reason="needs IMAGENET_SAMPLE")
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_all_readers_agree_on_photographs(format, tmp_path, monkeypatch):
+    pytest.importorskip(format)
+    pytest.importorskip("tensorflow", reason="TensorFlow decodes files")
+    from exports import network, outputs
+
+    monkeypatch.setenv("IMAGENET_SAMPLE", str(IMAGENET_SAMPLE))
+    model, x = network(50)
+    model.preprocessing = "imagenet"
+    save_pretrained(model, tmp_path / "net", format=format)
+    again = keras_resnet.ResNet50(
+        weights=tmp_path / "net", classifier_activation=None
+    )
+    expected = outputs(lambda x: call(model, x, training=False), x)
+    _, logits = read_by(format, tmp_path / "net")
+    for read in (logits, lambda x: call(again, x, training=False)):
+        actual = outputs(read, x)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected, axis=0).min() > 0.01
 
 
 def test_transformers_format_comes_back(tmp_path):

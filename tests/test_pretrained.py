@@ -169,7 +169,7 @@ def test_timm_reads_the_folder(tmp_path):
         expected = call(model, x, training=False)
         np.testing.assert_allclose(logits(x), expected, atol=1e-5)
         data = timm.data.resolve_model_data_config(theirs)
-        assert data["mean"] == IMAGES.mean
+        assert tuple(data["mean"]) == IMAGES.mean
         assert int(64 / data["crop_pct"]) == IMAGES.resize
 
 

@@ -1,6 +1,7 @@
 """Fixtures and checks of all tests."""
 
 import ast
+import builtins
 import contextlib
 import csv
 import gc
@@ -13,6 +14,7 @@ import re
 import signal
 import socket
 import subprocess
+import symtable
 import sys
 import tempfile
 from pathlib import Path
@@ -101,7 +103,19 @@ def check_refused(run, capsys, words, status=2):
 
 
 def check_names(code):
-    """Check that the names of this package in some code exist."""
+    """Check that code makes each name it reads, and that this package has its.
+
+    The names of this package are those after a dot.
+    """
+    tables = [symtable.symtable(code, "code", "exec")]
+    made = {s.get_name() for s in tables[0].get_symbols() if s.is_assigned()}
+    made |= {s.get_name() for s in tables[0].get_symbols() if s.is_imported()}
+    for table in tables:
+        tables += table.get_children()
+    symbols = [symbol for table in tables for symbol in table.get_symbols()]
+    read = {s.get_name() for s in symbols if s.is_global()}
+    assert not read - made - {*dir(builtins)}
+
     nodes, names = [*ast.walk(ast.parse(code))], {}
     for node in nodes:
         imports = isinstance(node, (ast.Import, ast.ImportFrom))

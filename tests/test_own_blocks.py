@@ -61,6 +61,21 @@ def test_it_is_replayed(own):
     assert [key[5] for key in model._replay._traces] == [True]
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_it_takes_both_data_formats(name, samples):
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    outputs = []
+    for data_format, axes in (
+        ("channels_last", (0, 1, 2, 3)),
+        ("channels_first", (0, 3, 1, 2)),
+    ):
+        keras.config.set_image_data_format(data_format)
+        model = small(block=getattr(samples, name))
+        draw_weights(model, seed=1)
+        outputs.append(call(model, x.transpose(axes), training=False))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
 def test_it_is_analysed_as_it_computes(own):
     model, x = own
     responses = []

@@ -28,25 +28,34 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "recipes").glob("*.py")),
 ]
+# A line, or a text in `backticks`.
 COMMAND = re.compile(
-    r"^(?:\w+=\S+ )*(?:python recipes/(\w+)\.py|keras-resnet (\w+))"
+    r"(?:^|`)(?:\w+=\S+ )*"
+    r"(?:(?:python|(?:torchrun|srun)\b(?:[^\n\\]|\\\n)*?) "
+    r"(?:recipes/(\w+)|benchmarks/(\w+))\.py|keras-resnet ([a-z]\w+))"
     r"((?:[^\n`#\\]|\\\n)*)",
     re.MULTILINE,
 )
 # These need a download, several processes, or several devices of a process.
-ELSEWHERE = "imagenette", "KERASTUNER_TUNER_ID", "XLA_FLAGS"
+ELSEWHERE = "imagenette", "KERASTUNER_TUNER_ID", "--devices 2"
 # ImageNet's ids of some classes.
 IDS = "n01440764", "n01443537", "n01484850", "n01491361"
 
 
-def _commands():
+def _commands(everywhere=False):
+    """Return recipe and flags of each command that has a line of its own.
+
+    With `everywhere`, also of those within lines, and of benchmarks.
+    """
     for page in PAGES:
         # A recipe's docstring has two backslashes where a line goes on.
         text = page.read_text("utf-8").replace("\\\\\n", "\\\n")
         for match in COMMAND.finditer(text):
-            flags = tuple(shlex.split(match[3].replace("\\\n", " ")))
+            if (match[2] or match[0].startswith("`")) and not everywhere:
+                continue
+            flags = tuple(shlex.split(match[4].replace("\\\n", " ")))
             yield pytest.param(
-                match[1] or match[2],
+                match[1] or match[3] or f"benchmarks.{match[2]}",
                 flags,
                 id=f"{page.stem}: {' '.join(match[0].split())}",
             )
@@ -67,10 +76,13 @@ def own_block(tmp_path, monkeypatch):
 
 @pytest.mark.once
 @pytest.mark.usefixtures("own_block")
-@pytest.mark.parametrize(("recipe", "flags"), list(_commands()))
+@pytest.mark.parametrize(("recipe", "flags"), list(_commands(True)))
 def test_a_command_is_one_that_its_parser_takes(recipe, flags):
-    module = importlib.import_module(f"keras_resnet_recipes.{recipe}")
-    if "--help" in flags:
+    # The tests have benchmarks/ on their path.
+    folder, _, name = recipe.rpartition(".")
+    name = name if folder else f"keras_resnet_recipes.{recipe}"
+    module = importlib.import_module(name)
+    if not flags or "--help" in flags:
         return
     try:
         settings_of(module, flags)
@@ -78,6 +90,16 @@ def test_a_command_is_one_that_its_parser_takes(recipe, flags):
         # An export by packages that are not here.
         if "pip install" not in str(error):
             raise
+
+
+@pytest.mark.once
+def test_commands_set_the_backend_whose_runs_they_compare():
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            if "compare.py runs" in block:
+                for name in re.findall(r"-(jax|tensorflow|torch)\b", block):
+                    assert f"KERAS_BACKEND={name}" in block, block
 
 
 # A later flag takes the place of an earlier one.

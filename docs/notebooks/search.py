@@ -91,8 +91,11 @@ print(f"{100 * result['accuracy']:.1f} % of the test images right")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Search `"bayesian"` and `"hyperband"` with as many trials. What do their
-#    trials look like in the two figures?
+# Give each search a folder of its own, such as `folder.with_name("other")`,
+# because a folder with six trials gets no more.
+#
+# 1. Search with `"bayesian"`, and with `"hyperband"` and `epochs=3`. What do
+#    their trials look like in the two figures?
 # 2. Add `shortcut=("A", "B", "C")` to the space. Is six trials enough to say
 #    anything about it?
 # 3. Repeat the search with another seed. How far do the best rates lie apart?

@@ -7,7 +7,7 @@ import keras
 
 from keras_resnet import blocks, table1
 from keras_resnet.resnet import ResidualNetwork, ResNet
-from keras_resnet.types import Initializer, Regularizer, Tensor
+from keras_resnet.types import Initializer, PathLike, Regularizer, Tensor
 
 # The entry of a family's docstring that does not apply to its members.
 _DEPTH = "    depth: Integer, the number of weighted layers.\n"
@@ -32,7 +32,7 @@ def _documented_by(family):
 def ResNetImageNet(
     depth: int,
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -61,10 +61,11 @@ def ResNetImageNet(
             (torchvision's first), `"keras"` (those of `keras.applications`);
             a repository of the Hugging Face hub, such as
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
-            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
-            `.th` or `.h5` file. If `classes` is not the default and differs
-            from the file, the head keeps its random weights. If the number of
-            input channels does, the first convolution is adapted.
+            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`, `.th`,
+            `.bin` or `.h5` file, or of a folder that `save_pretrained` wrote.
+            If `classes` is not the default and differs from the file, the head
+            keeps its random weights. If the number of input channels does, the
+            first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, in the image data format; rows and
@@ -135,7 +136,7 @@ def ResNetImageNet(
 def ResNetCIFAR(
     depth: int,
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -165,7 +166,8 @@ def ResNetCIFAR(
         weights: `None` (default) for random weights; a repository of
             the Hugging Face hub, `"owner/name"` or `"owner/name@revision"`;
             or the path of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`,
-            `.pt`, `.th` or `.h5` file. If `classes` is not the default and
+            `.pt`, `.th`, `.bin` or `.h5` file, or of a folder that
+            `save_pretrained` wrote. If `classes` is not the default and
             differs from the file, the head keeps its random weights. If the
             number of input channels does, the first convolution is adapted.
         input_tensor: Keras tensor to build the network on, for example the
@@ -234,7 +236,7 @@ def ResNetCIFAR(
 @_documented_by(ResNetImageNet)
 def ResNet18(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -260,7 +262,7 @@ def ResNet18(
 @_documented_by(ResNetImageNet)
 def ResNet34(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -286,7 +288,7 @@ def ResNet34(
 @_documented_by(ResNetImageNet)
 def ResNet50(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -312,7 +314,7 @@ def ResNet50(
 @_documented_by(ResNetImageNet)
 def ResNet101(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -338,7 +340,7 @@ def ResNet101(
 @_documented_by(ResNetImageNet)
 def ResNet152(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -364,7 +366,7 @@ def ResNet152(
 @_documented_by(ResNetCIFAR)
 def ResNet20(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -389,7 +391,7 @@ def ResNet20(
 @_documented_by(ResNetCIFAR)
 def ResNet32(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -414,7 +416,7 @@ def ResNet32(
 @_documented_by(ResNetCIFAR)
 def ResNet44(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -439,7 +441,7 @@ def ResNet44(
 @_documented_by(ResNetCIFAR)
 def ResNet56(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -464,7 +466,7 @@ def ResNet56(
 @_documented_by(ResNetCIFAR)
 def ResNet110(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -489,7 +491,7 @@ def ResNet110(
 @_documented_by(ResNetCIFAR)
 def ResNet1202(
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,

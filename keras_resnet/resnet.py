@@ -9,7 +9,13 @@ from keras import layers
 
 from keras_resnet import backend, blocks, preprocessing, shortcuts, table1
 from keras_resnet.preprocessing import Preprocessing
-from keras_resnet.types import Config, Initializer, Regularizer, Tensor
+from keras_resnet.types import (
+    Config,
+    Initializer,
+    PathLike,
+    Regularizer,
+    Tensor,
+)
 from keras_resnet.weights import published
 
 
@@ -132,7 +138,7 @@ def ResNet(
     bottleneck: bool = False,
     stem: str = "imagenet",
     include_top: bool = True,
-    weights: str | None = None,
+    weights: PathLike | None = None,
     input_tensor: Tensor | None = None,
     input_shape: Sequence[int | None] | None = None,
     pooling: str | None = None,
@@ -177,11 +183,11 @@ def ResNet(
             (torchvision's first), `"keras"` (those of `keras.applications`);
             a repository of the Hugging Face hub, such as
             `"timm/resnet50.a1_in1k"` or `"owner/name@revision"`; or the path
-            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`,
-            `.th` or `.h5` file. If `classes` is not the default and differs
-            from the file, the head keeps its random weights. If the number of
-            input channels does, the first convolution is adapted: see
-            `load_torch_weights`.
+            of a `.keras`, `.weights.h5`, `.safetensors`, `.pth`, `.pt`, `.th`,
+            `.bin` or `.h5` file, or of a folder that `save_pretrained` wrote.
+            If `classes` is not the default and differs from the file, the head
+            keeps its random weights. If the number of input channels does, the
+            first convolution is adapted: see `load_torch_weights`.
         input_tensor: Keras tensor to build the network on, for example the
             output of a preprocessing layer. Defaults to a new input.
         input_shape: Shape of one image, without the batch, in the image data

@@ -23,6 +23,7 @@ from keras_resnet import (
     factories,
     table1,
 )
+from keras_resnet.weights import files
 
 FACTORIES = [
     "ResNet18",
@@ -521,6 +522,9 @@ def test_docstring_of_a_factory_is_that_of_its_signature(name):
     doc = inspect.getdoc(factory)
     first = "ResNet-" + name.removeprefix("ResNet") + " for "
     assert name not in FACTORIES or doc.startswith(first)
+    for ending in files.ENDINGS:
+        assert f"`{ending}`" in doc
+        assert f"`{ending}`" in inspect.getdoc(ResNet)
     (entries,) = re.findall(r"Args:\n((?:    .*\n)+)", doc)
     entries = re.split(r"^    (\w+): ", entries, flags=re.MULTILINE)[1:]
     assert entries[::2] == list(parameters)

@@ -22,5 +22,5 @@ def on_page_content(html, page, **_):
     return (
         f'<p><a href="{target.name}" download>Download this notebook</a>, for '
         "Jupyter, or to upload to Colab or Kaggle. Its first cell installs "
-        f"this package.</p>\n{html}"
+        f"this package (after the first release).</p>\n{html}"
     )

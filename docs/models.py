@@ -69,7 +69,10 @@ def page():
         ),
         "",
         table(
-            ["network", "weights", "strides in", "top-1", "top-5", "source"],
+            [
+                *("network", "weights", "strides in"),
+                *("top-1", "top-5", "source", "licence"),
+            ],
             [
                 [
                     f"`{each.network}`",
@@ -78,6 +81,7 @@ def page():
                     f"{each.top1:.1f} %",
                     f"{each.top5:.1f} %",
                     f"[{NAMES[each.weights]}]({each.source})",
+                    each.license,
                 ]
                 for each in keras_resnet.list_weights()
             ],
@@ -86,9 +90,11 @@ def page():
         "Top-1 and top-5 are accuracies on ImageNet's validation images, one",
         "crop each, as the sources publish them. torchvision's weights are",
         "loaded from timm's copies on the Hugging Face hub, which states their",
-        "licence, BSD-3-Clause. `keras_resnet.list_weights()` returns this",
-        'table. `weights="owner/name"` takes any repository of the hub that',
-        "timm or transformers wrote, under the licence on its page.",
+        "licence. Keras's licence is that of the package keras-applications,",
+        "which states none for its files of weights.",
+        "`keras_resnet.list_weights()` returns this table.",
+        '`weights="owner/name"` takes any repository of the hub that timm or',
+        "transformers wrote, under the licence on its page.",
         "",
         "## Speed of inference",
         "",

@@ -1,13 +1,16 @@
 """README and docs are true."""
 
 import importlib
+import inspect
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, SHALLOW, read_json
 from imagenet_files import image_folder
 
+import keras_resnet
 from keras_resnet import table1
 
 pytestmark = pytest.mark.once
@@ -52,11 +55,27 @@ def test_the_reference_has_every_public_name(module, page):
         path.read_text("utf-8")
         for path in (ROOT / "docs/api").glob(f"{page}.md")
     )
-    documented = re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE)
+    documented = {*re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE)}
+    documented |= {*re.findall(r"`(\w+)`", text)}
     public = {
-        name for name in module.__all__ if callable(getattr(module, name))
+        name
+        for name in module.__all__
+        if not inspect.ismodule(getattr(module, name)) and name[0] != "_"
     }
-    assert public <= set(documented)
+    assert public <= documented
+
+
+def test_every_name_of_the_reference_has_a_docstring():
+    for page in (ROOT / "docs/api").iterdir():
+        text = page.read_text("utf-8")
+        for path in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE):
+            module, _, name = path.rpartition(".")
+            value = getattr(importlib.import_module(module), name)
+            if not inspect.getdoc(value):
+                # A text below the assignment, as the site reads it.
+                source = Path(inspect.getsourcefile(value)).read_text("utf-8")
+                lines = rf'^{name} = .*\n((    .*\n)+\)\n)?"""'
+                assert re.search(lines, source, re.MULTILINE), path
 
 
 def test_the_table_of_models_is_what_its_command_prints():
@@ -66,6 +85,10 @@ def test_the_table_of_models_is_what_its_command_prints():
         row = [f"`ResNet{depth}`", *names["size"](depth)]
         cells = [[x.strip() for x in line.split("|")[1:5]] for line in lines]
         assert row in cells
+    rows = [[x.strip() for x in line.split("|")[1:-1]] for line in lines]
+    for each in keras_resnet.list_weights():
+        of = [f"`{each.network}`", f'`"{each.weights}"`']
+        assert [row[-1] for row in rows if row[:2] == of] == [each.license]
 
 
 def test_the_start_of_the_site_has_readmes_results():

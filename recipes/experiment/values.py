@@ -28,12 +28,17 @@ def _number(kind, words, holds):
 
 
 positive_int = _number(int, "positive whole number", lambda n: n >= 1)
+"""Parse a whole number of at least 1."""
 non_negative_int = _number(int, "whole number of at least 0", lambda n: n >= 0)
+"""Parse a whole number of at least 0."""
 positive_float = _number(float, "positive number", lambda x: 0 < x < math.inf)
+"""Parse a finite number above 0."""
 non_negative_float = _number(
     float, "number of at least 0", lambda x: 0 <= x < math.inf
 )
+"""Parse a finite number of at least 0."""
 share = _number(float, "number from 0 to 1", lambda x: 0 <= x <= 1)
+"""Parse a number from 0 to 1."""
 seed = _number(
     int, f"whole number from 0 to {LAST_SEED}", lambda n: 0 <= n <= LAST_SEED
 )
@@ -61,6 +66,7 @@ def depth_among(*imagenet):
 
 
 cifar_depth = depth_among()
+"""Parse a depth for CIFAR-10, 6n+2 from 8 on."""
 
 
 def path(text):

@@ -37,6 +37,14 @@ def test_every_page_is_in_the_menu():
         assert f" {page.relative_to(ROOT / 'docs')}\n" in menu, page
 
 
+def test_the_map_of_the_code_has_its_files():
+    text = (ROOT / "docs/design.md").read_text("utf-8")
+    folders = ["benchmarks", "docs", "recipes", "recipes/experiment"]
+    folders += ["keras_resnet", "keras_resnet/backend", "keras_resnet/weights"]
+    for path in (p for f in folders for p in (ROOT / f).glob("[!_]*.py")):
+        assert re.search(rf"\b{path.name}\b", text), path
+
+
 @pytest.mark.parametrize(
     ("module", "page"),
     [

@@ -298,12 +298,18 @@ def page(lines):
         c for line in lines for each in line["chains"].values() for c in each
     ]
     rows.append(["all", "", *cells(every)])
+    kills = sum(len(chain["kills"]) for chain in every)
+    equal = f"{rows[-1][-1]} of {len(every)}"
+    if rows[-1][-1] == len(every):
+        equal = f"All {len(every)}"
     made = [
         f"- `{line['command']}`  \n  {report.origin(line)}" for line in lines
     ]
     return "\n".join(
         [
             "# Faults",
+            "",
+            f"{equal} chains ended bit-equal after {kills} kills.",
             "",
             "Processes that were killed, by the way of the kill, and how runs",
             "ended that were resumed after each: `tests/faults.py` says how.",

@@ -249,6 +249,14 @@ def test_history_says_what_got_slower_beyond_the_spread(tmp_path, capsys):
 
 
 @pytest.mark.once
+def test_the_page_in_the_docs_is_made_of_the_files_beside_it():
+    folder = ROOT / "docs/results/benchmarks"
+    page = (folder / "README.md").read_text("utf-8")
+    assert page == report.page(report.read(folder), ["ratios", "growth"])
+    assert page.index("than Keras by a factor") < page.index("![ratios]")
+
+
+@pytest.mark.once
 def test_the_history_has_every_measurement_that_is_kept():
     folder = ROOT / "docs/results/benchmarks"
     rows = read_rows(folder / history.NAME)

@@ -156,6 +156,7 @@ def test_a_claim_says_whether_it_holds(tmp_path, capsys):
     page.finish("Title", {})
     shown = capsys.readouterr().out
     written = (tmp_path / "README.md").read_text("utf-8")
+    assert written.startswith("# Figures\n\n1 of 2 claims hold.\n\nEach claim")
     for row in (
         "| error | paper, 1 | < 0 points   | -1.5 points (one seed) | yes   |",
         "| share | paper, 2 | at least 0.9 | 0.25                   | no    |",

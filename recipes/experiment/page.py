@@ -13,9 +13,8 @@ from .provenance import origin
 from .report import folded, show, table
 from .report import origin as where
 
-HEAD = """\
-# Figures
-
+HEAD = "# Figures"
+HOW = """\
 Each claim comes from a paper. It is measured as a number and must stay within
 its bound. `python recipes/figures.py` made this page from its own result lines,
 FIGURE.json, and sets the bounds, the same for all nets.
@@ -80,9 +79,7 @@ class Page:
         self.names = names
         self.pictures, self.tables, self.claims = [], [], []
         page, line = path / "README.md", path / f"{name}.json"
-        if page.exists() and not page.read_text("utf-8").startswith(
-            HEAD.splitlines()[0]
-        ):
+        if page.exists() and not page.read_text("utf-8").startswith(HEAD):
             raise UsageError(
                 f"{page} is no page of figures and would be replaced: give "
                 "another --output"
@@ -148,7 +145,11 @@ class Page:
         """Write the page of all figures from their result lines."""
         paths = [self.path / f"{name}.json" for name in self.names]
         lines = [read_json(path) for path in paths if path.exists()]
-        parts = [HEAD]
+        holds = [claim["holds"] for line in lines for claim in line["claims"]]
+        parts = [f"{HEAD}\n"]
+        if holds:
+            parts.append(f"{sum(holds)} of {len(holds)} claims hold.\n")
+        parts.append(HOW)
         for line in lines:
             parts += self._section(line)
         parts.append("## Nets\n")

@@ -5,6 +5,9 @@ effect, and runs them again on the same tensors.
 """
 
 import collections
+import contextlib
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -21,7 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_resnet.backend import parallel
-from keras_resnet.backend.torch import cuda_graph, graph
+from keras_resnet.backend.torch import cuda_graph, graph, waits
 
 BATCH, CLASSES = 4, 5
 _rng = np.random.default_rng(0)
@@ -45,9 +48,9 @@ class Tape(TorchDispatchMode):
 
     made = []
 
-    def __init__(self):
+    def __init__(self, device):
         super().__init__()
-        self.operations, self.replays, self.overwritten = [], 0, {}
+        self.operations, self.replays, self.overwritten = None, 0, {}
         Tape.made.append(self)
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -67,6 +70,7 @@ class Tape(TorchDispatchMode):
         return function()
 
     def record(self, function):
+        self.operations = []
         try:
             with self:
                 return function()
@@ -427,6 +431,8 @@ def test_what_is_not_recorded_says_so_once(taped, words):
     else:
         tapes = _same(taped, fit, **REFUSED[words])
     assert sum(tape.replays for tape in tapes) == 0
+    # A recording that fails is hard to undo.
+    assert all(tape.operations is None for tape in tapes)
 
 
 def test_code_that_says_so_is_recorded(taped):
@@ -447,3 +453,133 @@ def test_eager_models_and_processors_record_nothing(taped):
     graph.Model._device = lambda _: torch.device("cpu")
     _fit(_model())
     assert not tapes
+
+
+# Operations on a tensor, and what the host waits for while they run.
+FOUND = {
+    "_local_scalar_dense": lambda x: float(x.sum()),
+    "nonzero": torch.nonzero,
+    "masked_select": lambda x: torch.masked_select(x, x > 0),
+    "index.Tensor": lambda x: x[x > 0],
+    "index_put_": lambda x: x.clone().index_put_((x > 0,), x),
+    "repeat_interleave.Tensor": lambda x: x.repeat_interleave(x.long()),
+    "_linalg_check_errors": lambda x: torch.linalg.inv(torch.diag(x)),
+    "lift_fresh": lambda x: torch.tensor([1.0, 2.0]),
+    "": lambda x: x[x.long()[:1] * 0] * (x > 0).to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_operations_that_wait_are_found(name):
+    x = torch.ones(2)
+    with waits.Found(x.device) as found:
+        FOUND[name](x)
+    assert (found.name or "").removeprefix("aten::") == name
+
+
+# The same between a processor and another device.
+COPIED = {
+    "_to_copy": lambda host, x: host.to(x.device),
+    "copy_": lambda host, x: x.copy_(host),
+    "_foreach_copy_": lambda host, x: torch._foreach_copy_([x], [host]),
+    # A number is an argument of the kernel.
+    "": lambda host, x: (x * host[0], torch.tensor(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_copies_between_host_and_device_are_found(name):
+    host, x = torch.ones(2), torch.ones(2, device="meta")
+    with waits.Found(x.device) as found:
+        COPIED[name](host, x)
+    assert (found.name or "").removeprefix("aten::") == name
+
+
+class _Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+class _Stream:
+    def __init__(self, device, device_index=1):
+        self.device, self.device_index = device, device_index
+
+    def wait_stream(self, other):
+        assert other.device == self.device
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Stand for `torch.cuda`, and return what is called, with the devices."""
+    called = []
+
+    def entered(name):
+        @contextlib.contextmanager
+        def context(value, **kwargs):
+            called.append((name, getattr(value, "device", value)))
+            yield
+
+        return context
+
+    def note(name):
+        return lambda *args: called.append((name, *args))
+
+    for name, value in {
+        "CUDAGraph": lambda: None,
+        "graph_pool_handle": lambda: (0, 7),
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": entered("stream"),
+        "device": entered("device"),
+        "graph": lambda graph, stream, **k: entered("graph")(stream),
+        "set_stream": lambda stream: called.append(("set", stream.device)),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, note(name))
+    return called
+
+
+def test_a_recording_is_on_the_device_of_the_variables(cuda):
+    recorder = cuda_graph.Recorder("cuda:1")
+    recorder.warm_up(lambda: None)
+    cycle = weakref.ref(_Cycle())
+    gc.disable()
+    try:
+        # What a recording cannot free is freed before it.
+        assert cycle() is not None
+        recorder.record(lambda: cuda.append(("run", cycle())))
+    finally:
+        gc.enable()
+    assert cuda == [
+        ("stream", "cuda:1"),
+        ("device", "cuda:1"),
+        ("graph", "cuda:1"),
+        ("run", None),
+    ]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_failed_recording_leaves_nothing_and_says_why(
+    cuda, monkeypatch, ends
+):
+    @contextlib.contextmanager
+    def recording(graph, **kwargs):
+        try:
+            yield
+        finally:
+            if not ends:
+                raise RuntimeError("capture_end")
+
+    def fail():
+        raise ValueError("the cause")
+
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    with pytest.raises(ValueError, match="the cause"):
+        cuda_graph.Recorder("cuda:1").record(fail)
+    undone = [
+        ("set", "cuda:1"),
+        ("_cuda_endAllocateToPool", 1, (0, 7)),
+        ("_cuda_releasePool", 1, (0, 7)),
+    ]
+    assert cuda == [("device", "cuda:1"), *([] if ends else undone)]

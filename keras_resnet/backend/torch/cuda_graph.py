@@ -7,6 +7,7 @@ write the same memory each time.
 """
 
 import contextlib
+import gc
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import torch
 from keras import tree
 
 from keras_resnet.backend import parallel
-from keras_resnet.backend.torch import numbers
+from keras_resnet.backend.torch import numbers, waits
 from keras_resnet.types import Schedule, Tensor
 
 # Successive steps of one kind before one is recorded. The third is traced. The
@@ -29,27 +30,51 @@ WARM_UP_STEPS = 4
 class Recorder:
     """The kernels of a function without arguments, as a CUDA graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._graph = torch.cuda.CUDAGraph()
-        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
 
     def warm_up(self, function: Callable) -> Any:
         """Run a function on the recording's stream, and return its result."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
         with torch.cuda.stream(self._stream):
             result = function()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        usual.wait_stream(self._stream)
         return result
 
     def record(self, function: Callable) -> Any:
         """Return the result of a function, without running its kernels."""
-        with torch.cuda.graph(
-            self._graph,
-            stream=self._stream,
-            # Other threads may use the GPU, for example to pin batches.
-            capture_error_mode="thread_local",
-        ):
-            return function()
+        # PyTorch frees unused memory before a recording, but not that of
+        # objects which refer to one another.
+        gc.collect()
+        usual, cause = torch.cuda.current_stream(self._device), None
+        with torch.cuda.device(self._device):
+            try:
+                with torch.cuda.graph(
+                    self._graph,
+                    pool=self._pool,
+                    stream=self._stream,
+                    # Other threads may use the GPU, for example to pin batches.
+                    capture_error_mode="thread_local",
+                ):
+                    try:
+                        return function()
+                    except Exception as error:
+                        cause = error
+                        raise
+            except Exception as error:
+                if error is not cause:
+                    # PyTorch could not end the recording, and left stream and
+                    # allocator as they are during it.
+                    torch.cuda.set_stream(usual)
+                    with contextlib.suppress(RuntimeError):
+                        where = usual.device_index, self._pool
+                        torch._C._cuda_endAllocateToPool(*where)
+                        torch._C._cuda_releasePool(*where)
+                raise cause or error from None
 
     def replay(self) -> None:
         """Run the kernels, which overwrite the tensors of the result."""
@@ -106,14 +131,21 @@ class TrainingStep:
             return self._step([batch])
         if self._times == WARM_UP_STEPS:
             # This frees the memory of the recording for another kind.
-            self._recording, self._recorder = None, Recorder()
-            return self._recorder.warm_up(lambda: self._step([batch]))
+            self._recording, self._recorder = None, Recorder(self._device())
+            # Found now, because a recording that fails is hard to undo.
+            with waits.Found(self._device()) as found:
+                logs = self._recorder.warm_up(lambda: self._step([batch]))
+            if found.name:
+                self._refuse(
+                    "its loss, its optimizer or a metric reads a value or "
+                    f"sends one, by {found.name}, so the host waits"
+                )
+            return logs
         try:
             self._recording = self._record(kind, batch)
         except Exception as error:
             self._refuse(
-                "a CUDA graph cannot record its step, for example because its "
-                "optimizer or a metric reads a value: "
+                "a CUDA graph cannot record its step: "
                 f"{type(error).__name__}: " + str(error).partition("\n")[0]
             )
             return self._step([batch])
@@ -146,15 +178,20 @@ class TrainingStep:
             tuple(v.data_ptr() for v in values),
         )
 
+    def _device(self):
+        return self._variables[0]._value.device
+
     def _to_device(self, value):
         if isinstance(value, np.ndarray):
             value = keras.ops.convert_to_tensor(value)
         if not isinstance(value, torch.Tensor):
             return value
-        return value.to(self._variables[0]._value.device, non_blocking=True)
+        return value.to(self._device(), non_blocking=True)
 
     def _refuse(self, reason):
         self._refused = True
+        # They reserve memory.
+        self._recording = self._recorder = None
         # Only the first process warns.
         if parallel.processes == 1 or torch.distributed.get_rank() == 0:
             warnings.warn(

@@ -340,9 +340,27 @@ def test_single_batches(taped):
                 IMAGES[batch], LABELS[batch], return_dict=True
             )
             keep.kept.append(logs)
+        # These batches have no third part, which would be the weights.
+        return _fit(model, 24, callbacks)
 
-    (tape,) = _same(taped, fit)
-    assert tape.replays == 4
+    tapes = _same(taped, fit)
+    assert [tape.replays for tape in tapes] == [4, 2]
+
+
+def test_a_step_of_your_own_takes_any_batch(taped):
+    taped()
+    model = _model()
+
+    def train_step(data):
+        images, labels, _, _ = data
+        return type(model).train_step(model, (images, labels))
+
+    model.train_step = train_step
+    with pytest.warns(UserWarning, match="`train_step` of its own"):
+        model.make_train_function()
+    batch = IMAGES[:BATCH], LABELS[:BATCH], LABELS[:BATCH], LABELS[:BATCH]
+    model.train_function([batch])
+    assert not Tape.made
 
 
 def test_variables_stay_where_they_are(taped):

@@ -162,19 +162,22 @@ class TrainingStep:
 
     def _kind(self, batch):
         """Return the kind of a batch, or `None` if it cannot be recorded."""
-        leaves = [leaf for leaf in tree.flatten(batch) if leaf is not None]
         values = [v._value for v in self._variables]
-        if not all(type(leaf) is torch.Tensor for leaf in leaves) or any(
+        if not all(
+            leaf is None or type(leaf) is torch.Tensor
+            for leaf in tree.flatten(batch)
+        ) or any(
             # A recording would omit the user's hooks.
             v._backward_hooks or v._post_accumulate_grad_hooks
             for v in values
         ):
             return None
-        images = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
         kind = self._replay.kind(images, True)
         return kind and (
             kind,
-            tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves),
+            # With its structure, because a part may be left out.
+            tree.map_structure(_layout, batch),
             tuple(v.data_ptr() for v in values),
         )
 
@@ -272,6 +275,10 @@ class _Rate:
         if float(rate) != self._value:
             self._value = float(rate)
             self._tensor.fill_(self._value)
+
+
+def _layout(leaf):
+    return leaf is not None and (leaf.shape, leaf.stride(), leaf.dtype)
 
 
 def _copy(value):

@@ -249,7 +249,7 @@ def test_one_cycle_has_the_rates_of_keras():
 
 
 @only("torch")
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
 def test_the_resident_input_is_sent_without_waiting(monkeypatch, kind):
     import torch
 
@@ -271,7 +271,10 @@ def test_the_resident_input_is_sent_without_waiting(monkeypatch, kind):
     )
     array = np.arange(6, dtype="int32").reshape(3, 2)
     tensor = backend.to_device(array, Reference())
-    assert sent == ["pinned"] * (kind == "cuda") + [{"non_blocking": True}]
+    # Elsewhere the memory could be freed before it is copied.
+    assert sent == (
+        ["pinned", {"non_blocking": True}] if kind == "cuda" else [{}]
+    )
     np.testing.assert_array_equal(tensor, array)
 
 

@@ -561,6 +561,20 @@ def test_full_float32_is_a_context():
 
 
 @only("torch")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_older_settings_of_float32_can_be_read(allowed, monkeypatch):
+    """PyTorch's compiler does so."""
+    from torch.backends import cuda, cudnn
+
+    monkeypatch.setattr(cudnn, "allow_tf32", allowed)
+    for _ in range(2):
+        with backend.full_float32():
+            assert not cudnn.allow_tf32
+            assert not cuda.matmul.allow_tf32
+        assert cudnn.allow_tf32 == allowed
+
+
+@only("torch")
 def test_accelerators_are_what_keras_computes_on(monkeypatch):
     import torch
 

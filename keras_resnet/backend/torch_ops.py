@@ -188,10 +188,11 @@ def sgd_step(
 def to_device(array: np.ndarray, reference: Tensor) -> Tensor:
     """As `keras_ops.to_device`, without waiting for a GPU."""
     tensor = torch.from_numpy(array)
-    if reference.device.type == "cuda":
-        # Only copies from pinned memory run while the host continues.
-        tensor = tensor.pin_memory()
-    return tensor.to(reference.device, non_blocking=True)
+    if reference.device.type != "cuda":
+        return tensor.to(reference.device)
+    # Only copies from pinned memory run while the host continues. PyTorch
+    # keeps that memory until they are done.
+    return tensor.pin_memory().to(reference.device, non_blocking=True)
 
 
 def channels_first_view(x: Tensor, last: bool) -> Tensor:
@@ -227,13 +228,18 @@ def be_deterministic() -> None:
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Return a context in which a GPU does not round float32 inputs."""
-    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    cudnn = torch.backends.cudnn
+    kinds = cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
     before = [kind.fp32_precision for kind in kinds]
     try:
+        # PyTorch's compiler reads this older setting, which raises an error
+        # if a newer one differs.
+        cudnn.allow_tf32 = False
         for kind in kinds:
             kind.fp32_precision = "ieee"
         yield
     finally:
+        cudnn.allow_tf32 = before[0] == "tf32"
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
 

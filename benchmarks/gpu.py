@@ -33,7 +33,7 @@ from keras_resnet_recipes.experiment import (
 from keras_resnet_recipes.experiment.report import table
 
 WORKER = Path(__file__).resolve().parent / "gpu_parts.py"
-# Seconds that the parts may take on a backend, and all of them together.
+# Seconds that all parts may take together, and the shares of each.
 PARTS = {"resnet20": 150, "profile": 60, "resnet50": 150, "numerics": 120}
 PARTS |= {"memory": 60, "inputs": 60}
 IN_ALL = 600
@@ -69,27 +69,37 @@ def main(settings):
     backends = settings.backend or installed()
     # A processor may be slow, and busy.
     patience = 10 if settings.quick else 1
-    deadline = time.monotonic() + patience * IN_ALL
+    begin = time.monotonic()
     values = {backend: {} for backend in backends}
     with tempfile.TemporaryDirectory() as folder:
-        for part in settings.part:
-            for backend in backends:
-                begin = time.monotonic()
-                end = min(begin + patience * PARTS[part], deadline)
-                arguments, environments = {"quick": settings.quick}, [{}]
-                if part == "numerics":
-                    arguments["reference"] = f"{folder}/{backend}.npz"
-                    environments = [ON_THE_CPU, {}]
-                for environment in environments:
-                    variables = {"KERAS_BACKEND": backend, **environment}
-                    seconds = end - time.monotonic()
-                    for line in run(part, arguments, variables, seconds):
-                        if not (environment and line[0] == "machine"):
-                            show(backend, values[backend], *line)
+        for part, backend, end in turns(settings.part, backends):
+            arguments, environments = {"quick": settings.quick}, [{}]
+            if part == "numerics":
+                arguments["reference"] = f"{folder}/{backend}.npz"
+                environments = [ON_THE_CPU, {}]
+            for environment in environments:
+                variables = {"KERAS_BACKEND": backend, **environment}
+                seconds = begin + patience * end - time.monotonic()
+                for line in run(part, arguments, variables, seconds):
+                    if not (environment and line[0] == "machine"):
+                        show(backend, values[backend], *line)
     head = "", "goal", "backend", "measured", "reached"
     print(f"\n{table(head, goals(values))}")
     if not any(v is not None for x in values.values() for v in x.values()):
         raise Failure("nothing was measured: see the lines above")
+
+
+def turns(parts, backends):
+    """Yield each part on each backend, and the second at which it must end.
+
+    What one leaves of its time is for those after it.
+    """
+    unit = IN_ALL / (len(backends) * sum(PARTS[part] for part in parts))
+    end = 0
+    for part in parts:
+        for backend in backends:
+            end += unit * PARTS[part]
+            yield part, backend, end
 
 
 def run(part, arguments, variables, seconds, worker=WORKER):

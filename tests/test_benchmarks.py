@@ -507,6 +507,56 @@ def test_a_part_that_fails_costs_only_itself(tmp_path, part, seconds, last):
 
 
 @pytest.mark.once
+def test_the_backends_share_ten_minutes():
+    one, two = (
+        list(gpu.turns(tuple(gpu.PARTS), backends))
+        for backends in (["torch"], ["torch", "jax"])
+    )
+    assert one[0] == ("resnet20", "torch", 150)
+    assert two[:2] == [("resnet20", "torch", 75), ("resnet20", "jax", 150)]
+    for turns in (one, two):
+        assert [end for *_, end in turns] == sorted({end for *_, end in turns})
+        assert turns[-1][-1] == pytest.approx(600)
+    assert list(gpu.turns(("memory",), ["jax"])) == [("memory", "jax", 600)]
+
+
+@only("torch")
+def test_a_side_has_no_cuda_graph(monkeypatch):
+    import torch
+
+    from keras_resnet.backend.torch import cuda_graph, graph
+
+    monkeypatch.setattr(graph.Model, "_device", lambda _: torch.device("cuda"))
+    steps = []
+    monkeypatch.setattr(
+        cuda_graph.TrainingStep,
+        "__call__",
+        lambda *_: steps.append(1) or {"loss": 0.0},
+    )
+    weights, batch = CIFAR.draw(), CIFAR.random_batches(4)
+    for name, recorded in (("ours", 2), ("ours, without a CUDA graph", 0)):
+        steps.clear()
+        built = implementation.build(name, CIFAR, weights)
+        built.train_epochs([batch], 2)
+        assert len(steps) == recorded
+
+
+@only("torch")
+def test_memory_counts_what_a_cuda_graph_reserves(monkeypatch, capsys):
+    import torch
+
+    for name in ("allocated", "reserved"):
+        monkeypatch.setattr(
+            *(torch.cuda, f"max_memory_{name}", lambda n=name: len(n) * 2**30)
+        )
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(gpu_parts, "accelerators", lambda: ["a GPU"])
+    gpu_parts.memory(gpu_parts.QUICK)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)[1:] == [9, "GiB, and 8 reserved"]
+
+
+@pytest.mark.once
 def test_the_goals_stand_beside_what_was_measured():
     values = {
         "ResNet-20: ours": 2.0,

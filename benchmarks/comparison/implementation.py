@@ -21,6 +21,7 @@ IMPLEMENTATIONS = {
     "torch.compile": ("native_torch", "Compiled"),
     # For a GPU.
     "ours, scanned": ("keras_models", "Scanned"),
+    "ours, without a CUDA graph": ("keras_models", "Ungraphed"),
     "ours, layer by layer": ("keras_models", "Eager"),
     "torch.compile, reduce-overhead": ("native_torch", "CompiledAsGraphs"),
 }
@@ -30,6 +31,7 @@ ALONE = {
     "torch.compile, reduce-overhead": "torch",
     # JAX needs minutes, operation by operation.
     "ours, layer by layer": "torch",
+    "ours, without a CUDA graph": "torch",
     "ours, scanned": "jax",
 }
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import unittest.mock
 
 import keras
 from keras import layers
@@ -137,6 +138,19 @@ class Scanned(Ours):
     """`keras_resnet` with several steps in one loop, which JAX has."""
 
     COMPILE = {"steps_per_execution": 16}
+
+
+class Ungraphed(Ours):
+    """`keras_resnet` with replay on PyTorch, but no CUDA graph of the step."""
+
+    def __init__(self, network, weights):
+        from keras_resnet.backend.torch import cuda_graph
+
+        super().__init__(network, weights)
+        with unittest.mock.patch.object(
+            cuda_graph, "TrainingStep", lambda model, replay, step: step
+        ):
+            self.model.make_train_function()
 
 
 class Eager(Ours):

@@ -136,8 +136,8 @@ def gradient_flow(series: Rows, caption: str | None = None) -> Figure:
                 **style,
             )
         _gradient_axes(axes)
-        first, end = (_spread(one["norms"][i]) for i in (0, last))
-        first, end = (f"{x:,.{int(x < 10)}f}" for x in (first, end))
+        spreads = (_spread(one["norms"][i]) for i in (0, last))
+        first, end = (f"{x:,.{int(x < 10)}f}" for x in spreads)
         axes.set_title(
             f"{one['label']}: {first}-fold between layers at first,\n"
             f"{end}-fold at the end",

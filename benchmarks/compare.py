@@ -65,8 +65,8 @@ class Settings(CommandSettings):
     )
     history: bool = option(
         False,
-        "measure nothing, only say what got slower since the measurement "
-        "before, on the same machine and backend",
+        "measure nothing, only say what got slower since the last release, or "
+        "without one since another commit, on the same machine and backend",
     )
 
     def resolve(self, given):

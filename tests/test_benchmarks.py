@@ -203,11 +203,12 @@ def test_a_run_leaves_values_tables_and_figures(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.once
 def test_history_says_what_got_slower_beyond_the_spread(tmp_path, capsys):
-    def measured(commit, machine="A", **units):
+    def measured(commit, machine="A", release="1", **units):
         """Append rounds of ours and of Keras, by unit."""
         line = {
             **{"case": "train20", "backend": "jax", "threads": 1},
-            **{"versions": {"jax": "1"}, "device": machine, "commit": commit},
+            **{"versions": {"keras_resnet": release, "jax": "1"}},
+            **{"device": machine, "commit": commit},
             "settings": {"rounds": 3, "steps": None},
             "comparisons": [
                 measure.Comparison(
@@ -243,6 +244,16 @@ def test_history_says_what_got_slower_beyond_the_spread(tmp_path, capsys):
         + ["2 (2 to 2) s, d", "2.00", "1.00"],
     ]
     assert out.endswith("2 of 2 measured before got slower\n")
+    # A second measurement of the commit has the same slow rounds.
+    measured("d", **{"images/s": ([3, 3, 3], [3, 2, 4]), "s": ([2], [4])})
+    run(*flags)
+    assert capsys.readouterr().out == out
+    # The release before counts, and not the commit before.
+    for commit in "ef":
+        measured(commit, release="2", **{"images/s": ([2, 2, 2], [4, 4, 4])})
+    run(*flags)
+    out = capsys.readouterr().out
+    assert "| 3 (3 to 3) images/s, d | 2 (2 to 2) images/s, f | " in out
     first = read_rows(tmp_path / "benchmarks/history.csv")[1]
     assert first["implementation"] == "stock Keras"
     assert (first["median"], first["ratio"]) == ("4", "2.25")

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import operator
+import re
 import statistics
 from pathlib import Path
 
@@ -59,10 +61,11 @@ def rows(line):
 
 
 def slower(folder):
-    """Return a table of ours that got slower since the measurement before.
+    """Return a table of ours that got slower since the last release.
 
-    The best round must be worse than the worst round before. If the others
-    got as much slower, which the table shows, the machine is slower.
+    Without one, since the last measurement of another commit. The best round
+    must be worse than the worst round before. If the others got as much slower,
+    which the table shows, the machine is slower.
 
     Raises:
         FileNotFoundError: If the folder has no history.
@@ -74,7 +77,8 @@ def slower(folder):
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             history.setdefault(tuple(row[k] for k in KEY), []).append(row)
-    pairs = [each[-2:] for each in history.values() if len(each) > 1]
+    pairs = [(_before(each), each[-1]) for each in history.values()]
+    pairs = [pair for pair in pairs if pair[0]]
     ours = [p for p in pairs if p[1]["implementation"].startswith("ours")]
     lines = []
     for before, now in ours:
@@ -104,3 +108,16 @@ def slower(folder):
     counted = f"{len(lines)} of {len(ours)} measured before got slower"
     head = ("measurement", "backend", "before", "now", "ratio", "others' ratio")
     return f"{table(head, lines)}\n\n{counted}" if lines else counted
+
+
+def _before(each):
+    """Return the row to compare the last one with, or `None`."""
+    for version in _release, operator.itemgetter("commit"):
+        others = [row for row in each if version(row) != version(each[-1])]
+        if others:
+            return others[-1]
+    return None
+
+
+def _release(row):
+    return re.search(r"\bkeras_resnet ([^,]*)", row["versions"])[1]

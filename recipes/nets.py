@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_resnet_recipes import cifar10, evaluate
-from keras_resnet_recipes.experiment import Failure, files, report
+from keras_resnet_recipes.experiment import Failure, command, files, report
 
 # Number of times that a run records gradient norms.
 RECORDS = 20
@@ -125,10 +125,13 @@ class Nets:
         flags += ["--output", str(path)]
         if (path / "settings.json").exists():
             flags += ["--resume"]
-        command = [os.path.relpath(cifar10.__file__), *flags]
-        print(f"{path}: to be trained: {shlex.join(command)}", flush=True)
+        script = [os.path.relpath(cifar10.__file__)]
+        if command.installed:
+            script = ["-m", "keras_resnet_recipes", "cifar10"]
+        words = [*script, *flags]
+        print(f"{path}: to be trained: {shlex.join(words)}", flush=True)
         status = subprocess.run(
-            [sys.executable, *command],
+            [sys.executable, *words],
             env=os.environ | {"KERAS_BACKEND": backend},
         ).returncode
         if status in (129, 130, 143, -signal.SIGINT):

@@ -35,7 +35,7 @@ from keras_resnet_recipes.experiment import (
     setting,
     share,
 )
-from keras_resnet_recipes.experiment.command import flag
+from keras_resnet_recipes.experiment.command import call, flag
 
 FAST = cifar10.Settings.PRESETS["fast"]
 # Settings of a run, by the name of the setting of a search.
@@ -167,9 +167,8 @@ def command(settings, values, backend, devices):
     if devices.settings():  # else the results do not depend on the devices
         flags += ["--devices", str(devices.count)]
         flags += ["--normalization", "per-device"]
-    return (
-        f"KERAS_BACKEND={backend} python recipes/cifar10.py {shlex.join(flags)}"
-    )
+    words = [*call("cifar10"), *flags]
+    return f"KERAS_BACKEND={backend} {shlex.join(words)}"
 
 
 def table(rows, names):

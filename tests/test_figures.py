@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 import keras_resnet
 from keras_resnet import data
 from keras_resnet_recipes import cifar10, figures, nets
-from keras_resnet_recipes.experiment import UsageError
+from keras_resnet_recipes.experiment import UsageError, command
 from keras_resnet_recipes.experiment.page import Claim, Page
 
 pytestmark = pytest.mark.once
@@ -364,10 +364,16 @@ def test_failures_are_one_line(tmp_path, capfd, monkeypatch):
     # A training that fails.
     wrong = cifar10.Settings(depth=9)
     monkeypatch.setattr(figures.Settings, "net", lambda *_, **__: wrong)
-    with pytest.raises(SystemExit, match="1"):
-        _draw((tmp_path, tmp_path), "responses")
-    last = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "exit status 2" in last
+    for installed, called in (
+        ((), "cifar10.py: error"),
+        (("keras-resnet", "figures"), "keras-resnet cifar10: error"),
+    ):
+        monkeypatch.setattr(command, "installed", installed)
+        with pytest.raises(SystemExit, match="1"):
+            _draw((tmp_path, tmp_path), "responses")
+        error = capfd.readouterr().err.strip()
+        assert called in error
+        assert "exit status 2" in error.splitlines()[-1]
 
 
 def test_half_of_nine_blocks_are_at_most_four():

@@ -38,7 +38,7 @@ from conftest import (
 import keras_resnet
 from keras_resnet import data, devices, tuning
 from keras_resnet_recipes import cifar10, results, tune
-from keras_resnet_recipes.experiment import UsageError, training
+from keras_resnet_recipes.experiment import UsageError, command, training
 
 pytestmark = pytest.mark.once
 
@@ -510,7 +510,15 @@ def _several(count, synchronized=True):
     return several
 
 
-def test_the_command_stands_for_the_settings():
+@pytest.mark.parametrize(
+    ("installed", "called"),
+    [
+        ((), ["python", "recipes/cifar10.py"]),
+        (("keras-resnet", "tune"), ["keras-resnet", "cifar10"]),
+    ],
+)
+def test_the_command_stands_for_the_settings(installed, called, monkeypatch):
+    monkeypatch.setattr(command, "installed", installed)
     settings = tune.Settings(dataset="digits", epochs=3, seed=5)
     values = {"depth": 14, "learning_rate": 0.1234, "shortcut": "B"}
     values |= {"weight_decay": 0.002, "batch_size": 16, "label_smoothing": 0.1}
@@ -521,7 +529,7 @@ def test_the_command_stands_for_the_settings():
     assert (expected.epochs, expected.seed) == (3, 5)
     one = devices.Devices()
     words = shlex.split(tune.command(settings, values, "jax", one))
-    assert words[:3] == ["KERAS_BACKEND=jax", "python", "recipes/cifar10.py"]
+    assert words[:3] == ["KERAS_BACKEND=jax", *called]
     assert settings_of(cifar10, words[3:]) == expected
 
 

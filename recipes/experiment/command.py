@@ -75,6 +75,13 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def call(recipe):
+    """Return the words that call a recipe in the way this one was called."""
+    if installed:
+        return [installed[0], recipe]
+    return ["python", f"recipes/{recipe}.py"]
+
+
 def flag(name):
     """Return the flag of a field of settings."""
     return f"--{name.replace('_', '-')}"

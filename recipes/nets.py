@@ -128,10 +128,10 @@ class Nets:
         script = [os.path.relpath(cifar10.__file__)]
         if command.installed:
             script = ["-m", "keras_resnet_recipes", "cifar10"]
-        words = [*script, *flags]
-        print(f"{path}: to be trained: {shlex.join(words)}", flush=True)
+        shown = shlex.join([*command.call("cifar10"), *flags])
+        print(f"{path}: to be trained: {shown}", flush=True)
         status = subprocess.run(
-            [sys.executable, *words],
+            [sys.executable, *script, *flags],
             env=os.environ | {"KERAS_BACKEND": backend},
         ).returncode
         if status in (129, 130, 143, -signal.SIGINT):

@@ -371,9 +371,10 @@ def test_failures_are_one_line(tmp_path, capfd, monkeypatch):
         monkeypatch.setattr(command, "installed", installed)
         with pytest.raises(SystemExit, match="1"):
             _draw((tmp_path, tmp_path), "responses")
-        error = capfd.readouterr().err.strip()
+        shown, error = capfd.readouterr()
+        assert f"trained: {' '.join(command.call('cifar10'))} " in shown
         assert called in error
-        assert "exit status 2" in error.splitlines()[-1]
+        assert "exit status 2" in error.strip().splitlines()[-1]
 
 
 def test_half_of_nine_blocks_are_at_most_four():

@@ -2,11 +2,17 @@
 
 import importlib
 import inspect
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, SHALLOW, read_json
 from imagenet_files import image_folder
 
@@ -29,6 +35,47 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def _publish(words, folder, tag):
+    """Run a step of the workflow that publishes, and return its status."""
+    path = ROOT / ".github/workflows/publish.yml"
+    steps = yaml.safe_load(path.read_text("utf-8"))["jobs"]["build"]["steps"]
+    (step,) = [s for s in steps if s.get("name", "").startswith(words)]
+    env = os.environ | {"REPO": "me/it", "TAG": tag}
+    call = ["bash", "-e", "-c", step["run"]]
+    return subprocess.run(call, cwd=folder, env=env).returncode
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems' sed differs"
+)
+def test_links_lead_somewhere_on_pypi(tmp_path):
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert _publish("PyPI shows addresses", tmp_path, "v1") == 0
+    readme = (tmp_path / "README.md").read_text("utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", readme)
+    assert [t for t in targets if "://" not in t] == []
+    pictures = [t for t in targets if t.endswith(".png")]
+    raw = "https://raw.githubusercontent.com/me/it/v1/docs/results/figures"
+    assert pictures == [f"{raw}/degradation.png"]
+    assert "https://github.com/me/it/blob/v1/CHANGELOG.md" in targets
+    text = (tmp_path / "pyproject.toml").read_text("utf-8")
+    urls = tomllib.loads(text)["project"]["urls"]
+    assert urls["Issues"] == "https://github.com/me/it/issues"
+
+
+@pytest.mark.parametrize(
+    ("tag", "date", "status"),
+    [("v1.2", "2026-12-01", 0), ("v1.2", "unreleased", 1), ("v1.3", "2026", 1)],
+)
+def test_only_a_version_with_a_date_is_published(tag, date, status, tmp_path):
+    (tmp_path / "keras_resnet").mkdir()
+    version = tmp_path / "keras_resnet/version.py"
+    version.write_text('__version__ = "1.2"\n', "utf-8")
+    (tmp_path / "CHANGELOG.md").write_text(f"## 1.2 ({date})\n", "utf-8")
+    assert _publish("The tag is the version", tmp_path, tag) == status
 
 
 def test_every_page_is_in_the_menu():

@@ -37,6 +37,13 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_the_citation_names_the_authors_of_the_package():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    authors = tomllib.loads(text)["project"]["authors"]
+    path = ROOT / "CITATION.cff"
+    assert authors == yaml.safe_load(path.read_text("utf-8"))["authors"]
+
+
 def _publish(words, folder, tag):
     """Run a step of the workflow that publishes, and return its status."""
     path = ROOT / ".github/workflows/publish.yml"

@@ -275,13 +275,11 @@ def load_network(settings):
 
 def preprocessing_of(model, settings):
     """Return the `Preprocessing` that images need before `model`."""
-    import keras
-
     from keras_resnet import preprocessing, training
+    from keras_resnet.weights import published
 
     asked = settings.preprocessing
-    kinds = keras.layers.Normalization, keras.layers.Rescaling
-    prepares = any(isinstance(layer, kinds) for layer in model.layers)
+    prepares = published.preparing_layers(model)
     if prepares and asked not in (None, "none"):
         raise UsageError(
             f"--preprocessing {asked}: {settings.weights} prepares images by "

@@ -767,6 +767,13 @@ def test_a_file_that_prepares_images_is_not_for_a_bare_network(tmp_path):
     with pytest.raises(WeightsError, match="preprocessing layers.*load_model"):
         small(classes=2, weights=path)
     on_normalization(np.zeros(3), classes=2, weights=path)
+    # Within a model, too.
+    path = tmp_path / "nested.keras"
+    image = keras.Input((16, 16, 3))
+    prepared = keras.Sequential([keras.layers.Rescaling(1 / 255)])(image)
+    small(input_tensor=prepared).save(path)
+    with pytest.raises(WeightsError, match="preprocessing layers.*load_model"):
+        small(weights=path)
 
 
 def test_keras_file_of_the_other_stride_is_refused(tmp_path):

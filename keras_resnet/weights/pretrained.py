@@ -249,9 +249,7 @@ def _imagenet_block(model, format):
         ),
         "has another stem than ImageNet's networks": "stem_pool" not in names,
         "has no classifier": "head" not in names,
-        "has its own preprocessing layers": any(
-            isinstance(layer, published.PREPARING) for layer in model.layers
-        ),
+        "has its own preprocessing layers": published.preparing_layers(model),
         "does not use shortcut B": changes != wanted,
     }
     for reason, holds in reasons.items():

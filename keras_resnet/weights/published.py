@@ -403,12 +403,15 @@ def _shift_variances(model, stored):
                 variable.assign(value.astype("float64") + (a - b))
 
 
+def preparing_layers(model: keras.Model) -> list[keras.Layer]:
+    """Return the layers that prepare images, those of nested models too."""
+    layers = model._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, PREPARING)]
+
+
 def _check_preparation(model, stored, path):
     """Raise if only the file's network has layers that preprocess images."""
-    theirs, ours = (
-        [x for x in getattr(m, "layers", ()) if isinstance(x, PREPARING)]
-        for m in (stored, model)
-    )
+    theirs, ours = map(preparing_layers, (stored, model))
     if theirs and not ours:
         names = ", ".join(f"{x.name} ({type(x).__name__})" for x in theirs)
         raise WeightsError(

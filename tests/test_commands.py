@@ -255,6 +255,9 @@ def test_a_command_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TFDS_DATA_DIR", str(scene / "tfds"))
+    # TensorFlow Datasets read the variable when it was imported.
+    constants = "tensorflow_datasets.core.constants.DATA_DIR"
+    monkeypatch.setattr(constants, str(scene / "tfds"))
     _without_internet(monkeypatch)
     module = importlib.import_module(f"keras_resnet_recipes.{recipe}")
     try:

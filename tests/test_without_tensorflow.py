@@ -35,6 +35,26 @@ def test_predicts_and_trains():
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
 
+def test_the_input_on_the_device_is_there():
+    from keras_resnet import data
+
+    rng = np.random.default_rng(0)
+    split = data.Split(
+        rng.integers(0, 256, (8, 8, 8, 3), "uint8"), np.arange(8)
+    )
+    assert list(data.INPUTS) == ["device"]
+    batches = data.INPUTS["device"].training_batches(
+        split, 4, padding=1, horizontal_flip=True
+    )
+    images, labels = next(batches)
+    assert images.shape == (4, 8, 8, 3)
+    assert set(np.asarray(labels)) < set(range(8))
+    with pytest.raises(ModuleNotFoundError, match="tensorflow"):
+        data.pipeline.training_batches(split, 4)
+    with pytest.raises(AttributeError, match="nothing"):
+        data.nothing  # noqa: B018
+
+
 def test_counts_without_computing():
     assert keras_resnet.complexity(keras_resnet.ResNet18()).macs == 1814073344
 

@@ -44,12 +44,12 @@ class Epochs(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.begin)
 
 
-def epoch_seconds(model, batches, epochs, callbacks=()):
-    """Fit batches that are on the device; return the seconds of each epoch."""
+def epoch_seconds(model, batches, steps, epochs, callbacks=()):
+    """Fit batches of a generator; return the seconds of each epoch."""
     watch = Epochs()
     model.fit(
-        (batch for batch in itertools.cycle(batches)),
-        steps_per_epoch=len(batches),
+        batches,
+        steps_per_epoch=steps,
         epochs=epochs,
         shuffle=False,
         verbose=0,
@@ -97,7 +97,8 @@ class KerasModel(Implementation):
         self._timed(self.model.fit, images, labels, batch_size, shuffle=False)
 
     def train_epochs(self, batches, epochs):
-        return epoch_seconds(self.model, batches, epochs)
+        endless = (batch for batch in itertools.cycle(batches))
+        return epoch_seconds(self.model, endless, len(batches), epochs)
 
     def predict(self, images, batch_size):
         return self._timed(self.model.predict, images, batch_size)

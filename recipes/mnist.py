@@ -373,18 +373,21 @@ def difference_of_images(settings, right):
     lost = int((right["plain"] & ~right["resnet"]).sum())
     text = (
         f"Of {count:,} test images, only {resnet} is right on {won:,} and only "
-        f"{plain} on {lost:,}: a difference of {won - lost:+,} images"
+        f"{plain} on {lost:,}: a difference of {won - lost:+,} images or "
+        f"{100 * (won - lost) / count:+.1f} points"
     )
-    if not won + lost:
-        return f"{text}."
     # McNemar's exact test uses only the images on which the nets differ.
+    if not won + lost:
+        return (
+            f"{text}. There is no confidence interval, because it is computed "
+            "from the images on which the nets differ."
+        )
     test = binomtest(won, won + lost)
     points = 100 * (won + lost) / count
     low, high = (points * (2 * p - 1) for p in test.proportion_ci())
     return (
-        f"{text} or {100 * (won - lost) / count:+.1f} points (95 % confidence "
-        f"interval {low:+.1f} to {high:+.1f}; p = {test.pvalue:.2g}, McNemar's "
-        "exact test)."
+        f"{text} (95 % confidence interval {low:+.1f} to {high:+.1f}; "
+        f"p = {test.pvalue:.2g}, McNemar's exact test)."
     )
 
 
@@ -399,11 +402,13 @@ def difference_of_seeds(settings, lines, seeds):
         )
     )
     low, high = difference.interval
+    count = lines[seeds[0], "resnet"]["test_images"]
     resnet, plain = map(settings.net_name, NETS)
     return (
         f"The test accuracy of {resnet} minus that of {plain}, paired by seed, "
         f"is {difference.mean:+.2f} points (95 % confidence interval {low:+.2f}"
-        f" to {high:+.2f}; p = {difference.p:.2g}, paired t-test)."
+        f" to {high:+.2f}; p = {difference.p:.2g}, paired t-test), or "
+        f"{difference.mean * count / 100:+.1f} of {count:,} images."
     )
 
 
@@ -428,6 +433,11 @@ def lesson(settings, histories):
             "neither has learned the images that it is trained on yet. Take "
             "more --epochs."
         )
+    if plain - resnet >= FAILURE and plain <= LEARNED:
+        return text + (
+            "the plain net learns more slowly. Take more --epochs to see "
+            "whether it catches up."
+        )
     if plain - resnet >= FAILURE:
         return text + (
             "the plain net does not even fit the images that it is trained on,"
@@ -436,11 +446,14 @@ def lesson(settings, histories):
         )
     if resnet - plain >= FAILURE:
         return text + "the plain net fits the images it is trained on better."
-    return text + (
+    text += (
         "both fit the images that they are trained on about alike. At "
-        f"{settings.depth} layers a plain net can still be trained, as in "
-        "section 4.1 of the paper; --preset deep has one that cannot."
+        f"{settings.depth} layers a plain net can still be trained, as with 18 "
+        "in section 4.1 of the paper"
     )
+    if settings.preset != "deep":
+        text += "; --preset deep has one that cannot"
+    return f"{text}."
 
 
 def draw(settings, study, caption, histories, probabilities, data):

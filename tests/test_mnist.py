@@ -111,7 +111,20 @@ def test_the_difference_is_counted_in_images():
         "-0.6 to +4.7; p = 0.11, McNemar's exact test)."
     )
     right["plain"] = right["resnet"]
-    assert mnist.difference_of_images(settings, right).endswith("+0 images.")
+    text = mnist.difference_of_images(settings, right)
+    assert "a difference of +0 images or +0.0 points. There is no conf" in text
+
+
+@pytest.mark.once
+def test_the_difference_of_seeds_is_counted_in_images():
+    lines = {
+        (seed, net): {"test_accuracy": accuracy, "test_images": 200}
+        for net, accuracies in (("resnet", (0.9, 0.95)), ("plain", (0.9, 0.92)))
+        for seed, accuracy in enumerate(accuracies)
+    }
+    text = mnist.difference_of_seeds(_settings(), lines, [0, 1])
+    assert "is +1.50 points (95 % confidence interval -17.56 to +20.56;" in text
+    assert text.endswith("or +3.0 of 200 images.")
 
 
 @pytest.mark.once
@@ -119,6 +132,7 @@ def test_the_difference_is_counted_in_images():
     ("resnet", "plain", "words"),
     [
         (0.95, 0.10, "which the paper calls degradation"),
+        (0.997, 0.906, "learns more slowly. Take more --epochs"),
         (0.95, 0.93, "can still be trained"),
         (0.80, 0.95, "the plain net fits the images it is trained on better"),
         (0.22, 0.14, "neither has learned the images that it is trained on"),
@@ -132,6 +146,14 @@ def test_the_curves_are_explained(resnet, plain, words):
     text = mnist.lesson(_settings("--preset", "deep"), histories)
     assert words in text
     assert f"ResNet-56 is {100 - 100 * resnet:.1f} %" in text
+    assert "--preset deep" not in text
+
+
+@pytest.mark.once
+def test_nets_that_both_fit_name_the_preset_with_one_that_does_not():
+    histories = {net: [{"accuracy": [0.95]}] for net in mnist.NETS}
+    text = mnist.lesson(_settings(), histories)
+    assert text.endswith("the paper; --preset deep has one that cannot.")
 
 
 @pytest.mark.once

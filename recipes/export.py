@@ -27,6 +27,7 @@ from keras_resnet_recipes.experiment import (
     REQUIRED,
     Failure,
     UsageError,
+    command,
     data_dir_option,
     execute,
     option,
@@ -207,7 +208,7 @@ class Settings(evaluate.NetworkSettings):
 
     def resolve(self, given):
         kind = FORMATS[self.format]
-        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        backend = command.backend()
         if self.output.suffix != kind.suffix and kind.suffix:
             raise UsageError(
                 f"--output {self.output}: the name must end with {kind.suffix}"

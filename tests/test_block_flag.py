@@ -79,6 +79,12 @@ def test_what_is_no_block_is_wrong_usage(recipe, name, words, capsys):
     )
 
 
+def test_a_wrong_backend_is_named_before_a_block_loads_it(capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "pytorch")
+    words = ["argument --block: KERAS_BACKEND is 'pytorch': set it to tensor"]
+    check_refused(lambda: run_recipe(cifar10, FLAG), capsys, words)
+
+
 def test_it_is_a_part_of_settings_and_names():
     for recipe, name in (
         (mnist, "mnist-resnet18-batch64-blockflagblock.OwnBlock-jax"),

@@ -6,7 +6,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from conftest import check_refused, run_recipe
+from conftest import check_refused, run_recipe, settings_of
 from networks import call, draw_weights, only
 from test_folding import images, randomize, small
 
@@ -325,4 +325,29 @@ def test_what_a_backend_cannot_write_names_a_way(name, tmp_path, capsys):
     flags = ["net.keras", "--format", name]
     flags += ["--output", tmp_path / f"net{kind.suffix}"]
     words = [f"by {BACKEND}", f"KERAS_BACKEND={next(iter(kind.writers))}"]
+    check_refused(lambda: run_recipe(export, flags), capsys, words)
+
+
+@pytest.mark.once
+def test_the_backend_may_be_that_of_keras_json(tmp_path, monkeypatch, capsys):
+    flags = ["net.keras", "--format", "pt2", "--output", tmp_path / "net.pt2"]
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    settings = tmp_path / "keras.json"
+    for text, backend in (
+        ('{"floatx": "float32"}', "tensorflow"),
+        ('{"backend": ', "tensorflow"),
+        ('{"backend": "jax"}', "jax"),
+    ):
+        settings.write_text(text, "utf-8")
+        words = [f"cannot be written by {backend}"]
+        check_refused(lambda: run_recipe(export, flags), capsys, words)
+    settings.write_text('{"backend": "pytorch"}', "utf-8")
+    words = [f"the backend in {settings} is 'pytorch': set it to tensorflow"]
+    check_refused(lambda: run_recipe(export, flags), capsys, words)
+    settings.write_text('{"backend": "torch"}', "utf-8")
+    settings_of(export, map(str, flags))
+    # The variable is stronger, as for Keras.
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    words = ["cannot be written by jax"]
     check_refused(lambda: run_recipe(export, flags), capsys, words)

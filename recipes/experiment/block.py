@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 
+from .command import UsageError, check_backend
+
 
 def load(name):
     """Return the class of blocks that a setting names.
@@ -57,7 +59,10 @@ def load(name):
 def parse(text):
     """Return the name of a class of blocks, after loading it."""
     try:
+        check_backend()
         load(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     except ModuleNotFoundError as error:
         raise argparse.ArgumentTypeError(
             f"{text} needs Keras and a backend: {error}"

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import io
+import json
 import logging
 import os
 import re
@@ -113,12 +114,35 @@ def interrupted_by_signals():
             signal.signal(number, signal.SIG_DFL)
 
 
+def keras_json():
+    """Return the path of Keras's own settings."""
+    home = os.path.expanduser("~")
+    home = home if os.access(home, os.W_OK) else "/tmp"
+    home = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
+    return os.path.expanduser(os.path.join(home, "keras.json"))
+
+
+def backend():
+    """Return the backend that Keras will use, without loading Keras."""
+    chosen = os.environ.get("KERAS_BACKEND")
+    if chosen:
+        return chosen
+    try:
+        with open(keras_json(), encoding="utf-8") as file:
+            return json.load(file).get("backend", "tensorflow")
+    except (OSError, ValueError):
+        return "tensorflow"
+
+
 def check_backend():
     """Raise `UsageError` if Keras is set to a backend that cannot train."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in ("tensorflow", "jax", "torch"):
+    chosen = backend()
+    if chosen not in ("tensorflow", "jax", "torch"):
+        source = "KERAS_BACKEND"
+        if not os.environ.get(source):
+            source = f"the backend in {keras_json()}"
         raise UsageError(
-            f"KERAS_BACKEND is {backend!r}: set it to tensorflow, jax or torch"
+            f"{source} is {chosen!r}: set it to tensorflow, jax or torch"
         )
 
 

@@ -12,12 +12,17 @@ from keras_resnet import plots
 from keras_resnet_recipes.experiment import html as report
 
 LINE = {
-    "command": "KERAS_BACKEND=jax python recipes/cifar10.py --output a<b",
+    "command": "KERAS_BACKEND=jax python cifar10.py --output 'a<b`c` _d_'",
     "commit": None,
     "backend": "jax",
     "versions": {"keras": "3.15.1"},
     "device": "a processor",
-    "settings": {"depth": 20, "block": "<script>", "learning_rate": 0.1},
+    "settings": {
+        "depth": 20,
+        "block": "<script>",
+        "data_dir": "a|*b*",
+        "learning_rate": 0.1,
+    },
     "parameters": 269722,
     "test_error": 0.0875,
     "unreadable": ["a.jpg"],
@@ -50,13 +55,15 @@ class Parser(html.parser.HTMLParser):
 
 @pytest.fixture
 def folder(tmp_path):
+    folder = tmp_path / "_a_ __b__ `c` #"
+    folder.mkdir()
     curve = {"label": "net", "color": plots.RESIDUAL, "iterations": [1, 2]}
     curve |= {"error": [0.5, 0.2], "val_error": [0.6, 0.3]}
-    plots.save(plots.learning_curves([curve]), tmp_path / "curves.png")
+    plots.save(plots.learning_curves([curve]), folder / "curves.png")
     table = "| seed | test error |\n| --- | --- |\n| 0 | 8.75 % |\n"
-    (tmp_path / "table.md").write_text(table, "utf-8")
-    report.leave(tmp_path, LINE)
-    return tmp_path
+    (folder / "table.md").write_text(table, "utf-8")
+    report.leave(folder, LINE)
+    return folder
 
 
 @pytest.mark.once
@@ -72,10 +79,13 @@ def test_a_report_is_one_file(folder):
         ("test error", "8.75 %"),
         ("0", "8.75 %"),
         ("block", "<script>"),
+        ("data dir", "a|*b*"),
         ("learning rate", "0.1"),
     ):
         assert pair in zip(cells, cells[1:], strict=False)
     assert LINE["command"] in cells
+    # The title of the page, and its heading.
+    assert cells.count(folder.name) == 2
     assert "keras 3.15.1; a processor" in "".join(cells)
     assert "unreadable" not in cells
 

@@ -51,25 +51,31 @@ def leave(folder, line):
         for name, value in line.items()
         if name not in origin and isinstance(value, (int, float, str))
     }
+    # Only the tables are Markdown, which would take signs in names for its own.
     title = html.escape(folder.resolve().name)
-    parts = [f"# {title}"]
+    parts = [f"<h1>{title}</h1>"]
     if results:
         parts.append(_table("result", results))
-    parts += [path.read_text("utf-8") for path in sorted(folder.glob("*.md"))]
+    for path in sorted(folder.glob("*.md")):
+        text = path.read_text("utf-8")
+        parts.append(markdown.markdown(text, extensions=["tables"]))
     for path in sorted(folder.glob("*.png")):
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        parts.append(f"![{path.stem}](data:image/png;base64,{data})")
+        source = f"data:image/png;base64,{data}"
+        name = html.escape(path.stem)
+        parts.append(f'<p><img alt="{name}" src="{source}"></p>')
     parts.append(_table("setting", line["settings"]))
-    parts.append(f"`{line['command']}`\n\n{report.origin(line)}")
-    body = markdown.markdown("\n\n".join(parts), extensions=["tables"])
+    parts.append(f"<p><code>{html.escape(line['command'])}</code></p>")
+    parts.append(f"<p>{html.escape(report.origin(line))}</p>")
+    body = "\n".join(parts)
     write_atomically(
         folder / "report.html", PAGE.format(title=title, body=body)
     )
 
 
 def _table(head, values):
-    """Return a Markdown table of names and values, without empty values."""
-    rows = []
+    """Return an HTML table of names and values, without empty values."""
+    rows = [f"<tr><th>{head}</th><th>value</th></tr>"]
     for name, value in values.items():
         if value is None or value == []:
             continue
@@ -81,5 +87,6 @@ def _table(head, values):
             value = "yes" if value else "no"
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
-        rows.append((name.replace("_", " "), html.escape(str(value))))
-    return report.table([head, "value"], rows)
+        cells = html.escape(name.replace("_", " ")), html.escape(str(value))
+        rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
+    return "\n".join(["<table>", *rows, "</table>"])

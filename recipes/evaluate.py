@@ -300,7 +300,13 @@ def preprocessing_of(model, settings):
         return preprocessing.PREPROCESSINGS[asked].for_channels(channels)
     if sides[0] is None and settings.depth:
         sides = [224 if settings.depth in IMAGENET_DEPTHS else 32] * 2
-    if sides[0] is None or sides[0] != sides[1]:
+    if None in sides:
+        raise Failure(
+            f"{settings.weights} takes images of any size, and does not say "
+            "which: save it with a fixed one, such as keras.Input((224, 224, "
+            "3))."
+        )
+    if sides[0] != sides[1]:
         raise Failure(
             f"{settings.weights} takes images of {sides[0]} x {sides[1]} "
             "pixels; only those of one square size can be evaluated."

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import types
 
 import keras
 import networks
@@ -15,6 +16,8 @@ import keras_resnet
 from keras_resnet import preprocessing, training
 from keras_resnet.preprocessing import resize_shorter_side
 from keras_resnet.training import EvaluationError, evaluation
+from keras_resnet_recipes import evaluate
+from keras_resnet_recipes.experiment import Failure
 from keras_resnet_recipes.experiment.run import RunError, write_new
 
 
@@ -406,8 +409,6 @@ def test_a_result_is_not_overwritten(tmp_path, monkeypatch, links):
 
 
 def recipe(*argv):
-    from keras_resnet_recipes import evaluate
-
     try:
         run_recipe(evaluate, list(map(str, argv)))
     except SystemExit as status:
@@ -470,8 +471,6 @@ def test_recipe_on_a_folder(net, saved, folder, tmp_path, capsys, crops):
 def test_a_result_that_appears_meanwhile_is_kept(
     saved, folder, tmp_path, monkeypatch, capsys
 ):
-    from keras_resnet_recipes import evaluate
-
     output, load = tmp_path / "result.json", evaluate.load_network
 
     def slow_load(settings):
@@ -709,3 +708,12 @@ def test_folders_are_found_by_id_or_name(tmp_path):
     assert actual == {"n03126707": 1, "tench": 2}
     with pytest.raises(UsageError, match="0 and 1, which have the same name"):
         indices(cranes, ["crane", "tench"])
+
+
+def test_a_network_of_any_size_needs_one():
+    net = keras_resnet.ResNet([1], [16], input_shape=(None, None, 3))
+    settings = types.SimpleNamespace(
+        preprocessing="none", depth=None, weights="net.keras"
+    )
+    with pytest.raises(Failure, match="images of any size, and does not say"):
+        evaluate.preprocessing_of(net, settings)

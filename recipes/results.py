@@ -35,6 +35,7 @@ from keras_resnet_recipes.experiment.report import (
     mean_and_deviation,
     origin,
     percent,
+    show,
     table,
 )
 from keras_resnet_recipes.experiment.settings import net_label
@@ -301,12 +302,19 @@ def main(settings):
     write_atomically(output / "README.md", page(output, lines))
     if settings.redraw:
         redraw(output)
-    counts = {folder: len(there) for folder, there in lines.items()}
-    print(
-        f"{output / 'README.md'} lists {counts['.']} trainings, "
-        f"{counts['studies']} studies, {counts['searches']} searches, "
-        f"{counts['evaluations']} evaluations"
-    )
+    show(f"{output / 'README.md'} lists {listed(lines)}")
+
+
+def listed(lines):
+    """Return the numbers of results of each kind, as text."""
+    words = {
+        ".": ("training", "trainings"),
+        "studies": ("study", "studies"),
+        "searches": ("search", "searches"),
+        "evaluations": ("evaluation", "evaluations"),
+    }
+    counts = {folder: len(lines[folder]) for folder in words}
+    return ", ".join(f"{n} {words[k][n != 1]}" for k, n in counts.items())
 
 
 def redraw(output):

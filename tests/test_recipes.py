@@ -586,3 +586,13 @@ def test_cifar100_has_its_fine_classes(tmp_path, monkeypatch):
     run_recipe(cifar10, [*flags, "--output", str(tmp_path / "run")])
     model = keras.models.load_model(tmp_path / "run/final.keras")
     assert model.output_shape == (None, 100)
+
+
+@pytest.mark.once
+def test_one_result_is_counted_in_the_singular():
+    from keras_resnet_recipes import results
+
+    one, two = ["a"], ["a", "b"]
+    lines = {".": one, "studies": [], "searches": one, "evaluations": two}
+    text = "1 training, 0 studies, 1 search, 2 evaluations"
+    assert results.listed(lines) == text

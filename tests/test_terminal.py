@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+import time
 
 import keras
 import numpy as np
@@ -80,28 +82,62 @@ def test_a_terminal_of_80_columns_has_place_for_a_training(tmp_path):
         assert sum(line.startswith("set") for line in table) == heads
 
 
+def wait_for(words, capsys):
+    """Wait until some words are printed."""
+    printed, deadline = "", time.monotonic() + 60
+    while words not in printed:
+        assert time.monotonic() < deadline, printed
+        time.sleep(0.001)
+        printed += capsys.readouterr().out
+
+
+def wait_for_threads():
+    """Wait until no thread prints lines."""
+    for thread in threading.enumerate():
+        if "_print_lines" in thread.name:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+class Wait(keras.callbacks.Callback):
+    """Makes each batch of a validation last until some words are printed.
+
+    Braces in the words stand for the number of batches.
+    """
+
+    def __init__(self, words, capsys):
+        super().__init__()
+        self.words, self.capsys = words, capsys
+
+    def on_test_batch_end(self, batch, logs=None):
+        wait_for(self.words.format(batch + 1), self.capsys)
+
+    on_predict_batch_end = on_test_batch_end
+
+
 @pytest.mark.once
-def test_a_file_gets_lines(monkeypatch, capsys):
-    monkeypatch.setattr(terminal, "SECONDS", 1e-6)
-    bar = terminal.Progress(range(3), desc="deleting", unit="block")
-    for done in bar:
-        bar.print(f"result {done}")
-        if done == 2:
-            # No step has been made.
-            bar.tick()
-            monkeypatch.setattr(bar, "mininterval", 1e6)
-            bar.tick()
-            monkeypatch.setattr(bar, "mininterval", 0)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [
-        "result 0",
-        "deleting: 1 of 3 blocks, 00:00 left",
-        "result 1",
-        "deleting: 2 of 3 blocks, 00:00 left",
-        "result 2",
-        "deleting: 2 of 3 blocks, 00:00 left",
-        "deleting: 3 of 3 blocks, 00:00 left",
-    ]
+def test_a_file_gets_lines_also_during_a_step(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "SECONDS", 0.01)
+    for done in terminal.Progress(range(2), desc="deleting", unit="block"):
+        for _ in range(2):
+            wait_for(f"deleting: {done} of 2 blocks, ", capsys)
+    wait_for_threads()
+    # One that nobody closes, as if the task had failed.
+    bar = terminal.Progress(desc="failing", total=3, unit="block")
+    bar.update(2)
+    wait_for("failing: 2 of 3 blocks, ", capsys)
+    del bar
+    wait_for_threads()
+    # One whose reader is gone.
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        bar = terminal.Progress(total=3)
+        wait_for_threads()
+        bar.close()
+        with pytest.raises(BrokenPipeError):
+            file.close()
 
 
 @pytest.mark.once
@@ -113,18 +149,21 @@ def test_a_file_gets_no_lines_of_a_quick_task(capsys):
 @pytest.mark.once
 def test_a_file_gets_lines_of_a_validation(monkeypatch, capsys):
     """After epochs and within them, also if no step has been made since."""
-    monkeypatch.setattr(terminal, "SECONDS", 1e-6)
+    monkeypatch.setattr(terminal, "SECONDS", 0.01)
     x, y = np.zeros((4, 1)), np.zeros(4)
     for every in (None, 1):
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile(loss="mse")
         bar = terminal.TrainingBar(2)
         lines = terminal.Lines(bar, epochs=1)
-        callbacks = [bar, lines]
+        validating = [lines, Wait("training, validating: ", capsys)]
+        callbacks = [bar, *validating]
         if every:
-            callbacks[1] = training.StepEvaluation(
-                (x, y), every, watching=[lines], batch_size=2
-            )
+            callbacks[1:] = [
+                training.StepEvaluation(
+                    (x, y), every, watching=validating, batch_size=2
+                )
+            ]
         validation = None if every else (x, y)
         model.fit(
             *(x, y, 2),
@@ -132,14 +171,10 @@ def test_a_file_gets_lines_of_a_validation(monkeypatch, capsys):
             validation_data=validation,
             verbose=0,
         )
-        printed = capsys.readouterr().out.splitlines()
-        # Two batches after one epoch, or after each of two steps.
-        shown = [line for line in printed if "training, validating: " in line]
-        assert len(shown) == (4 if every else 2), printed
-        bar = terminal.EvaluationBar("testing")
-        model.evaluate(x, y, 2, callbacks=[bar], verbose=0)
-        model.predict(x, 2, callbacks=[bar], verbose=0)
-        printed = capsys.readouterr().out.splitlines()
-        assert [line.partition(",")[0] for line in printed] == 2 * [
-            *("testing: 1 of 2 steps", "testing: 2 of 2 steps")
+        testing = [
+            terminal.EvaluationBar("testing"),
+            Wait("testing: {} of 2 steps, ", capsys),
         ]
+        model.evaluate(x, y, 2, callbacks=testing, verbose=0)
+        model.predict(x, 2, callbacks=testing, verbose=0)
+        wait_for_threads()

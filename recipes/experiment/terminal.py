@@ -1,11 +1,15 @@
 """Progress of a task.
 
 A terminal shows a bar with the remaining time. A file or a log gets a line
-every 30 seconds.
+every 30 seconds, from a thread, because a step may take longer.
 """
 
+import contextlib
+import math
 import sys
+import threading
 import time
+import weakref
 
 import keras
 from tqdm import tqdm
@@ -28,22 +32,39 @@ class Progress(tqdm):
         # Standard output may be a pipe to `tee`, which must not get the bar.
         file = sys.stderr if sys.stderr.isatty() else sys.stdout
         if not file.isatty():
-            kwargs |= {"mininterval": SECONDS, "delay": SECONDS}
+            # `tqdm` itself prints nothing.
+            kwargs |= {"mininterval": math.inf, "delay": math.inf}
             kwargs["bar_format"] = (
                 "{desc}: {n_fmt} of {total_fmt} {unit}s, {remaining} left"
             )
+        self._ended = threading.Event()
         super().__init__(
             *args,
             file=file,
             ncols=WIDTH - 1,
             # Some terminals report no rows.
             nrows=20,
-            maxinterval=SECONDS,
             # Check the clock at each step.
             miniters=1,
             leave=False,
             **kwargs,
         )
+        if not self.disable and not self.on_terminal:
+            # Without a reference to the bar, so that one that nobody closes
+            # ends the thread, too.
+            arguments = weakref.ref(self), self._ended, SECONDS
+            threading.Thread(
+                target=_print_lines, args=arguments, daemon=True
+            ).start()
+
+    def __iter__(self):
+        # `tqdm` counts only when it prints.
+        try:
+            for element in self.iterable:
+                yield element
+                self.update()
+        finally:
+            self.close()
 
     @staticmethod
     def status_printer(file):
@@ -53,7 +74,9 @@ class Progress(tqdm):
         def print_line(text):
             # The end of a bar is an empty text.
             if text.strip():
-                print(text, file=file, flush=True)
+                # At once, because another thread may print.
+                file.write(f"{text}\n")
+                file.flush()
 
         return print_line
 
@@ -71,7 +94,7 @@ class Progress(tqdm):
             self.refresh()
 
     def tick(self):
-        """Repeat the display if it has not changed for a while."""
+        """Repeat a bar that has not changed for a while."""
         # A disabled bar has no clock.
         if self.disable:
             return
@@ -81,11 +104,22 @@ class Progress(tqdm):
             self.refresh()
 
     def close(self):
-        """Remove the bar."""
-        if not self.disable and not self.on_terminal:
-            # Lines stay, so tell `tqdm` that nothing was shown.
-            self.last_print_t = self.start_t
+        """Remove the bar, or end the lines."""
+        self._ended.set()
         super().close()
+
+
+def _print_lines(reference, ended, seconds):
+    """Print a line about a bar from time to time, until it ends."""
+    # Whoever reads the lines may be gone, or the file closed.
+    with contextlib.suppress(OSError, ValueError):
+        while not ended.wait(seconds):
+            bar = reference()
+            if bar is None:
+                return
+            # A lock could be held while another thread forks this process.
+            bar.refresh(nolock=True)
+            del bar
 
 
 class TrainingBar(StepCounter):
@@ -117,6 +151,7 @@ class TrainingBar(StepCounter):
     def on_train_batch_end(self, batch, logs=None):
         before = self.batches
         super().on_train_batch_end(batch, logs)
+        self._bar.set_description_str("training", refresh=False)
         self._bar.update(self.batches - before)
         # The first step compiles.
         self._first = self._first or (self.batches, time.monotonic())
@@ -128,7 +163,6 @@ class TrainingBar(StepCounter):
         """Show that a batch of a validation has been evaluated."""
         self._bar.set_description_str("training, validating", refresh=False)
         self._bar.tick()
-        self._bar.set_description_str("training", refresh=False)
 
     def close(self):
         """Remove the bar, also after `fit` has failed."""

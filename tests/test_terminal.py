@@ -10,6 +10,7 @@ import sys
 import termios
 import threading
 import time
+import types
 
 import keras
 import numpy as np
@@ -178,3 +179,15 @@ def test_a_file_gets_lines_of_a_validation(monkeypatch, capsys):
         model.evaluate(x, y, 2, callbacks=testing, verbose=0)
         model.predict(x, 2, callbacks=testing, verbose=0)
         wait_for_threads()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(0.25, "0.250"), (9999, "9999.000"), (3.4e30, "3.40e+30")],
+)
+def test_a_large_loss_has_an_exponent(loss, text):
+    lines = []
+    bar = types.SimpleNamespace(steps=8, write=lines.append)
+    terminal.Lines(bar, epochs=1).on_epoch_end(0, {"loss": loss})
+    assert lines == [["epoch 1/1", f"loss {text}"]]

@@ -19,6 +19,8 @@ from keras_resnet.training.counting import StepCounter
 from .report import WIDTH
 
 SECONDS = 30
+# Losses from here on have an exponent.
+LARGE = 1e4
 
 
 class Progress(tqdm):
@@ -201,7 +203,8 @@ class Lines(keras.callbacks.Callback):
         parts = [f"step {epoch + 1:,}/{self.bar.steps:,}"]
         if self.epochs is not None:
             parts = [f"epoch {epoch + 1}/{self.epochs}"]
-        parts.append(f"loss {logs['loss']:.3f}")
+        loss = logs["loss"]
+        parts.append(f"loss {loss:.3f}" if loss < LARGE else f"loss {loss:.2e}")
         for name, label in (("error", "error"), ("val_error", "val")):
             if name in logs:
                 parts.append(f"{label} {100 * logs[name]:.1f} %")

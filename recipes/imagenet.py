@@ -648,6 +648,7 @@ def job(settings, devices):
     from keras_resnet import data
     from keras_resnet.data import imagenet
     from keras_resnet_recipes.experiment import images, training
+    from keras_resnet_recipes.experiment.terminal import Progress
 
     check_devices(settings, devices)
     batch_size = settings.batch_size // settings.accumulate
@@ -673,7 +674,13 @@ def job(settings, devices):
         return training.first_alone(
             devices,
             lambda: data.cached(
-                train, settings.cache, settings.cache_side, unreadable[0]
+                train,
+                settings.cache,
+                settings.cache_side,
+                unreadable[0],
+                progress=functools.partial(
+                    Progress, desc="caching", unit="image"
+                ),
             ),
         )
 
@@ -686,6 +693,9 @@ def job(settings, devices):
                     image_size=settings.test_size,
                     resize=settings.test_resize,
                     unreadable=unreadable[0],
+                    progress=functools.partial(
+                        Progress, desc="mean image", unit="batch"
+                    ),
                 )
             )
         return build(settings, len(train.class_names), rate, mean)

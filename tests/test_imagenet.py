@@ -441,9 +441,25 @@ def test_evaluation_has_the_centre_of_every_readable_image(tmp_path):
         np.testing.assert_allclose(image, expected, atol=0.01)
 
 
+def watched(shown):
+    """Return a function that keeps what it iterates over."""
+
+    def progress(items):
+        for item in items:
+            shown.append(item)
+            yield item
+
+    return progress
+
+
 def test_mean_image(source, tmp_path, monkeypatch):
     images, _, _ = _evaluate(source, resize=32)
-    actual = imagenet.mean_image(source, image_size=32, resize=32)
+    shown = []
+    actual = imagenet.mean_image(
+        source, image_size=32, resize=32, progress=watched(shown)
+    )
+    # Two batches, of at most 16 images.
+    assert shown == [0, 1]
     np.testing.assert_allclose(actual, np.mean(images, axis=0), atol=1e-3)
     monkeypatch.setattr(imagenet, "MEAN_IMAGES", 2)
     actual = imagenet.mean_image(source, image_size=32, resize=32)
@@ -726,7 +742,11 @@ def test_a_cache_removes_what_a_killed_preparation_left(tmp_path):
 def test_a_cache_has_smaller_images_once(tmp_path):
     source = data.Folder(image_folder(tmp_path / "train", corrupt=1))
     unreadable = data.Unreadable(source, share=0.1)
-    small = data.cached(source, tmp_path / "cache", 68, unreadable)
+    shown = []
+    small = data.cached(
+        *(source, tmp_path / "cache", 68, unreadable), progress=watched(shown)
+    )
+    assert shown == [*range(20)]
     assert len(small) == 19
     assert list(unreadable.reasons) == [source.name(4)]
     readable = [i for i in range(20) if i != 4]

@@ -36,8 +36,9 @@ from test_folding import randomize
 
 import keras_resnet
 from keras_resnet import table1, training
+from keras_resnet.devices import Devices
 from keras_resnet_recipes import evaluate, imagenet
-from keras_resnet_recipes.experiment import UsageError
+from keras_resnet_recipes.experiment import UsageError, terminal
 from keras_resnet_recipes.export import FORMATS
 
 BACKEND = keras.backend.backend()
@@ -399,6 +400,22 @@ def test_too_many_unreadable_images_end_a_run(folder, tmp_path, capsys):
     assert "TensorFlow" not in error[-1]
     assert "of 24 images cannot be decoded" in error[-1]
     assert "0.01" in error[-1]
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("_shallow")
+def test_long_tasks_before_a_training_have_bars(folder, tmp_path, monkeypatch):
+    shown = []
+
+    def progress(items, desc, unit):
+        shown.append((desc, len(items), unit))
+        return items
+
+    monkeypatch.setattr(terminal, "Progress", progress)
+    cache = str(tmp_path / "cache")
+    flags = _from(folder, "--cache", cache, "--cache-side", "68")
+    imagenet.job(_settings(*flags), Devices()).build()
+    assert shown == [("caching", 24, "image"), ("mean image", 2, "batch")]
 
 
 @pytest.mark.usefixtures("_shallow")

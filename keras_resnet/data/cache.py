@@ -14,7 +14,7 @@ from keras_resnet.data.folders import decode
 from keras_resnet.data.pipeline import cores, untuned
 from keras_resnet.data.records import Folder, Records, Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
-from keras_resnet.types import PathLike
+from keras_resnet.types import PathLike, Progress
 
 CACHE_INFO = "cache.json"
 IMAGES_PER_FILE = 10_000
@@ -26,6 +26,7 @@ def cached(
     side: int,
     unreadable: Unreadable,
     quality: int = 95,
+    progress: Progress = iter,
 ) -> Records:
     """Return smaller copies of images, which are made at the first call.
 
@@ -40,6 +41,8 @@ def cached(
         side: Integer, pixels.
         unreadable: `Unreadable`, which notes the images that are left out.
         quality: Integer, quality of the JPEG files. Defaults to `95`.
+        progress: Function that wraps the numbers of the images that are
+            copied, such as `tqdm.tqdm`. Defaults to showing nothing.
 
     Returns:
         `Records`.
@@ -59,7 +62,7 @@ def cached(
     if not folder.exists():
         with locked(folder):
             if not folder.exists():
-                _write_cache(source, folder, asked, unreadable)
+                _write_cache(source, folder, asked, unreadable, progress)
     try:
         info = json.loads((folder / CACHE_INFO).read_text("utf-8"))
     except (OSError, ValueError):
@@ -79,7 +82,11 @@ def cached(
 
 
 def _write_cache(
-    source: Source, folder: Path, asked: dict, unreadable: Unreadable
+    source: Source,
+    folder: Path,
+    asked: dict,
+    unreadable: Unreadable,
+    progress: Progress,
 ) -> None:
     def smaller(contents):
         image = decode(contents)
@@ -101,9 +108,8 @@ def _write_cache(
     images = (
         tf.data.Dataset.range(len(source))
         .batch(GROUP)
-        .map(lambda i: (i, *read(i)), num_parallel_calls=cores())
+        .map(read, num_parallel_calls=cores())
         .unbatch()
-        .filter(lambda i, contents, label, readable: readable)
         .with_options(untuned())
         .as_numpy_iterator()
     )
@@ -112,14 +118,19 @@ def _write_cache(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     writer = None
+    count = 0
     try:
-        for count, (i, contents, label, _) in enumerate(images):
+        for i in progress(range(len(source))):
+            contents, label, readable = next(images)
+            if not readable:
+                continue
             if count % IMAGES_PER_FILE == 0:
                 if writer:
                     writer.close()
                 file = partial / f"{count // IMAGES_PER_FILE:05}.tfrecord"
                 writer = tf.io.TFRecordWriter(str(file))
             writer.write(_example(contents, label, source.name(i)))
+            count += 1
         writer.close()
         info = asked | {"class_names": source.class_names}
         (partial / CACHE_INFO).write_text(json.dumps(info) + "\n", "utf-8")

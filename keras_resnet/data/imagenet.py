@@ -17,6 +17,7 @@ from keras_resnet.data.pipeline import cores, untuned
 from keras_resnet.data.records import Source
 from keras_resnet.data.unreadable import GROUP, Unreadable, reader
 from keras_resnet.preprocessing import center_crop, resize_shorter_side
+from keras_resnet.types import Progress
 
 # Number of seeds of an image: box, flip, RandAugment, colours.
 CHANGES = 4
@@ -338,6 +339,7 @@ def mean_image(
     image_size: int = 224,
     resize: int = 256,
     unreadable: Unreadable | None = None,
+    progress: Progress = iter,
 ) -> np.ndarray:
     """Return the mean of each pixel over the centres of training images.
 
@@ -349,6 +351,8 @@ def mean_image(
         image_size: Integer, rows and columns. Defaults to `224`.
         resize: Integer, the shorter side before the crop. Defaults to `256`.
         unreadable: `Unreadable`. Defaults to a new one.
+        progress: Function that wraps the numbers of the batches, such as
+            `tqdm.tqdm`. Defaults to showing nothing.
 
     Returns:
         `(image_size, image_size, 3)` float32 array.
@@ -374,7 +378,9 @@ def mean_image(
     total: Any = 0.0
     count = 0
     try:
-        for images, _, readable in batches.as_numpy_iterator():
+        each = batches.as_numpy_iterator()
+        for _ in progress(range(len(batches))):
+            images, _, readable = next(each)
             # Zeros take the place of images that cannot be decoded.
             total = total + images.sum(axis=0, dtype="float64")
             count += readable.sum()

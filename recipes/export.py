@@ -34,6 +34,7 @@ from keras_resnet_recipes.experiment import (
     positive_int,
     setting,
 )
+from keras_resnet_recipes.experiment.report import show
 from keras_resnet_recipes.experiment.values import path as parse_path
 
 CALIBRATION_IMAGES = 256
@@ -435,7 +436,7 @@ def main(settings):
         for made in sorted(Path(part).iterdir()):
             evaluate.check_new(output.with_name(made.name))
             os.rename(made, output.with_name(made.name))
-    print(f"{output}: {size:,} bytes, {line}")
+    show(f"{output}: {size:,} bytes, {line}")
 
 
 if __name__ == "__main__":

@@ -310,7 +310,10 @@ def run_search(settings, data, folder, devices):
         report=lambda row: tell(search, row, bar),
         lost_after=settings.lost_after or LOST_AFTER,
     )
-    search.search(callbacks=[bar])
+    try:
+        search.search(callbacks=[bar])
+    finally:
+        bar.close()
     return search
 
 
@@ -398,13 +401,13 @@ def main(settings):
         return
     with training.open_run(settings, devices) as study:
         if study.finished:
-            print(f"{study.path} is finished: see result.json")
+            report.show(f"{study.path} is finished: see result.json")
             return
         try:
             search = run_search(settings, data, study / "search", devices)
             finish(study, settings, search)
         except KeyboardInterrupt:
-            print(
+            report.show(
                 f"\nInterrupted. {study.path} holds the search; run the same "
                 "command with --resume to continue."
             )

@@ -1,7 +1,12 @@
 """Exported networks, loaded where there is no Keras, give the same outputs."""
 
 import argparse
+import dataclasses
 import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -351,3 +356,30 @@ def test_the_backend_may_be_that_of_keras_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     words = ["cannot be written by jax"]
     check_refused(lambda: run_recipe(export, flags), capsys, words)
+
+
+@pytest.mark.once
+def test_a_long_name_of_a_file_goes_on_in_the_next_line(
+    tmp_path, monkeypatch, capsys
+):
+    how = keras_resnet.preprocessing.PREPROCESSINGS["cifar"]
+    net = keras_resnet.ResNet([1], [16], input_shape=(None, None, 3))
+    monkeypatch.setattr(export.evaluate, "load_network", lambda _: (net, how))
+    monkeypatch.setattr(export, "write", lambda *_: None)
+    kind = dataclasses.replace(FORMATS["pt2"], runtime="nosuch")
+    monkeypatch.setitem(FORMATS, "pt2", kind)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    export.main(
+        types.SimpleNamespace(
+            format="pt2",
+            output=Path(f"{40 * 'a '}.pt2"),
+            folded=False,
+            raw_pixels=False,
+            int8=False,
+            batch=1,
+        )
+    )
+    lines = re.split("[\r\n]+", capsys.readouterr().out)
+    assert " ".join(lines).endswith("because nosuch is not installed ")
+    assert max(map(len, lines)) <= 80

@@ -19,6 +19,7 @@ from conftest import ROOT
 
 from keras_resnet import training
 from keras_resnet_recipes.experiment import terminal
+from keras_resnet_recipes.experiment import training as running
 
 pytest.importorskip("sklearn")
 
@@ -191,3 +192,16 @@ def test_a_large_loss_has_an_exponent(loss, text):
     bar = types.SimpleNamespace(steps=8, write=lines.append)
     terminal.Lines(bar, epochs=1).on_epoch_end(0, {"loss": loss})
     assert lines == [["epoch 1/1", f"loss {text}"]]
+
+
+@pytest.mark.once
+def test_a_long_name_of_a_folder_goes_on_in_the_next_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    job = types.SimpleNamespace(
+        label="net", steps=1, steps_per_epoch=1, batch_size=1
+    )
+    run = types.SimpleNamespace(path=60 * "a ")
+    running._introduce(run, job, model, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80

@@ -496,6 +496,36 @@ def test_trials_of_too_few_steps_are_refused(wrong, right, words):
     tune.check_steps(dataclasses.replace(usual, **right), 1257)
 
 
+def test_an_interrupted_search_says_so_and_removes_its_bar(
+    tmp_path, monkeypatch, capsys
+):
+    class Interrupted:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def search(self, callbacks):
+            model = keras.Sequential([keras.Input((1,))])
+            model.compile()
+            bars.extend(callbacks)
+            bars[0].set_model(model)
+            bars[0].set_params({"steps": 1, "epochs": 1})
+            bars[0].on_train_begin()
+            raise KeyboardInterrupt
+
+    bars = []
+    monkeypatch.setattr(tuning, "Search", Interrupted)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        run_recipe(tune, [*SHORT, "--output", 30 * "a "])
+    assert caught.value.code == 130
+    # A closed bar is disabled.
+    assert bars[0]._bar.disable
+    words = capsys.readouterr().out.partition("Interrupted. ")[2]
+    assert "--resume to continue." in words
+    assert max(map(len, words.splitlines())) <= 80
+
+
 def test_half_a_distributed_search_is_wrong_usage(monkeypatch, capsys):
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
     words = ["not set: KERASTUNER_ORACLE_IP"]

@@ -43,7 +43,7 @@ def _train_job(run, job, single):
     """Train one job of a command to its end, unless it is finished."""
     if run.finished:
         if single:
-            print(f"{run.path} is finished: see result.json")
+            report.show(f"{run.path} is finished: see result.json")
         return
     result = finish(run, job)
     if result is not None:
@@ -203,7 +203,7 @@ def _introduce(run, job, model, start):
     )
     where = f"{keras.backend.backend()} on {provenance.device()}"
     print(textwrap.fill(where, report.WIDTH))
-    print(f"folder {run.path}", flush=True)
+    report.show(f"folder {run.path}")
 
 
 def _build_metrics(model, batches, devices):

@@ -474,7 +474,7 @@ def test_eager_models_and_processors_record_nothing(taped):
 
 
 # Operations on a tensor, and what the host waits for while they run.
-FOUND = {
+NOTED = {
     "_local_scalar_dense": lambda x: float(x.sum()),
     "nonzero": torch.nonzero,
     "masked_select": lambda x: torch.masked_select(x, x > 0),
@@ -487,12 +487,12 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", FOUND)
-def test_operations_that_wait_are_found(name):
+@pytest.mark.parametrize("name", NOTED)
+def test_operations_that_wait_are_noted(name):
     x = torch.ones(2)
-    with waits.Found(x.device) as found:
-        FOUND[name](x)
-    assert (found.name or "").removeprefix("aten::") == name
+    with waits.Watch(x.device) as watch:
+        NOTED[name](x)
+    assert (watch.operation or "").removeprefix("aten::") == name
 
 
 # The same between a processor and another device.
@@ -506,11 +506,11 @@ COPIED = {
 
 
 @pytest.mark.parametrize("name", COPIED)
-def test_copies_between_host_and_device_are_found(name):
+def test_copies_between_host_and_device_are_noted(name):
     host, x = torch.ones(2), torch.ones(2, device="meta")
-    with waits.Found(x.device) as found:
+    with waits.Watch(x.device) as watch:
         COPIED[name](host, x)
-    assert (found.name or "").removeprefix("aten::") == name
+    assert (watch.operation or "").removeprefix("aten::") == name
 
 
 class _Cycle:

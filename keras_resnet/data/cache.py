@@ -120,8 +120,8 @@ def _write_cache(
     writer = None
     count = 0
     try:
-        for i in progress(range(len(source))):
-            contents, label, readable = next(images)
+        each = zip(progress(range(len(source))), images, strict=True)
+        for i, (contents, label, readable) in each:
             if not readable:
                 continue
             if count % IMAGES_PER_FILE == 0:

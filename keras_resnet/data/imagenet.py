@@ -378,9 +378,12 @@ def mean_image(
     total: Any = 0.0
     count = 0
     try:
-        each = batches.as_numpy_iterator()
-        for _ in progress(range(len(batches))):
-            images, _, readable = next(each)
+        each = zip(
+            progress(range(len(batches))),
+            batches.as_numpy_iterator(),
+            strict=True,
+        )
+        for _, (images, _, readable) in each:
             # Zeros take the place of images that cannot be decoded.
             total = total + images.sum(axis=0, dtype="float64")
             count += readable.sum()

@@ -46,9 +46,9 @@ def save_pretrained(
         folder: Path of a folder that does not exist yet.
         format: `"keras_resnet"` (default) for any network of this package,
             also with a block of your own or layers that prepare images;
-            `"timm"` or `"transformers"` for
-            ImageNet networks with a classifier that the library also has.
-            These two need `model.preprocessing`.
+            `"timm"` or `"transformers"` for ImageNet networks with a
+            classifier that the library also has. These two need
+            `model.preprocessing`.
         result: Result of the run that trained the network, a dictionary or the
             path of its `result.json`. The model card then states data,
             procedure and errors. Defaults to `None`.

@@ -132,13 +132,13 @@ class TrainingStep:
         if self._times == WARM_UP_STEPS:
             # This frees the memory of the recording for another kind.
             self._recording, self._recorder = None, Recorder(self._device())
-            # Found now, because a recording that fails is hard to undo.
-            with waits.Found(self._device()) as found:
+            # Now, because a recording that fails is hard to undo.
+            with waits.Watch(self._device()) as watch:
                 logs = self._recorder.warm_up(lambda: self._step([batch]))
-            if found.name:
+            if watch.operation:
                 self._refuse(
                     "its loss, its optimizer or a metric reads a value or "
-                    f"sends one, by {found.name}, so the host waits"
+                    f"sends one, by {watch.operation}, so the host waits"
                 )
             return logs
         try:

@@ -1,4 +1,4 @@
-"""PyTorch: operations for which the host waits, found in a step that runs them.
+"""PyTorch: a watch for operations that let the host wait for the device.
 
 A CUDA graph cannot record them. A recording that fails on one leaves PyTorch's
 allocator as if it went on.
@@ -17,11 +17,11 @@ _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 _COPYING = ("_to_copy", "copy_", "_foreach_copy_")
 
 
-class Found(TorchDispatchMode):
-    """A context that finds operations which wait for a device.
+class Watch(TorchDispatchMode):
+    """A context that notes the first operation for which the host waits.
 
     Attributes:
-        name: String, the first such operation, or `None`.
+        operation: String, its name, or `None`.
     """
 
     supports_higher_order_operators = True
@@ -29,7 +29,7 @@ class Found(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._kind = device.type
-        self.name: str | None = None
+        self.operation: str | None = None
 
     def __torch_dispatch__(
         self,
@@ -39,8 +39,8 @@ class Found(TorchDispatchMode):
         kwargs: dict | None = None,
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        if self.name is None and self._waits(operation, args, result):
-            self.name = operation.name()
+        if self.operation is None and self._waits(operation, args, result):
+            self.operation = operation.name()
         return result
 
     def _waits(self, operation, args, result):
